@@ -1,0 +1,22 @@
+"""Structured output prediction, section 4.1: the lower half of a digit from the upper half.
+
+Run (200,000 steps):
+
+  python -m experiments.train --config=configs/sbn.py --workdir=runs/sbn
+
+  --config.latent=categorical           392-(20x10)-(20x10)-392 instead of 392-200-200-392
+  --config.estimator.name=NAME          any of gumbel.estimators.names()
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+
+
+def get_config() -> ConfigDict:
+    config = configs.base()
+    config.model = "sbn"
+    config.layers = (200, 200)
+    config.temperature.name = "constant"  # fixed at 1, as in the paper
+    config.temperature.value = 1.0
+    return config

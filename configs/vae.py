@@ -1,0 +1,29 @@
+"""Generative modelling, section 4.2: a variational autoencoder with discrete latent variables.
+
+Run (200,000 steps):
+
+  python -m experiments.train --config=configs/vae.py --workdir=runs/vae
+
+  --config.latent=bernoulli             784-200-784 instead of 784-(20x10)-200-784
+  --config.estimator.name=NAME          any of gumbel.estimators.names()
+  --config.temperature.rate=1e-4        the other rate of the paper's grid; interval 500 or 1000
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from experiments import config as configs
+
+
+def get_config() -> ConfigDict:
+    config = configs.base()
+    config.model = "vae"
+    config.latent = "categorical"
+    config.layers = (200,)
+    config.decoder = config_dict.placeholder(tuple)  # hidden layers; unset: as in the paper
+    config.kl = "sample"  # or "analytic", "relaxed"
+    config.temperature.name = "exponential"
+    config.temperature.value = 1.0
+    config.temperature.rate = 1e-5
+    config.temperature.floor = 0.5
+    config.temperature.interval = 1000
+    return config

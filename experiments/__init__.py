@@ -1,0 +1,1 @@
+"""Models, data, training, evaluation and tables built on `gumbel`."""

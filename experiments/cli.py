@@ -1,0 +1,174 @@
+"""The command line of every experiment: a config file, overrides of its keys, and a workdir.
+
+    python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
+
+`run` is the launcher: whatever is the user's to mend becomes one line on stderr and status 2.
+"""
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import absl.logging
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import overrides
+from experiments.errors import UserError, one_line
+from experiments.overrides import Overrides
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+Main = Callable[[ConfigDict, str, Overrides], int | None]
+
+
+class Command(NamedTuple):
+    """A command line, read and checked.
+
+    Attributes:
+        config: the config file's ConfigDict with the overrides applied, locked.
+        workdir: the directory for the run's files.
+        overrides: what was overridden, by dotted key.
+    """
+
+    config: ConfigDict
+    workdir: str
+    overrides: Overrides
+
+
+def run(main: Main, argv: Sequence[str] | None = None) -> int:
+    """Run `main(config, workdir, overrides)` as the command line says.
+
+    Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
+    be overridden; `--debug` shows the traceback of an error that is otherwise one line.
+
+    Args:
+        main: the experiment; what it returns is the exit status, None standing for 0. Its
+            docstring heads the help.
+        argv: the command line without the program's name; by default that of this process.
+
+    Returns:
+        The exit status: 2 for a UserError or a file that cannot be read or written, 130 after
+        Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _set_up_logging()
+    try:
+        if _wants_help(arguments):
+            print(_help(main, arguments))
+            return 0
+        return main(*parse(arguments)) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, OSError) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Read a command line, without the program's name.
+
+    Raises:
+        UserError: anything about it that is wrong.
+    """
+    tokens, rest = overrides.split(argv)
+    values = _parse_flags(rest)
+    if not values["config"].value:
+        raise UserError("--config=FILE.py is missing: name a config file, such as configs/sbn.py")
+    if not values["workdir"].value:
+        raise UserError("--workdir=DIR is missing: name a directory for the files of this run")
+    workdir = Path(values["workdir"].value).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+    config = overrides.load(values["config"].value)
+    return Command(config, str(workdir), overrides.apply(config, tokens))
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("config", None, "the config file, a .py with get_config()", **define)
+    flags.DEFINE_string("workdir", None, "the directory for the files of this run", **define)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", **define)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", **define)
+    return values
+
+
+def _parse_flags(argv: Sequence[str]) -> flags.FlagValues:
+    values = _flags()
+    with _flag_errors(values):
+        extra = values(["", *argv])[1:]
+        if extra:
+            raise UserError(f"unexpected argument {extra[0]!r}: a flag looks like --workdir=DIR")
+    return values
+
+
+@contextlib.contextmanager
+def _flag_errors(values: flags.FlagValues) -> Iterator[None]:
+    """Put absl's complaints in our words."""
+    try:
+        yield
+    except flags.UnrecognizedFlagError as error:
+        near = overrides.nearest(error.flagname, [name for name in values if len(name) > 1])
+        mend = f"did you mean --{near[0]}?" if near else "try --help"
+        raise UserError(
+            f"unknown flag --{error.flagname}: {mend} (a key of the config is overridden with"
+            " --config.KEY=VALUE)"
+        ) from error
+    except flags.Error as error:
+        raise UserError(f"{one_line(error)}: try --help") from error
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return any(argument in ("--help", "-help", "-h") for argument in argv)
+
+
+def _help(main: Main, argv: Sequence[str]) -> str:
+    """The usage; with the keys of the config file, if one is named that can be loaded."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
+    values = _flags()
+    lines = [
+        f"usage: {program} --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]",
+        "",
+        (main.__doc__ or "").strip(),
+        "",
+        *(f"  --{name:<10}{values[name].help}" for name in values if len(name) > 1),
+    ]
+    _, rest = overrides.split(argv)
+    path = _parse_flags(rest)["config"].value
+    if path:
+        lines += ["", f"keys of {path}, with their values:", ""]
+        lines += [f"  --config.{line}" for line in overrides.describe(overrides.load(path))]
+    else:
+        lines += ["", "with --config=FILE.py, --help also lists the keys of that file"]
+    return "\n".join(lines)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file'}: {error.strerror}"
+    return one_line(error)
+
+
+class _Formatter(logging.Formatter):
+    """`warning: message`, to go with `error: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+def _set_up_logging() -> None:
+    """Warnings on stderr, one line each; nothing below a warning."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    absl.logging.set_verbosity(absl.logging.WARNING)

@@ -1,0 +1,242 @@
+"""The keys of a config, their defaults, and the checks made before anything is run."""
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+import gumbel
+from experiments.errors import UserError, nearest
+from gumbel import estimators
+
+TEMPERATURES = ("constant", "exponential", "linear", "cosine", "learned")
+OPTIMIZERS = ("sgd", "adam")
+BINARIZATIONS = ("threshold", "dynamic")
+LATENTS = ("bernoulli", "categorical")
+
+# Numbers that may differ between runs of one compiled program; every other key changes it.
+TRACED = (
+    "seed",
+    "learning_rate",
+    "momentum",
+    "temperature.value",
+    "temperature.rate",
+    "temperature.floor",
+    "temperature.interval",
+)
+
+
+def base() -> ConfigDict:
+    """The defaults that every config file starts from: the paper's common set-up of Table 1."""
+    config = ConfigDict()
+    config.model = "sbn"
+    config.dataset = "binarized_mnist"
+    config.binarization = "threshold"  # of grey images: or "dynamic", anew for each minibatch
+    config.latent = "bernoulli"
+    config.layers = (200, 200)  # units of each stochastic layer
+    config.num_classes = 10  # of a categorical variable: units / num_classes variables a layer
+    config.estimator = _estimator_options()
+    config.estimator.name = "gumbel_softmax"
+    # What the paper needed for SF, DARN and MuProp goes to every score-function estimator.
+    config.estimator.centring = True
+    config.estimator.variance_normalization = True
+    config.temperature = ConfigDict(
+        {"name": "constant", "value": 1.0, "rate": 1e-5, "floor": 0.5, "interval": 1}
+    )
+    config.optimizer = "sgd"
+    config.learning_rate = 1e-3
+    config.momentum = 0.9
+    config.batch_size = 100
+    config.num_steps = 200_000
+    config.seed = 0
+    config.eval_samples = 1000  # m of the final bounds
+    config.eval_batch_size = 100
+    config.valid_samples = 1  # m of the validation bound while training
+    config.log_every = 1000
+    config.eval_every = 5000
+    config.checkpoint_every = 10_000
+    config.steps_per_call = 1000  # optimizer steps in one compiled call
+    return config
+
+
+def _estimator_options() -> ConfigDict:
+    """Every option of every registered estimator that a config can hold, unset."""
+    options = ConfigDict()
+    for name in estimators.names():
+        for option, parameter in estimators.spec(name).options.items():
+            kind = _config_type(parameter)
+            if kind is not None:
+                options[option] = config_dict.placeholder(kind)
+    return options
+
+
+def _config_type(parameter: inspect.Parameter) -> type | None:
+    for kind in (bool, int, float):
+        if parameter.annotation in (kind, kind | None):
+            return kind
+    return None
+
+
+def family_of(config: ConfigDict) -> gumbel.Family:
+    """The family of the config's latent variables."""
+    return gumbel.family(config.latent)
+
+
+def estimator_options(config: ConfigDict) -> dict[str, Any]:
+    """The options that the config gives its estimator: those it has, and those that are set."""
+    known = estimators.spec(config.estimator.name).options
+    shared = ("centring", "variance_normalization")
+    return {
+        option: value
+        for option, value in config.estimator.items()
+        if option != "name" and value is not None and (option in known or option not in shared)
+    }
+
+
+def traced_keys(config: ConfigDict) -> tuple[str, ...]:
+    """The dotted keys whose numbers are arguments of the compiled program."""
+    known = estimators.spec(config.estimator.name).options
+    floats = [
+        f"estimator.{option}"
+        for option in estimator_options(config)
+        if option in known and _config_type(known[option]) is float
+    ]
+    return (*TRACED, *floats)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """`{dotted key: value}` of a config, as JSON has it (tuples become lists)."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{key}.{k}": v for k, v in flatten(value).items()})
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def get(config: ConfigDict, dotted: str) -> Any:
+    """The value at a dotted key."""
+    value = config
+    for part in dotted.split("."):
+        value = value[part]
+    return value
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks everything that can be known before data is loaded and models are built.
+
+    Raises:
+      UserError: the first mistake found, with its mend.
+    """
+    from experiments.data import DATASETS
+    from experiments.models import KLS, MODELS
+
+    _choice("model", config.model, MODELS)
+    _choice("dataset", config.dataset, DATASETS)
+    _choice("latent", config.latent, LATENTS)
+    _choice("binarization", config.binarization, BINARIZATIONS)
+    _choice("optimizer", config.optimizer, OPTIMIZERS)
+    _choice("temperature.name", config.temperature.name, TEMPERATURES)
+    if "kl" in config:
+        _choice("kl", config.kl, KLS)
+    _validate_numbers(config)
+    _validate_temperature(config)
+    _validate_layers(config)
+    _validate_estimator(config)
+
+
+def _validate_numbers(config: ConfigDict) -> None:
+    for key in (
+        "batch_size",
+        "num_steps",
+        "eval_samples",
+        "eval_batch_size",
+        "valid_samples",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "steps_per_call",
+        "temperature.interval",
+        "num_classes",
+    ):
+        if get(config, key) < 1:
+            _fail(key, get(config, key), "give a whole number of at least 1")
+    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+        _fail("learning_rate", config.learning_rate, "give a number over 0")
+    if not 0 <= config.momentum < 1:
+        _fail("momentum", config.momentum, "give a number in [0, 1)")
+    if not 0 <= config.seed < 2**31:
+        _fail("seed", config.seed, "give a whole number from 0 to 2147483647")
+    for key in ("eval_every", "checkpoint_every"):
+        if get(config, key) % config.log_every:
+            _fail(key, get(config, key), f"give a multiple of log_every={config.log_every}")
+
+
+def _validate_temperature(config: ConfigDict) -> None:
+    temperature = config.temperature
+    for key in ("value", "floor"):
+        if not (math.isfinite(temperature[key]) and temperature[key] > 0):
+            _fail(f"temperature.{key}", temperature[key], "give a finite number over 0")
+    if not (math.isfinite(temperature.rate) and temperature.rate >= 0):
+        _fail("temperature.rate", temperature.rate, "give a finite number of at least 0")
+    if temperature.name != "constant" and temperature.floor > temperature.value:
+        _fail(
+            "temperature.floor",
+            temperature.floor,
+            f"give at most temperature.value={temperature.value}",
+        )
+    if temperature.name == "learned":
+        if temperature.floor >= temperature.value:
+            _fail("temperature.floor", temperature.floor, "give less than temperature.value")
+        spec = _spec(config)
+        if not spec.relaxes:
+            relaxing = [name for name in estimators.names() if estimators.spec(name).relaxes]
+            raise UserError(
+                f"config.temperature.name=learned: estimator {spec.name!r} does not read the "
+                f"temperature; use {' or '.join(relaxing)}, or another schedule"
+            )
+
+
+def _validate_layers(config: ConfigDict) -> None:
+    if not config.layers or min(config.layers) < 1:
+        _fail("layers", config.layers, "give at least one layer, of 1 unit or more")
+    if config.latent == "categorical":
+        if config.num_classes < 2:
+            _fail("num_classes", config.num_classes, "give at least 2")
+        for units in config.layers:
+            if units % config.num_classes:
+                _fail("layers", config.layers, f"give multiples of {config.num_classes} classes")
+    if config.model == "vae" and len(config.layers) != 1:
+        _fail("layers", config.layers, "give one layer, such as (200,)")
+
+
+def _validate_estimator(config: ConfigDict) -> None:
+    spec = _spec(config)
+    try:
+        estimators.make(spec.name, family_of(config), **estimator_options(config))
+    except ValueError as error:
+        raise UserError(f"config.estimator: {error}") from error
+    kl = config.get("kl", "sample")
+    if kl == "relaxed" and spec.name != "gumbel_softmax":
+        _fail("kl", kl, f"estimator {spec.name!r} draws discrete samples; use sample or analytic")
+    if kl == "analytic" and spec.name == "vimco":
+        _fail("kl", kl, "vimco needs the log weight of each sample; use sample")
+
+
+def _spec(config: ConfigDict) -> estimators.Spec:
+    try:
+        return estimators.spec(config.estimator.name)
+    except ValueError as error:
+        raise UserError(f"config.estimator.name: {error}") from error
+
+
+def _choice(key: str, value: Any, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UserError(f"config.{key}={value!r} is not known: {nearest(str(value), choices)}")
+
+
+def _fail(key: str, value: Any, mend: str) -> None:
+    raise UserError(f"config.{key}={value!r}: {mend}")

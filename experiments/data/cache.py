@@ -1,0 +1,94 @@
+"""Decoded arrays on disk: one uncompressed .npz and a JSON manifest with their SHA-256.
+
+Both files are written beside their final place and moved there, so a reader never sees half a
+file, and processes that start at once do no harm: they write the same bytes. What is returned is
+what was hashed, so nothing that fails its checksum is ever trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from experiments.data.specs import Arrays, Spec, digest
+from experiments.errors import one_line
+
+
+class DamagedCacheError(Exception):
+    """The cache exists but is not what was written; the message says what is wrong with it."""
+
+
+def paths(directory: Path, spec: Spec) -> tuple[Path, Path]:
+    """Where the arrays and the manifest of `spec` lie in `directory`."""
+    stem = f"{spec.name}-{spec.version}"
+    return directory / f"{stem}.npz", directory / f"{stem}.json"
+
+
+def write(directory: Path, spec: Spec, arrays: Arrays) -> None:
+    """Writes `arrays`, then the manifest that vouches for them.
+
+    Raises:
+      OSError: the directory cannot be made or written to.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays_path, manifest_path = paths(directory, spec)
+    _replace(arrays_path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    text = json.dumps(_manifest(spec, arrays), indent=2) + "\n"
+    _replace(manifest_path, lambda file: file.write(text.encode()))
+
+
+def read(directory: Path, spec: Spec) -> Arrays | None:
+    """Reads the arrays back, verified against the manifest; None where there is no cache.
+
+    Raises:
+      DamagedCacheError: unreadable, truncated or altered, or the arrays of other data.
+    """
+    arrays_path, manifest_path = paths(directory, spec)
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+        with np.load(arrays_path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedCacheError(f"cannot be read ({one_line(error)})") from error
+    found = _manifest(spec, arrays)
+    if manifest != found:
+        raise DamagedCacheError("does not match the SHA-256 or the sizes in its manifest")
+    if {name: entry["sha256"] for name, entry in found["arrays"].items()} != dict(spec.digests):
+        raise DamagedCacheError(f"does not hold {spec.name} {spec.version} as published")
+    return arrays
+
+
+def _manifest(spec: Spec, arrays: Arrays) -> dict[str, Any]:
+    """What the manifest of these arrays says: set, version, counts, and each array's checksum."""
+    entries = {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest(array)}
+        for name, array in sorted(arrays.items())
+    }
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "counts": dict(spec.splits),
+        "arrays": entries,
+    }
+
+
+def _replace(path: Path, write_to: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file under a name of its own, then moves it to `path` in one step."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            write_to(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

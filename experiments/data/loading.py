@@ -1,0 +1,124 @@
+"""`load`: the one entrance to the data."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data import cache
+from experiments.data.datasets import Dataset, Split
+from experiments.data.digits import load_digits
+from experiments.data.specs import SPECS, Arrays, Spec
+from experiments.errors import UserError, one_line
+
+DATASETS = ("digits", "mnist", "binarized_mnist")
+
+_log = logging.getLogger(__name__)
+
+
+def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None) -> Dataset:
+    """Loads a data set: from its cache, else from tensorflow-datasets, filling the cache.
+
+    The splits are the customary ones. `mnist`: the first 50,000 images of the published training
+    file train, its last 10,000 validate, and the test file tests. `binarized_mnist`: its own three
+    splits of 50,000, 10,000 and 10,000. `digits`: 1,197, 300 and 300 (see `load_digits`). Each
+    split is in the order of the published file.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: where tensorflow-datasets keeps prepared data; by default what TFDS_DATA_DIR names,
+        else `~/.cache/gumbel/tensorflow_datasets`. Absent data are downloaded into it.
+      cache_dir: where the decoded arrays are kept; by default what GUMBEL_CACHE_DIR names, else
+        `~/.cache/gumbel/arrays`. A cache that cannot be written costs a warning and the time to
+        decode again; one that fails its checksum is rebuilt.
+
+    Raises:
+      UserError: an unknown name, or data that are absent and cannot be had, or damaged.
+
+    Example:
+      >>> dataset = load("digits")
+      >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.levels
+      ((1197, 8, 8), dtype('uint8'), 16)
+    """
+    if name == "digits":
+        return load_digits()
+    if name not in SPECS:
+        near = difflib.get_close_matches(str(name), DATASETS, cutoff=0.5) or DATASETS
+        raise UserError(f"unknown dataset {name!r}; did you mean {' or '.join(near)}?")
+    spec = SPECS[name]
+    arrays = _cached_or_decoded(spec, _data_dir(data_dir), cache_directory(cache_dir))
+    return _assemble(spec, arrays)
+
+
+def cache_directory(cache_dir: str | None = None) -> Path:
+    """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
+    chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR") or "~/.cache/gumbel/arrays"
+    return Path(chosen).expanduser()
+
+
+def _data_dir(data_dir: str | None) -> Path:
+    # Not TFDS's own default: a TFRECORD copy of the set there cannot be read without TensorFlow.
+    default = "~/.cache/gumbel/tensorflow_datasets"
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or default).expanduser()
+
+
+def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:
+    where = cache.paths(cache_dir, spec)[0]
+    damage = ""
+    try:
+        arrays = cache.read(cache_dir, spec)
+        if arrays is not None:
+            return arrays
+    except cache.DamagedCacheError as error:
+        damage = f"the cache {where} {one_line(error)}"
+        _log.warning("%s; rebuilding it", damage)
+    try:
+        arrays = _decoded(spec, data_dir)
+    except UserError as error:
+        if not damage:
+            raise
+        raise UserError(f"{damage} and cannot be rebuilt: {error}") from error
+    try:
+        cache.write(cache_dir, spec, arrays)
+    except OSError as error:
+        _log.warning(
+            "cannot cache %s in %s (%s); going on without", spec.name, cache_dir, one_line(error)
+        )
+    return arrays
+
+
+def _decoded(spec: Spec, data_dir: Path) -> Arrays:
+    try:
+        # Needed only where there is no cache, and may not be installed where training runs.
+        from experiments.data import tfds_source
+    except ImportError as error:
+        raise UserError(
+            f"{spec.name} is not cached and tensorflow-datasets cannot be imported "
+            f"({one_line(error)}): install it, or let GUMBEL_CACHE_DIR name a copy of the cache of "
+            "a machine that has it, or use --config.dataset=digits"
+        ) from error
+    return tfds_source.read(spec, data_dir)
+
+
+def _assemble(spec: Spec, arrays: Arrays) -> Dataset:
+    """Cuts the validation split off `train` where the set has none of its own."""
+    num_train = spec.splits["train"] - spec.held_out
+    train = _split(arrays, "train", slice(num_train))
+    if spec.held_out:
+        validation = _split(arrays, "train", slice(num_train, None))
+    else:
+        validation = _split(arrays, "validation", slice(None))
+    test = _split(arrays, "test", slice(None))
+    return Dataset(spec.name, train, validation, test, spec.levels, spec.num_classes)
+
+
+def _split(arrays: Arrays, name: str, part: slice) -> Split:
+    labels = arrays.get(f"{name}_labels")
+    return Split(
+        arrays[f"{name}_images"][part],
+        None if labels is None else labels[part].astype(np.int32),
+    )

@@ -1,0 +1,119 @@
+"""The m-sample bound with discrete samples, by a streaming log-mean-exp."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from experiments import models, training
+from experiments.data import Dataset
+from experiments.training import Program
+from gumbel import Family, Objective, samplers
+from gumbel.types import Batch, Params, PRNGKey
+
+SAMPLES_AT_ONCE = 10
+
+
+def streaming_bound(
+    objective: Objective,
+    family: Family,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    num_samples: int,
+    samples_at_once: int = SAMPLES_AT_ONCE,
+) -> Float[Array, " B"]:
+    """`-log (1/m) sum_i exp(-cost_i)` for each example, in nats, from discrete samples.
+
+    The sum is carried as a maximum and a scaled rest, so memory does not grow with `m`. Sample `i`
+    has the key `fold_in(key, i)`: how many are drawn at once changes rounding only.
+
+    Args:
+      objective: its cost is the negative log weight of a discrete sample.
+      family: of its sites.
+      params, batch: the objective's own.
+      key: of this batch.
+      num_samples: m.
+      samples_at_once: how many samples are held in memory together.
+    """
+    at_once = min(samples_at_once, num_samples)
+
+    def cost_of(index: Array) -> Float[Array, " B"]:
+        draw = samplers.hard_draw(family)
+        sample_key = jax.random.fold_in(key, index)
+        return samplers.trace(objective, params, batch, sample_key, draw)[0]
+
+    def add(
+        carry: tuple[Float[Array, " B"], Float[Array, " B"]], start: Array
+    ) -> tuple[tuple[Float[Array, " B"], Float[Array, " B"]], None]:
+        largest, rest = carry
+        indices = start + jnp.arange(at_once)
+        log_weights = -jax.vmap(cost_of)(indices)
+        log_weights = jnp.where(indices[:, None] < num_samples, log_weights, -jnp.inf)
+        new = jnp.maximum(largest, jnp.max(log_weights, axis=0))
+        rest = rest * jnp.exp(largest - new) + jnp.sum(jnp.exp(log_weights - new), axis=0)
+        return (new, rest), None
+
+    shape = jax.eval_shape(cost_of, jnp.zeros((), jnp.int32))
+    empty = (jnp.full(shape.shape, -jnp.inf, shape.dtype), jnp.zeros(shape.shape, shape.dtype))
+    (largest, rest), _ = jax.lax.scan(add, empty, jnp.arange(0, num_samples, at_once))
+    return jnp.log(num_samples) - largest - jnp.log(rest)
+
+
+ImageCosts = Callable[[Params, UInt8[Array, "B H W"], PRNGKey], Float[Array, " B"]]
+
+
+def image_costs(
+    config: ConfigDict, program: Program, dataset: Dataset, num_samples: int
+) -> ImageCosts:
+    """The function that gives the m-sample bound of each of a batch of images.
+
+    Grey images under dynamic binarization are drawn once per image and not per sample.
+    """
+    model = program.model
+    objective = models.objective(model, hard=True)
+
+    def costs(
+        params: Params, images: UInt8[Array, "B H W"], key: PRNGKey
+    ) -> Float[Array, " B"]:
+        pixel_key, sample_key = jax.random.split(key)
+        dynamic = config.binarization == "dynamic"
+        batch = model.batch(training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic))
+        return streaming_bound(
+            objective, model.family, params, batch, sample_key, num_samples=num_samples
+        )
+
+    return costs
+
+
+def dataset_bound(
+    image_costs: ImageCosts,
+    params: Params,
+    images: UInt8[np.ndarray, "N H W"],
+    key: PRNGKey,
+    *,
+    batch_size: int,
+    on_batch: Callable[[int], object] = lambda _count: None,
+) -> float:
+    """The mean over a split of the bound that `image_costs` gives for each image, in nats.
+
+    Args:
+      image_costs: `(params, images, key) -> cost [B]`, jitted by the caller.
+      params: of the model.
+      images: the split. The last batch is filled up with repeats, which do not count.
+      key: batch `i` has the key `fold_in(key, i)`, so the batch size is part of the protocol.
+      batch_size: images in a call.
+      on_batch: told the number of images done after each batch, for a progress bar.
+    """
+    total = 0.0
+    for index, start in enumerate(range(0, len(images), batch_size)):
+        chunk = images[start : start + batch_size]
+        filled = np.resize(chunk, (batch_size, *chunk.shape[1:]))
+        costs = image_costs(params, jnp.asarray(filled), jax.random.fold_in(key, index))
+        total += float(np.asarray(costs[: len(chunk)], np.float64).sum())
+        on_batch(len(chunk))
+    return total / len(images)

@@ -1,0 +1,100 @@
+"""What the training loop asks of a model, and the parts that the models share."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from gumbel import BERNOULLI, Family, Objective
+from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
+
+Images = Float[Array, "B H W"]
+Pixels = Float[Array, "B P"]
+Pictures = dict[str, Images]
+
+
+class Model(Protocol):
+    """A Flax module whose cost asks `sample` for its discrete variables.
+
+    Attributes:
+      family: of all its sites.
+    """
+
+    family: Family
+
+    def batch(self, images: Images) -> Batch:
+        """What the cost reads, made of images with pixels in [0, 1]."""
+
+    def cost(
+        self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
+    ) -> Cost:
+        """The cost of each example, in nats.
+
+        With `hard`, the samples are discrete and the cost is the negative log weight of the
+        m-sample bound; otherwise it is what training descends, at a temperature.
+        """
+
+    def pictures(self, images: Images, key: PRNGKey) -> Pictures:
+        """Named rows of images that show what the model has learned."""
+
+
+def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Objective:
+    """The cost of a model's architecture, as a pure function of its parameters.
+
+    Args:
+      model: a `Model`; its own parameters are not read.
+      temperature, hard: see `Model.cost`.
+    """
+    graph, _, constants = nnx.split(model, nnx.Param, ...)
+
+    def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
+        merged = nnx.merge(graph, nnx.State(params), constants)
+        return merged.cost(batch, key, sample, temperature=temperature, hard=hard)
+
+    return call
+
+
+def params_of(model: Any) -> Params:
+    """The model's parameters as nested dictionaries of arrays."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def with_params(model: Any, params: Params) -> Any:
+    """A copy of the model that holds these parameters."""
+    graph, _, constants = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, nnx.State(params), constants)
+
+
+class Constant(nnx.Variable):
+    """An array of the model that is not trained."""
+
+
+class PixelLikelihood(nnx.Module):
+    """Independent Bernoulli pixels, whose logits are a linear function of the layer below.
+
+    Args:
+      num_inputs: width of the layer below.
+      pixel_mean: `[P]`, of the training split; the biases start at its logits.
+      rngs: for the weights.
+    """
+
+    def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(num_inputs, pixel_mean.shape[0], rngs=rngs)
+        # Pixels that are never or always on would start at infinite logits.
+        mean = jnp.clip(pixel_mean, 0.01, 0.99)
+        self.linear.bias[...] = jnp.log(mean) - jnp.log1p(-mean)
+
+    def cost(self, hidden: Float[Array, "B H"], pixels: Pixels) -> Cost:
+        """`-log p(pixels | hidden)`, in nats."""
+        return -jnp.sum(BERNOULLI.log_prob(self.linear(hidden), pixels), axis=-1)
+
+    def mean(self, hidden: Float[Array, "B H"]) -> Pixels:
+        """The probability that each pixel is on."""
+        return jax.nn.sigmoid(self.linear(hidden))
+
+
+def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[int, ...]:
+    """The shape of one site's logits per example: `(D,)` or `(D, K)`."""
+    return (num_variables, num_classes) if family.event_ndims else (num_variables,)

@@ -1,0 +1,83 @@
+"""Section 4.1: a stochastic binary network that predicts the lower half of a digit."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from experiments.models.base import Constant, Images, PixelLikelihood, Pictures, event_shape
+from gumbel import Family, samplers
+from gumbel.types import Batch, Cost, PRNGKey, Sampler
+
+
+class SBN(nnx.Module):
+    """Stochastic layers between the upper half of an image and the pixels of the lower half.
+
+        h_0 = upper - mean,    h_l ~ q(h | W_l h_{l-1} + b_l),    lower ~ Bernoulli(W h_L + b)
+
+    The cost is `-log p(lower | h)`. The paper's is 392-200-200-392 with Bernoulli layers, or
+    392-(20x10)-(20x10)-392 with categorical ones.
+
+    Args:
+      pixel_mean: `[H, W]`, of the training split.
+      family: of the stochastic layers.
+      layers: the number of variables in each layer.
+      num_classes: of each variable, if categorical.
+      rngs: for the weights.
+    """
+
+    def __init__(
+        self,
+        pixel_mean: Float[Array, "H W"],
+        family: Family,
+        *,
+        layers: tuple[int, ...],
+        num_classes: int,
+        rngs: nnx.Rngs,
+    ):
+        self.family = family
+        self.image_shape = tuple(pixel_mean.shape)
+        upper, lower = self._halves(pixel_mean[None])
+        self.upper_mean = Constant(upper[0])
+        self.events = tuple(event_shape(family, width, num_classes) for width in layers)
+        widths = [upper.shape[1], *(math.prod(event) for event in self.events)]
+        self.hidden = nnx.List(
+            nnx.Linear(below, above, rngs=rngs)
+            for below, above in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.likelihood = PixelLikelihood(widths[-1], lower[0], rngs=rngs)
+
+    def batch(self, images: Images) -> Batch:
+        upper, lower = self._halves(images)
+        return {"upper": upper, "lower": lower}
+
+    def cost(
+        self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
+    ) -> Cost:
+        return self.likelihood.cost(self._top(batch["upper"], sample), batch["lower"])
+
+    def pictures(self, images: Images, key: PRNGKey) -> Pictures:
+        """The digits, and three completions of each from its upper half."""
+        upper, _ = self._halves(images)
+        pictures = {"digit": images}
+        for index, sample_key in enumerate(jax.random.split(key, 3)):
+            top = self._top(upper, samplers.hard(self.family, sample_key))
+            halves = [upper, self.likelihood.mean(top)]
+            completed = jnp.concatenate(halves, axis=1).reshape(-1, *self.image_shape)
+            pictures[f"completion {index + 1}"] = completed
+        return pictures
+
+    def _top(self, upper: Float[Array, "B P"], sample: Sampler) -> Float[Array, "B H"]:
+        hidden = upper - self.upper_mean[...]
+        for index, (linear, event) in enumerate(zip(self.hidden, self.events, strict=True)):
+            z = sample(f"h{index + 1}", linear(hidden).reshape(-1, *event))
+            hidden = z.reshape(z.shape[0], -1)
+        return hidden
+
+    def _halves(self, images: Images) -> tuple[Float[Array, "B P"], Float[Array, "B Q"]]:
+        middle = images.shape[1] // 2
+        flat = images.reshape(images.shape[0], -1)
+        return flat[:, : middle * images.shape[2]], flat[:, middle * images.shape[2] :]

@@ -1,0 +1,115 @@
+"""Section 4.2: a variational autoencoder with one layer of discrete latent variables."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from experiments.models.base import Constant, Images, PixelLikelihood, Pictures, event_shape
+from gumbel import Family, samplers
+from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
+
+KL = Literal["sample", "analytic", "relaxed"]
+KLS: tuple[KL, ...] = ("sample", "analytic", "relaxed")
+
+
+class VAE(nnx.Module):
+    """A linear encoder, discrete latent variables with a learned prior, and a decoder.
+
+        q(z | x) from logits W (x - mean) + b,    p(z) from learned logits,    p(x | z) Bernoulli
+
+    The paper's is 784-200-784 with Bernoulli latents, whose decoder is linear, or
+    784-(20x10)-200-784 with categorical ones, whose decoder has a hidden layer.
+
+    The cost is `-log p(x | z) + KL`, with the KL term one of
+      * `sample`, the paper's: `log q(z) - log p(z)`, both categorical log-probabilities taken at
+        the sample, relaxed or not. A bound only for discrete samples.
+      * `analytic`: `KL(q || p)` of the discrete distributions.
+      * `relaxed`: `log q_tau(z) - log p_tau(z)`, the densities of the relaxed distributions at one
+        temperature (Maddison et al., 2017). A bound for relaxed samples.
+
+    Args:
+      pixel_mean: `[H, W]`, of the training split.
+      family: of the latent variables.
+      num_variables: of the latent layer.
+      num_classes: of each latent variable, if categorical.
+      decoder: widths of the decoder's hidden layers.
+      kl: the KL term of the training cost.
+      rngs: for the weights.
+    """
+
+    def __init__(
+        self,
+        pixel_mean: Float[Array, "H W"],
+        family: Family,
+        *,
+        num_variables: int,
+        num_classes: int,
+        decoder: tuple[int, ...],
+        kl: KL,
+        rngs: nnx.Rngs,
+    ):
+        self.family = family
+        self.kl = kl
+        self.image_shape = tuple(pixel_mean.shape)
+        self.pixel_mean = Constant(pixel_mean.ravel())
+        self.event = event_shape(family, num_variables, num_classes)
+        widths = [math.prod(self.event), *decoder]
+        self.encoder = nnx.Linear(pixel_mean.size, widths[0], rngs=rngs)
+        self.prior = nnx.Param(jnp.zeros(self.event))
+        self.decoder = nnx.List(
+            nnx.Linear(below, above, rngs=rngs)
+            for below, above in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.likelihood = PixelLikelihood(widths[-1], pixel_mean.ravel(), rngs=rngs)
+
+    def batch(self, images: Images) -> Batch:
+        return {"pixels": images.reshape(images.shape[0], -1)}
+
+    def cost(
+        self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
+    ) -> Cost:
+        logits = self._encode(batch["pixels"])
+        z = sample("z", logits)
+        kl = self._kl("sample" if hard else self.kl, logits, z, temperature)
+        return self.likelihood.cost(self._decode(z), batch["pixels"]) + kl
+
+    def pictures(self, images: Images, key: PRNGKey) -> Pictures:
+        """The digits, their reconstructions, and three rows of samples from the prior."""
+        posterior_key, *prior_keys = jax.random.split(key, 4)
+
+        def decoded(z: Sample) -> Images:
+            return self.likelihood.mean(self._decode(z)).reshape(-1, *self.image_shape)
+
+        logits = self._encode(self.batch(images)["pixels"])
+        z = samplers.hard(self.family, posterior_key)("z", logits)
+        pictures = {"digit": images, "reconstruction": decoded(z)}
+        prior = jnp.broadcast_to(self.prior[...], logits.shape)
+        for index, prior_key in enumerate(prior_keys):
+            z = samplers.hard(self.family, prior_key)("z", prior)
+            pictures[f"prior sample {index + 1}"] = decoded(z)
+        return pictures
+
+    def _encode(self, pixels: Float[Array, "B P"]) -> Float[Array, "B *event"]:
+        return self.encoder(pixels - self.pixel_mean[...]).reshape(-1, *self.event)
+
+    def _decode(self, z: Sample) -> Float[Array, "B H"]:
+        hidden = z.reshape(z.shape[0], -1)
+        for linear in self.decoder:
+            hidden = jnp.tanh(linear(hidden))
+        return hidden
+
+    def _kl(self, kl: KL, logits: Float[Array, "B *event"], z: Sample, temperature: Any) -> Cost:
+        prior = jnp.broadcast_to(self.prior[...], logits.shape)
+        if kl == "analytic":
+            per_variable = self.family.kl(logits, prior)
+        elif kl == "relaxed":
+            per_variable = self.family.relaxed_log_prob(
+                logits, temperature, z
+            ) - self.family.relaxed_log_prob(prior, temperature, z)
+        else:
+            per_variable = self.family.log_prob(logits, z) - self.family.log_prob(prior, z)
+        return samplers.sum_per_example(per_variable)

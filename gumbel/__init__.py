@@ -1,0 +1,62 @@
+"""Gradients through discrete latent variables, in JAX.
+
+Relaxations, families of discrete variables, gradient estimators, temperature schedules and exact
+enumeration: pure functions, with no configuration and no neural network library in sight.
+
+Example, a gradient through a categorical variable of one's own:
+
+  >>> import jax, jax.numpy as jnp, gumbel
+  >>> def objective(params, batch, key, sample):  # costs in nats, one per example
+  ...     z = sample("z", params["logits"] + batch)
+  ...     return jnp.sum(z * jnp.array([3.0, 1.0, 2.0]), axis=(-2, -1))
+  >>> params, batch = {"logits": jnp.zeros((1, 3))}, jnp.zeros((64, 1, 3))
+  >>> estimator = gumbel.estimators.make("gumbel_softmax", gumbel.CATEGORICAL)
+  >>> key = jax.random.key(0)
+  >>> state = estimator.init(objective, params, batch, key)
+  >>> gradient, (state, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+  ...     objective, params, batch, key, 0.5, state)
+  >>> int(gradient["logits"].argmin())  # the cheapest value gains the most
+  1
+"""
+
+from gumbel import estimators, exact, samplers, schedules
+from gumbel.densities import (
+    binary_concrete_log_prob,
+    exp_gumbel_softmax_log_prob,
+    gumbel_softmax_log_prob,
+)
+from gumbel.estimators import Estimator, Info
+from gumbel.families import BERNOULLI, CATEGORICAL, Family, family
+from gumbel.relaxations import (
+    binary_concrete,
+    gumbel_max,
+    gumbel_noise,
+    gumbel_softmax,
+    logistic_noise,
+    straight_through,
+)
+from gumbel.types import Objective, Sampler
+
+__all__ = [
+    "BERNOULLI",
+    "CATEGORICAL",
+    "Estimator",
+    "Family",
+    "Info",
+    "Objective",
+    "Sampler",
+    "binary_concrete",
+    "binary_concrete_log_prob",
+    "estimators",
+    "exact",
+    "exp_gumbel_softmax_log_prob",
+    "family",
+    "gumbel_max",
+    "gumbel_noise",
+    "gumbel_softmax",
+    "gumbel_softmax_log_prob",
+    "logistic_noise",
+    "samplers",
+    "schedules",
+    "straight_through",
+]

@@ -1,0 +1,64 @@
+"""Helpers for arithmetic that has to stay finite, and for values that may be traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+
+def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
+    """`value` as a NumPy array, or `None` while JAX is tracing it and it has no value yet.
+
+    Example:
+      >>> concrete_or_none(0.5)
+      array(0.5)
+      >>> jax.jit(lambda x: x if concrete_or_none(x) is None else -x)(3).item()
+      3
+    """
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def upcast(x: ArrayLike) -> Float[Array, "..."]:
+    """`x` in float32, or in its own dtype if that is wider.
+
+    Example:
+      >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype.name
+      'float32'
+    """
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def upcast_saturating(x: ArrayLike) -> Float[Array, "..."]:
+    """As `upcast`, but a gradient too large for a float16 `x` becomes its largest finite value.
+
+    For inputs whose true gradient leaves float16's range in ordinary use, as `1 / x` does from
+    `x = 1.5e-5` down. With float16 inputs it has no forward-mode derivative.
+
+    Example:
+      >>> jax.grad(lambda x: 1e6 * upcast_saturating(x))(jnp.float16(1.0)).item()
+      65504.0
+    """
+    x = jnp.asarray(x)
+    return _float16_to_float32(x) if x.dtype == jnp.float16 else upcast(x)
+
+
+@jax.custom_vjp
+def _float16_to_float32(x: Array) -> Array:
+    return x.astype(jnp.float32)
+
+
+def _float16_to_float32_fwd(x: Array) -> tuple[Array, None]:
+    return x.astype(jnp.float32), None
+
+
+def _float16_to_float32_bwd(_: None, cotangent: Array) -> tuple[Array]:
+    largest = float(jnp.finfo(jnp.float16).max)
+    return (jnp.clip(cotangent, -largest, largest).astype(jnp.float16),)
+
+
+_float16_to_float32.defvjp(_float16_to_float32_fwd, _float16_to_float32_bwd)

@@ -1,0 +1,158 @@
+"""Schedules of the temperature, and of the slope of slope-annealed straight-through.
+
+A schedule maps a step, an integer that may be traced, to a scalar, as in optax. Its parameters may
+be traced too, but for `num_steps`, so that a sweep over them is one vmapped program. With an
+`interval` the value is refreshed every so many steps and held in between. Time is counted in
+integers, which keeps it exact beyond the 1.6e7 steps that float32 can count.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from gumbel.numerics import concrete_or_none
+
+Step = Int[Array, ""] | int
+Scalar = Float[Array, ""] | float
+Schedule = Callable[[Step], Float[Array, ""]]
+
+
+def constant(value: Scalar) -> Schedule:
+    """`value` at every step.
+
+    Args:
+      value: positive.
+
+    Raises:
+      ValueError: a known `value` is not positive and finite.
+
+    Example:
+      >>> float(constant(0.5)(100))
+      0.5
+    """
+    _check_positive(value=value)
+    schedule = optax.schedules.constant_schedule(value)
+    return lambda step: jnp.asarray(schedule(step), float)
+
+
+def exponential(
+    rate: Scalar, floor: Scalar, *, value: Scalar = 1.0, interval: Step = 1
+) -> Schedule:
+    """`max(floor, value * exp(-rate * t))`, with `t` the step of the last refresh.
+
+    Args:
+      rate: decay per step, >= 0; 1e-5, 3e-5 and 1e-4 in the paper.
+      floor: smallest value, positive; 0.5 in the paper.
+      value: at step 0, positive.
+      interval: steps from one refresh to the next, an integer >= 1; 500 to 2000 in the paper.
+
+    Raises:
+      ValueError: a known argument is out of range.
+
+    References:
+      Jang, Gu, Poole 2017, sections 4.2 and 4.3.
+
+    Example:
+      >>> schedule = exponential(1e-4, 0.5, interval=1000)
+      >>> [round(float(schedule(step)), 4) for step in (0, 999, 1000, 100_000)]
+      [1.0, 1.0, 0.9048, 0.5]
+    """
+    _check_positive(floor=floor, value=value)
+    _check_at_least(0, rate=rate)
+    _check_at_least(1, interval=interval)
+    # optax.schedules.exponential_decay branches on its rate in Python: it cannot be traced.
+    return lambda step: jnp.maximum(floor, value * jnp.exp(-rate * _last(step, interval)))
+
+
+def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
+    """A straight line from `value` at step 0 to `floor` at step `num_steps`, flat from there on.
+
+    Args:
+      value: at step 0, positive.
+      floor: at the end, positive.
+      num_steps: length of the line, >= 1.
+      interval: steps from one refresh to the next, an integer >= 1.
+
+    Raises:
+      ValueError: a known argument is out of range.
+
+    Example:
+      >>> [float(linear(1.0, 0.5, 100)(step)) for step in (0, 50, 1000)]
+      [1.0, 0.75, 0.5]
+    """
+    _check_positive(value=value, floor=floor)
+    _check_at_least(1, num_steps=num_steps, interval=interval)
+    schedule = optax.schedules.linear_schedule(value, floor, num_steps)
+    return lambda step: schedule(_last(step, interval))
+
+
+def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
+    """`floor + (value - floor) * (1 + cos(pi * t / num_steps)) / 2`, flat from `num_steps` on.
+
+    Args:
+      value: at step 0, positive.
+      floor: at the end, positive.
+      num_steps: length of the half wave, >= 1.
+      interval: steps from one refresh to the next, an integer >= 1.
+
+    Raises:
+      ValueError: a known argument is out of range.
+
+    Example:
+      >>> [float(cosine(1.0, 0.5, 100)(step)) for step in (0, 50, 1000)]
+      [1.0, 0.75, 0.5]
+    """
+    _check_positive(value=value, floor=floor)
+    _check_at_least(1, num_steps=num_steps, interval=interval)
+    schedule = optax.schedules.cosine_decay_schedule(1.0, num_steps)
+    return lambda step: floor + (value - floor) * schedule(_last(step, interval))
+
+
+def slope(
+    rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Step = 1
+) -> Schedule:
+    """`min(maximum, initial + rate * t)`: a slope for slope-annealed straight-through.
+
+    Args:
+      rate: growth per step, >= 0.
+      maximum: largest slope, positive.
+      initial: slope at step 0, positive.
+      interval: steps from one refresh to the next, an integer >= 1.
+
+    Raises:
+      ValueError: a known argument is out of range.
+
+    References:
+      Chung, Ahn, Bengio 2017, Hierarchical multiscale recurrent neural networks.
+
+    Example:
+      >>> [float(slope(0.25, 2.0)(step)) for step in (0, 2, 100)]
+      [1.0, 1.5, 2.0]
+    """
+    _check_positive(maximum=maximum, initial=initial)
+    _check_at_least(0, rate=rate)
+    _check_at_least(1, interval=interval)
+    # optax.schedules.linear_schedule wants a whole number of steps to the maximum.
+    return lambda step: jnp.minimum(maximum, initial + rate * _last(step, interval))
+
+
+def _last(step: Step, interval: Step) -> Int[Array, ""]:
+    """The step of the last refresh."""
+    return jnp.asarray(step) // interval * interval
+
+
+def _check_positive(**parameters: Scalar) -> None:
+    for name, value in parameters.items():
+        known = concrete_or_none(value)
+        if known is not None and not np.all(np.isfinite(known) & (known > 0)):
+            raise ValueError(f"schedule: {name} must be positive and finite, got {value}")
+
+
+def _check_at_least(minimum: int, **parameters: Scalar) -> None:
+    for name, value in parameters.items():
+        known = concrete_or_none(value)
+        if known is not None and not np.all(np.isfinite(known) & (known >= minimum)):
+            raise ValueError(f"schedule: {name} must be finite and >= {minimum}, got {value}")

@@ -1,0 +1,1 @@
+"""Entry points and figure makers over the experiments."""
