@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> Command:
     tokens, rest = overrides.split(argv)
     values = _parse_flags(rest)
     if not values["config"].value:
-        raise UserError("--config=FILE.py is missing: name a config file, such as configs/sbn.py")
+        raise UserError("--config=FILE.py is missing: name a config file, such as configs/quickstart.py")
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is missing: name a directory for the files of this run")
     workdir = Path(values["workdir"].value).expanduser()

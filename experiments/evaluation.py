@@ -77,9 +77,7 @@ def image_costs(
     model = program.model
     objective = models.objective(model, hard=True)
 
-    def costs(
-        params: Params, images: UInt8[Array, "B H W"], key: PRNGKey
-    ) -> Float[Array, " B"]:
+    def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
         pixel_key, sample_key = jax.random.split(key)
         dynamic = config.binarization == "dynamic"
         batch = model.batch(training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic))

@@ -21,7 +21,7 @@ _EXPECTED = {
     int: "an integer",
     float: "a number",
     str: "a string",
-    tuple: "a tuple, such as '(200, 200)'",
+    tuple: "a tuple of the same types",
 }
 
 
@@ -91,19 +91,16 @@ def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
         _check_key(config, token)
     before = {token.key: _get(config, token.key) for token in tokens}
     values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=["", *(t.text for t in tokens)]
-        )
-    except flags.Error as error:  # a key whose type has no parser, such as None
-        raise UserError(f"{one_line(error)}: change it in the config file") from error
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, sys_argv=["", *(token.text for token in tokens)]
+    )
     for key, default in before.items():
         texts = [token.text for token in tokens if token.key == key]
         try:
             values(["", *texts])
             _check_items(default, _get(config, key))
         except (flags.Error, TypeError, ValueError) as error:
-            expected = _EXPECTED.get(_type(config, key), "another type")
+            expected = _EXPECTED[_type(config, key)]
             example = "" if default is None else f", such as {default}"
             raise UserError(f"{texts[-1]}: {key} takes {expected}{example}") from error
     return config_flags.get_override_values(values["config"])
@@ -184,6 +181,11 @@ def _check_key(config: ConfigDict, token: Token) -> None:
     """Refuse a key that the config has not, or that stands for a group of keys."""
     keys = list(_keys(config))
     if token.key in keys:
+        if _type(config, token.key) not in _EXPECTED:
+            raise UserError(
+                f"{token.text}: {token.key} cannot be set here, being a"
+                f" {_type(config, token.key).__name__}: change it in the config file"
+            )
         return
     inside = [key for key in keys if key.startswith(token.key + ".")]
     if inside:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def run_picture(
       rows: `{name: images [N, H, W]}` with pixels in [0, 1].
       title: of the picture.
     """
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False}):
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False}):
         figure = Figure(figsize=(7, 7.5), layout="constrained")
         curves, grid = figure.subplots(2, 1, height_ratios=(1, 1.3))
         draw_curves(curves, metrics)
@@ -54,7 +54,9 @@ def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     ]
     if len({value for _, value in temperatures}) > 1:
         right = axes.twinx()
-        right.plot(*zip(*temperatures, strict=True), color="grey", linestyle=":", label="temperature")
+        right.plot(
+            *zip(*temperatures, strict=True), color="grey", linestyle=":", label="temperature"
+        )
         right.set_ylabel("temperature")
         right.set_ylim(bottom=0)
         right.legend(loc="lower left", frameon=False)

@@ -133,8 +133,13 @@ class MetricsLog:
         _replace(self.path, "".join(map(_line, kept)))
         self._last_step = kept[-1]["step"] if kept else 0
         self._file = self.path.open("a", encoding="utf-8")
-        # TensorBoard hides the events that an earlier process wrote from purge_step on.
-        self._events = SummaryWriter(str(self.path.with_name("tensorboard")), purge_step=last + 1)
+        # TensorBoard hides the events that an earlier process wrote from purge_step on. The suffix
+        # keeps two processes that start in one second from sharing a file.
+        self._events = SummaryWriter(
+            str(self.path.with_name("tensorboard")),
+            purge_step=last + 1,
+            filename_suffix=f".{last + 1}",
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -63,8 +63,7 @@ def train(
         loop = _Loop(config, workdir, progress=progress)
         with graceful_stop() as stop:
             state, seconds = loop.run(stop)
-            result = loop.finish(state, seconds, overrides or {})
-        return result
+            return loop.finish(state, seconds, overrides or {})
 
 
 def prepared_dataset(config: ConfigDict) -> Dataset:
@@ -98,7 +97,9 @@ def _claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         path, flat = workdir / CONFIG, configs.flatten(config)
         if path.exists():
             theirs = records.read_json(path)
-            differing = sorted(k for k in flat.keys() | theirs.keys() if flat.get(k) != theirs.get(k))
+            differing = sorted(
+                k for k in flat.keys() | theirs.keys() if flat.get(k) != theirs.get(k)
+            )
             if differing:
                 shown = ", ".join(f"{k}={theirs.get(k)!r}" for k in differing[:4])
                 raise UserError(
@@ -122,15 +123,14 @@ class _Loop:
 
     def __init__(self, config: ConfigDict, workdir: Path, *, progress: bool) -> None:
         self.config, self.workdir, self.progress = config, workdir, progress
+        self.provenance = records.provenance()  # of the code that runs, not of a later commit
         self.dataset = prepared_dataset(config)
         self.program: Program = training.make_program(config, self.dataset)
         self.hypers = training.hypers_of(config)
         self.images = jnp.asarray(self.dataset.train.images)
         self._run = jax.jit(self.program.run, donate_argnums=2)
         self._indices = jax.jit(
-            partial(
-                training.batch_indices, size=len(self.images), batch_size=config.batch_size
-            ),
+            partial(training.batch_indices, size=len(self.images), batch_size=config.batch_size),
             static_argnames="num_steps",
         )
         self._image_costs = {
@@ -256,13 +256,12 @@ class _Loop:
     def finish(
         self, state: TrainState, seconds: float, overrides: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The m-sample bounds, the picture, and `result.json` last, as the mark of a finished run."""
+        """The m-sample bounds, the picture, and `result.json` last: the mark of a finished run."""
         config, began = self.config, time.monotonic()
         valid_key, test_key = jax.random.split(key_for(config.seed, training.FINAL))
         valid_nll = self._bound(state, "validation", valid_key, config.eval_samples)
         test_nll = self._bound(state, "test", test_key, config.eval_samples)
         self._picture(state)
-        provenance = records.provenance()
         result = {
             "test_nll": test_nll,
             "valid_nll": valid_nll,
@@ -273,7 +272,7 @@ class _Loop:
             "config": configs.flatten(config),
             "train_seconds": seconds,
             "eval_seconds": time.monotonic() - began,
-            **provenance,
+            **self.provenance,
         }
         records.write_json(self.workdir / RESULT, result)
         return records.read_json(self.workdir / RESULT)

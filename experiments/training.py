@@ -201,7 +201,8 @@ def temperature_at(
 
 def _estimator(config: ConfigDict, hypers: Hypers) -> estimators.Estimator:
     options = configs.estimator_options(config)
-    options |= {option: hypers[f"estimator.{option}"] for option in options if f"estimator.{option}" in hypers}
+    for option in options:
+        options[option] = hypers.get(f"estimator.{option}", options[option])
     return estimators.make(config.estimator.name, configs.family_of(config), **options)
 
 

@@ -14,7 +14,8 @@ Example, a gradient through a categorical variable of one's own:
   >>> key = jax.random.key(0)
   >>> state = estimator.init(objective, params, batch, key)
   >>> gradient, (state, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-  ...     objective, params, batch, key, 0.5, state)
+  ...     objective, params, batch, key, 0.5, state
+  ... )
   >>> int(gradient["logits"].argmin())  # the cheapest value gains the most
   1
 """

@@ -55,14 +55,14 @@ def gumbel_softmax_log_prob(
 def exp_gumbel_softmax_log_prob(
     log_y: Float[Array, "*batch K"], logits: Float[Array, "*batch K"], temperature: ArrayLike
 ) -> Float[Array, "*batch"]:
-    """The log density of an `exp_gumbel_softmax` sample.
+    """The log density of an `exp_gumbel_softmax` sample, that of its log ratios `log(y_i / y_K)`.
 
     With `tau` the temperature it is
 
         log Gamma(K) + (K - 1) log tau + sum_i log_softmax(logits - tau log_y)_i,
 
-    with respect to `dy_1 ... dy_{K-1} / (y_1 ... y_K)`; so it is the simplex form plus
-    `sum_i log y_i`.
+    with respect to the K - 1 log ratios, or `dy_1 ... dy_{K-1} / (y_1 ... y_K)`. So it equals the
+    simplex form plus `sum_i log y_i`.
 
     Args:
       log_y: logarithms of points of the simplex, finite.

@@ -28,7 +28,6 @@ def event_shapes(
     Returns:
       `{site: shape}` in the order of the calls: `(..., D)` or `(..., D, K)`.
     """
-
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note_shapes(params: Params, batch: Batch, key: PRNGKey) -> None:
@@ -122,7 +121,7 @@ def expected_cost(
     values = jnp.arange(count)
     if chunk_size is None or chunk_size >= count:
         return jnp.sum(jax.vmap(weighted_cost)(values), axis=0)
-    remat = jax.checkpoint(weighted_cost)  # type: ignore[attr-defined]
+    remat = jax.checkpoint(weighted_cost)
     return jnp.sum(jax.lax.map(remat, values, batch_size=chunk_size), axis=0)
 
 

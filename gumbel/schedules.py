@@ -2,8 +2,8 @@
 
 A schedule maps a step, an integer that may be traced, to a scalar, as in optax. Its parameters may
 be traced too, but for `num_steps`, so that a sweep over them is one vmapped program. With an
-`interval` the value is refreshed every so many steps and held in between. Time is counted in
-integers, which keeps it exact beyond the 1.6e7 steps that float32 can count.
+`interval` the value is refreshed every so many steps and held in between. Refreshes are counted in
+integers, so that they come at the right step however long the run.
 """
 
 from collections.abc import Callable
@@ -111,9 +111,7 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
     return lambda step: floor + (value - floor) * schedule(_last(step, interval))
 
 
-def slope(
-    rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Step = 1
-) -> Schedule:
+def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Step = 1) -> Schedule:
     """`min(maximum, initial + rate * t)`: a slope for slope-annealed straight-through.
 
     Args:

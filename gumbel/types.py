@@ -4,13 +4,13 @@ A model exports an *objective*, a pure function that asks an injected *sampler* 
 discrete variables by site name. It never learns which estimator trains it.
 """
 
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
-Params = PyTree[Any]
-Batch = PyTree[Any]
+Params: TypeAlias = PyTree
+Batch: TypeAlias = PyTree
 Logits = Float[Array, "B *event"]
 Sample = Float[Array, "B *event"]
 Cost = Float[Array, " B"]
@@ -24,7 +24,8 @@ class Sampler(Protocol):
     the body of the objective itself and not inside an inner `vmap`, `scan` or `cond`.
     """
 
-    def __call__(self, site: str, logits: Logits, /) -> Sample: ...
+    def __call__(self, site: str, logits: Logits, /) -> Sample:
+        """The value at `site`."""
 
 
 class Objective(Protocol):
@@ -34,6 +35,5 @@ class Objective(Protocol):
     objective's own noise (a Gaussian latent, dropout); `sample` brings its own.
     """
 
-    def __call__(
-        self, params: Params, batch: Batch, key: PRNGKey, sample: Sampler, /
-    ) -> Cost: ...
+    def __call__(self, params: Params, batch: Batch, key: PRNGKey, sample: Sampler, /) -> Cost:
+        """The cost of each example."""

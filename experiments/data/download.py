@@ -73,8 +73,8 @@ def _download(url: str, checksum: str, path: Path) -> None:
             )
         partial.replace(path)
     except requests.RequestException as error:
-        answered = error.response is not None
-        reason = f"HTTP {error.response.status_code}" if answered else type(error).__name__
+        response = error.response
+        reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
         raise DownloadError(f"cannot download {url} ({reason})") from error
     finally:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,10 +28,10 @@ def parse_idx(data: bytes) -> UInt8[np.ndarray, "..."]:
         raise ValueError("not an idx file of unsigned bytes")
     rank = data[3]
     start = 4 + 4 * rank
-    shape = tuple(int(size) for size in np.frombuffer(data[4:start], ">u4"))
-    if len(shape) != rank or len(data) != start + math.prod(shape):
+    sizes = struct.unpack_from(f">{rank}I", data, 4) if len(data) >= start else ()
+    if len(sizes) != rank or len(data) != start + math.prod(sizes):
         raise ValueError("idx file is longer or shorter than its header says")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(sizes)
 
 
 def parse_amat(data: bytes, row: int) -> UInt8[np.ndarray, "N row"]:

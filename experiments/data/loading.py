@@ -25,8 +25,9 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 
     The splits are the customary ones. `mnist`: the first 50,000 images of the published training
     file train, its last 10,000 validate, and the test file tests. `binarized_mnist`: its own three
-    splits of 50,000, 10,000 and 10,000. `digits`: 1,197, 300 and 300 (see `load_digits`). Each
-    split is in the order of the published file.
+    splits of 50,000, 10,000 and 10,000. `digits`: 1,197, 300 and 300 (see `load_digits`). The
+    order is fixed: `mnist` as published, the others shuffled once and for all, so that the head of
+    a split is a fair sample of it.
 
     Args:
       name: one of `DATASETS`.

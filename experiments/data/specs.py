@@ -25,7 +25,9 @@ class Spec:
       levels: the pixel value that means 1.0.
       image_shape: height and width.
       num_classes: number of classes, or None without labels.
-      digests: SHA-256 of each array, in the order of the published files.
+      published_order: whether the arrays are in the order of the published files, or else in the
+        shuffled one that tensorflow-datasets stores.
+      digests: SHA-256 of each array, in that order.
     """
 
     name: str
@@ -35,12 +37,17 @@ class Spec:
     levels: int
     image_shape: tuple[int, int]
     num_classes: int | None
+    published_order: bool
     digests: Mapping[str, str]
 
 
-# The digests are of the published files' contents. Each `binarized_mnist` array, written out as
-# text again, gives the very file whose SHA-256 tensorflow-datasets registers; those of `mnist` are
-# the four files' payloads (the tests redo both checks).
+# The digests are of the published files' contents: written out as text again, the arrays of
+# `binarized_mnist` give the very files whose SHA-256 tensorflow-datasets registers, and those of
+# `mnist` are the payloads of its four files (the tests redo both checks).
+#
+# `mnist` needs the published order: its customary validation set is the end of the training file.
+# `binarized_mnist` must not have it: its test file is sorted by class, so that the first thousand
+# images would be nearly all zeros, and whoever looks at the head of a split would be misled.
 SPECS: dict[str, Spec] = {
     "mnist": Spec(
         name="mnist",
@@ -50,6 +57,7 @@ SPECS: dict[str, Spec] = {
         levels=255,
         image_shape=(28, 28),
         num_classes=10,
+        published_order=True,
         digests={
             "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
             "train_labels": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -65,10 +73,11 @@ SPECS: dict[str, Spec] = {
         levels=1,
         image_shape=(28, 28),
         num_classes=None,
+        published_order=False,
         digests={
-            "train_images": "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a",
-            "validation_images": "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e",
-            "test_images": "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86",
+            "train_images": "0804906eb23d6aedb043afb06a0c7d4cc63fd59f4fddcb85c7cd9be9742883e1",
+            "validation_images": "d71adae465f76e42877fc65d0862635d893e85ce4a6d98880c011f73ee956937",
+            "test_images": "3e41c0f6bd30b15bb9c97b856d9166f8f35808a692a8e5cf4c6086a4f78a9d29",
         },
     ),
 }

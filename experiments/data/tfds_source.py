@@ -51,7 +51,7 @@ def read(spec: Spec, data_dir: Path) -> Arrays:
 
     Returns:
       For each official split `<split>_images` uint8 [N, H, W] and, with labels, `<split>_labels`
-      uint8 [N], in the order of the published files (see `original_order`).
+      uint8 [N], in the order that `spec` asks for.
 
     Raises:
       UserError: no data and no network, a file that fails its checksum, or prepared data that are
@@ -77,21 +77,22 @@ def read(spec: Spec, data_dir: Path) -> Arrays:
             return decode(open_sources(spec, data_dir), spec)
         except Exception as error:
             raise UserError(
-                f"{path} cannot be used: {one_line(error)}; delete it to have it prepared again, "
-                "or let TFDS_DATA_DIR name another directory, or use --config.dataset=digits"
+                f"{path} cannot be used: {one_line(error)}; let TFDS_DATA_DIR name another "
+                "directory, or delete this one to have it prepared again, or use "
+                "--config.dataset=digits"
             ) from error
 
 
-def original_order(split: str, count: int) -> list[int]:
+def published_order(split: str, count: int) -> list[int]:
     """Index in the published file of each stored record: `order[stored position] = index`.
 
     tensorflow-datasets stores records sorted by the MD5 of split name and key, where the key is the
     index in the published file. The hash is part of its versioning (another would be another major
     version of every set), so the order of publication can be had back; the digests in `specs` prove
-    it. It matters for `mnist`, whose customary validation set is the last 10,000 of the file.
+    it.
 
     Example:
-      >>> original_order("train", 4)
+      >>> published_order("train", 4)
       [0, 3, 1, 2]
     """
     salted = hashlib.md5(split.encode(), usedforsecurity=False)
@@ -187,7 +188,7 @@ def open_sources(spec: Spec, data_dir: Path) -> Sources:
 
 
 def decode(sources: Sources, spec: Spec) -> Arrays:
-    """Decodes every record into arrays, in the order of the published files.
+    """Decodes every record into arrays, in the order that `spec` asks for.
 
     Raises:
       ValueError: the arrays are not the published data, by their SHA-256.
@@ -198,7 +199,8 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
         for split, count in spec.splits.items():
             images = np.empty((count, *spec.image_shape), np.uint8)
             labels = np.empty(count, np.uint8)
-            for stored, index in enumerate(original_order(split, count)):
+            order = published_order(split, count) if spec.published_order else range(count)
+            for stored, index in enumerate(order):
                 example = sources[split][stored]
                 images[index] = example["image"][..., 0]
                 labels[index] = example.get("label", 0)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gumbel import BERNOULLI, Family, Objective
-from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
+from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
 
 Images = Float[Array, "B H W"]
 Pixels = Float[Array, "B P"]
@@ -47,10 +47,10 @@ def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Obj
       model: a `Model`; its own parameters are not read.
       temperature, hard: see `Model.cost`.
     """
-    graph, _, constants = nnx.split(model, nnx.Param, ...)
+    graph, _, *constants = nnx.split(model, nnx.Param, ...)
 
     def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
-        merged = nnx.merge(graph, nnx.State(params), constants)
+        merged = nnx.merge(graph, nnx.State(params), *constants)
         return merged.cost(batch, key, sample, temperature=temperature, hard=hard)
 
     return call
@@ -63,11 +63,11 @@ def params_of(model: Any) -> Params:
 
 def with_params(model: Any, params: Params) -> Any:
     """A copy of the model that holds these parameters."""
-    graph, _, constants = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graph, nnx.State(params), constants)
+    graph, _, *constants = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, nnx.State(params), *constants)
 
 
-class Constant(nnx.Variable):
+class Constant(nnx.Variable[Array]):
     """An array of the model that is not trained."""
 
 
@@ -81,10 +81,14 @@ class PixelLikelihood(nnx.Module):
     """
 
     def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
-        self.linear = nnx.Linear(num_inputs, pixel_mean.shape[0], rngs=rngs)
         # Pixels that are never or always on would start at infinite logits.
         mean = jnp.clip(pixel_mean, 0.01, 0.99)
-        self.linear.bias[...] = jnp.log(mean) - jnp.log1p(-mean)
+        self.linear = nnx.Linear(
+            num_inputs,
+            pixel_mean.shape[0],
+            bias_init=lambda *_: jnp.log(mean) - jnp.log1p(-mean),
+            rngs=rngs,
+        )
 
     def cost(self, hidden: Float[Array, "B H"], pixels: Pixels) -> Cost:
         """`-log p(pixels | hidden)`, in nats."""
@@ -98,3 +102,15 @@ class PixelLikelihood(nnx.Module):
 def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[int, ...]:
     """The shape of one site's logits per example: `(D,)` or `(D, K)`."""
     return (num_variables, num_classes) if family.event_ndims else (num_variables,)
+
+
+def standardized(family: Family, z: Sample) -> Float[Array, "B H"]:
+    """Samples as the flat input of a layer, with mean 0 and variance 1 under uniform logits.
+
+        (z - 1/K) / sqrt((1/K) (1 - 1/K)),    K = 2 for Bernoulli variables: 2 z - 1
+
+    It changes no model, since weights and biases can undo it; but one learning rate then suits the
+    layers above discrete variables and those above pixels.
+    """
+    mean = family.uniform_mean(z)
+    return ((z - mean) / jnp.sqrt(mean * (1 - mean))).reshape(z.shape[0], -1)

@@ -1,5 +1,6 @@
 """Section 4.1: a stochastic binary network that predicts the lower half of a digit."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,7 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.models.base import Constant, Images, PixelLikelihood, Pictures, event_shape
+from experiments.models.base import (
+    Constant,
+    Images,
+    Pictures,
+    PixelLikelihood,
+    event_shape,
+    standardized,
+)
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sampler
 
@@ -45,18 +53,19 @@ class SBN(nnx.Module):
         self.events = tuple(event_shape(family, width, num_classes) for width in layers)
         widths = [upper.shape[1], *(math.prod(event) for event in self.events)]
         self.hidden = nnx.List(
-            nnx.Linear(below, above, rngs=rngs)
-            for below, above in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Linear(below, above, rngs=rngs) for below, above in itertools.pairwise(widths)
         )
         self.likelihood = PixelLikelihood(widths[-1], lower[0], rngs=rngs)
 
     def batch(self, images: Images) -> Batch:
+        """The upper and the lower half, flat."""
         upper, lower = self._halves(images)
         return {"upper": upper, "lower": lower}
 
     def cost(
         self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
     ) -> Cost:
+        """`-log p(lower | h)` at one sample of the hidden layers; `hard` or not."""
         return self.likelihood.cost(self._top(batch["upper"], sample), batch["lower"])
 
     def pictures(self, images: Images, key: PRNGKey) -> Pictures:
@@ -74,7 +83,7 @@ class SBN(nnx.Module):
         hidden = upper - self.upper_mean[...]
         for index, (linear, event) in enumerate(zip(self.hidden, self.events, strict=True)):
             z = sample(f"h{index + 1}", linear(hidden).reshape(-1, *event))
-            hidden = z.reshape(z.shape[0], -1)
+            hidden = standardized(self.family, z)
         return hidden
 
     def _halves(self, images: Images) -> tuple[Float[Array, "B P"], Float[Array, "B Q"]]:

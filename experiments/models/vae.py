@@ -1,5 +1,6 @@
 """Section 4.2: a variational autoencoder with one layer of discrete latent variables."""
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -8,7 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.models.base import Constant, Images, PixelLikelihood, Pictures, event_shape
+from experiments.models.base import (
+    Constant,
+    Images,
+    Pictures,
+    PixelLikelihood,
+    event_shape,
+    standardized,
+)
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
 
@@ -61,17 +69,18 @@ class VAE(nnx.Module):
         self.encoder = nnx.Linear(pixel_mean.size, widths[0], rngs=rngs)
         self.prior = nnx.Param(jnp.zeros(self.event))
         self.decoder = nnx.List(
-            nnx.Linear(below, above, rngs=rngs)
-            for below, above in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Linear(below, above, rngs=rngs) for below, above in itertools.pairwise(widths)
         )
         self.likelihood = PixelLikelihood(widths[-1], pixel_mean.ravel(), rngs=rngs)
 
     def batch(self, images: Images) -> Batch:
+        """The pixels, flat."""
         return {"pixels": images.reshape(images.shape[0], -1)}
 
     def cost(
         self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
     ) -> Cost:
+        """`-log p(x | z) + KL`, which at a hard sample is the negative log importance weight."""
         logits = self._encode(batch["pixels"])
         z = sample("z", logits)
         kl = self._kl("sample" if hard else self.kl, logits, z, temperature)
@@ -97,7 +106,7 @@ class VAE(nnx.Module):
         return self.encoder(pixels - self.pixel_mean[...]).reshape(-1, *self.event)
 
     def _decode(self, z: Sample) -> Float[Array, "B H"]:
-        hidden = z.reshape(z.shape[0], -1)
+        hidden = standardized(self.family, z)
         for linear in self.decoder:
             hidden = jnp.tanh(linear(hidden))
         return hidden

@@ -3,15 +3,15 @@
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.families import Family
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
-State = PyTree[Any]
-Temperature = Float[Array, ""] | float
+State: TypeAlias = PyTree
+Temperature: TypeAlias = Float[Array, ""] | float
 
 
 class Info(NamedTuple):
@@ -32,7 +32,8 @@ class Init(Protocol):
 
     def __call__(
         self, objective: Objective, params: Params, batch: Batch, key: PRNGKey, /
-    ) -> State: ...
+    ) -> State:
+        """The state to start from."""
 
 
 class Surrogate(Protocol):
@@ -47,7 +48,8 @@ class Surrogate(Protocol):
         temperature: Temperature,
         state: State,
         /,
-    ) -> tuple[Float[Array, ""], tuple[State, Info]]: ...
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        """The scalar to differentiate, the next state, and diagnostics."""
 
 
 class Estimator(NamedTuple):
@@ -67,10 +69,8 @@ class Estimator(NamedTuple):
     surrogate: Surrogate
 
 
-class Factory(Protocol):
-    """Makes an estimator for a family; the keyword-only arguments are the estimator's options."""
-
-    def __call__(self, family: Family, **options: Any) -> Estimator: ...
+# Makes an estimator for a family; its keyword-only arguments are the estimator's options.
+Factory: TypeAlias = Callable[..., Estimator]
 
 
 class Spec(NamedTuple):

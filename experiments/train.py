@@ -1,0 +1,32 @@
+"""Trains one model with one estimator.
+
+python -m experiments.train --config=configs/sbn.py --workdir=DIR [--config.KEY=VALUE ...]
+"""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments import cli, run
+from experiments.overrides import Overrides
+
+
+def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
+    """Trains one model with one estimator; a run that was stopped goes on where it was."""
+    finished = (Path(workdir) / run.RESULT).exists()
+    try:
+        result = run.train(config, workdir, overrides)
+    except run.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
+    if finished:
+        print(f"{workdir} holds a finished run: choose another --workdir to train again")
+    bound = f"{result['eval_samples']}-sample bound, nats"
+    print(f"test {result['test_nll']:.2f}, validation {result['valid_nll']:.2f} ({bound})")
+    print(f"numbers: {Path(workdir) / run.RESULT}\npicture: {Path(workdir) / run.PICTURE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
