@@ -141,7 +141,7 @@ from experiments.data import cache, specs
 directory = Path(sys.argv[1])
 arrays = {'train_images': np.arange(28 * 28 * 400, dtype=np.uint8).reshape(400, 28, 28)}
 digests = {name: specs.digest(array) for name, array in arrays.items()}
-spec = specs.Spec('mnist', '0.0.1', {'train': 400}, 0, 255, (28, 28), None, digests)
+spec = specs.Spec('mnist', '0.0.1', {'train': 400}, 0, 255, (28, 28), None, True, digests)
 for _ in range(40):
     cache.write(directory, spec, arrays)
     assert (cache.read(directory, spec)['train_images'] == arrays['train_images']).all()
