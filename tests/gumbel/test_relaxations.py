@@ -17,6 +17,12 @@ LEVEL = 1e-4
 NUM_DRAWS = 100_000
 LOGITS = np.array([0.5, -1.0, 1.5, 0.0, -2.5], np.float32)
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+RELAXERS = [
+    relaxations.gumbel_softmax,
+    relaxations.exp_gumbel_softmax,
+    relaxations.binary_concrete,
+    relaxations.logit_binary_concrete,
+]
 
 
 def draw(sampler, logits, num_draws=NUM_DRAWS, seed=0):
@@ -50,12 +56,13 @@ def test_noise_distribution(noise, distribution):
 
 @pytest.mark.parametrize("noise", [relaxations.gumbel_noise, relaxations.logistic_noise])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_noise_is_finite_in_every_dtype(noise, dtype):
+def test_noise_is_finite_and_has_its_tail_in_every_dtype(noise, dtype):
     draws = noise(jax.random.key(1), (1 << 21,), dtype)
     assert draws.dtype == dtype
-    assert jnp.isfinite(draws).all()
-    wide = noise(jax.random.key(1), (1 << 21,))  # a 16-bit uniform would leave some 1e4 values
-    assert len(np.unique(np.asarray(wide))) > 1e6
+    draws = np.asarray(draws, np.float32)
+    assert np.isfinite(draws).all()
+    # The exact chance that none of them exceeds 11 is exp(-35); drawn in 16 bits none could.
+    assert draws.max() > 11
 
 
 HARD_SAMPLERS = {
@@ -102,13 +109,12 @@ def test_binary_concrete_distribution(temperature):
 
 @pytest.mark.parametrize("temperature", [0.1, 10.0])
 def test_log_space_samplers_give_the_same_sample(temperature):
-    key, logits = jax.random.key(3), jnp.tile(LOGITS, (100, 1))
-    y = relaxations.gumbel_softmax(key, logits, temperature)
-    log_y = relaxations.exp_gumbel_softmax(key, logits, temperature)
-    np.testing.assert_allclose(jnp.exp(log_y), y, rtol=1e-4, atol=1e-37)
-    y = relaxations.binary_concrete(key, logits, temperature)
-    logit_y = relaxations.logit_binary_concrete(key, logits, temperature)
-    np.testing.assert_allclose(jax.nn.sigmoid(logit_y), y, rtol=1e-6)
+    def sampler(key, x):
+        return jnp.stack([relax(key, x, temperature) for relax in RELAXERS])
+
+    y, log_y, z, logit_z = draw(sampler, LOGITS, 100).astype(np.float64)
+    np.testing.assert_allclose(np.exp(log_y), y, rtol=1e-4, atol=1e-37)
+    np.testing.assert_allclose(scipy.special.expit(logit_z), z, rtol=1e-4, atol=1e-37)
 
 
 def test_low_temperature_limit_is_the_categorical():
@@ -122,18 +128,21 @@ def test_low_temperature_limit_is_the_categorical():
 
 
 def test_high_temperature_limit_is_uniform():
-    y = draw(lambda key, x: relaxations.gumbel_softmax(key, x, 1e5), LOGITS, 1000)
+    y, _, z, _ = draw(
+        lambda key, x: jnp.stack([relax(key, x, 1e5) for relax in RELAXERS]), LOGITS, 1000
+    )
     np.testing.assert_allclose(y, 1 / len(LOGITS), atol=1e-4)
-    z = draw(lambda key, x: relaxations.binary_concrete(key, x, 1e5), LOGITS, 1000)
     np.testing.assert_allclose(z, 0.5, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("relax", [relaxations.gumbel_softmax, relaxations.binary_concrete])
+@pytest.mark.parametrize(
+    ("relax", "dtype"),
+    [(relaxations.gumbel_softmax, jnp.bfloat16), (relaxations.binary_concrete, jnp.float32)],
+)
 def test_hard_value_is_exact_and_its_gradient_is_the_soft_one(relax, dtype):
-    key, logits_key, weights_key = jax.random.split(jax.random.key(4), 3)
-    logits = (3 * jax.random.normal(logits_key, (200, 10))).astype(dtype)
-    weights = jax.random.normal(weights_key, (200, 10)).astype(dtype)
+    rng, key = np.random.default_rng(4), jax.random.key(4)
+    logits = jnp.asarray(rng.normal(scale=3, size=(200, 10)), dtype)
+    weights = jnp.asarray(rng.normal(size=(200, 10)), dtype)
 
     @jax.jit
     def run(logits):
@@ -143,28 +152,33 @@ def test_hard_value_is_exact_and_its_gradient_is_the_soft_one(relax, dtype):
 
     soft, hard, soft_gradient, hard_gradient = run(logits)
     assert hard.dtype == soft.dtype == dtype
-    soft, hard = np.asarray(soft, np.float32), np.asarray(hard, np.float32)
+    soft, hard, soft_gradient, hard_gradient = (
+        np.asarray(array, np.float32) for array in (soft, hard, soft_gradient, hard_gradient)
+    )
     assert np.isin(hard, [0.0, 1.0]).all()
     if relax is relaxations.gumbel_softmax:
         assert is_one_hot(hard)
         np.testing.assert_array_equal((hard * soft).sum(axis=-1), soft.max(axis=-1))
     else:
         assert np.all(np.where(hard == 1, soft >= 0.5, soft <= 0.5))
-    assert jnp.any(soft_gradient != 0)
+    assert np.any(soft_gradient != 0)
     np.testing.assert_array_equal(hard_gradient, soft_gradient)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_straight_through_takes_value_and_gradient_apart(dtype):
-    soft = jnp.linspace(-300, 300, 1001).astype(dtype)
-    hard = jnp.round(soft / 7)
-    through = jax.jit(relaxations.straight_through)
-    np.testing.assert_array_equal(through(hard, soft), hard)
-    weights = jnp.arange(1001).astype(dtype)
-    to_hard, to_soft = jax.grad(
-        lambda pair: jnp.sum(weights * relaxations.straight_through(*pair)), argnums=0
-    )((hard, soft))
-    np.testing.assert_array_equal(to_hard, jnp.zeros_like(hard))
+    soft = jnp.asarray(np.linspace(-300, 300, 1001), dtype)
+    hard = jnp.asarray(np.round(np.linspace(-40, 40, 1001)), dtype)
+    weights = jnp.asarray(np.arange(1001), dtype)
+
+    @jax.jit
+    def run(hard, soft):
+        value, vjp = jax.vjp(relaxations.straight_through, hard, soft)
+        return value, *vjp(weights)
+
+    value, to_hard, to_soft = run(hard, soft)
+    np.testing.assert_array_equal(value, hard)
+    np.testing.assert_array_equal(to_hard, np.zeros(1001))
     np.testing.assert_array_equal(to_soft, weights)
 
 
@@ -182,23 +196,25 @@ def test_gradients_in_logits_and_temperature():
     weights = np.array([1.0, -2.0, 0.5, 3.0, 0.0])
 
     def weighted(logits, temperature):
-        return jnp.dot(weights, relaxations.gumbel_softmax(key, logits, temperature))
+        y = relaxations.gumbel_softmax(key, logits, temperature)
+        return jnp.dot(weights, y), y
 
-    to_logits, to_temperature = jax.grad(weighted, argnums=(0, 1))(LOGITS, temperature)
-    log_y = np.asarray(relaxations.exp_gumbel_softmax(key, LOGITS, temperature), np.float64)
-    y = np.exp(log_y)
+    gradient = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))
+    (to_logits, to_temperature), y = gradient(LOGITS, temperature)
+    y = np.asarray(y, np.float64)
     expected = y * (weights - y @ weights) / temperature
     np.testing.assert_allclose(to_logits, expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(to_temperature, -expected @ log_y, rtol=1e-4)
+    np.testing.assert_allclose(to_temperature, -expected @ np.log(y), rtol=1e-4)
 
     def one(logit, temperature):
         return relaxations.binary_concrete(key, logit, temperature)
 
-    to_logit, to_temperature = jax.grad(one, argnums=(0, 1))(0.8, temperature)
-    logit_y = float(relaxations.logit_binary_concrete(key, 0.8, temperature))
-    slope = 1 / (2 + 2 * np.cosh(logit_y)) / temperature
-    np.testing.assert_allclose(to_logit, slope, rtol=1e-5)
-    np.testing.assert_allclose(to_temperature, -slope * logit_y, rtol=1e-5)
+    z, (to_logit, to_temperature) = jax.jit(jax.value_and_grad(one, argnums=(0, 1)))(
+        0.8, temperature
+    )
+    slope = z * (1 - z) / temperature
+    np.testing.assert_allclose(to_logit, slope, rtol=1e-4)
+    np.testing.assert_allclose(to_temperature, -slope * scipy.special.logit(z), rtol=1e-4)
 
 
 def test_temperature_gradient_survives_large_logits():
@@ -206,26 +222,18 @@ def test_temperature_gradient_survives_large_logits():
     def first(temperature, shift):
         return relaxations.gumbel_softmax(jax.random.key(6), LOGITS + shift, temperature)[0]
 
-    near, far = (jax.grad(first)(0.05, np.float32(shift)) for shift in (0, 8192))
+    gradient = jax.jit(jax.grad(first))
+    near, far = (gradient(0.05, np.float32(shift)) for shift in (0, 8192))
     assert abs(near) > 1e-6
     np.testing.assert_allclose(far, near, rtol=1e-3)
 
 
 def test_one_temperature_per_row():
-    key, logits = jax.random.key(7), jnp.tile(LOGITS, (2, 1))
-    temperatures = jnp.array([[0.1], [10.0]])
-    y = relaxations.gumbel_softmax(key, logits, temperatures)
+    logits, temperatures = np.tile(LOGITS, (2, 1)), np.array([[0.1], [10.0]], np.float32)
+    relax = jax.jit(lambda temperature: RELAXERS[0](jax.random.key(7), logits, temperature))
+    y = relax(temperatures)
     for row in range(2):
-        alone = relaxations.gumbel_softmax(key, logits, temperatures[row])
-        np.testing.assert_allclose(y[row], alone[row], rtol=1e-6)
-
-
-RELAXERS = [
-    relaxations.gumbel_softmax,
-    relaxations.exp_gumbel_softmax,
-    relaxations.binary_concrete,
-    relaxations.logit_binary_concrete,
-]
+        np.testing.assert_allclose(y[row], relax(temperatures[row])[row], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), jnp.array([1.0, 0.0])])
@@ -242,14 +250,13 @@ def test_bad_temperature_is_refused(relax, bad):
 
 @pytest.mark.parametrize("relax", RELAXERS)
 def test_traced_temperature_passes(relax):
-    key, logits, temperatures = jax.random.key(0), jnp.zeros((3, 2)), jnp.array([0.5, 2.0])
-
     def first(temperature):
-        return relax(key, logits, temperature)[0, 0]
+        return relax(jax.random.key(0), jnp.zeros((3, 2)), temperature)[0, 0]
 
+    temperatures = np.array([0.5, 2.0], np.float32)
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(first)))(temperatures)
-    np.testing.assert_allclose(values[1], first(2.0), rtol=1e-6)
-    assert jnp.all(jnp.isfinite(gradients) & (gradients != 0))
+    np.testing.assert_allclose(values[1], jax.jit(lambda: first(2.0))(), rtol=1e-6)
+    assert np.all(np.isfinite(gradients) & (np.asarray(gradients) != 0))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +269,5 @@ def test_integer_logits_are_refused(sampler):
 
 
 def test_no_gradient_through_gumbel_max():
-    gradient = jax.grad(lambda x: jnp.sum(relaxations.gumbel_max(jax.random.key(0), x)[0]))(
-        jnp.array(LOGITS)
-    )
-    np.testing.assert_array_equal(gradient, np.zeros_like(LOGITS))
+    gradient = jax.jit(jax.grad(lambda x: relaxations.gumbel_max(jax.random.key(0), x)[0]))
+    np.testing.assert_array_equal(gradient(LOGITS), np.zeros_like(LOGITS))

@@ -101,9 +101,7 @@ def test_parameters_may_be_traced():
 
     together = jax.jit(jax.vmap(sweep))(rates, floors, intervals, steps)
     for row, arguments in enumerate(zip(rates, floors, intervals, steps, strict=True)):
-        np.testing.assert_allclose(
-            together[row], sweep(*(a.item() for a in arguments)), rtol=1e-6
-        )
+        np.testing.assert_allclose(together[row], sweep(*(a.item() for a in arguments)), rtol=1e-6)
 
 
 def test_parameters_are_differentiable():

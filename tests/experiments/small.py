@@ -1,0 +1,51 @@
+"""Small configs and a small data set, for tests of a run's parts in seconds."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import sbn, vae
+from experiments import config as configs
+from experiments.data import Dataset, Split
+
+SHAPE = (4, 3)
+
+
+def dataset(*, levels: int = 1, sizes: tuple[int, int, int] = (23, 11, 7)) -> Dataset:
+    """Images of 4 x 3 pixels whose rows resemble each other, so that there is something to learn.
+
+    The sizes are no multiples of any batch size that the tests use.
+    """
+    random = np.random.default_rng(0)
+
+    def split(size: int) -> Split:
+        row = random.integers(0, levels + 1, (size, 1, SHAPE[1]))
+        noise = random.integers(0, levels + 1, (size, *SHAPE))
+        keep = random.random((size, *SHAPE)) < 0.8
+        return Split(np.where(keep, row, noise).astype(np.uint8))
+
+    return Dataset("small", *map(split, sizes), levels=levels)
+
+
+def config(model: str = "sbn", **overrides: Any) -> ConfigDict:
+    """A valid config of a small model on `digits`; keys of a group are given as `group__key`."""
+    values = {
+        "dataset": "digits",
+        "layers": (6,) if model == "vae" else (6, 4),
+        "num_classes": 2,
+        "batch_size": 5,
+        "num_steps": 60,
+        "log_every": 20,
+        "eval_every": 20,
+        "checkpoint_every": 20,
+        "steps_per_call": 20,
+        "eval_samples": 5,
+        "eval_batch_size": 150,
+    } | {key.replace("__", "."): value for key, value in overrides.items()}
+    made = {"sbn": sbn, "vae": vae}[model].get_config()
+    if model == "vae":
+        values = {"decoder": (4,)} | values
+    made.update_from_flattened_dict(values)
+    configs.validate(made)
+    return made

@@ -1,0 +1,314 @@
+"""Every estimator against an exact gradient.
+
+A z-test compares the mean of many estimates with the exact gradient, one z per parameter, at a
+family-wise error rate of `ERROR_RATE` per test (Bonferroni over the parameters).
+"""
+
+from functools import partial
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
+from gumbel.estimators import Estimator, Info
+from tests.gumbel.nets import FAMILIES, Net, two_layer
+
+ERROR_RATE = 1e-4
+NUM_ESTIMATES = 20_000
+TEMPERATURE = 0.7
+UNBIASED = [name for name in estimators.names() if estimators.spec(name).unbiased]
+BIASED = [name for name in estimators.names() if not estimators.spec(name).unbiased]
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def estimates(net: Net, estimator: Estimator, *, num_estimates: int = NUM_ESTIMATES):
+    """The mean and the standard error of each parameter's estimate, flat."""
+    state = estimator.init(net.objective, net.params, net.batch, jax.random.key(1))
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+
+    @jax.jit
+    def moments(keys):
+        def one(key):
+            args = (net.objective, net.params, net.batch, key, TEMPERATURE, state)
+            return jax.flatten_util.ravel_pytree(gradient(*args)[0])[0]
+
+        values = jax.vmap(one)(keys)
+        return values.mean(axis=0), values.std(axis=0) / jnp.sqrt(num_estimates)
+
+    keys = jax.random.split(jax.random.key(2), num_estimates)
+    return [np.asarray(moment, np.float64) for moment in moments(keys)]
+
+
+def exact_gradient(net: Net):
+    _, gradient = exact.value_and_grad(
+        net.objective, net.params, net.batch, jax.random.key(0), net.family
+    )
+    return np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
+
+
+def largest_z(mean, standard_error, expected):
+    # A millionth of the gradient's size stands for float32 rounding, where there is no variance.
+    rounding = 1e-6 * np.abs(expected).max()
+    return np.max(np.abs(mean - expected) / (standard_error + rounding))
+
+
+def critical_z(num_parameters):
+    return stats.norm.isf(ERROR_RATE / 2 / num_parameters)
+
+
+def is_accepted(net: Net, estimator: Estimator) -> bool:
+    expected = exact_gradient(net)
+    return largest_z(*estimates(net, estimator), expected) < critical_z(len(expected))
+
+
+def multi_sample(net: Net, num_samples: int) -> Net:
+    """The net whose cost is the multi-sample bound, each sample with sites of its own."""
+
+    def objective(params, batch, key, sample):
+        def renamed(index):
+            return lambda site, logits: sample(f"{site}_{index}", logits)
+
+        costs = [net.objective(params, batch, key, renamed(i)) for i in range(num_samples)]
+        return jnp.log(num_samples) - jax.nn.logsumexp(-jnp.stack(costs), axis=0)
+
+    return net._replace(objective=objective)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "vimco"])
+def test_unbiased_estimators_match_enumeration(name, family):
+    assert is_accepted(two_layer(family), estimators.make(name, family))
+
+
+@pytest.mark.parametrize("name", ["sf", "nvil", "muprop"])
+def test_centring_leaves_the_estimate_unbiased(name):
+    assert is_accepted(two_layer(BERNOULLI), estimators.make(name, BERNOULLI, centring=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_vimco_matches_enumeration_of_the_multi_sample_bound(family):
+    net = two_layer(family, batch_size=1)
+    expected = exact_gradient(multi_sample(net, 2))
+    mean, standard_error = estimates(net, estimators.make("vimco", family, num_samples=2))
+    assert largest_z(mean, standard_error, expected) < critical_z(len(expected))
+    # And it tells that bound from the single-sample one.
+    assert largest_z(mean, standard_error, exact_gradient(net)) > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("name", BIASED)
+def test_biased_estimators_are_told_from_enumeration(name, family):
+    assert not is_accepted(two_layer(family), estimators.make(name, family))
+
+
+def broken_score_function(mistake: str) -> Estimator:
+    """The score function with one mistake in it."""
+    family = BERNOULLI
+
+    def surrogate(objective, params, batch, key, temperature, state):
+        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
+        signal = jax.lax.stop_gradient(cost)
+        if mistake == "a layer is left out":
+            records = {"h2": records["h2"]}
+        elif mistake == "the baseline looks at the sample":
+            signal = signal - jax.lax.stop_gradient(records["h1"].z).sum(axis=-1)
+        elif mistake == "the signal is a fifth too small":
+            signal = 0.8 * signal
+        value = jnp.mean(cost + signal * samplers.log_prob(family, records))
+        return value, (state, Info(cost, {}))
+
+    return estimators.make("sf", family)._replace(surrogate=surrogate)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "accepted"),
+    [
+        ("none", True),
+        ("a layer is left out", False),
+        ("the baseline looks at the sample", False),
+        ("the signal is a fifth too small", False),
+    ],
+)
+def test_the_z_test_has_the_power_to_catch_a_mistake(mistake, accepted):
+    assert is_accepted(two_layer(BERNOULLI), broken_score_function(mistake)) == accepted
+
+
+# One Bernoulli variable with a cost f(z): the expectation of each biased estimate is known.
+
+LOGIT = 0.8
+SLOPE = 2.0
+
+
+def cubic(z):
+    return z + 2 * z**2 - 3 * z**3 + jnp.sin(z)
+
+
+def noise_average(function, num_points=20_000):
+    """The expectation over standard logistic noise, by the midpoint rule in its quantiles."""
+    quantiles = (jnp.arange(num_points) + 0.5) / num_points
+    return float(jnp.mean(jax.vmap(function)(jax.scipy.special.logit(quantiles))))
+
+
+def known_expectation(name):
+    """What one Bernoulli variable's biased estimate is on average."""
+    slope_of = jax.grad(cubic)
+    p = jax.nn.sigmoid(LOGIT)
+    over_samples = p * slope_of(1.0) + (1 - p) * slope_of(0.0)
+
+    def relaxed(noise, logit):
+        return jax.nn.sigmoid((logit + noise) / TEMPERATURE)
+
+    def gumbel_softmax(noise):
+        return jax.grad(lambda logit: cubic(relaxed(noise, logit)))(LOGIT)
+
+    def st_gumbel_softmax(noise):
+        hard = jnp.where(LOGIT + noise > 0, 1.0, 0.0)
+        return slope_of(hard) * jax.grad(relaxed, argnums=1)(noise, LOGIT)
+
+    def steep_mean(logit):
+        return jax.nn.sigmoid(SLOPE * logit)
+
+    return {
+        "st": lambda: p * (1 - p) * over_samples,
+        "slope_annealed_st": lambda: jax.grad(steep_mean)(LOGIT) * over_samples,
+        "darn": lambda: p * (1 - p) * (slope_of(1.0) + slope_of(0.0)) / 2,
+        "gumbel_softmax": lambda: noise_average(gumbel_softmax),
+        "st_gumbel_softmax": lambda: noise_average(st_gumbel_softmax),
+    }[name]()
+
+
+def single_variable(cost) -> Net:
+    def objective(params, batch, key, sample):
+        return cost(sample("z", jnp.broadcast_to(params, (batch.shape[0], 1)))[:, 0])
+
+    return Net(BERNOULLI, objective, jnp.asarray(LOGIT), jnp.zeros((16, 1)))
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_biased_estimators_have_their_known_bias(name):
+    options = {"slope": lambda step: jnp.asarray(SLOPE)} if name == "slope_annealed_st" else {}
+    net = single_variable(cubic)
+    mean, standard_error = estimates(net, estimators.make(name, BERNOULLI, **options))
+    expected = np.asarray([known_expectation(name)])
+    assert largest_z(mean, standard_error, expected) < critical_z(1)
+    assert largest_z(mean, standard_error, exact_gradient(net)) > 10
+
+
+def coupled_quadratic(z):
+    """Quadratic in three variables, with products between them."""
+    pulls = jnp.array([1.0, -2.0, 0.5])
+    couplings = jnp.array([[0.5, 2.0, -1.0], [0.0, 1.0, 3.0], [0.0, 0.0, -0.7]])
+    return z @ pulls + jnp.einsum("bi,ij,bj->b", z, couplings, z)
+
+
+def linear(z):
+    return z @ jnp.array([1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize(("name", "cost"), [("st", linear), ("darn", coupled_quadratic)])
+def test_st_is_exact_for_linear_and_darn_for_quadratic_costs(name, cost):
+    def objective(params, batch, key, sample):
+        return cost(sample("z", jnp.broadcast_to(params, (batch.shape[0], 3))))
+
+    net = Net(BERNOULLI, objective, jnp.array([0.4, -1.0, 2.0]), jnp.zeros((4, 1)))
+    assert is_accepted(net, estimators.make(name, BERNOULLI))
+
+
+def spread(net, name, **options):
+    _, standard_error = estimates(
+        net, estimators.make(name, net.family, **options), num_estimates=2000
+    )
+    return float(np.sum(standard_error**2))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_control_variates_lower_the_variance(family):
+    net = two_layer(family)
+    plain = spread(net, "sf")
+    assert spread(net, "sf", centring=True) < plain
+    assert spread(net, "nvil") < plain
+    assert spread(net, "muprop") < 0.5 * plain
+
+
+def test_variance_normalization_divides_by_sigma_but_never_by_less_than_one():
+    shifted = single_variable(lambda z: 100.0 * z)
+    small = single_variable(lambda z: 0.1 * z)
+    key = jax.random.key(0)
+    for net, factor in ((shifted, 100 * 0.5), (small, 1.0)):
+        scales = []
+        for on in (False, True):
+            estimator = estimators.make("sf", BERNOULLI, variance_normalization=on)
+            state = estimator.init(net.objective, net.params, net.batch, key)
+            state = state._replace(variance=jnp.asarray((factor if factor > 1 else 0.05) ** 2))
+            _, (_, info) = estimator.surrogate(
+                net.objective, net.params, net.batch, key, 1.0, state
+            )
+            scales.append(float(info.metrics["signal_scale"]))
+        assert scales[0] / scales[1] == pytest.approx(factor, rel=1e-4)
+
+
+def test_nvil_baseline_learns_the_cost_from_the_input():
+    def objective(params, batch, key, sample):
+        return 20.0 * batch[:, 0] + sample("z", params + batch)[:, 0]
+
+    batch = jnp.array([[0.0], [1.0], [0.0], [1.0]])
+    params = jnp.zeros((1, 1))
+    estimator = estimators.make("nvil", BERNOULLI, baseline_learning_rate=0.03)
+    state = estimator.init(objective, params, batch, jax.random.key(0))
+    step = jax.jit(partial(estimator.surrogate, objective, params, batch))
+    losses = []
+    for key in jax.random.split(jax.random.key(1), 300):
+        _, (state, info) = step(key, 1.0, state)
+        losses.append(float(info.metrics["baseline_loss"]))
+    assert np.mean(losses[:5]) > 50
+    assert np.mean(losses[-50:]) < 2
+
+
+def test_slope_state_counts_steps_and_the_slope_follows():
+    net = two_layer(BERNOULLI)
+    estimator = estimators.make("slope_annealed_st", BERNOULLI, slope_rate=0.5, slope_maximum=2.0)
+    state = estimator.init(net.objective, net.params, net.batch, jax.random.key(0))
+    slopes = []
+    for key in jax.random.split(jax.random.key(1), 4):
+        _, (state, info) = estimator.surrogate(
+            net.objective, net.params, net.batch, key, 1.0, state
+        )
+        slopes.append(float(info.metrics["slope"]))
+    assert slopes == [1.0, 1.5, 2.0, 2.0]
+
+
+def test_marginalization_chunks_change_nothing():
+    net = two_layer(CATEGORICAL)
+    results = []
+    for chunk_size in (None, 7, 81):
+        estimator = estimators.make("marginalization", CATEGORICAL, chunk_size=chunk_size)
+        results.append(
+            jax.grad(
+                lambda p, e=estimator: e.surrogate(
+                    net.objective, p, net.batch, jax.random.key(0), 1.0, ()
+                )[0]
+            )(net.params)
+        )
+    for other in results[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), results[0], other)
+
+
+def test_marginalization_says_how_many_values_are_too_many():
+    def objective(params, batch, key, sample):
+        return sample("deep", params + batch).sum(axis=-1)
+
+    estimator = estimators.make("marginalization", BERNOULLI)
+    arguments = (objective, jnp.zeros(20), jnp.zeros((2, 20)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"1048576 joint values \(deep: 2\^20\)"):
+        estimator.init(*arguments)
+    with pytest.raises(ValueError, match="1048576 joint values"):
+        estimator.surrogate(*arguments, 1.0, ())

@@ -1,0 +1,190 @@
+"""One walk over all registered estimators: what holds for every one of them."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gumbel
+from gumbel import BERNOULLI, estimators, samplers
+from gumbel.estimators import Estimator, Info
+from tests.gumbel.nets import FAMILIES, two_layer
+
+KEY = jax.random.key(0)
+
+every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def made(name, family):
+    net = two_layer(family)
+    estimator = estimators.make(name, family)
+    return net, estimator, estimator.init(net.objective, net.params, net.batch, KEY)
+
+
+def gradient_of(net, estimator):
+    """`(params, batch, key, temperature, state) -> (gradient, (state, info))`."""
+
+    def surrogate(params, *arguments):
+        return estimator.surrogate(net.objective, params, *arguments)
+
+    return jax.grad(surrogate, has_aux=True)
+
+
+@every_family
+@every_estimator
+def test_signature_and_shapes(name, family):
+    assert estimators.spec(name).factory.__doc__
+    net, estimator, state = made(name, family)
+    assert isinstance(estimator, Estimator)
+    names = list(inspect.signature(estimator.surrogate).parameters)
+    assert names == ["objective", "params", "batch", "key", "temperature", "state"]
+
+    value, (next_state, info) = estimator.surrogate(
+        net.objective, net.params, net.batch, KEY, 0.5, state
+    )
+    assert value.shape == ()
+    assert isinstance(info, Info)
+    assert info.cost.shape == (2,)
+    assert all(metric.shape == () for metric in info.metrics.values())
+    # The state keeps its structure, shapes and dtypes, or it could not be scanned over.
+    assert jax.tree.structure(next_state) == jax.tree.structure(state)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(next_state), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+@every_family
+@every_estimator
+def test_jit_vmap_and_no_retrace(name, family):
+    net, estimator, state = made(name, family)
+    gradient, traces = gradient_of(net, estimator), []
+
+    @jax.jit
+    def over_keys_and_temperatures(params, keys, temperatures):
+        traces.append(None)
+        return jax.vmap(lambda k, t: gradient(params, net.batch, k, t, state)[0])(
+            keys, temperatures
+        )
+
+    keys = jax.random.split(KEY, 3)
+    batched = over_keys_and_temperatures(net.params, keys, jnp.array([0.3, 1.0, 3.0]))
+    over_keys_and_temperatures(net.params, keys, jnp.array([0.4, 2.0, 5.0]))
+    assert len(traces) == 1
+
+    single = gradient(net.params, net.batch, keys[1], jnp.array(1.0), state)[0]
+    for one, many in zip(jax.tree.leaves(single), jax.tree.leaves(batched), strict=True):
+        assert np.isfinite(many).all()
+        np.testing.assert_allclose(many[1], one, rtol=1e-3, atol=1e-4)
+
+
+@every_family
+@every_estimator
+def test_every_site_is_sampled_and_gets_a_gradient(name, family):
+    net, estimator, state = made(name, family)
+    seen = []
+
+    def spying(params, batch, key, sample):
+        def spied(site, logits):
+            seen.append(site)
+            return sample(site, logits)
+
+        return net.objective(params, batch, key, spied)
+
+    gradient, _ = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+        spying, net.params, net.batch, KEY, 1.0, state
+    )
+    assert set(seen) == {"h1", "h2"}
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+@every_estimator
+def test_one_key_gives_one_answer_and_another_key_another(name):
+    net, estimator, state = made(name, BERNOULLI)
+    gradient = jax.jit(gradient_of(net, estimator))
+
+    def at(seed):
+        return gradient(net.params, net.batch, jax.random.key(seed), 1.0, state)[0]["w1"]
+
+    np.testing.assert_array_equal(at(1), at(1))
+    if name != "marginalization":
+        assert any((at(1) != at(seed)).any() for seed in range(2, 6))
+
+
+@every_estimator
+def test_only_relaxing_estimators_have_a_gradient_in_the_temperature(name):
+    net, estimator, state = made(name, BERNOULLI)
+    gradient, _ = jax.grad(estimator.surrogate, argnums=4, has_aux=True)(
+        net.objective, net.params, net.batch, KEY, jnp.array(0.7), state
+    )
+    assert (gradient != 0) == estimators.spec(name).relaxes
+
+
+@every_family
+@every_estimator
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sixteen_bit_models_have_finite_gradients(name, family, dtype):
+    net, estimator, _ = made(name, family)
+    params, batch = jax.tree.map(lambda leaf: leaf.astype(dtype), (net.params, net.batch))
+    state = estimator.init(net.objective, params, batch, KEY)
+    gradient, (next_state, _) = gradient_of(net, estimator)(params, batch, KEY, 0.5, state)
+    for leaf in jax.tree.leaves(gradient):
+        assert leaf.dtype == dtype
+        assert np.isfinite(np.asarray(leaf, np.float32)).all()
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(next_state), strict=True):
+        assert before.dtype == after.dtype
+
+
+def test_unknown_names_options_and_families_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean gumbel_softmax"):
+        estimators.make("gumble_softmax", BERNOULLI)
+    with pytest.raises(ValueError, match="no option 'num_sample': did you mean num_samples"):
+        estimators.make("vimco", BERNOULLI, num_sample=3)
+    with pytest.raises(ValueError, match="no option 'decay': it has none"):
+        estimators.make("st", BERNOULLI, decay=0.9)
+    with pytest.raises(ValueError, match="num_samples of at least 2, not 1"):
+        estimators.make("vimco", BERNOULLI, num_samples=1)
+
+
+def test_an_estimator_of_one_family_refuses_the_other():
+    @estimators.register("only_bernoulli", unbiased=False, families=("bernoulli",))
+    def only_bernoulli(family):
+        return estimators.st(family)
+
+    try:
+        estimators.make("only_bernoulli", BERNOULLI)
+        with pytest.raises(ValueError, match="cannot serve categorical variables"):
+            estimators.make("only_bernoulli", gumbel.CATEGORICAL)
+        with pytest.raises(ValueError, match="registered already"):
+            estimators.register("only_bernoulli", unbiased=False)(only_bernoulli)
+    finally:
+        estimators.unregister("only_bernoulli")
+
+
+def test_objectives_that_break_the_protocol_are_told_so():
+    def trace(objective):
+        draw = samplers.hard_draw(BERNOULLI)
+        return samplers.trace(objective, jnp.zeros((4, 2)), None, KEY, draw)
+
+    with pytest.raises(ValueError, match="sampled site 'z' twice"):
+        trace(lambda params, batch, key, sample: sample("z", params) + sample("z", params))
+    with pytest.raises(ValueError, match="sampled no site"):
+        trace(lambda params, batch, key, sample: params.sum(axis=-1))
+    with pytest.raises(
+        ValueError, match=r"cost of shape \(\): return one cost per example, \(4,\)"
+    ):
+        trace(lambda params, batch, key, sample: sample("z", params).sum())
+
+
+def test_samplers_mean_field_and_observe():
+    logits = jnp.zeros((1, 2))
+    sample = samplers.observe({"y": jnp.ones((1, 2))}, samplers.mean_field(BERNOULLI))
+    np.testing.assert_array_equal(sample("y", logits), jnp.ones((1, 2)))
+    np.testing.assert_array_equal(sample("h", logits), jnp.full((1, 2), 0.5))
+
+
+def test_hard_sampler_gives_each_site_noise_of_its_own():
+    sample = samplers.hard(BERNOULLI, KEY)
+    logits = jnp.zeros((1, 64))
+    assert (sample("a", logits) != sample("b", logits)).any()
