@@ -1,1 +1,1 @@
-"""Entry points and figure makers over the experiments."""
+"""Entry points that are no part of an experiment: benchmarks."""

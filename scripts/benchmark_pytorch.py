@@ -1,0 +1,136 @@
+"""Steps per second of our SBN against the same model in eager PyTorch, on one core.
+
+Both train 392-200-200-392 Bernoulli layers by Gumbel-Softmax at temperature 1: batch 100, SGD with
+momentum, on images that are in memory. They take turns in one process, so a machine whose speed
+drifts slows both; the ratio of each pair of turns is what counts.
+
+  pip install torch
+  python -m scripts.benchmark_pytorch [--rounds=7] [--steps=500] [--output=FILE.json]
+
+PyTorch is no dependency of the project.
+"""
+
+import os
+
+if hasattr(os, "sched_setaffinity"):  # before jax and torch size their thread pools
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import sbn
+from experiments import records, training
+from experiments.data import Dataset, Split
+
+Turn = Callable[[], float]
+
+
+def random_dataset() -> Dataset:
+    """Binary images of MNIST's size and density: the speed does not depend on what they show."""
+    images = np.random.default_rng(0).random((50_000, 28, 28)) < 0.13
+    split = Split(images.astype(np.uint8))
+    return Dataset("random", split, split, split, levels=1)
+
+
+def jax_turn(dataset: Dataset, steps: int) -> Turn:
+    """Our own training program: `steps` optimizer steps in one call, timed."""
+    config = sbn.get_config()
+    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    images = jnp.asarray(dataset.train.images)
+    indices = jax.jit(training.batch_indices, static_argnames=("num_steps", "size", "batch_size"))(
+        0, 0, num_steps=steps, size=len(images), batch_size=config.batch_size
+    )
+    run, state = jax.jit(program.run), jax.jit(program.init)(hypers, images)
+    jax.block_until_ready(run(hypers, images, state, indices))
+
+    def turn() -> float:
+        nonlocal state
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(run(hypers, images, state, indices))
+        return steps / (time.perf_counter() - began)
+
+    return turn
+
+
+def torch_turn(dataset: Dataset, steps: int) -> Turn:
+    """The same model and optimizer as PyTorch code is usually written, without compilation."""
+    torch: Any = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    linear, functional = torch.nn.Linear, torch.nn.functional
+    images = torch.from_numpy(dataset.train.images)
+    mean = torch.from_numpy(dataset.train_mean()).reshape(-1)[:392]
+    layers = [linear(392, 200), linear(200, 200), linear(200, 392)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
+
+    def binary_concrete(logits: Any) -> Any:
+        uniform = torch.rand_like(logits).clamp_(1e-7, 1 - 1e-7)
+        return torch.sigmoid(logits + torch.log(uniform) - torch.log1p(-uniform))
+
+    def step(indices: Any) -> None:
+        pixels = images[indices].float().reshape(-1, 784)
+        hidden = pixels[:, :392] - mean
+        for layer in layers[:-1]:
+            hidden = 2 * binary_concrete(layer(hidden)) - 1
+        cost = functional.binary_cross_entropy_with_logits(
+            layers[-1](hidden), pixels[:, 392:], reduction="sum"
+        )
+        optimizer.zero_grad()
+        (cost / len(pixels)).backward()
+        optimizer.step()
+
+    def turn() -> float:
+        order = torch.randperm(len(images))
+        began = time.perf_counter()
+        for index in range(steps):
+            step(order[(index * 100) % 50_000 :][:100])
+        return steps / (time.perf_counter() - began)
+
+    turn()
+    return turn
+
+
+def main() -> None:
+    """Takes turns and prints the steps per second of each and the ratio."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of turns")
+    parser.add_argument("--steps", type=int, default=500, help="optimizer steps in a turn")
+    parser.add_argument("--output", help="a JSON file for the numbers")
+    arguments = parser.parse_args()
+
+    dataset = random_dataset()
+    try:
+        others = torch_turn(dataset, arguments.steps)
+    except ImportError:
+        parser.exit(2, "error: PyTorch is not installed: pip install torch\n")
+    ours = jax_turn(dataset, arguments.steps)
+    pairs = [(ours(), others()) for _ in range(arguments.rounds)]
+    ratios = [mine / theirs for mine, theirs in pairs]
+    result = {
+        "jax_steps_per_second": [mine for mine, _ in pairs],
+        "torch_steps_per_second": [theirs for _, theirs in pairs],
+        "median_ratio": statistics.median(ratios),
+        "torch": importlib.import_module("torch").__version__,
+        **records.provenance(),
+    }
+    print(f"jax      {statistics.median(result['jax_steps_per_second']):8.0f} steps/s (median)")
+    print(f"pytorch  {statistics.median(result['torch_steps_per_second']):8.0f} steps/s (median)")
+    low, high = min(ratios), max(ratios)
+    print(f"ratio    {result['median_ratio']:8.2f} (median; {low:.2f} to {high:.2f})")
+    if arguments.output:
+        records.write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()
