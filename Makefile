@@ -20,7 +20,7 @@ quickstart: $(STAMP)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: lint typecheck
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
