@@ -140,7 +140,7 @@ def nvil(
             return jnp.mean(jnp.square(residual)), residual
 
         (loss, residual), gradient = jax.value_and_grad(baseline_loss, has_aux=True)(state.baseline)
-        signal = normalizer.scale(state.signal, residual)
+        signal = jax.lax.stop_gradient(normalizer.scale(state.signal, residual))
         value = jnp.mean(cost + signal * samplers.log_prob(family, records))
 
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)

@@ -55,12 +55,11 @@ class Normalizer(NamedTuple):
         signal = jax.lax.stop_gradient(signal)
         return signal - state.mean.astype(signal.dtype) if self.centring else signal
 
-    def scale(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The signal, a constant, over `max(1, sigma)` if `variance_normalization`."""
-        signal = jax.lax.stop_gradient(signal)
+    def scale(self, state: SignalState, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The values over `max(1, sigma)` if `variance_normalization`."""
         if not self.variance_normalization:
-            return signal
-        return signal / jnp.maximum(1.0, jnp.sqrt(state.variance)).astype(signal.dtype)
+            return values
+        return values / jnp.maximum(1.0, jnp.sqrt(state.variance)).astype(values.dtype)
 
     def __call__(
         self, state: SignalState, signal: Float[Array, "..."]

@@ -115,9 +115,9 @@ def muprop(
     Args:
       family: of the sites.
       centring: subtract a moving average of `f - h`; unbiased all the same.
-      variance_normalization: divide `f - h` by `max(1, sigma)`, sigma^2 a moving average of its
-        variance. It scales the score's part alone, so the estimate is then biased towards the
-        mean field's gradient.
+      variance_normalization: divide `f - h` and the correction by `max(1, sigma)`, sigma^2 a
+        moving average of the variance of `f - h`. Dividing `f - h` alone would leave an estimate
+        that is biased towards the mean field's gradient, by the more the larger sigma is.
       decay: of the moving averages.
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
@@ -149,12 +149,11 @@ def muprop(
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         cost, records, slopes, residual = residual_of(objective, params, batch, key)
-        signal, state = normalizer(state, residual)
-        correction = _inner(
-            slopes, {site: family.mean(logits) for site, (logits, _) in records.items()}
-        )
+        signal, next_state = normalizer(state, residual)
+        means = {site: family.mean(logits) for site, (logits, _) in records.items()}
+        correction = normalizer.scale(state, _inner(slopes, means))
         value = jnp.mean(cost + signal * samplers.log_prob(family, records) + correction)
-        return value, (state, Info(cost, {"signal_scale": jnp.std(signal)}))
+        return value, (next_state, Info(cost, {"signal_scale": jnp.std(signal)}))
 
     return Estimator(init, surrogate)
 

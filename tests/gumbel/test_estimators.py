@@ -239,21 +239,27 @@ def test_control_variates_lower_the_variance(family):
     assert spread(net, "muprop") < 0.5 * plain
 
 
-def test_variance_normalization_divides_by_sigma_but_never_by_less_than_one():
-    shifted = single_variable(lambda z: 100.0 * z)
-    small = single_variable(lambda z: 0.1 * z)
-    key = jax.random.key(0)
-    for net, factor in ((shifted, 100 * 0.5), (small, 1.0)):
-        scales = []
-        for on in (False, True):
-            estimator = estimators.make("sf", BERNOULLI, variance_normalization=on)
-            state = estimator.init(net.objective, net.params, net.batch, key)
-            state = state._replace(variance=jnp.asarray((factor if factor > 1 else 0.05) ** 2))
-            _, (_, info) = estimator.surrogate(
-                net.objective, net.params, net.batch, key, 1.0, state
-            )
-            scales.append(float(info.metrics["signal_scale"]))
-        assert scales[0] / scales[1] == pytest.approx(factor, rel=1e-4)
+def with_variance(state, variance):
+    """An estimator's state whose moving variance is this."""
+    if hasattr(state, "signal"):
+        return state._replace(signal=state.signal._replace(variance=jnp.asarray(variance)))
+    return state._replace(variance=jnp.asarray(variance))
+
+
+@pytest.mark.parametrize("name", ["sf", "nvil", "muprop", "darn"])
+@pytest.mark.parametrize(("sigma", "divisor"), [(4.0, 4.0), (0.5, 1.0)])
+def test_variance_normalization_divides_the_whole_estimate_by_sigma(name, sigma, divisor):
+    net = single_variable(cubic)
+    key, gradients = jax.random.key(3), []
+    for on in (False, True):
+        estimator = estimators.make(name, BERNOULLI, variance_normalization=on)
+        state = estimator.init(net.objective, net.params, net.batch, jax.random.key(4))
+        gradient, _ = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+            net.objective, net.params, net.batch, key, 1.0, with_variance(state, sigma**2)
+        )
+        gradients.append(float(gradient))
+    assert gradients[0] == pytest.approx(divisor * gradients[1], rel=1e-4)
+    assert gradients[0] != 0
 
 
 def test_nvil_baseline_learns_the_cost_from_the_input():
