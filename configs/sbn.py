@@ -6,11 +6,16 @@ Run (200,000 steps):
 
   --config.latent=categorical           392-(20x10)-(20x10)-392 instead of 392-200-200-392
   --config.estimator.name=NAME          any of gumbel.estimators.names()
+
+Pick the learning rate, as the paper does for each estimator (6 runs):
+
+  python -m experiments.sweep --config=configs/sbn.py --workdir=runs/sbn-sweep
 """
 
 from ml_collections import ConfigDict
 
 from experiments import config as configs
+from experiments import grids
 
 
 def get_config() -> ConfigDict:
@@ -20,3 +25,7 @@ def get_config() -> ConfigDict:
     config.temperature.name = "constant"  # fixed at 1, as in the paper
     config.temperature.value = 1.0
     return config
+
+
+def get_sweep() -> grids.Grid:
+    return grids.product({"learning_rate": grids.LEARNING_RATES})

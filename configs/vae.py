@@ -7,11 +7,16 @@ Run (200,000 steps):
   --config.latent=bernoulli             784-200-784 instead of 784-(20x10)-200-784
   --config.estimator.name=NAME          any of gumbel.estimators.names()
   --config.temperature.rate=1e-4        the other rate of the paper's grid; interval 500 or 1000
+
+Pick the learning rate and the annealing schedule from the paper's grid (24 runs):
+
+  python -m experiments.sweep --config=configs/vae.py --workdir=runs/vae-sweep
 """
 
 from ml_collections import ConfigDict, config_dict
 
 from experiments import config as configs
+from experiments import grids
 
 
 def get_config() -> ConfigDict:
@@ -27,3 +32,13 @@ def get_config() -> ConfigDict:
     config.temperature.floor = 0.5
     config.temperature.interval = 1000
     return config
+
+
+def get_sweep() -> grids.Grid:
+    return grids.product(
+        {
+            "learning_rate": grids.LEARNING_RATES,
+            "temperature.rate": (1e-5, 1e-4),
+            "temperature.interval": (500, 1000),
+        }
+    )

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from experiments.overrides import Overrides
 USER_ERROR = 2
 INTERRUPTED = 130
 
-Main = Callable[[ConfigDict, str, Overrides], int | None]
+Main = Callable[..., int | None]
+DefineFlags = Callable[[flags.FlagValues], object]
 
 
 class Command(NamedTuple):
@@ -41,7 +42,9 @@ class Command(NamedTuple):
     overrides: Overrides
 
 
-def run(main: Main, argv: Sequence[str] | None = None) -> int:
+def run(
+    main: Main, argv: Sequence[str] | None = None, define_flags: DefineFlags | None = None
+) -> int:
     """Run `main(config, workdir, overrides)` as the command line says.
 
     Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
@@ -51,6 +54,8 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
         main: the experiment; what it returns is the exit status, None standing for 0. Its
             docstring heads the help.
         argv: the command line without the program's name; by default that of this process.
+        define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
+            `main` gets a fourth argument, the values of all flags by name.
 
     Returns:
         The exit status: 2 for a UserError or a file that cannot be read or written, 130 after
@@ -60,9 +65,10 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         if _wants_help(arguments):
-            print(_help(main, arguments))
+            print(_help(main, arguments, define_flags))
             return 0
-        return main(*parse(arguments)) or 0
+        command, values = _read(arguments, define_flags)
+        return main(*command, *([values] if define_flags else [])) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -79,31 +85,43 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         UserError: anything about it that is wrong.
     """
+    return _read(argv, None)[0]
+
+
+def _read(
+    argv: Sequence[str], define_flags: DefineFlags | None
+) -> tuple[Command, Mapping[str, Any]]:
+    """The command, and the values of all flags."""
     tokens, rest = overrides.split(argv)
-    values = _parse_flags(rest)
+    values = _parse_flags(rest, define_flags)
     if not values["config"].value:
-        raise UserError("--config=FILE.py is missing: name a config file, such as configs/quickstart.py")
+        raise UserError(
+            "--config=FILE.py is missing: name a config file, such as configs/quickstart.py"
+        )
     if not values["workdir"].value:
         raise UserError("--workdir=DIR is missing: name a directory for the files of this run")
     workdir = Path(values["workdir"].value).expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = overrides.load(values["config"].value)
-    return Command(config, str(workdir), overrides.apply(config, tokens))
+    command = Command(config, str(workdir), overrides.apply(config, tokens))
+    return command, values.flag_values_dict()
 
 
-def _flags() -> flags.FlagValues:
+def _flags(define_flags: DefineFlags | None) -> flags.FlagValues:
     values = flags.FlagValues()
     define: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("config", None, "the config file, a .py with get_config()", **define)
     flags.DEFINE_string("workdir", None, "the directory for the files of this run", **define)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", **define)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", **define)
+    if define_flags:
+        define_flags(values)
     return values
 
 
-def _parse_flags(argv: Sequence[str]) -> flags.FlagValues:
-    values = _flags()
+def _parse_flags(argv: Sequence[str], define_flags: DefineFlags | None) -> flags.FlagValues:
+    values = _flags(define_flags)
     with _flag_errors(values):
         extra = values(["", *argv])[1:]
         if extra:
@@ -131,20 +149,21 @@ def _wants_help(argv: Sequence[str]) -> bool:
     return any(argument in ("--help", "-help", "-h") for argument in argv)
 
 
-def _help(main: Main, argv: Sequence[str]) -> str:
+def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> str:
     """The usage; with the keys of the config file, if one is named that can be loaded."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
-    values = _flags()
+    values = _flags(define_flags)
+    width = max(map(len, values)) + 2
     lines = [
         f"usage: {program} --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]",
         "",
         (main.__doc__ or "").strip(),
         "",
-        *(f"  --{name:<10}{values[name].help}" for name in values if len(name) > 1),
+        *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
     ]
     _, rest = overrides.split(argv)
-    path = _parse_flags(rest)["config"].value
+    path = _parse_flags(rest, define_flags)["config"].value
     if path:
         lines += ["", f"keys of {path}, with their values:", ""]
         lines += [f"  --config.{line}" for line in overrides.describe(overrides.load(path))]

@@ -1,6 +1,7 @@
 """The keys of a config, their defaults, and the checks made before anything is run."""
 
 import inspect
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,8 @@ TEMPERATURES = ("constant", "exponential", "linear", "cosine", "learned")
 OPTIMIZERS = ("sgd", "adam")
 BINARIZATIONS = ("threshold", "dynamic")
 LATENTS = ("bernoulli", "categorical")
+
+_LARGEST = 2**31 - 1  # steps and seeds are int32 on the device
 
 # Numbers that may differ between runs of one compiled program; every other key changes it.
 TRACED = (
@@ -106,6 +109,13 @@ def traced_keys(config: ConfigDict) -> tuple[str, ...]:
     return (*TRACED, *floats)
 
 
+def program_key(config: ConfigDict) -> str:
+    """The same text for configs that share one compiled program: all but the traced numbers."""
+    traced = traced_keys(config)
+    flat = flatten(config)
+    return json.dumps({key: flat[key] for key in sorted(flat) if key not in traced})
+
+
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """`{dotted key: value}` of a config, as JSON has it (tuples become lists)."""
     flat: dict[str, Any] = {}
@@ -162,14 +172,14 @@ def _validate_numbers(config: ConfigDict) -> None:
         "temperature.interval",
         "num_classes",
     ):
-        if get(config, key) < 1:
-            _fail(key, get(config, key), "give a whole number of at least 1")
+        if not 1 <= get(config, key) <= _LARGEST:
+            _fail(key, get(config, key), f"give a whole number from 1 to {_LARGEST}")
     if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
         _fail("learning_rate", config.learning_rate, "give a number over 0")
     if not 0 <= config.momentum < 1:
         _fail("momentum", config.momentum, "give a number in [0, 1)")
-    if not 0 <= config.seed < 2**31:
-        _fail("seed", config.seed, "give a whole number from 0 to 2147483647")
+    if not 0 <= config.seed <= _LARGEST:
+        _fail("seed", config.seed, f"give a whole number from 0 to {_LARGEST}")
     for key in ("eval_every", "checkpoint_every"):
         if get(config, key) % config.log_every:
             _fail(key, get(config, key), f"give a multiple of log_every={config.log_every}")
@@ -209,12 +219,28 @@ def _validate_layers(config: ConfigDict) -> None:
         for units in config.layers:
             if units % config.num_classes:
                 _fail("layers", config.layers, f"give multiples of {config.num_classes} classes")
-    if config.model == "vae" and len(config.layers) != 1:
+    if config.model == "vae":
+        _validate_vae(config)
+
+
+def _validate_vae(config: ConfigDict) -> None:
+    for key in ("kl", "decoder"):
+        if key not in config:
+            _fail("model", "vae", f"this config file has no {key}: use --config=configs/vae.py")
+    if len(config.layers) != 1:
         _fail("layers", config.layers, "give one layer, such as (200,)")
+    if any(not isinstance(units, int) or units < 1 for units in config.decoder or ()):
+        _fail("decoder", config.decoder, "give whole numbers of at least 1, such as (200,)")
 
 
 def _validate_estimator(config: ConfigDict) -> None:
     spec = _spec(config)
+    for option, value in estimator_options(config).items():
+        least = 1 if isinstance(value, int) else 0
+        if not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
+            _fail(f"estimator.{option}", value, f"give a finite number of at least {least}")
+        if option == "decay" and value >= 1:
+            _fail("estimator.decay", value, "give a number in [0, 1)")
     try:
         estimators.make(spec.name, family_of(config), **estimator_options(config))
     except ValueError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from experiments import models, training
@@ -107,11 +107,40 @@ def dataset_bound(
       batch_size: images in a call.
       on_batch: told the number of images done after each batch, for a progress bar.
     """
-    total = 0.0
+    [bound] = dataset_bounds(
+        lambda params, images, keys: image_costs(params, images, keys[0])[None],
+        params,
+        images,
+        key[None],
+        batch_size=batch_size,
+        on_batch=on_batch,
+    )
+    return bound
+
+
+def dataset_bounds(
+    image_costs: Callable[..., Float[Array, "runs B"]],
+    params: Params,
+    images: UInt8[np.ndarray, "N H W"],
+    keys: Key[Array, " runs"],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int], object] = lambda _count: None,
+) -> list[float]:
+    """`dataset_bound` of several runs at once.
+
+    Args:
+      image_costs: `(params, images, keys) -> cost [runs, B]`; the images are the same for all.
+      params: of the models, with a leading axis of runs.
+      images, batch_size, on_batch: as for `dataset_bound`.
+      keys: of each run.
+    """
+    totals = np.zeros(len(keys))
     for index, start in enumerate(range(0, len(images), batch_size)):
         chunk = images[start : start + batch_size]
         filled = np.resize(chunk, (batch_size, *chunk.shape[1:]))
-        costs = image_costs(params, jnp.asarray(filled), jax.random.fold_in(key, index))
-        total += float(np.asarray(costs[: len(chunk)], np.float64).sum())
+        batch_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        costs = image_costs(params, jnp.asarray(filled), batch_keys)
+        totals += np.asarray(costs[:, : len(chunk)], np.float64).sum(axis=1)
         on_batch(len(chunk))
-    return total / len(images)
+    return [float(total) / len(images) for total in totals]

@@ -64,21 +64,22 @@ def load(path: str) -> ConfigDict:
         UserError: no such file, or it fails, or it gives no ConfigDict.
     """
     name, colon, argument = path.partition(":")
-    module = _import(Path(name))
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"config file {name} has no function get_config()")
-    try:
-        config = module.get_config(*([argument] if colon else []))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"config file {name} fails{_where(error)}") from error
+    config = _call(name, "get_config", *([argument] if colon else []))
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config() of {name} returns a {type(config).__name__}: it must return an"
             " ml_collections.ConfigDict"
         )
     return config
+
+
+def load_sweep(path: str) -> Any:
+    """What the file's `get_sweep()` returns, unchecked.
+
+    Raises:
+        UserError: no such file or function, or it fails.
+    """
+    return _call(path.partition(":")[0], "get_sweep")
 
 
 def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
@@ -126,6 +127,19 @@ def nearest(word: str, possible: Sequence[str]) -> list[str]:
     by_end = {key.rpartition(".")[2]: key for key in possible}
     close_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=3, cutoff=0.75)]
     return list(dict.fromkeys([*same_end, *close, *close_end]))[:3]
+
+
+def _call(name: str, function: str, *arguments: str) -> Any:
+    """What a function of the config file `name` returns."""
+    module = _import(Path(name))
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"config file {name} has no function {function}()")
+    try:
+        return getattr(module, function)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config file {name} fails{_where(error)}") from error
 
 
 def _import(file: Path) -> ModuleType:

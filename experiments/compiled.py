@@ -1,0 +1,124 @@
+"""What runs of one program share: the data on the device, and the compiled functions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+from ml_collections import ConfigDict
+
+from experiments import evaluation, training
+from experiments.data import Dataset, load
+from experiments.errors import UserError, one_line
+from experiments.training import Hypers, Images, Indices, Trace, TrainState
+
+
+def prepared_dataset(config: ConfigDict) -> Dataset:
+    """The config's dataset, binarized if the config says so."""
+    dataset = load(config.dataset)
+    if config.binarization == "threshold":
+        dataset = dataset.binarized()
+    if len(dataset.train.images) < config.batch_size:
+        raise UserError(
+            f"config.batch_size={config.batch_size}: {config.dataset} has "
+            f"{len(dataset.train.images)} training images; give at most that"
+        )
+    return dataset
+
+
+class Compiled:
+    """A program compiled for any number of runs, with the images on the device.
+
+    The functions take and give states, hypers, seeds and keys with a leading axis of runs.
+
+    Args:
+      config: of any of the runs; its traced numbers are not read.
+
+    Raises:
+      UserError: an estimator that cannot serve the model's variables.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.dataset = prepared_dataset(config)
+        self.program = training.make_program(config, self.dataset)
+        self.images = jnp.asarray(self.dataset.train.images)
+        self._check_estimator(config)
+        self.init = jax.jit(_over_runs(self.program.init, (0, None)))
+        self.run = jax.jit(_moving(_over_runs(self.program.run, (0, None, 0, 0))), donate_argnums=2)
+        self.indices = jax.jit(
+            _over_runs(
+                partial(
+                    training.batch_indices, size=len(self.images), batch_size=config.batch_size
+                ),
+                (0, None),
+            ),
+            static_argnames="num_steps",
+        )
+        self.image_costs = {
+            m: jax.jit(
+                _over_runs(
+                    evaluation.image_costs(config, self.program, self.dataset, m), (0, None, 0)
+                )
+            )
+            for m in {config.valid_samples, config.eval_samples}
+        }
+        self.finite = jax.jit(_finite)
+
+    def _check_estimator(self, config: ConfigDict) -> None:
+        try:
+            jax.eval_shape(self.program.init, training.hypers_of(config), self.images)
+        except ValueError as error:
+            name = config.estimator.name
+            raise UserError(f"config.estimator.name={name!r}: {one_line(error)}") from error
+
+
+def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+    """The function with a leading axis of runs, by vmap; a single run has it as it is.
+
+    So the numbers of a single run are those of the plain function, to the bit.
+    """
+
+    def call(*arguments: Any, **static: Any) -> Any:
+        each = partial(function, **static)
+        mapped = next(a for a, axis in zip(arguments, in_axes, strict=True) if axis == 0)
+        if len(jax.tree.leaves(mapped)[0]) > 1:
+            return jax.vmap(each, in_axes)(*arguments)
+        alone = [
+            a if axis is None else jax.tree.map(lambda leaf: leaf[0], a)
+            for a, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], each(*alone))
+
+    return call
+
+
+def _moving(run: Callable[..., tuple[TrainState, Trace]]) -> Any:
+    """`run`, with a last argument that says which of the runs take the steps."""
+
+    def call(
+        hypers: Hypers,
+        images: Images,
+        state: TrainState,
+        indices: Indices,
+        moving: Bool[Array, " runs"],
+    ) -> tuple[TrainState, Trace]:
+        after, trace = run(hypers, images, state, indices)
+        if len(moving) == 1:
+            return after, trace
+
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(moving.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, after, state), trace
+
+    return call
+
+
+def _finite(state: TrainState) -> Bool[Array, " runs"]:
+    """Whether all numbers of each run's state are finite."""
+    leaves = jax.tree.leaves(state)
+    return jnp.stack(
+        [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    ).all(axis=0)

@@ -1,0 +1,119 @@
+"""Engine `ray`: each run a Ray task on one core, on a cluster or on this machine.
+
+Every node needs this package, and the sweep's directory under the same path. A task whose worker
+dies is retried by Ray, and its run goes on from its checkpoint.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from experiments.engines import Job, Options, Outcome, Report
+from experiments.engines.attempt import attempt, fail, no_space
+from experiments.errors import UserError, one_line
+from experiments.run import Programs
+from experiments.signals import Stop, graceful_stop
+
+_POLL_SECONDS = 0.2
+_RETRY_SECONDS = 1.0
+_RETRIES = 10  # of a task whose worker dies
+
+
+def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
+    """See `engines.Engine`."""
+    ray = _import()
+    _connect(ray, options)
+    try:
+        _train(ray, jobs, stop, report)
+    finally:
+        ray.shutdown()
+
+
+def _train(ray: ModuleType, jobs: Sequence[Job], stop: Stop, report: Report) -> None:
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
+    running = {task.remote(job): job for job in jobs}
+    in_use: list[tuple[Job, float]] = []
+    while (running or in_use) and not stop.requested:
+        due = [held for held in in_use if time.monotonic() >= held[1]]
+        in_use = [held for held in in_use if held not in due]
+        running |= {task.remote(job): job for job, _ in due}
+        for job in _ended(ray, running, report):
+            in_use.append((job, time.monotonic() + _RETRY_SECONDS))
+    for ref in running:
+        ray.cancel(ref)  # as Ctrl-C in its worker, which saves the run and leaves
+    while running:
+        _ended(ray, running, report)
+
+
+def _ended(ray: ModuleType, running: dict[Any, Job], report: Report) -> list[Job]:
+    """Takes the tasks that have ended out of `running`; returns the jobs found in use."""
+    if not running:
+        time.sleep(_POLL_SECONDS)
+        return []
+    in_use = []
+    for ref in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
+        job = running.pop(ref)
+        outcome = _outcome(ray, ref, job)
+        if outcome.status == "no_space":
+            raise no_space(job.workdir)
+        if outcome.status == "in_use":
+            in_use.append(job)
+        elif outcome.status != "stopped":
+            report(job, outcome)
+    return in_use
+
+
+def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
+    """What became of a task that has ended."""
+    try:
+        outcome: Outcome = ray.get(ref)
+    except ray.exceptions.TaskCancelledError:
+        return Outcome("stopped")
+    except ray.exceptions.RayError as error:
+        return fail(job, UserError(f"its Ray task failed: {one_line(error)}"))
+    return outcome
+
+
+def _work(job: Job) -> Outcome:
+    """The task: trains one run, or goes on with it, in a Ray worker."""
+    # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
+    # core of the machine; this is how it is told that there is one.
+    os.environ.setdefault("NPROC", "1")
+    with graceful_stop() as stop:
+        return attempt([job], stop, _programs)[0]
+
+
+_programs = Programs()  # Ray uses a worker process again for later tasks
+
+
+def _import() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--engine=ray needs Ray, which is not installed: pip install '.[ray]', or choose "
+            "--engine=process"
+        ) from None
+    module: ModuleType = ray
+    return module
+
+
+def _connect(ray: ModuleType, options: Options) -> None:
+    """Joins the cluster at the address, or starts one on this machine."""
+    quiet = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        workers = options.workers or cores
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--ray_address={address}: no Ray cluster can be joined there ({one_line(error)}); "
+            "leave it out to start one on this machine"
+        ) from error

@@ -1,0 +1,227 @@
+"""What a sweep comes to: its settings by validation bound, as a table and as a plot.
+
+The test bound is left out: settings are picked on the validation set alone.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import grids, records
+from experiments.run import RESULT, Job
+
+TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
+_MOST_PANELS = 12
+
+
+class Row(NamedTuple):
+    """One setting of the swept keys other than the seed.
+
+    Attributes:
+      setting: what its runs override, without the seed.
+      bounds: `{seed: validation bound in nats}` of its finished runs.
+      missing: `{run's directory name: why}` of the others.
+    """
+
+    setting: dict[str, Any]
+    bounds: dict[int, float]
+    missing: dict[str, str]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; infinite if no run has finished."""
+        return statistics.fmean(self.bounds.values()) if self.bounds else math.inf
+
+
+def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
+    """The settings, the best first, those with a missing run last among equals.
+
+    Args:
+      jobs: all runs of the grid.
+      failures: why runs failed, by directory.
+    """
+    rows: dict[str, Row] = {}
+    for job in jobs:
+        setting = {key: value for key, value in job.overrides.items() if key != "seed"}
+        row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
+        path = job.workdir / RESULT
+        if path.exists():
+            result = records.read_json(path)
+            bound = result["valid_nll"]
+            row.bounds[result["seed"]] = math.inf if bound is None else bound
+        else:
+            row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
+    return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
+
+
+def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:
+    """Writes the table, as JSON and Markdown, and the plot; returns the Markdown."""
+    rows = rows_of(jobs, failures)
+    keys = grids.varied([row.setting for row in rows])
+    text = markdown(rows, keys)
+    records.write_json(
+        directory / TABLE,
+        {
+            "bound": f"validation, {jobs[0].config.eval_samples} discrete samples, nats",
+            "keys": keys,
+            "rows": [
+                {
+                    "overrides": row.setting,
+                    "valid_nll": row.mean,
+                    "by_seed": {str(seed): bound for seed, bound in row.bounds.items()},
+                    "missing": row.missing,
+                }
+                for row in rows
+            ],
+        },
+    )
+    (directory / TEXT).write_text(text, encoding="utf-8")
+    plot(directory / PLOT, rows, keys)
+    return text
+
+
+def markdown(rows: Sequence[Row], keys: Sequence[str]) -> str:
+    """The table, a line a setting.
+
+    Example:
+      >>> print(markdown([Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})], ["momentum"]))
+      | momentum | validation bound, nats | over seeds | missing |
+      |---|---|---|---|
+      | 0.9 | 62.00 | 61.50 to 62.50 of 2 | |
+      <BLANKLINE>
+    """
+    lines = [
+        "| " + " | ".join([*keys, "validation bound, nats", "over seeds", "missing"]) + " |",
+        "|---" * (len(keys) + 3) + "|",
+    ]
+    for row in rows:
+        bounds = row.bounds.values()
+        mean = f"{row.mean:.2f}" if bounds else "none"
+        spread = f"{min(bounds):.2f} to {max(bounds):.2f} of {len(bounds)}" if bounds else "none"
+        missing = "; ".join(f"{name}: {why}" for name, why in row.missing.items())
+        values = [str(row.setting.get(key, "")) for key in keys]
+        cells = [cell.replace("|", "\\|") for cell in (*values, mean, spread, missing)]
+        lines.append("| " + " | ".join(cells).rstrip() + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
+    """Draws the mean bound by swept value.
+
+    A curve for one key, a heat map for two, a heat map for each value of the rest for more; a
+    grid that leaves out combinations, or is too large for that, as settings in order.
+    """
+    axes_values = [_values(rows, key) for key in keys]
+    whole = math.prod(map(len, axes_values)) == len(rows)
+    panels = _panels(rows, keys[2:])
+    with mpl.rc_context({"font.size": 9}):
+        if len(keys) == 1:
+            figure = Figure(figsize=(5, 3.5), layout="constrained")
+            _curve(figure.subplots(), rows, keys[0])
+        elif len(keys) > 1 and whole and len(panels) <= _MOST_PANELS:
+            across = math.ceil(math.sqrt(len(panels)))
+            down = math.ceil(len(panels) / across)
+            figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
+            _heat_maps(figure, panels, rows, keys, (down, across))
+        else:
+            figure = Figure(figsize=(7, 1 + 0.25 * len(rows)), layout="constrained")
+            _ranking(figure.subplots(), rows, keys)
+        figure.savefig(path, dpi=120)
+
+
+def _values(rows: Sequence[Row], key: str) -> list[Any]:
+    """The values of a key: numbers in order of size, others as they come."""
+    values = list({repr(v): v for v in (row.setting.get(key) for row in rows)}.values())
+    return sorted(values) if all(map(_is_number, values)) else values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows by their values of these keys."""
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        title = ", ".join(f"{key}={row.setting.get(key)}" for key in keys)
+        panels.setdefault(title, []).append(row)
+    return dict(sorted(panels.items()))
+
+
+def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    values = _values(rows, key)
+    at = {repr(value): index for index, value in enumerate(values)}
+    numeric = all(map(_is_number, values))
+    ordered = sorted(rows, key=lambda row: at[repr(row.setting.get(key))])
+    places = values if numeric else list(range(len(values)))
+    axes.plot(places, [_finite(row.mean) for row in ordered], marker="o" if numeric else "D")
+    for place, row in zip(places, ordered, strict=True):
+        if len(row.bounds) > 1:
+            axes.plot([place] * len(row.bounds), list(row.bounds.values()), "k.", alpha=0.4)
+    if not numeric:
+        axes.set_xticks(places, [str(value) for value in values])
+    elif min(values) > 0 and max(values) >= 10 * min(values):
+        axes.set_xscale("log")
+    axes.set(xlabel=key, ylabel="validation bound, nats")
+
+
+def _heat_maps(
+    figure: Figure,
+    panels: Mapping[str, Sequence[Row]],
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    shape: tuple[int, int],
+) -> None:
+    """A map for each panel, the first key upwards and the second across, in one colour scale."""
+    upwards, across = keys[0], keys[1]
+    ups, acrosses = _values(rows, upwards), _values(rows, across)
+    finite = [row.mean for row in rows if math.isfinite(row.mean)]
+    # The few nats between good settings are what matters: far worse ones share a colour.
+    low = min(finite, default=0.0)
+    high = float(np.median(finite)) * 2 - low if finite else 1.0
+    grid = np.atleast_1d(figure.subplots(*shape, squeeze=False)).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    image = None
+    for axes, (title, inside) in zip(grid, panels.items(), strict=False):
+        cells = np.full((len(ups), len(acrosses)), np.nan)
+        for row in inside:
+            place = ups.index(row.setting.get(upwards)), acrosses.index(row.setting.get(across))
+            cells[place] = _finite(row.mean)
+        image = axes.imshow(
+            cells, origin="lower", aspect="auto", cmap="viridis_r", vmin=low, vmax=high + 1e-9
+        )
+        for (up, over), bound in np.ndenumerate(cells):
+            shown = "failed" if np.isnan(bound) else f"{bound:.1f}"
+            axes.text(over, up, shown, ha="center", va="center", fontsize=7)
+        axes.set_xticks(range(len(acrosses)), [str(v) for v in acrosses])
+        axes.set_yticks(range(len(ups)), [str(v) for v in ups])
+        axes.set(xlabel=across, ylabel=upwards, title=title)
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(grid), extend="max")
+        bar.set_label("validation bound, nats")
+
+
+def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str]) -> None:
+    """The settings from the best down, with their seeds."""
+    for place, row in enumerate(rows):
+        axes.plot(list(row.bounds.values()), [place] * len(row.bounds), "k.", alpha=0.4)
+        if row.bounds:
+            axes.plot(row.mean, place, "D", color="C0")
+    labels = [
+        grids.label({key: row.setting[key] for key in keys if key in row.setting}) for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("validation bound, nats")
+
+
+def _finite(bound: float) -> float:
+    return bound if math.isfinite(bound) else math.nan

@@ -1,0 +1,70 @@
+"""A run's directory: the names of its files, and holding it against other configs and processes."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+from experiments import records
+from experiments.errors import UserError
+
+CONFIG, METRICS, RESULT, PICTURE = "config.json", "metrics.jsonl", "result.json", "picture.png"
+
+
+class InUseError(UserError):
+    """Another process holds the directory."""
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the directory this process's within the block, unless it is another config's.
+
+    Raises:
+      InUseError: another process holds it.
+      UserError: it cannot be used, or belongs to another config.
+    """
+    with locked(workdir):
+        if (workdir / CONFIG).exists():
+            theirs = records.read_json(workdir / CONFIG)
+            refuse_another(theirs, configs.flatten(config), workdir)
+        yield
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the directory, made if absent, against other processes within the block.
+
+    A lock that is left behind by a killed process is free.
+
+    Args:
+      workdir: the directory.
+      wait: until the other process is done, instead of raising `InUseError`.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(
+                f"--workdir={workdir} is in use by another process: wait for it, or choose another"
+            ) from None
+        yield
+
+
+def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
+    """Raises UserError if the flat config that a directory belongs to is not ours."""
+    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if differing:
+        shown = ", ".join(f"{k}={theirs.get(k)!r}" for k in differing[:4])
+        raise UserError(
+            f"--workdir={workdir} belongs to another config ({shown}): "
+            "choose another directory, or delete it"
+        )
