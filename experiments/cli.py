@@ -62,18 +62,35 @@ def run(
         Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _set_up_logging()
-    try:
+
+    def launch() -> int | None:
         if _wants_help(arguments):
             print(_help(main, arguments, define_flags))
             return 0
         command, values = _read(arguments, define_flags)
-        return main(*command, *([values] if define_flags else [])) or 0
+        return main(*command, *([values] if define_flags else []))
+
+    return guarded(launch, debug="--debug" in arguments)
+
+
+def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Run a command so that the user's mistakes become one line each.
+
+    Args:
+        command: returns the exit status, None standing for 0.
+        debug: show the traceback too.
+
+    Returns:
+        The exit status, as `run` does.
+    """
+    _set_up_logging()
+    try:
+        return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (UserError, OSError) as error:
-        if "--debug" in arguments:
+        if debug:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
         return USER_ERROR
