@@ -25,15 +25,18 @@ from gumbel.densities import (
     binary_concrete_log_prob,
     exp_gumbel_softmax_log_prob,
     gumbel_softmax_log_prob,
+    logit_binary_concrete_log_prob,
 )
 from gumbel.estimators import Estimator, Info
 from gumbel.families import BERNOULLI, CATEGORICAL, Family, family
 from gumbel.relaxations import (
     binary_concrete,
+    exp_gumbel_softmax,
     gumbel_max,
     gumbel_noise,
     gumbel_softmax,
     logistic_noise,
+    logit_binary_concrete,
     straight_through,
 )
 from gumbel.types import Objective, Sampler
@@ -50,6 +53,7 @@ __all__ = [
     "binary_concrete_log_prob",
     "estimators",
     "exact",
+    "exp_gumbel_softmax",
     "exp_gumbel_softmax_log_prob",
     "family",
     "gumbel_max",
@@ -57,6 +61,8 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_softmax_log_prob",
     "logistic_noise",
+    "logit_binary_concrete",
+    "logit_binary_concrete_log_prob",
     "samplers",
     "schedules",
     "straight_through",

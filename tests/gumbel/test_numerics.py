@@ -122,7 +122,7 @@ def test_bernoulli_relaxations_and_densities(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("fam", "size"), [(BERNOULLI, 9), (CATEGORICAL, 2), (CATEGORICAL, 1000)])
+@pytest.mark.parametrize(("fam", "size"), [(BERNOULLI, 9), (CATEGORICAL, 1000)])
 def test_families(fam, size, dtype):
     q = extreme_rows(size, dtype)
     p = jnp.roll(q, 1, axis=0)
