@@ -9,27 +9,17 @@ validation bound. Its name says model, latent, estimator, steps and seed.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from experiments import records
 from experiments.errors import UserError
-from experiments.run import METRICS, RESULT
+from experiments.reproduce.store import Record, record_of
 
 
-def collect(workdir: Path) -> tuple[str, dict[str, Any]]:
-    """The name of a finished run and its record.
-
-    Raises:
-      UserError: the run is not finished.
-    """
-    result = records.read_json(workdir / RESULT)
-    curve = [
-        row for row in records.read_metrics(workdir / METRICS) if row.get("valid_bound") is not None
-    ]
-    config = result["config"]
+def name_of(record: Record) -> str:
+    """Model, latent, estimator, steps and seed of a run."""
+    config = record["config"]
     parts = (config["model"], config["latent"], config["estimator.name"])
-    name = "-".join((*parts, f"{result['steps']}", f"seed{result['seed']}"))
-    return name, result | {"curve": curve}
+    return "-".join((*parts, str(record["steps"]), f"seed{record['seed']}"))
 
 
 def main() -> int:
@@ -43,12 +33,13 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for workdir in arguments.workdir:
         try:
-            name, record = collect(workdir)
+            record = record_of(workdir)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        records.write_json(arguments.output / f"{name}.json", record)
-        print(arguments.output / f"{name}.json")
+        path = arguments.output / f"{name_of(record)}.json"
+        records.write_json(path, record)
+        print(path)
     return 0
 
 

@@ -1,0 +1,106 @@
+"""Figures 1, 3 and 4: the distribution, and the curves of Table 1's final runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import gumbel
+from experiments.reproduce.store import Record
+
+PROBABILITIES = (0.05, 0.1, 0.3, 0.15, 0.1, 0.2, 0.1)
+TEMPERATURES = (0.1, 0.5, 1.0, 10.0)
+
+
+def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
+    """The mean and single samples of the Gumbel-Softmax distribution, as the temperature grows.
+
+    Args:
+      path: of the PNG.
+      seed: of the samples.
+      num_samples: that the mean is taken over.
+    """
+    logits = jnp.log(jnp.asarray(PROBABILITIES))
+    mean_key, sample_key = jax.random.split(jax.random.key(seed))
+    repeated = jnp.broadcast_to(logits, (num_samples, len(logits)))
+
+    def column(title: str, means: Array, samples: Array) -> tuple[str, Array, Array]:
+        return title, means, samples
+
+    columns = [
+        column("categorical", jnp.asarray(PROBABILITIES), _three(sample_key, logits, None)),
+        *(
+            column(
+                f"temperature {temperature:g}",
+                gumbel.gumbel_softmax(mean_key, repeated, temperature).mean(axis=0),
+                _three(sample_key, logits, temperature),
+            )
+            for temperature in TEMPERATURES
+        ),
+    ]
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, 5.5), layout="constrained")
+        axes = figure.subplots(4, len(columns), sharex=True, sharey=True)
+        for index, (title, mean, samples) in enumerate(columns):
+            for row, values in enumerate((mean, *samples)):
+                axes[row, index].bar(np.arange(len(logits)), values, color=f"C{min(row, 1)}")
+            axes[0, index].set_title(title)
+        axes[0, 0].set_ylabel("expectation")
+        axes[2, 0].set_ylabel("samples")
+        axes[0, 0].set_ylim(0, 1)
+        figure.savefig(path, dpi=120)
+
+
+def _three(
+    key: Array, logits: Float[Array, " K"], temperature: float | None
+) -> Float[Array, "3 K"]:
+    """Three samples; those of one key are the same draws at every temperature."""
+    repeated = jnp.broadcast_to(logits, (3, len(logits)))
+    if temperature is None:
+        return gumbel.gumbel_max(key, repeated)
+    return gumbel.gumbel_softmax(key, repeated, temperature)
+
+
+def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, title: str) -> None:
+    """The hard validation bound by step: a panel a row, a line an estimator, a band its seeds.
+
+    Args:
+      path: of the PNG.
+      panels: `{row: {estimator: records of its final runs}}`.
+      title: of the figure.
+    """
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+        all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (row, estimators) in zip(all_axes, panels.items(), strict=True):
+            _panel(axes, estimators)
+            axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
+        figure.suptitle(title)
+        figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
+    highest: list[float] = []
+    lowest: list[float] = []
+    for name, found in estimators.items():
+        lines = [[(row["step"], row["valid_bound"]) for row in record["curve"]] for record in found]
+        if not lines:
+            continue
+        steps = [step for step, _ in lines[0]]
+        bounds = np.asarray([[bound for _, bound in line] for line in lines])
+        axes.plot(steps, bounds.mean(axis=0), label=name, linewidth=1.2)
+        axes.fill_between(steps, bounds.min(axis=0), bounds.max(axis=0), alpha=0.2)
+        tail = bounds.mean(axis=0)[len(steps) // 10 :]
+        highest.append(float(tail.max()))
+        lowest.append(float(tail.min()))
+    if lowest:  # what follows the first steps, which are far above
+        axes.set_ylim(min(lowest) - 1, max(highest) + 1)
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "no final run yet", ha="center", transform=axes.transAxes)

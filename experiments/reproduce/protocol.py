@@ -1,0 +1,135 @@
+"""What Table 1 is: its cells, the settings each may pick from, and how long everything trains.
+
+Every estimator gets the same: the same learning rates, steps and seeds, centring and variance
+normalization wherever there is a score function. The temperature's schedule is picked too where
+the estimator reads a temperature that is annealed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments import grids, overrides
+from experiments.grids import LEARNING_RATES, Grid
+from experiments.overrides import Overrides
+from gumbel import estimators
+
+_ROOT = Path(__file__).resolve().parents[2]
+PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
+
+ROWS: tuple[str, ...] = tuple(PAPER["rows"])
+COLUMNS: tuple[str, ...] = tuple(PAPER["columns"])
+# Described in the paper but left out of its table; VIMCO has an objective of its own.
+EXTRA_COLUMNS = ("nvil", "vimco")
+
+
+class Cell(NamedTuple):
+    """One cell of the table."""
+
+    row: str
+    estimator: str
+
+    @property
+    def name(self) -> str:
+        """`row-estimator`, for file names."""
+        return f"{self.row}-{self.estimator}"
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's number, in nats, or None where it has none."""
+        if self.estimator not in COLUMNS:
+            return None
+        return float(PAPER["rows"][self.row][COLUMNS.index(self.estimator)])
+
+
+class Preset(NamedTuple):
+    """How much to do.
+
+    Attributes:
+      learning_rates: to pick from.
+      schedules: of an annealed temperature, to pick from at the learning rate picked.
+      pick_steps, final_steps: optimizer steps of a run.
+      seeds: how many final runs; picking uses a seed that these do not.
+      pick_samples: m of the bound that is picked by.
+      changes: to the config, for all runs.
+      columns, extra_columns: the estimators.
+    """
+
+    learning_rates: tuple[float, ...]
+    schedules: Grid
+    pick_steps: int
+    final_steps: int
+    seeds: int
+    pick_samples: int
+    changes: Overrides
+    columns: tuple[str, ...] = COLUMNS
+    extra_columns: tuple[str, ...] = EXTRA_COLUMNS
+
+
+_SCHEDULES = grids.product(
+    {"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)},
+)
+PRESETS = {
+    "full": Preset(LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
+    "short": Preset((3e-4, 1e-3, 3e-3), [], 5_000, 50_000, 1, 20, {}),
+    "smoke": Preset(
+        (1e-3, 3e-3),
+        _SCHEDULES[:2],
+        200,
+        200,
+        2,
+        5,
+        {
+            "dataset": "digits",
+            "batch_size": 20,
+            "num_classes": 5,
+            "log_every": 50,
+            "eval_every": 50,
+            "checkpoint_every": 50,
+            "eval_samples": 5,
+        },
+        ("sf", "gumbel_softmax"),
+        ("vimco",),
+    ),
+}
+_SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
+_PICK_SEED = 1000
+
+
+def cells(preset: Preset) -> list[Cell]:
+    """The cells of a preset, row by row."""
+    columns = (*preset.columns, *preset.extra_columns)
+    return [Cell(row, estimator) for row in ROWS for estimator in columns]
+
+
+def base_config(cell: Cell, preset: Preset) -> ConfigDict:
+    """The config of a cell before anything is picked."""
+    model, latent = cell.row.split("_")
+    config = overrides.load(str(_ROOT / "configs" / f"{model}.py"))
+    changes = preset.changes | {"latent": latent, "estimator.name": cell.estimator}
+    if preset.changes.get("dataset") == "digits":
+        changes["layers"] = _SMOKE_LAYERS[model]
+    return grids.config_at(config, changes)
+
+
+def learning_rate_points(preset: Preset) -> Grid:
+    """The runs that the learning rate is picked from."""
+    steps = {"num_steps": preset.pick_steps, "eval_samples": preset.pick_samples}
+    return [{"learning_rate": rate, "seed": _PICK_SEED, **steps} for rate in preset.learning_rates]
+
+
+def schedule_points(cell: Cell, preset: Preset, learning_rate: float) -> Grid:
+    """The runs that the temperature's schedule is picked from, none where it is not annealed."""
+    annealed = base_config(cell, preset).temperature.name == "exponential"
+    if not annealed or not estimators.spec(cell.estimator).relaxes:
+        return []
+    steps = {"num_steps": preset.pick_steps, "eval_samples": preset.pick_samples}
+    common = {"learning_rate": learning_rate, "seed": _PICK_SEED, **steps}
+    return [common | schedule for schedule in preset.schedules]
+
+
+def final_point(preset: Preset, setting: Overrides, seed: int) -> Overrides:
+    """The final run of a picked setting and a seed."""
+    return setting | {"seed": seed, "num_steps": preset.final_steps}

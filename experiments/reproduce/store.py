@@ -1,0 +1,53 @@
+"""Finished runs as JSON files of their own, which outlive the machine that trained them.
+
+A run whose record is here counts as done, wherever it was trained.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from experiments import config as configs
+from experiments import records
+from experiments.run import METRICS, RESULT, Job
+
+Record = dict[str, Any]
+
+
+def record_of(workdir: Path) -> Record:
+    """What `result.json` holds and, under `curve`, the metrics that have a validation bound.
+
+    Raises:
+      UserError: the run is not finished.
+    """
+    result: Record = records.read_json(workdir / RESULT)
+    curve = [
+        row for row in records.read_metrics(workdir / METRICS) if row.get("valid_bound") is not None
+    ]
+    return result | {"curve": curve}
+
+
+class Store:
+    """The records of a reproduction's runs, by the path of each below the directory of the runs.
+
+    Args:
+      records_dir: of the JSON files.
+      runs_dir: of the runs' own directories.
+    """
+
+    def __init__(self, records_dir: Path, runs_dir: Path) -> None:
+        self.records_dir, self.runs_dir = records_dir, runs_dir
+
+    def record(self, job: Job) -> Record | None:
+        """The record of a job, or None if it has not finished or is another config's."""
+        path = self._path(job)
+        if not path.exists():
+            if not (job.workdir / RESULT).exists():
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records.write_json(path, record_of(job.workdir))
+        record: Record = records.read_json(path)
+        return record if record["config"] == configs.flatten(job.config) else None
+
+    def _path(self, job: Job) -> Path:
+        relative = job.workdir.relative_to(self.runs_dir)
+        return self.records_dir / relative.parent / f"{relative.name}.json"

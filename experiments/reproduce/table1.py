@@ -1,0 +1,196 @@
+"""Table 1: picks a setting a cell on validation, trains it on fresh seeds, collects the tests."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from experiments import grids, records
+from experiments.overrides import Overrides
+from experiments.reproduce import protocol
+from experiments.reproduce.protocol import Cell, Preset
+from experiments.reproduce.store import Record, Store
+from experiments.run import Job
+
+JSON, TEXT = "table1.json", "table1.md"
+
+
+class Wave(NamedTuple):
+    """Jobs that may train at once, for a cell or several."""
+
+    name: str
+    jobs: list[Job]
+
+
+class Table1:
+    """The jobs of the table and what they have come to.
+
+    Args:
+      preset: how much to do.
+      workdir: where the runs train.
+      results: where the records of finished runs, the JSON and the Markdown go.
+    """
+
+    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
+        self.preset, self.results = preset, results
+        self.runs = workdir / "table1"
+        self.store = Store(results / "table1", self.runs)
+
+    def waves(self) -> Iterator[Wave]:
+        """What to train, in order of worth; to be asked for the next when one is done.
+
+        The paper's 28 cells come first, with one seed each, a row at a time; then the columns that
+        it left out; then the other seeds.
+        """
+        for columns in (self.preset.columns, self.preset.extra_columns):
+            for row in protocol.ROWS:
+                cells = [Cell(row, estimator) for estimator in columns]
+                yield self._wave(f"{row}, picking", cells, self._rates)
+                yield self._wave(f"{row}, picking the schedule", cells, self._schedules)
+                yield self._finals_wave(row, cells, 0)
+        for seed in range(1, self.preset.seeds):
+            for row in protocol.ROWS:
+                cells = [cell for cell in protocol.cells(self.preset) if cell.row == row]
+                yield self._finals_wave(row, cells, seed)
+
+    def write(self) -> dict[str, Any]:
+        """Writes the table from the finished runs; returns what its JSON holds."""
+        table = {
+            "preset": self.preset._asdict(),
+            "unit": protocol.PAPER["unit"],
+            "cells": [self._cell(cell) for cell in protocol.cells(self.preset)],
+        }
+        self.results.mkdir(parents=True, exist_ok=True)
+        records.write_json(self.results / JSON, table)
+        table = records.read_json(self.results / JSON)
+        (self.results / TEXT).write_text(markdown(table), encoding="utf-8")
+        return table
+
+    def finals(self, cell: Cell) -> list[Record]:
+        """The records of a cell's final runs, by seed."""
+        setting = self.setting(cell)
+        if setting is None:
+            return []
+        jobs = [self._final(cell, setting, seed) for seed in range(self.preset.seeds)]
+        return [record for job in jobs if (record := self.store.record(job))]
+
+    def setting(self, cell: Cell) -> Overrides | None:
+        """What was picked for a cell, or None if its runs are not all done or have all failed."""
+        rate = self._best(self._rates(cell))
+        schedule = self._best(self._schedules(cell)) if rate else None
+        keys = ("learning_rate", "temperature.rate", "temperature.interval")
+        picked = schedule or rate
+        return {key: picked[key] for key in keys if key in picked} if picked else None
+
+    def _rates(self, cell: Cell) -> list[Job]:
+        return self._jobs(cell, "pick", protocol.learning_rate_points(self.preset))
+
+    def _schedules(self, cell: Cell) -> list[Job]:
+        rate = self._best(self._rates(cell))
+        if rate is None:
+            return []
+        points = protocol.schedule_points(cell, self.preset, rate["learning_rate"])
+        return self._jobs(cell, "pick", points)
+
+    def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
+        return self._jobs(cell, "final", [protocol.final_point(self.preset, setting, seed)])[0]
+
+    def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
+        base = protocol.base_config(cell, self.preset)
+        directory = self.runs / stage / cell.name
+        return [
+            Job(grids.config_at(base, point), directory / grids.name(point), point)
+            for point in points
+        ]
+
+    def _best(self, jobs: Sequence[Job]) -> Overrides | None:
+        """The overrides of the finished job with the best validation bound."""
+        bounds = {}
+        for index, job in enumerate(jobs):
+            record = self.store.record(job)
+            if record is not None and record["valid_nll"] is not None:
+                bounds[index] = record["valid_nll"]
+        return dict(jobs[min(bounds, key=lambda i: bounds[i])].overrides) if bounds else None
+
+    def _wave(self, name: str, cells: Sequence[Cell], jobs_of: Callable[[Cell], list[Job]]) -> Wave:
+        jobs = [job for cell in cells for job in jobs_of(cell)]
+        return Wave(name, [job for job in jobs if self.store.record(job) is None])
+
+    def _finals_wave(self, row: str, cells: Sequence[Cell], seed: int) -> Wave:
+        def job_of(cell: Cell) -> list[Job]:
+            setting = self.setting(cell)
+            return [] if setting is None else [self._final(cell, setting, seed)]
+
+        return self._wave(f"{row}, seed {seed}", cells, job_of)
+
+    def _cell(self, cell: Cell) -> dict[str, Any]:
+        """What the JSON says of a cell."""
+        found = self.finals(cell)
+        values = [record["test_nll"] for record in found if record["test_nll"] is not None]
+        entry: dict[str, Any] = {
+            "row": cell.row,
+            "estimator": cell.estimator,
+            "paper": cell.paper,
+            "objective": "5-sample bound" if cell.estimator == "vimco" else "single-sample",
+            "setting": self.setting(cell),
+            "seeds": len(values),
+            "values": values,
+        }
+        if values:
+            entry |= {
+                "mean": statistics.fmean(values),
+                "ci95": interval(values),
+                "steps": found[0]["steps"],
+                "eval_samples": found[0]["eval_samples"],
+                "device": found[0]["device"],
+                "commits": sorted({r["git"]["commit"] for r in found if r["git"]}),
+            }
+        else:
+            entry["missing"] = "not run" if entry["setting"] is None else "no final run"
+        return entry
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
+
+    Example:
+      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
+      [57.52, 62.48]
+    """
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
+    mean = statistics.fmean(values)
+    return [mean - half, mean + half]
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table as Markdown: ours with its interval, and the paper's in brackets."""
+    entries = {(entry["row"], entry["estimator"]): entry for entry in table["cells"]}
+    columns = list(dict.fromkeys(entry["estimator"] for entry in table["cells"]))
+    rows = list(dict.fromkeys(entry["row"] for entry in table["cells"]))
+    lines = ["| estimator | " + " | ".join(row.replace("_", ", ") for row in rows) + " |"]
+    lines.append("|---" * (len(rows) + 1) + "|")
+    for column in columns:
+        cells = [_shown(entries[row, column]) for row in rows]
+        lines.append(f"| `{column}` | " + " | ".join(cells) + " |")
+    steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
+    lines += [
+        "",
+        "Test bound in nats by discrete samples, lower is better: mean over seeds, half the width",
+        f"of its 95 % interval, the paper's number in brackets. Steps: {steps or 'none yet'}.",
+        "`vimco` trains a 5-sample objective; the others a single-sample one.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
+    if "mean" not in entry:
+        return f"{entry['missing']}{paper}"
+    if entry["ci95"] is None:
+        return f"{entry['mean']:.1f}, one seed{paper}"
+    return f"{entry['mean']:.1f} ± {(entry['ci95'][1] - entry['ci95'][0]) / 2:.1f}{paper}"

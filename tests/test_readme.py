@@ -1,0 +1,43 @@
+"""The README's claims that a machine can check: its code runs, its results come from results/."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gumbel import estimators
+from scripts import readme
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_library_example_runs_and_learns(capsys):
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    before, after = map(float, capsys.readouterr().out.split(" -> "))
+    assert after < 0.1 * before
+
+
+def test_new_estimator_example_is_a_whole_estimator():
+    names = set(estimators.names())
+    exec(compile(BLOCKS[1], "README.md", "exec"), {})
+    [added] = set(estimators.names()) - names
+    try:
+        assert list(estimators.spec(added).options) == ["sharpness"]
+    finally:
+        estimators.unregister(added)
+
+
+def test_results_section_is_what_the_result_files_give():
+    assert readme.rendered(TEXT, readme.section(ROOT / "results")) == TEXT
+
+
+@pytest.mark.parametrize("name", estimators.names())
+def test_every_estimator_is_in_the_table(name):
+    assert f"`{name}`" in TEXT.split("## Use as experiments")[0]
+
+
+def test_pictures_exist():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT):
+        assert (ROOT / path).is_file()
