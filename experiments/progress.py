@@ -1,11 +1,13 @@
 """How far the runs of a sweep are, read from their directories and shown while they train."""
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -42,6 +44,18 @@ def standing(job: Job) -> Standing:
     return Standing(False, rows[-1]["step"] if rows else 0, bounds[-1] if bounds else None)
 
 
+def nats(bound: float | None) -> str:
+    """A bound in few characters, however large; None stands for one that is not finite.
+
+    Example:
+      >>> nats(61.523), nats(2.5e30), nats(None)
+      ('61.52', '2.5e+30', 'not finite')
+    """
+    if bound is None or not math.isfinite(bound):
+        return "not finite"
+    return f"{bound:.2f}" if abs(bound) < 1e6 else f"{bound:.3g}"
+
+
 def steps_done(job: Job) -> int:
     """The last step that a run has logged."""
     return standing(job).step
@@ -76,13 +90,13 @@ class Display:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._standings = [standing(job) for job in jobs]
-        self._failed = 0
+        self._failed: set[Path] = set()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._began, self._first = time.monotonic(), self._steps()
         self._bar = tqdm(
-            total=sum(job.config.num_steps for job in jobs),
+            total=self._total(),
             initial=self._first,
             unit="step",
             unit_scale=True,
@@ -107,12 +121,13 @@ class Display:
 
     def done(self, job: Job) -> None:
         """Says that a run is done."""
-        bound = standing(job).bound
-        self._say(f"done: {grids.label(job.overrides)}: validation bound {bound:.2f} nats")
+        bound = nats(standing(job).bound)
+        self._say(f"done: {grids.label(job.overrides)}: validation bound {bound} nats")
 
     def failed(self, job: Job, reason: str) -> None:
         """Says that a run has failed."""
-        self._failed += 1
+        self._failed.add(job.workdir)
+        self._bar.total = self._total()
         self._say(f"failed: {grids.label(job.overrides)}: {reason}")
 
     def _say(self, line: str) -> None:
@@ -142,9 +157,16 @@ class Display:
     def _steps(self) -> int:
         return sum(each.step for each in self._standings)
 
+    def _total(self) -> int:
+        """All the steps there are to do; a run that has failed takes no more."""
+        return sum(
+            each.step if job.workdir in self._failed else job.config.num_steps
+            for job, each in zip(self._jobs, self._standings, strict=True)
+        )
+
     def _runs(self) -> str:
         done = sum(each.done for each in self._standings)
-        failed = f", {self._failed} failed" if self._failed else ""
+        failed = f", {len(self._failed)} failed" if self._failed else ""
         return f"{done}/{len(self._jobs)} runs{failed}"
 
     def _speed(self) -> str:
@@ -153,8 +175,8 @@ class Display:
         if gained <= 0:
             return "no step gained yet"
         speed = gained / (time.monotonic() - self._began)
-        left = sum(job.config.num_steps for job in self._jobs) - self._steps()
-        return f"{speed:.0f} run-steps/s, {tqdm.format_interval(left / speed)} left"
+        left = (self._total() - self._steps()) / speed
+        return f"{speed:.0f} run-steps/s, {tqdm.format_interval(left)} left"
 
     def _best(self) -> str:
         """The lowest bound: of the finished runs if there are any, else of those under way."""
@@ -164,4 +186,4 @@ class Display:
         if not known:
             return ""
         bound, job = min(known, key=lambda pair: pair[0])
-        return f"best {bound:.2f} {grids.label(job.overrides)}"
+        return f"best {nats(bound)} {grids.label(job.overrides)}"

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import grids, records
+from experiments.progress import nats
 from experiments.run import RESULT, Job
 
 TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
@@ -88,28 +89,32 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
 
 
 def markdown(rows: Sequence[Row], keys: Sequence[str]) -> str:
-    """The table, a line a setting.
+    """The table, a line a setting; several seeds show as their mean and range.
 
     Example:
       >>> print(markdown([Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})], ["momentum"]))
-      | momentum | validation bound, nats | over seeds | missing |
-      |---|---|---|---|
-      | 0.9 | 62.00 | 61.50 to 62.50 of 2 | |
+      | momentum | validation bound, nats | seeds |
+      |---|---|---|
+      | 0.9 | 62.00 (61.50 to 62.50) | 2 |
       <BLANKLINE>
     """
-    lines = [
-        "| " + " | ".join([*keys, "validation bound, nats", "over seeds", "missing"]) + " |",
-        "|---" * (len(keys) + 3) + "|",
-    ]
+    head = [*keys, "validation bound, nats", "seeds"]
+    missing = any(row.missing for row in rows)
+    lines = [_line([*head, "missing"] if missing else head), "|---" * (len(head) + missing) + "|"]
     for row in rows:
         bounds = row.bounds.values()
-        mean = f"{row.mean:.2f}" if bounds else "none"
-        spread = f"{min(bounds):.2f} to {max(bounds):.2f} of {len(bounds)}" if bounds else "none"
-        missing = "; ".join(f"{name}: {why}" for name, why in row.missing.items())
-        values = [str(row.setting.get(key, "")) for key in keys]
-        cells = [cell.replace("|", "\\|") for cell in (*values, mean, spread, missing)]
-        lines.append("| " + " | ".join(cells).rstrip() + " |")
+        shown = nats(row.mean) if bounds else ""
+        if len(bounds) > 1:
+            shown += f" ({nats(min(bounds))} to {nats(max(bounds))})"
+        cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(bounds))]
+        if missing:
+            cells.append("; ".join(f"{name}: {why}" for name, why in row.missing.items()))
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def plot(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
@@ -131,7 +136,7 @@ def plot(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
             figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
             _heat_maps(figure, panels, rows, keys, (down, across))
         else:
-            figure = Figure(figsize=(7, 1 + 0.25 * len(rows)), layout="constrained")
+            figure = Figure(figsize=(9, 1 + 0.25 * len(rows)), layout="constrained")
             _ranking(figure.subplots(), rows, keys)
         figure.savefig(path, dpi=120)
 
@@ -147,12 +152,26 @@ def _is_number(value: Any) -> bool:
 
 
 def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows by their values of these keys."""
+    """The rows by their values of these keys, in order of the values."""
+    places = {key: [repr(value) for value in _values(rows, key)] for key in keys}
+
+    def place(row: Row) -> list[int]:
+        return [places[key].index(repr(row.setting.get(key))) for key in keys]
+
     panels: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=place):
         title = ", ".join(f"{key}={row.setting.get(key)}" for key in keys)
         panels.setdefault(title, []).append(row)
-    return dict(sorted(panels.items()))
+    return panels
+
+
+def _scale(rows: Sequence[Row]) -> tuple[float, float]:
+    """The bounds to tell apart: the few nats between good settings, whatever the worst come to."""
+    means = [row.mean for row in rows if math.isfinite(row.mean)]
+    if not means:
+        return 0.0, 1.0
+    low = min(means)
+    return low, low + max(2 * (statistics.median(means) - low), 0.01)
 
 
 def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
@@ -161,7 +180,8 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
     numeric = all(map(_is_number, values))
     ordered = sorted(rows, key=lambda row: at[repr(row.setting.get(key))])
     places = values if numeric else list(range(len(values)))
-    axes.plot(places, [_finite(row.mean) for row in ordered], marker="o" if numeric else "D")
+    style = "o-" if numeric else "D"
+    axes.plot(places, [_finite(row.mean) for row in ordered], style)
     for place, row in zip(places, ordered, strict=True):
         if len(row.bounds) > 1:
             axes.plot([place] * len(row.bounds), list(row.bounds.values()), "k.", alpha=0.4)
@@ -169,6 +189,10 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
         axes.set_xticks(places, [str(value) for value in values])
     elif min(values) > 0 and max(values) >= 10 * min(values):
         axes.set_xscale("log")
+    low, high = _scale(rows)
+    worst = max((row.mean for row in rows if math.isfinite(row.mean)), default=low)
+    if worst - low > 10 * (high - low):  # it would flatten the rest: leave it outside
+        axes.set_ylim(low - 0.2 * (high - low), high + (high - low))
     axes.set(xlabel=key, ylabel="validation bound, nats")
 
 
@@ -182,10 +206,7 @@ def _heat_maps(
     """A map for each panel, the first key upwards and the second across, in one colour scale."""
     upwards, across = keys[0], keys[1]
     ups, acrosses = _values(rows, upwards), _values(rows, across)
-    finite = [row.mean for row in rows if math.isfinite(row.mean)]
-    # The few nats between good settings are what matters: far worse ones share a colour.
-    low = min(finite, default=0.0)
-    high = float(np.median(finite)) * 2 - low if finite else 1.0
+    low, high = _scale(rows)
     grid = np.atleast_1d(figure.subplots(*shape, squeeze=False)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -196,11 +217,12 @@ def _heat_maps(
             place = ups.index(row.setting.get(upwards)), acrosses.index(row.setting.get(across))
             cells[place] = _finite(row.mean)
         image = axes.imshow(
-            cells, origin="lower", aspect="auto", cmap="viridis_r", vmin=low, vmax=high + 1e-9
+            cells, origin="lower", aspect="auto", cmap="viridis_r", vmin=low, vmax=high
         )
         for (up, over), bound in np.ndenumerate(cells):
-            shown = "failed" if np.isnan(bound) else f"{bound:.1f}"
-            axes.text(over, up, shown, ha="center", va="center", fontsize=7)
+            shown = "none" if np.isnan(bound) else f"{bound:.4g}"
+            color = "white" if bound > (low + high) / 2 else "black"
+            axes.text(over, up, shown, ha="center", va="center", fontsize=7, color=color)
         axes.set_xticks(range(len(acrosses)), [str(v) for v in acrosses])
         axes.set_yticks(range(len(ups)), [str(v) for v in ups])
         axes.set(xlabel=across, ylabel=upwards, title=title)
@@ -215,8 +237,12 @@ def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str]) -> None:
         axes.plot(list(row.bounds.values()), [place] * len(row.bounds), "k.", alpha=0.4)
         if row.bounds:
             axes.plot(row.mean, place, "D", color="C0")
+    short = {key: key.rpartition(".")[2] for key in keys}
+    if len(set(short.values())) < len(keys):
+        short = {key: key for key in keys}
     labels = [
-        grids.label({key: row.setting[key] for key in keys if key in row.setting}) for row in rows
+        grids.label({short[key]: row.setting[key] for key in keys if key in row.setting})
+        for row in rows
     ]
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
