@@ -13,8 +13,6 @@ from experiments import models, training
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
 
-# Compiles twice as fast, where the bits of the result do not matter.
-UNOPTIMIZED = {"xla_backend_optimization_level": "0"}
 NUM_IMAGES, BATCH_SIZE = 23, 5
 PER_EPOCH = NUM_IMAGES // BATCH_SIZE
 NUM_STEPS = 60
@@ -113,7 +111,7 @@ def test_dynamic_binarization_draws_anew_at_each_step(binarization):
     program, hypers = training.make_program(config, dataset), training.hypers_of(config)
     same_batch = jnp.tile(jnp.arange(BATCH_SIZE), (8, 1))
 
-    @partial(jax.jit, compiler_options=UNOPTIMIZED)
+    @small.quick_jit
     def costs(images):
         return program.run(hypers, images, program.init(hypers, images), same_batch)[1].cost
 
@@ -213,7 +211,7 @@ def test_a_grid_of_runs_as_one_program(sbn, images):
         for key in ("seed", "learning_rate", "temperature.interval")
     ]
 
-    @partial(jax.jit, compiler_options=UNOPTIMIZED)
+    @small.quick_jit
     @jax.vmap
     def grid(hypers):
         indices = batch_indices(hypers["seed"], 0, num_steps=20)
@@ -233,13 +231,13 @@ def test_a_step_descends_the_gradient_with_momentum(dataset, images):
     config = small.config(estimator__name="marginalization", learning_rate=0.1, momentum=0.9)
     program, hypers = training.make_program(config, dataset), training.hypers_of(config)
     indices = jnp.arange(2 * BATCH_SIZE).reshape(2, BATCH_SIZE)
-    start = jax.jit(program.init, compiler_options=UNOPTIMIZED)(hypers, images)
-    run = jax.jit(program.run, compiler_options=UNOPTIMIZED)
+    start = small.quick_jit(program.init)(hypers, images)
+    run = small.quick_jit(program.run)
     state, trace = run(hypers, images, start, indices)
 
     objective = models.objective(program.model, temperature=1.0)
 
-    @jax.jit
+    @small.quick_jit
     def value_and_grad(params, images):
         batch = program.model.batch(images.astype(jnp.float32))
         return exact.value_and_grad(objective, params, batch, jax.random.key(0), BERNOULLI)
@@ -294,7 +292,7 @@ def fixture_learned(dataset, images):
     program, hypers = training.make_program(config, dataset), training.hypers_of(config)
     indices = jnp.tile(jnp.arange(BATCH_SIZE), (30, 1))
 
-    @jax.jit
+    @small.quick_jit
     def run(value, learning_rate):
         mine = hypers | {"temperature.value": value, "learning_rate": learning_rate}
         state = program.init(mine, images)
@@ -338,7 +336,7 @@ def trains(name, model, latent, dataset, images):
     config = small.config(model, latent=latent, estimator__name=name)
     program, hypers = training.make_program(config, dataset), training.hypers_of(config)
 
-    @partial(jax.jit, compiler_options=UNOPTIMIZED)
+    @small.quick_jit
     def train(hypers, images):
         start = program.init(hypers, images)
         indices = batch_indices(hypers["seed"], 0, num_steps=5)
