@@ -8,19 +8,20 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint typecheck slow clean
+.PHONY: help quickstart test lint typecheck slow ray clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
 	@echo "make test         linter, type checker and the quick tests"
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
+	@echo "make ray          install Ray, and test the sweep engine that needs it"
 	@echo "make clean        remove caches and build products (runs/ and .venv stay)"
 
 quickstart: $(STAMP)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: lint typecheck
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not ray"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -30,7 +31,11 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not ray"
+
+ray: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[ray]'
+	$(BIN)/python -m pytest -m ray
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
