@@ -5,16 +5,21 @@ killed while saving leaves the earlier ones whole. What orbax does not notice is
 fact, so a SHA-256 digest of every leaf is stored beside the state and checked on restoring.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +107,7 @@ class Checkpoints:
         Raises:
             ValueError: `step` lies before the newest checkpoint.
             TypeError: a leaf is neither an array nor a number, or is a typed PRNG key.
+            OSError: there is no space left.
         """
         newest = max(self.steps(), default=-1)
         if step < newest:
@@ -114,12 +120,11 @@ class Checkpoints:
         # One array of bytes, not one array a leaf: when one read of many fails, orbax's threads
         # write tracebacks to stderr that no caller can catch.
         stored = {"bytes": np.frombuffer(data, np.uint8)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(stored), record=ocp.args.JsonSave(record)
-            ),
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(stored), record=ocp.args.JsonSave(record)
         )
+        with _one_error(self.directory):
+            self._manager.save(step, args=items)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Load the newest whole checkpoint into the structure of `like`.
@@ -202,6 +207,23 @@ class Checkpoints:
             (self.directory / str(step)).rename(target)
         if steps:
             self._manager.reload()
+
+
+@contextlib.contextmanager
+def _one_error(directory: Path) -> Iterator[None]:
+    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
+    logger = absl.logging.get_absl_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ValueError as error:
+        if "No space left on device" not in str(error):
+            raise
+        full = errno.ENOSPC
+        raise OSError(full, os.strerror(full), str(directory)) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _describe(state: PyTree) -> list[_Leaf]:

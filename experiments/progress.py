@@ -133,7 +133,7 @@ class Display:
     def _say(self, line: str) -> None:
         self._refresh()
         if self._bar.disable:
-            line = f"{line} ({self._runs()}, {self._speed()})"
+            line = f"{line} ({self._runs()}{self._speed()})"
         with self._lock:
             tqdm.write(line, file=sys.stderr)
             sys.stderr.flush()
@@ -173,10 +173,10 @@ class Display:
         """Run-steps a second and the time left, since this sweep was started."""
         gained = self._steps() - self._first
         if gained <= 0:
-            return "no step gained yet"
+            return ""
         speed = gained / (time.monotonic() - self._began)
         left = (self._total() - self._steps()) / speed
-        return f"{speed:.0f} run-steps/s, {tqdm.format_interval(left)} left"
+        return f", {speed:.0f} run-steps/s, {tqdm.format_interval(left)} left"
 
     def _best(self) -> str:
         """The lowest bound: of the finished runs if there are any, else of those under way."""

@@ -3,13 +3,14 @@
 JSON has no word for NaN or infinity, so they are written as null, everywhere alike.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -170,13 +171,14 @@ class MetricsLog:
             row[name] = _plain(value)
             if row[name] is not None and not isinstance(row[name], int | float):
                 raise TypeError(f"{name} must be a scalar, got {value!r}")
-        self._file.write(_line(row))
-        self._file.flush()
-        self._last_step = step
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._events.add_scalar(name, value, step)
-        self._events.flush()
+        with _naming(self.path):
+            self._file.write(_line(row))
+            self._file.flush()
+            self._last_step = step
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._events.add_scalar(name, value, step)
+            self._events.flush()
 
     def close(self) -> None:
         """Close both files."""
@@ -206,11 +208,23 @@ def _plain(value: Any) -> Any:
 def _replace(path: Path, text: str) -> None:
     """Give `path` the content `text` at one stroke."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _naming(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Has an OSError name the file, which it does not when it is the disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _version(package: str) -> str | None:

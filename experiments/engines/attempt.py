@@ -73,9 +73,8 @@ def fail(job: Job, error: Exception) -> Outcome:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether the disk or the quota is full, which orbax says in words alone."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or "No space left on device" in str(error)
+    """Whether the disk or the quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_space(workdir: Path) -> OSError:

@@ -51,7 +51,7 @@ def test_values_have_the_type_of_the_config(config, text, values):
         ("learning_rate=", "--grid: learning_rate= has an empty value"),
         ("seed=1,,2", "--grid: seed=1,,2 has an empty value"),
         ("seed=1;seed=2", "--grid: seed is given twice"),
-        ("learing_rate=1", "--grid: unknown config key learing_rate (learing_rate=1): did you mean"),
+        ("learing_rate=1", "--grid: unknown config key learing_rate (learing_rate=1): did"),
         ("estimator=sf", "--grid: estimator=sf: estimator is a group of keys: give one of them"),
         ("seed=1.5", "--grid: seed=1.5: seed takes an integer, such as 0"),
         ("learning_rate=fast", "--grid: learning_rate=fast: learning_rate takes a number"),
