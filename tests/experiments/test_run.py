@@ -1,0 +1,429 @@
+"""One run in its directory: what it leaves, and that stopping it anywhere changes no number."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import cli, loop, records, train
+from experiments import config as configs
+
+ROOT = Path(__file__).parents[2]
+NUM_STEPS, LOG_EVERY, SAVE_EVERY = 60, 5, 10
+SEED = 3  # of the kills: one in a save, one before and one after
+
+# NVIL's state is the largest: moving averages, a network and its optimizer.
+CONFIG = f"""
+from tests.experiments import small
+
+def get_config():
+    return small.config(
+        "sbn", layers=(4,), estimator__name="nvil", estimator__baseline_hidden=3,
+        temperature__name="exponential", temperature__rate=0.01, learning_rate=0.03,
+        num_steps={NUM_STEPS}, log_every={LOG_EVERY}, steps_per_call={LOG_EVERY},
+        eval_every={SAVE_EVERY}, checkpoint_every={SAVE_EVERY}, batch_size=20,
+    )
+"""
+
+
+class Ended(NamedTuple):
+    """How a launch ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module", name="home", autouse=True)
+def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a config file; programs compiled once in this module are kept, for speed."""
+    home = tmp_path_factory.mktemp("runs")
+    (home / "config.py").write_text(CONFIG)
+    wanted: dict[str, Any] = {
+        "jax_compilation_cache_dir": str(home / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
+    yield home
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(name="launch")
+def fixture_launch(home):
+    return lambda workdir, *arguments: launched(home, workdir, *arguments)
+
+
+def launched(home: Path, workdir: Path, *arguments: str) -> Ended:
+    """What the command line gives, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    files = [f"--config={home / 'config.py'}", f"--workdir={workdir}"]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.run(train.main, [*files, *arguments])
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def signal_at(step: int, signum: int) -> Iterator[None]:
+    """Sends this process a signal as soon as a step is logged."""
+    append = records.MetricsLog.append
+
+    def append_and_send(self: records.MetricsLog, logged: int, **scalars: Any) -> None:
+        append(self, logged, **scalars)
+        if logged == step:
+            signal.raise_signal(signum)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.MetricsLog, "append", append_and_send)
+        yield
+
+
+@pytest.fixture(scope="module", name="finished")
+def fixture_finished(home) -> tuple[Path, Ended]:
+    """An undisturbed run."""
+    ended = launched(home, home / "finished")
+    assert ended.status == 0, ended.err
+    return home / "finished", ended
+
+
+@pytest.fixture(scope="module", name="stopped")
+def fixture_stopped(home) -> tuple[Path, Ended]:
+    """A run that got a SIGTERM at step 35, between two checkpoints."""
+    with signal_at(35, signal.SIGTERM):
+        return home / "stopped", launched(home, home / "stopped")
+
+
+@pytest.fixture(name="halfway")
+def fixture_halfway(stopped, tmp_path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(stopped[0], tmp_path / "halfway"))
+
+
+def numbers(workdir: Path) -> dict[str, Any]:
+    """All that a run recorded but its times, the words that started it and the checkout's state."""
+    result = json.loads((workdir / "result.json").read_text())
+    rows = records.read_metrics(workdir / "metrics.jsonl")
+    return {
+        "result": {
+            key: value
+            for key, value in result.items()
+            if key not in {"train_seconds", "eval_seconds", "git", "overrides"}
+        },
+        "rows": [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows],
+    }
+
+
+def checkpoints(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").iterdir()}
+
+
+def snapshot(workdir: Path) -> dict[str, tuple[int, int]]:
+    """The time and size of every file and directory."""
+    stats = {str(path): path.stat() for path in workdir.rglob("*")}
+    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+
+
+# What a run leaves
+
+
+def test_the_files_of_a_run(finished, home):
+    workdir, ended = finished
+    assert {path.name for path in workdir.iterdir()} == {
+        ".lock",
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "picture.png",
+        "result.json",
+    }
+    expected = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
+    assert json.loads((workdir / "config.json").read_text()) == configs.flatten(expected)
+    assert checkpoints(workdir) == {"40", "50", "60"}
+    picture = (workdir / "picture.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
+    for name in (b"train_cost", b"valid_bound", b"temperature", b"steps_per_second"):
+        assert name in events
+    assert f"numbers: {workdir / 'result.json'}" in ended.out
+    assert f"picture: {workdir / 'picture.png'}" in ended.out
+
+
+def test_the_metrics_of_a_run(finished):
+    rows = records.read_metrics(finished[0] / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(0, NUM_STEPS + 1, LOG_EVERY))
+    for row in rows:
+        assert ("valid_bound" in row) == (row["step"] % SAVE_EVERY == 0)
+        assert all(np.isfinite(value) for value in row.values())
+    for row in rows[1:]:
+        assert {"train_cost", "temperature", "steps_per_second", "signal_scale"} <= set(row)
+        # Of the last of the steps since the line before.
+        assert row["temperature"] == pytest.approx(np.exp(-0.01 * (row["step"] - 1)))
+        assert row["steps_per_second"] > 0
+
+
+def test_the_result_of_a_run(finished):
+    workdir, ended = finished
+    result = json.loads((workdir / "result.json").read_text())
+    for name in ("test_nll", "valid_nll", "train_seconds", "eval_seconds"):
+        assert result[name] > 0
+    assert result["steps"] == NUM_STEPS
+    assert (result["seed"], result["eval_samples"], result["overrides"]) == (0, 5, {})
+    assert result["config"] == json.loads((workdir / "config.json").read_text())
+    assert result["versions"]["jax"] == jax.__version__
+    assert result["device"]["platform"] == jax.default_backend()
+    assert result["matmul_precision"]
+    assert set(result["git"] or {"commit", "dirty"}) == {"commit", "dirty"}
+    assert f"test {result['test_nll']:.2f}, validation {result['valid_nll']:.2f}" in ended.out
+    assert "5-sample bound, nats" in ended.out
+
+
+def test_the_bound_improves(finished):
+    workdir, _ = finished
+    rows = records.read_metrics(workdir / "metrics.jsonl")
+    bounds = [row["valid_bound"] for row in rows if "valid_bound" in row]
+    assert bounds[-1] < bounds[0] - 1
+    result = json.loads((workdir / "result.json").read_text())
+    # More samples than the one of the validation bound while training.
+    assert result["valid_nll"] < bounds[-1]
+
+
+def test_a_finished_run_says_so_and_does_nothing(finished, launch):
+    workdir, ended = finished
+    before = snapshot(workdir)
+    again = launch(workdir)
+    assert again.status == 0
+    assert again.out == (
+        f"{workdir} holds a finished run: choose another --workdir to train again\n{ended.out}"
+    )
+    assert again.err == ""
+    assert snapshot(workdir) == before
+
+
+def test_overrides_are_recorded(launch, tmp_path):
+    launch(tmp_path, "--config.num_steps=5", "--config.learning_rate=0.5")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["overrides"] == {"num_steps": 5, "learning_rate": 0.5}
+    assert (result["config"]["num_steps"], result["steps"]) == (5, 5)
+
+
+# Stopping and going on
+
+
+def test_sigterm_saves_and_leaves(stopped):
+    workdir, ended = stopped
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.out == ""
+    lines = ended.err.strip().splitlines()
+    assert lines[-1] == f"stopped at step 35 of {NUM_STEPS}: the same command goes on"
+    assert checkpoints(workdir) == {"20", "30", "35"}
+    assert not (workdir / "result.json").exists()
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(halfway, finished, launch):
+    assert launch(halfway).status == 0
+    assert numbers(halfway) == numbers(finished[0])
+
+
+@pytest.mark.parametrize("step", [0, NUM_STEPS])
+def test_ctrl_c_at_either_end(step, finished, launch, tmp_path):
+    """Before the first steps, which are then taken; and before the final bounds, which are not."""
+    with signal_at(step, signal.SIGINT):
+        ended = launch(tmp_path)
+    assert ended.status == 128 + signal.SIGINT
+    where = step or LOG_EVERY
+    assert f"stopped at step {where} of {NUM_STEPS}: the same command goes on" in ended.err
+    assert str(where) in checkpoints(tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    assert launch(tmp_path).status == 0
+    assert numbers(tmp_path) == numbers(finished[0])
+
+
+# Kills itself at the given one of the Python calls that follow the logging of a step: the next
+# 14,000 or so save a checkpoint where one is due, and 13,000 more take and log the next steps.
+KILLED = """
+import os, signal, sys
+from experiments import cli, records, train
+
+left, step, append = int(sys.argv.pop()), int(sys.argv.pop()), records.MetricsLog.append
+
+def count(frame, event, argument):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def append_and_count(self, logged, **scalars):
+    append(self, logged, **scalars)
+    if logged == step:
+        sys.setprofile(count)
+
+records.MetricsLog.append = append_and_count
+cli.run(train.main)
+"""
+
+
+def kill_at(step: int, calls: int, home: Path, workdir: Path, *, cached: bool) -> None:
+    """Runs the command in a process that is killed so many calls after it logged a step."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    files = [f"--config={home / 'config.py'}", f"--workdir={workdir}"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *files, str(step), str(calls)],
+        cwd=ROOT,
+        env=os.environ | (cache if cached else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
+    assert not (workdir / "result.json").exists()
+
+
+def test_sigkill_at_random_moments_changes_no_number(home, finished, launch, tmp_path):
+    moments = random.Random(SEED)
+    for step in sorted(moments.sample(range(LOG_EVERY, NUM_STEPS + 1, LOG_EVERY), 3)):
+        # The first of them compiles for itself, as its user's would.
+        cached = (tmp_path / "config.json").exists()
+        kill_at(step, moments.randrange(1, 25_000), home, tmp_path, cached=cached)
+        logged = [row["step"] for row in records.read_metrics(tmp_path / "metrics.jsonl")]
+        assert logged == list(range(0, logged[-1] + 1, LOG_EVERY))
+        assert logged[-1] >= step
+    assert launch(tmp_path).status == 0
+    assert numbers(tmp_path) == numbers(finished[0])
+
+
+# What stands in the way
+
+
+def spoil(checkpoint: Path) -> None:
+    """Changes one byte of the data."""
+    file = max((f for f in checkpoint.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_newest_checkpoint(halfway, finished, launch, caplog):
+    spoil(halfway / "checkpoints" / "35")
+    ended = launch(halfway)
+    [said] = [r.getMessage() for r in caplog.records if r.name == "experiments.checkpoints"]
+    assert f"checkpoint {halfway / 'checkpoints' / '35'} is damaged" in said
+    assert "falling back to the one before" in said
+    assert ended.status == 0
+    assert "damaged-35" in checkpoints(halfway)
+    assert numbers(halfway) == numbers(finished[0])
+
+
+def refused(ended: Ended) -> str:
+    """The one line of a launch that was refused."""
+    assert ended.status == 2
+    assert ended.out == ""
+    [line] = ended.err.splitlines()
+    return line
+
+
+def test_all_checkpoints_damaged(halfway, launch):
+    for step in ("20", "30", "35"):
+        spoil(halfway / "checkpoints" / step)
+    before = (halfway / "metrics.jsonl").read_text()
+    line = refused(launch(halfway))
+    assert line.startswith(f"error: every checkpoint in {halfway / 'checkpoints'} is damaged")
+    assert "delete that directory" in line
+    assert (halfway / "metrics.jsonl").read_text() == before
+
+
+def test_a_workdir_of_another_config(halfway, launch):
+    before = snapshot(halfway)
+    line = refused(launch(halfway, "--config.seed=1", "--config.learning_rate=0.5"))
+    assert line == (
+        f"error: --workdir={halfway} belongs to another config (learning_rate=0.03, seed=0): "
+        "choose another directory, or delete it"
+    )
+    assert snapshot(halfway) == before
+
+
+def test_a_workdir_in_use(halfway, launch):
+    before = snapshot(halfway)
+    with (halfway / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = refused(launch(halfway))
+    assert line.startswith(f"error: --workdir={halfway} is in use by another process")
+    assert snapshot(halfway) == before
+
+
+def test_a_workdir_with_a_damaged_config(halfway, launch):
+    (halfway / "config.json").write_text('{"seed": ')
+    line = refused(launch(halfway))
+    assert line.startswith(f"error: {halfway / 'config.json'} is damaged")
+
+
+# A cost that is not finite
+
+
+def test_a_cost_that_diverges_at_once(launch, tmp_path):
+    ended = launch(tmp_path, "--config.learning_rate=1e38")
+    assert ended.status == 2
+    line = ended.err.splitlines()[-1]
+    assert line.startswith("error: the training cost is ")
+    assert " at step 2: lower config.learning_rate=1e+38 " in line
+    assert line.endswith("no checkpoint was due")
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("cost", "the training cost is nan at step 48"),
+        ("parameter", "a parameter is not finite at step 50"),
+    ],
+)
+def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, launch, monkeypatch):
+    """Put in by hand at step 48: first in the cost alone, then in the state alone."""
+    advance = loop.Loop._advance
+
+    def spoiled_advance(self, state, behind, num_steps):
+        start = behind[0].step
+        state, trace = advance(self, state, behind, num_steps)
+        if start == 45 and what == "cost":
+            trace.cost[0, 2] = np.nan
+        elif start == 45:
+            state = state._replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
+        return state, trace
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_advance", spoiled_advance)
+        ended = launch(halfway)
+    assert ended.status == 2
+    line = ended.err.splitlines()[-1]
+    assert line.startswith(f"error: {said}: lower config.learning_rate=0.03 or raise the temp")
+    assert line.endswith("the checkpoint of step 40 is kept")
+    assert checkpoints(halfway) == {"30", "35", "40"}
+    assert records.read_metrics(halfway / "metrics.jsonl")[-1]["step"] == 45
+    # It is a good one: without the damage the run goes on from there.
+    assert launch(halfway).status == 0
+    assert numbers(halfway) == numbers(finished[0])
