@@ -20,6 +20,7 @@ from tests.gumbel.nets import FAMILIES, Net, two_layer
 ERROR_RATE = 1e-4
 NUM_ESTIMATES = 20_000
 TEMPERATURE = 0.7
+KEY = jax.random.key(1)
 UNBIASED = [name for name in estimators.names() if estimators.spec(name).unbiased]
 BIASED = [name for name in estimators.names() if not estimators.spec(name).unbiased]
 
@@ -30,9 +31,14 @@ def _full_precision():
         yield
 
 
+def initial_state(net: Net, estimator: Estimator):
+    init = jax.jit(lambda params: estimator.init(net.objective, params, net.batch, KEY))
+    return init(net.params)
+
+
 def estimates(net: Net, estimator: Estimator, *, num_estimates: int = NUM_ESTIMATES):
     """The mean and the standard error of each parameter's estimate, flat."""
-    state = estimator.init(net.objective, net.params, net.batch, jax.random.key(1))
+    state = initial_state(net, estimator)
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
 
     @jax.jit
@@ -49,9 +55,11 @@ def estimates(net: Net, estimator: Estimator, *, num_estimates: int = NUM_ESTIMA
 
 
 def exact_gradient(net: Net):
-    _, gradient = exact.value_and_grad(
-        net.objective, net.params, net.batch, jax.random.key(0), net.family
-    )
+    @jax.jit
+    def value_and_grad(params):
+        return exact.value_and_grad(net.objective, params, net.batch, KEY, net.family)
+
+    _, gradient = value_and_grad(net.params)
     return np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
 
 
@@ -253,10 +261,15 @@ def test_variance_normalization_divides_the_whole_estimate_by_sigma(name, sigma,
     key, gradients = jax.random.key(3), []
     for on in (False, True):
         estimator = estimators.make(name, BERNOULLI, variance_normalization=on)
-        state = estimator.init(net.objective, net.params, net.batch, jax.random.key(4))
-        gradient, _ = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-            net.objective, net.params, net.batch, key, 1.0, with_variance(state, sigma**2)
-        )
+        state = with_variance(initial_state(net, estimator), sigma**2)
+
+        @jax.jit
+        def gradient_at(params, estimator=estimator, state=state):
+            return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+                net.objective, params, net.batch, key, 1.0, state
+            )
+
+        gradient, _ = gradient_at(net.params)
         gradients.append(float(gradient))
     assert gradients[0] == pytest.approx(divisor * gradients[1], rel=1e-4)
     assert gradients[0] != 0
@@ -282,12 +295,11 @@ def test_nvil_baseline_learns_the_cost_from_the_input():
 def test_slope_state_counts_steps_and_the_slope_follows():
     net = two_layer(BERNOULLI)
     estimator = estimators.make("slope_annealed_st", BERNOULLI, slope_rate=0.5, slope_maximum=2.0)
-    state = estimator.init(net.objective, net.params, net.batch, jax.random.key(0))
+    state = initial_state(net, estimator)
+    step = jax.jit(partial(estimator.surrogate, net.objective, net.params, net.batch))
     slopes = []
-    for key in jax.random.split(jax.random.key(1), 4):
-        _, (state, info) = estimator.surrogate(
-            net.objective, net.params, net.batch, key, 1.0, state
-        )
+    for key in jax.random.split(jax.random.key(2), 4):
+        _, (state, info) = step(key, 1.0, state)
         slopes.append(float(info.metrics["slope"]))
     assert slopes == [1.0, 1.5, 2.0, 2.0]
 
@@ -297,13 +309,13 @@ def test_marginalization_chunks_change_nothing():
     results = []
     for chunk_size in (None, 7, 81):
         estimator = estimators.make("marginalization", CATEGORICAL, chunk_size=chunk_size)
-        results.append(
-            jax.grad(
-                lambda p, e=estimator: e.surrogate(
-                    net.objective, p, net.batch, jax.random.key(0), 1.0, ()
-                )[0]
-            )(net.params)
-        )
+
+        @jax.jit
+        @jax.grad
+        def gradient(params, estimator=estimator):
+            return estimator.surrogate(net.objective, params, net.batch, KEY, 1.0, ())[0]
+
+        results.append(gradient(net.params))
     for other in results[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), results[0], other)
 

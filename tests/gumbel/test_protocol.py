@@ -1,6 +1,7 @@
 """One walk over all registered estimators: what holds for every one of them."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fa
 def made(name, family):
     net = two_layer(family)
     estimator = estimators.make(name, family)
-    return net, estimator, estimator.init(net.objective, net.params, net.batch, KEY)
+    init = jax.jit(lambda params: estimator.init(net.objective, params, net.batch, KEY))
+    return net, estimator, init(net.params)
 
 
 def gradient_of(net, estimator):
@@ -42,9 +44,8 @@ def test_signature_and_shapes(name, family):
     names = list(inspect.signature(estimator.surrogate).parameters)
     assert names == ["objective", "params", "batch", "key", "temperature", "state"]
 
-    value, (next_state, info) = estimator.surrogate(
-        net.objective, net.params, net.batch, KEY, 0.5, state
-    )
+    surrogate = jax.jit(partial(estimator.surrogate, net.objective))
+    value, (next_state, info) = surrogate(net.params, net.batch, KEY, 0.5, state)
     assert value.shape == ()
     assert isinstance(info, Info)
     assert info.cost.shape == (2,)
@@ -73,7 +74,7 @@ def test_jit_vmap_and_no_retrace(name, family):
     over_keys_and_temperatures(net.params, keys, jnp.array([0.4, 2.0, 5.0]))
     assert len(traces) == 1
 
-    single = gradient(net.params, net.batch, keys[1], jnp.array(1.0), state)[0]
+    single = jax.jit(gradient)(net.params, net.batch, keys[1], jnp.array(1.0), state)[0]
     for one, many in zip(jax.tree.leaves(single), jax.tree.leaves(batched), strict=True):
         assert np.isfinite(many).all()
         np.testing.assert_allclose(many[1], one, rtol=1e-3, atol=1e-4)
@@ -92,9 +93,9 @@ def test_every_site_is_sampled_and_gets_a_gradient(name, family):
 
         return net.objective(params, batch, key, spied)
 
-    gradient, _ = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-        spying, net.params, net.batch, KEY, 1.0, state
-    )
+    gradient, _ = jax.jit(
+        jax.grad(lambda params, *rest: estimator.surrogate(spying, params, *rest), has_aux=True)
+    )(net.params, net.batch, KEY, 1.0, state)
     assert set(seen) == {"h1", "h2"}
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
@@ -115,9 +116,14 @@ def test_one_key_gives_one_answer_and_another_key_another(name):
 @every_estimator
 def test_only_relaxing_estimators_have_a_gradient_in_the_temperature(name):
     net, estimator, state = made(name, BERNOULLI)
-    gradient, _ = jax.grad(estimator.surrogate, argnums=4, has_aux=True)(
-        net.objective, net.params, net.batch, KEY, jnp.array(0.7), state
-    )
+
+    @jax.jit
+    def gradient_at(temperature):
+        return jax.grad(estimator.surrogate, argnums=4, has_aux=True)(
+            net.objective, net.params, net.batch, KEY, temperature, state
+        )
+
+    gradient, _ = gradient_at(jnp.array(0.7))
     assert (gradient != 0) == estimators.spec(name).relaxes
 
 
@@ -127,8 +133,8 @@ def test_only_relaxing_estimators_have_a_gradient_in_the_temperature(name):
 def test_sixteen_bit_models_have_finite_gradients(name, family, dtype):
     net, estimator, _ = made(name, family)
     params, batch = jax.tree.map(lambda leaf: leaf.astype(dtype), (net.params, net.batch))
-    state = estimator.init(net.objective, params, batch, KEY)
-    gradient, (next_state, _) = gradient_of(net, estimator)(params, batch, KEY, 0.5, state)
+    state = jax.jit(lambda p, b: estimator.init(net.objective, p, b, KEY))(params, batch)
+    gradient, (next_state, _) = jax.jit(gradient_of(net, estimator))(params, batch, KEY, 0.5, state)
     for leaf in jax.tree.leaves(gradient):
         assert leaf.dtype == dtype
         assert np.isfinite(np.asarray(leaf, np.float32)).all()
