@@ -2,10 +2,10 @@
 
 import inspect
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 import gumbel
@@ -18,6 +18,8 @@ BINARIZATIONS = ("threshold", "dynamic")
 LATENTS = ("bernoulli", "categorical")
 
 _LARGEST = 2**31 - 1  # steps and seeds are int32 on the device
+# And all other numbers are float32.
+_SMALLEST_FLOAT, _LARGEST_FLOAT = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 # Numbers that may differ between runs of one compiled program; every other key changes it.
 TRACED = (
@@ -174,7 +176,7 @@ def _validate_numbers(config: ConfigDict) -> None:
     ):
         if not 1 <= get(config, key) <= _LARGEST:
             _fail(key, get(config, key), f"give a whole number from 1 to {_LARGEST}")
-    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+    if not _positive(config.learning_rate):
         _fail("learning_rate", config.learning_rate, "give a number over 0")
     if not 0 <= config.momentum < 1:
         _fail("momentum", config.momentum, "give a number in [0, 1)")
@@ -188,9 +190,9 @@ def _validate_numbers(config: ConfigDict) -> None:
 def _validate_temperature(config: ConfigDict) -> None:
     temperature = config.temperature
     for key in ("value", "floor"):
-        if not (math.isfinite(temperature[key]) and temperature[key] > 0):
+        if not _positive(temperature[key]):
             _fail(f"temperature.{key}", temperature[key], "give a finite number over 0")
-    if not (math.isfinite(temperature.rate) and temperature.rate >= 0):
+    if not 0 <= temperature.rate <= _LARGEST_FLOAT:
         _fail("temperature.rate", temperature.rate, "give a finite number of at least 0")
     if temperature.name != "constant" and temperature.floor > temperature.value:
         _fail(
@@ -236,9 +238,9 @@ def _validate_vae(config: ConfigDict) -> None:
 def _validate_estimator(config: ConfigDict) -> None:
     spec = _spec(config)
     for option, value in estimator_options(config).items():
-        least = 1 if isinstance(value, int) else 0
-        if not isinstance(value, bool) and not (math.isfinite(value) and value >= least):
-            _fail(f"estimator.{option}", value, f"give a finite number of at least {least}")
+        least, most = (1, _LARGEST) if isinstance(value, int) else (0, _LARGEST_FLOAT)
+        if not isinstance(value, bool) and not least <= value <= most:
+            _fail(f"estimator.{option}", value, f"give a number from {least} to {most:.10g}")
         if option == "decay" and value >= 1:
             _fail("estimator.decay", value, "give a number in [0, 1)")
     try:
@@ -257,6 +259,11 @@ def _spec(config: ConfigDict) -> estimators.Spec:
         return estimators.spec(config.estimator.name)
     except ValueError as error:
         raise UserError(f"config.estimator.name: {error}") from error
+
+
+def _positive(value: float) -> bool:
+    """Whether the number is positive and finite, also as the float32 that training makes of it."""
+    return _SMALLEST_FLOAT <= value <= _LARGEST_FLOAT
 
 
 def _choice(key: str, value: Any, choices: Iterable[str]) -> None:

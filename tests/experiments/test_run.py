@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import cli, loop, records, train
+from experiments import cli, compiled, loop, records, train, training
 from experiments import config as configs
+from tests.experiments import small
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, LOG_EVERY, SAVE_EVERY = 60, 5, 10
@@ -206,6 +208,26 @@ def test_the_bound_improves(finished):
     result = json.loads((workdir / "result.json").read_text())
     # More samples than the one of the validation bound while training.
     assert result["valid_nll"] < bounds[-1]
+
+
+def test_the_loop_takes_the_steps_of_the_program(finished, home):
+    """There in calls of five, here in a single one."""
+    workdir, _ = finished
+    config = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
+    dataset = compiled.prepared_dataset(config)
+    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    images = jnp.asarray(dataset.train.images)
+
+    @small.quick_jit
+    def costs(hypers):
+        indices = training.batch_indices(
+            hypers["seed"], 0, num_steps=NUM_STEPS, size=len(images), batch_size=20
+        )
+        return program.run(hypers, images, program.init(hypers, images), indices)[1].cost
+
+    rows = records.read_metrics(workdir / "metrics.jsonl")[1:]
+    means = np.asarray(costs(hypers)).reshape(-1, LOG_EVERY).mean(axis=1)
+    np.testing.assert_allclose([row["train_cost"] for row in rows], means, rtol=1e-4)
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, launch):
