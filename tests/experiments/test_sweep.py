@@ -228,18 +228,31 @@ def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, by_process)
     assert numbers(workdir) == numbers(by_process)
 
 
+def kill_at_random(home: Path, workdir: str, times: int, *arguments: str) -> None:
+    """Kills a sweep at random moments, some of them before it trains, and starts it again.
+
+    In turn all of its processes are killed, and the sweep's own process alone.
+    """
+    moments, hits = random.Random(0), 0
+    for kill in range(times):
+        child = start(home, workdir, *arguments)
+        if kill % 4 == 0:
+            time.sleep(moments.uniform(0, 6))
+        else:
+            goal = steps_of(home / workdir) + moments.randrange(1, 80)
+            while child.poll() is None and steps_of(home / workdir) < goal:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
+        if child.poll() is None:
+            hits += 1
+            os.killpg(child.pid, signal.SIGKILL) if kill % 2 else child.kill()
+        child.communicate()
+    assert hits >= times // 2
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_come_to_the_same_numbers(home, by_process):
-    """All processes of the sweep at once, or the sweep's own alone, at any moment of its life."""
-    moments = random.Random(0)
-    for kill in range(20):
-        child = start(home, "killed", "--engine=process", "--workers=2")
-        time.sleep(moments.uniform(0, 12))
-        if kill % 2:
-            child.kill()
-        elif child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+    kill_at_random(home, "killed", 20, "--engine=process", "--workers=2")
     finish(start(home, "killed", "--engine=process", "--workers=2"))
     assert numbers(home / "killed") == numbers(by_process)
 
@@ -253,15 +266,21 @@ def test_two_sweeps_on_one_directory(home, by_process):
 
 
 @pytest.mark.slow
-def test_a_killed_vmap_sweep_goes_on(home, by_vmap):
-    moments = random.Random(1)
-    for _ in range(5):
-        child = start(home, "killed-vmap", "--engine=vmap")
-        time.sleep(moments.uniform(4, 12))
-        child.kill()
-        child.communicate()
-    finish(start(home, "killed-vmap", "--engine=vmap"))
-    assert_close(home / "killed-vmap", by_vmap)
+def test_vmap_goes_on_from_any_mixture_of_checkpoints(home, by_process):
+    """Begun by two processes, so that the runs have come to different steps."""
+    child = start(home, "mixed", "--engine=process", "--workers=2")
+    wait_for(lambda: steps_of(home / "mixed") >= 250)
+    child.send_signal(signal.SIGTERM)
+    finish(child, 128 + signal.SIGTERM)
+    assert len(numbers(home / "mixed")) < 6
+    kill_at_random(home, "mixed", 4, "--engine=vmap")
+    child = start(home, "mixed", "--engine=vmap")
+    steps = steps_of(home / "mixed")
+    wait_for(lambda: child.poll() is not None or steps_of(home / "mixed") != steps)
+    child.send_signal(signal.SIGTERM)
+    child.communicate()
+    finish(start(home, "mixed", "--engine=vmap"))
+    assert_close(home / "mixed", by_process)
 
 
 @pytest.mark.ray
