@@ -18,12 +18,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log_softmax, sigmoid, softmax, softplus
+from jax.nn import log_softmax, sigmoid, softmax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from gumbel import densities, relaxations
-from gumbel.numerics import upcast
+from gumbel.numerics import softplus, upcast
 from gumbel.types import PRNGKey
 
 Values = Float[Array, "..."]  # logits or z: [..., D] or [..., D, K]

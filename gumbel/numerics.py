@@ -22,6 +22,25 @@ def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
         return None
 
 
+@jax.custom_jvp
+def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`log(1 + exp(x))`, as `jax.nn.softplus`, whose derivative costs a sigmoid and no more.
+
+    Pixel likelihoods spend a good part of a training step here.
+
+    Example:
+      >>> [round(value, 4) for value in softplus(jnp.array([-1e4, 0.0, 1e4])).tolist()]
+      [0.0, 0.6931, 10000.0]
+    """
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    [x], [tangent] = primals, tangents
+    return softplus(x), jax.nn.sigmoid(x) * tangent
+
+
 def upcast(x: ArrayLike) -> Float[Array, "..."]:
     """`x` in float32, or in its own dtype if that is wider.
 
