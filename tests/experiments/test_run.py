@@ -50,17 +50,23 @@ class Ended(NamedTuple):
     err: str
 
 
-@pytest.fixture(scope="module", name="home", autouse=True)
-def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with a config file; programs compiled once in this module are kept, for speed."""
-    home = tmp_path_factory.mktemp("runs")
-    (home / "config.py").write_text(CONFIG)
-    wanted: dict[str, Any] = {
+def settings(home: Path, *, cached: bool) -> dict[str, Any]:
+    """Settings of jax that save time in compiling."""
+    cache = {
         "jax_compilation_cache_dir": str(home / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in wanted}
+    return {"jax_disable_most_optimizations": True} | (cache if cached else {})
+
+
+@pytest.fixture(scope="module", name="home", autouse=True)
+def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a config file; programs are compiled fast, and kept for this module."""
+    home = tmp_path_factory.mktemp("runs")
+    (home / "config.py").write_text(CONFIG)
+    wanted = settings(home, cached=True)
+    before = {name: getattr(jax.config, name, False) for name in wanted}  # one is write-only
     for name, value in wanted.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
@@ -307,16 +313,12 @@ cli.run(train.main)
 
 def kill_at(step: int, calls: int, home: Path, workdir: Path, *, cached: bool) -> None:
     """Runs the command in a process that is killed so many calls after it logged a step."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    variables = {name.upper(): str(value) for name, value in settings(home, cached=cached).items()}
     files = [f"--config={home / 'config.py'}", f"--workdir={workdir}"]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *files, str(step), str(calls)],
         cwd=ROOT,
-        env=os.environ | (cache if cached else {}),
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=False,

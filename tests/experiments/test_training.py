@@ -335,16 +335,16 @@ def test_a_scheduled_temperature_has_nothing_to_learn(sbn):
 def trains(name, model, latent, dataset, images):
     config = small.config(model, latent=latent, estimator__name=name)
     program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    indices = jnp.arange(4 * BATCH_SIZE).reshape(4, BATCH_SIZE)
 
     @small.quick_jit
     def train(hypers, images):
         start = program.init(hypers, images)
-        indices = batch_indices(hypers["seed"], 0, num_steps=5)
         return start, *program.run(hypers, images, start, indices)
 
     start, state, trace = train(hypers, images)
-    assert int(state.step) == 5
-    assert trace.cost.shape == (5,)
+    assert int(state.step) == 4
+    assert trace.cost.shape == (4,)
     for leaf in jax.tree.leaves((state, trace)):
         assert np.isfinite(leaf).all()
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start.params, state.params)
