@@ -101,7 +101,7 @@ class Display:
             unit="step",
             unit_scale=True,
             disable=None,
-            smoothing=0.1,
+            smoothing=0,  # metrics come in bursts: the average tells more
         )
 
     def __enter__(self) -> Self:
