@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: lint typecheck
-	$(BIN)/python -m pytest -n auto -m "not slow and not ray"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 
 ERROR_RATE = 1e-4
-NUM_ESTIMATES = 20_000
+NUM_ESTIMATES = 10_000
 TEMPERATURE = 0.7
 KEY = jax.random.key(1)
 UNBIASED = [name for name in estimators.names() if estimators.spec(name).unbiased]
