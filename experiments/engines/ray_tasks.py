@@ -4,9 +4,12 @@ Every node needs this package, and the sweep's directory under the same path. A 
 dies is retried by Ray, and its run goes on from its checkpoint.
 """
 
+import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +27,8 @@ _RETRIES = 10  # of a task whose worker dies
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
     ray = _import()
-    _connect(ray, options)
+    with _signals_kept():
+        _connect(ray, options)
     try:
         _train(ray, jobs, stop, report)
     finally:
@@ -99,6 +103,18 @@ def _import() -> ModuleType:
         ) from None
     module: ModuleType = ray
     return module
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Puts the handlers of SIGTERM and Ctrl-C back, which Ray replaces by its own."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT) if here}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _connect(ray: ModuleType, options: Options) -> None:
