@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
+from experiments import config as configs
 from experiments import evaluation, training
 from experiments.data import Dataset, load
 from experiments.errors import UserError, one_line
@@ -62,7 +63,7 @@ class Compiled:
                     evaluation.image_costs(config, self.program, self.dataset, m), (0, None, 0)
                 )
             )
-            for m in {config.valid_samples, config.eval_samples}
+            for m in {config.valid_samples, *configs.final_samples(config).values()}
         }
         self.finite = jax.jit(_finite)
 

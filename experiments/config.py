@@ -56,7 +56,9 @@ def base() -> ConfigDict:
     config.batch_size = 100
     config.num_steps = 200_000
     config.seed = 0
-    config.eval_samples = 1000  # m of the final bounds
+    config.eval_samples = 1000  # m of the final test bound
+    # m of the final validation bound, if it is not to be that of the test bound.
+    config.eval_valid_samples = config_dict.placeholder(int)
     config.eval_batch_size = 100
     config.valid_samples = 1  # m of the validation bound while training
     config.log_every = 1000
@@ -97,6 +99,15 @@ def estimator_options(config: ConfigDict) -> dict[str, Any]:
         option: value
         for option, value in config.estimator.items()
         if option != "name" and value is not None and (option in known or option not in shared)
+    }
+
+
+def final_samples(config: ConfigDict) -> dict[str, int]:
+    """The m of the final bounds, by split."""
+    valid = config.eval_valid_samples
+    return {
+        "validation": config.eval_samples if valid is None else valid,
+        "test": config.eval_samples,
     }
 
 
@@ -176,6 +187,8 @@ def _validate_numbers(config: ConfigDict) -> None:
     ):
         if not 1 <= get(config, key) <= _LARGEST:
             _fail(key, get(config, key), f"give a whole number from 1 to {_LARGEST}")
+    if config.eval_valid_samples is not None and config.eval_valid_samples < 1:
+        _fail("eval_valid_samples", config.eval_valid_samples, "give a whole number over 0")
     if not _positive(config.learning_rate):
         _fail("learning_rate", config.learning_rate, "give a number over 0")
     if not 0 <= config.momentum < 1:

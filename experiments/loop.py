@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
+from experiments import config as configs
 from experiments import evaluation, records, training
 from experiments.compiled import Compiled
 from experiments.errors import UserError
@@ -215,7 +216,8 @@ class Loop:
         }
         if not self._alive():
             return results
-        num_steps, seconds = self.config.num_steps, time.monotonic() - self.began
+        config = self.config
+        num_steps, seconds = config.num_steps, time.monotonic() - self.began
         began = time.monotonic()
 
         def leave_if_asked() -> None:  # the bounds may take minutes; the last state is saved
@@ -228,10 +230,10 @@ class Loop:
                 state,
                 split,
                 [pair[index] for pair in pairs],
-                self.config.eval_samples,
+                num_samples,
                 leave_if_asked,
             )
-            for index, split in enumerate(("validation", "test"))
+            for index, (split, num_samples) in enumerate(configs.final_samples(config).items())
         )
         for member in self._alive():
             member.draw(self.compiled, _row(state, member.row))

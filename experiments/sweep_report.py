@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import config as configs
 from experiments import grids, records
 from experiments.progress import nats
 from experiments.run import RESULT, Job
@@ -67,10 +68,11 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     rows = rows_of(jobs, failures)
     keys = grids.varied([row.setting for row in rows])
     text = markdown(rows, keys)
+    num_samples = configs.final_samples(jobs[0].config)["validation"]
     records.write_json(
         directory / TABLE,
         {
-            "bound": f"validation, {jobs[0].config.eval_samples} discrete samples, nats",
+            "bound": f"validation, {num_samples} discrete samples, nats",
             "keys": keys,
             "rows": [
                 {

@@ -1,8 +1,10 @@
 """What Table 1 is: its cells, the settings each may pick from, and how long everything trains.
 
-Every estimator gets the same: the same learning rates, steps and seeds, centring and variance
-normalization wherever there is a score function. The temperature's schedule is picked too where
-the estimator reads a temperature that is annealed.
+Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
+is a score function. Picked with the learning rate is variance normalization, on or off, where the
+estimator has it: it rescales the signal by some tens or hundreds, so the best learning rate depends
+on it. Picked after that is the temperature's schedule, where the estimator reads a temperature that
+is annealed.
 """
 
 import json
@@ -73,7 +75,7 @@ _SCHEDULES = grids.product(
 )
 PRESETS = {
     "full": Preset(LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
-    "short": Preset((3e-4, 1e-3, 3e-3), [], 5_000, 50_000, 1, 20, {}),
+    "short": Preset((3e-4, 1e-3, 3e-3), [], 5_000, 50_000, 1, 20, {"eval_valid_samples": 20}),
     "smoke": Preset(
         (1e-3, 3e-3),
         _SCHEDULES[:2],
@@ -96,6 +98,9 @@ PRESETS = {
 }
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
 _PICK_SEED = 1000
+VARIANCE_NORMALIZATION = "estimator.variance_normalization"
+# The keys that are picked.
+PICKED = ("learning_rate", VARIANCE_NORMALIZATION, "temperature.rate", "temperature.interval")
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -114,22 +119,35 @@ def base_config(cell: Cell, preset: Preset) -> ConfigDict:
     return grids.config_at(config, changes)
 
 
-def learning_rate_points(preset: Preset) -> Grid:
-    """The runs that the learning rate is picked from."""
-    steps = {"num_steps": preset.pick_steps, "eval_samples": preset.pick_samples}
-    return [{"learning_rate": rate, "seed": _PICK_SEED, **steps} for rate in preset.learning_rates]
+def first_points(cell: Cell, preset: Preset) -> Grid:
+    """The runs that the learning rate, and variance normalization if any, are picked from."""
+    axes: dict[str, tuple[Any, ...]] = {"learning_rate": preset.learning_rates}
+    if "variance_normalization" in estimators.spec(cell.estimator).options:
+        axes[VARIANCE_NORMALIZATION] = (True, False)
+    return [point | _picking(preset) for point in grids.product(axes)]
 
 
-def schedule_points(cell: Cell, preset: Preset, learning_rate: float) -> Grid:
-    """The runs that the temperature's schedule is picked from, none where it is not annealed."""
+def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
+    """The runs that the temperature's schedule is picked from, none where it is not annealed.
+
+    Args:
+      cell, preset: of the table.
+      setting: what was picked before.
+    """
     annealed = base_config(cell, preset).temperature.name == "exponential"
     if not annealed or not estimators.spec(cell.estimator).relaxes:
         return []
-    steps = {"num_steps": preset.pick_steps, "eval_samples": preset.pick_samples}
-    common = {"learning_rate": learning_rate, "seed": _PICK_SEED, **steps}
-    return [common | schedule for schedule in preset.schedules]
+    return [setting | schedule | _picking(preset) for schedule in preset.schedules]
 
 
 def final_point(preset: Preset, setting: Overrides, seed: int) -> Overrides:
     """The final run of a picked setting and a seed."""
     return setting | {"seed": seed, "num_steps": preset.final_steps}
+
+
+def _picking(preset: Preset) -> Overrides:
+    return {
+        "seed": _PICK_SEED,
+        "num_steps": preset.pick_steps,
+        "eval_samples": preset.pick_samples,
+    }

@@ -48,7 +48,7 @@ class Table1:
         for columns in (self.preset.columns, self.preset.extra_columns):
             for row in protocol.ROWS:
                 cells = [Cell(row, estimator) for estimator in columns]
-                yield self._wave(f"{row}, picking", cells, self._rates)
+                yield self._wave(f"{row}, picking", cells, self._firsts)
                 yield self._wave(f"{row}, picking the schedule", cells, self._schedules)
                 yield self._finals_wave(row, cells, 0)
         for seed in range(1, self.preset.seeds):
@@ -79,21 +79,17 @@ class Table1:
 
     def setting(self, cell: Cell) -> Overrides | None:
         """What was picked for a cell, or None if its runs are not all done or have all failed."""
-        rate = self._best(self._rates(cell))
-        schedule = self._best(self._schedules(cell)) if rate else None
-        keys = ("learning_rate", "temperature.rate", "temperature.interval")
-        picked = schedule or rate
-        return {key: picked[key] for key in keys if key in picked} if picked else None
+        first = self._best(self._firsts(cell))
+        return self._best(self._schedules(cell)) or first if first else None
 
-    def _rates(self, cell: Cell) -> list[Job]:
-        return self._jobs(cell, "pick", protocol.learning_rate_points(self.preset))
+    def _firsts(self, cell: Cell) -> list[Job]:
+        return self._jobs(cell, "pick", protocol.first_points(cell, self.preset))
 
     def _schedules(self, cell: Cell) -> list[Job]:
-        rate = self._best(self._rates(cell))
-        if rate is None:
+        first = self._best(self._firsts(cell))
+        if first is None:
             return []
-        points = protocol.schedule_points(cell, self.preset, rate["learning_rate"])
-        return self._jobs(cell, "pick", points)
+        return self._jobs(cell, "pick", protocol.schedule_points(cell, self.preset, first))
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
         return self._jobs(cell, "final", [protocol.final_point(self.preset, setting, seed)])[0]
@@ -107,13 +103,16 @@ class Table1:
         ]
 
     def _best(self, jobs: Sequence[Job]) -> Overrides | None:
-        """The overrides of the finished job with the best validation bound."""
+        """What is picked by the finished jobs: the setting with the best validation bound."""
         bounds = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
             if record is not None and record["valid_nll"] is not None:
                 bounds[index] = record["valid_nll"]
-        return dict(jobs[min(bounds, key=lambda i: bounds[i])].overrides) if bounds else None
+        if not bounds:
+            return None
+        best = jobs[min(bounds, key=lambda index: bounds[index])].overrides
+        return {key: best[key] for key in protocol.PICKED if key in best}
 
     def _wave(self, name: str, cells: Sequence[Cell], jobs_of: Callable[[Cell], list[Job]]) -> Wave:
         jobs = [job for cell in cells for job in jobs_of(cell)]

@@ -44,11 +44,14 @@ def test_every_number_of_the_paper_has_its_cell():
 
 def test_cells_pick_from_the_papers_grid():
     full = PRESETS["full"]
-    assert len(protocol.learning_rate_points(full)) == 6
-    assert len(protocol.schedule_points(Cell("vae_bernoulli", "gumbel_softmax"), full, 1e-3)) == 4
+    assert len(protocol.first_points(Cell("sbn_bernoulli", "st"), full)) == 6
+    # With and without variance normalization, where there is a score function.
+    assert len(protocol.first_points(Cell("sbn_bernoulli", "sf"), full)) == 12
+    picked = {"learning_rate": 1e-3}
+    assert len(protocol.schedule_points(Cell("vae_bernoulli", "gumbel_softmax"), full, picked)) == 4
     # No schedule where the temperature is fixed, or is not read.
-    assert protocol.schedule_points(Cell("sbn_bernoulli", "gumbel_softmax"), full, 1e-3) == []
-    assert protocol.schedule_points(Cell("vae_bernoulli", "sf"), full, 1e-3) == []
+    assert protocol.schedule_points(Cell("sbn_bernoulli", "gumbel_softmax"), full, picked) == []
+    assert protocol.schedule_points(Cell("vae_bernoulli", "sf"), full, picked) == []
 
 
 def test_picking_then_final_runs_then_the_table(table):
@@ -75,7 +78,7 @@ def test_picking_then_final_runs_then_the_table(table):
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
     wave = next(table.waves())
-    assert len(wave.jobs) == 4
+    assert len(wave.jobs) == 6  # of sf, with and without variance normalization, and of the other
     for job in wave.jobs:
         finish(job, valid=60.0, test=60.0)
         assert table.store.record(job)
