@@ -10,17 +10,23 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import evaluation, training
+from experiments import evaluation, labels, models, training
 from experiments.data import Dataset, load
 from experiments.errors import UserError, one_line
 from experiments.training import Hypers, Images, Indices, Trace, TrainState
 
 
 def prepared_dataset(config: ConfigDict) -> Dataset:
-    """The config's dataset, binarized if the config says so."""
+    """The config's dataset, binarized and labelled as the config says.
+
+    Raises:
+      UserError: the dataset cannot be had, or does not suit the config.
+    """
     dataset = load(config.dataset)
     if config.binarization == "threshold":
         dataset = dataset.binarized()
+    if configs.semi_supervised(config):
+        dataset = labels.prepared(config, dataset)
     if len(dataset.train.images) < config.batch_size:
         raise UserError(
             f"config.batch_size={config.batch_size}: {config.dataset} has "
@@ -49,13 +55,7 @@ class Compiled:
         self.init = jax.jit(_over_runs(self.program.init, (0, None)))
         self.run = jax.jit(_moving(_over_runs(self.program.run, (0, None, 0, 0))), donate_argnums=2)
         self.indices = jax.jit(
-            _over_runs(
-                partial(
-                    training.batch_indices, size=len(self.images), batch_size=config.batch_size
-                ),
-                (0, None),
-            ),
-            static_argnames="num_steps",
+            _over_runs(self.program.indices, (0, None)), static_argnames="num_steps"
         )
         self.image_costs = {
             m: jax.jit(
@@ -65,6 +65,10 @@ class Compiled:
             )
             for m in {config.valid_samples, *configs.final_samples(config).values()}
         }
+        self.class_logits = None
+        if isinstance(self.program.model, models.Classifier):
+            logits = evaluation.class_logits(config, self.program, self.dataset)
+            self.class_logits = jax.jit(_over_runs(logits, (0, None, 0)))
         self.finite = jax.jit(_finite)
 
     def _check_estimator(self, config: ConfigDict) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gumbel import estimators
 TEMPERATURES = ("constant", "exponential", "linear", "cosine", "learned")
 OPTIMIZERS = ("sgd", "adam")
 BINARIZATIONS = ("threshold", "dynamic")
+LABELS = ("true", "random")
 LATENTS = ("bernoulli", "categorical")
 
 _LARGEST = 2**31 - 1  # steps and seeds are int32 on the device
@@ -102,6 +103,11 @@ def estimator_options(config: ConfigDict) -> dict[str, Any]:
     }
 
 
+def semi_supervised(config: ConfigDict) -> bool:
+    """Whether the config's model learns from labels, too."""
+    return config.model == "semi_supervised"
+
+
 def final_samples(config: ConfigDict) -> dict[str, int]:
     """The m of the final bounds, by split."""
     valid = config.eval_valid_samples
@@ -114,7 +120,8 @@ def final_samples(config: ConfigDict) -> dict[str, int]:
 def traced_keys(config: ConfigDict) -> tuple[str, ...]:
     """The dotted keys whose numbers are arguments of the compiled program."""
     known = estimators.spec(config.estimator.name).options
-    floats = [
+    floats = ["alpha"] if semi_supervised(config) else []
+    floats += [
         f"estimator.{option}"
         for option in estimator_options(config)
         if option in known and _config_type(known[option]) is float
@@ -228,9 +235,12 @@ def _validate_temperature(config: ConfigDict) -> None:
 def _validate_layers(config: ConfigDict) -> None:
     if not config.layers or min(config.layers) < 1:
         _fail("layers", config.layers, "give at least one layer, of 1 unit or more")
+    if config.latent == "categorical" and config.num_classes < 2:
+        _fail("num_classes", config.num_classes, "give at least 2")
+    if semi_supervised(config):
+        _validate_semi_supervised(config)
+        return
     if config.latent == "categorical":
-        if config.num_classes < 2:
-            _fail("num_classes", config.num_classes, "give at least 2")
         for units in config.layers:
             if units % config.num_classes:
                 _fail("layers", config.layers, f"give multiples of {config.num_classes} classes")
@@ -246,6 +256,36 @@ def _validate_vae(config: ConfigDict) -> None:
         _fail("layers", config.layers, "give one layer, such as (200,)")
     if any(not isinstance(units, int) or units < 1 for units in config.decoder or ()):
         _fail("decoder", config.decoder, "give whole numbers of at least 1, such as (200,)")
+
+
+def _validate_semi_supervised(config: ConfigDict) -> None:
+    if "num_labels" not in config:
+        _fail("model", config.model, "use --config=configs/semi_supervised.py")
+    _choice("labels", config.labels, LABELS)
+    if config.latent != "categorical":
+        _fail("latent", config.latent, "the class of semi_supervised is categorical")
+    classes, labels = config.num_classes, config.num_labels
+    if labels < classes:
+        _fail("num_labels", labels, f"give at least one label for each of {classes} classes")
+    if labels % classes:
+        below, above = labels // classes * classes, -(-labels // classes) * classes
+        _fail("num_labels", labels, f"give a multiple of {classes} classes: {below} or {above}")
+    if not 1 <= config.labelled_batch_size <= labels:
+        _fail(
+            "labelled_batch_size", config.labelled_batch_size, f"give a number from 1 to {labels}"
+        )
+    if not 0 <= config.alpha <= _LARGEST_FLOAT:
+        _fail("alpha", config.alpha, "give a finite number of at least 0")
+    for key in ("style_dim", "head"):
+        if config[key] < 1:
+            _fail(key, config[key], "give at least 1")
+    for key in ("encoder", "decoder"):
+        _three_widths(key, config[key])
+
+
+def _three_widths(key: str, widths: Sequence[Any]) -> None:
+    if len(widths) != 3 or any(not isinstance(width, int) or width < 1 for width in widths):
+        _fail(key, widths, "give three whole numbers of at least 1, such as (16, 32, 8)")
 
 
 def _validate_estimator(config: ConfigDict) -> None:

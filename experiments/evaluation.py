@@ -1,15 +1,16 @@
 """The m-sample bound with discrete samples, by a streaming log-mean-exp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from experiments import models, training
-from experiments.data import Dataset
+from experiments.data import Dataset, Split
 from experiments.training import Program
 from gumbel import Family, Objective, samplers
 from gumbel.types import Batch, Params, PRNGKey
@@ -78,9 +79,8 @@ def image_costs(
     objective = models.objective(model, hard=True)
 
     def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
-        pixel_key, sample_key = jax.random.split(key)
-        dynamic = config.binarization == "dynamic"
-        batch = model.batch(training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic))
+        pixels, sample_key = _pixels(config, dataset, images, key)
+        batch = model.batch(pixels)
         return streaming_bound(
             objective, model.family, params, batch, sample_key, num_samples=num_samples
         )
@@ -136,11 +136,87 @@ def dataset_bounds(
       keys: of each run.
     """
     totals = np.zeros(len(keys))
+    for _, costs in _over_batches(image_costs, params, images, keys, batch_size, on_batch):
+        totals += costs.astype(np.float64).sum(axis=1)
+    return [float(total) / len(images) for total in totals]
+
+
+def class_logits(config: ConfigDict, program: Program, dataset: Dataset) -> Any:
+    """The function `(params, images, key) -> logits [B, K]` of a model that is a classifier.
+
+    Grey images under dynamic binarization are those draws that `image_costs` makes from the key.
+    """
+
+    def logits(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, "B K"]:
+        pixels, _ = _pixels(config, dataset, images, key)
+        return models.with_params(program.model, params).class_logits(pixels)
+
+    return logits
+
+
+def confusions(
+    class_logits: Callable[..., Float[Array, "runs B K"]],
+    params: Params,
+    split: Split,
+    keys: Key[Array, " runs"],
+    *,
+    batch_size: int,
+) -> list[Int[np.ndarray, "K K"]]:
+    """How many images of each class (rows) are taken for each class (columns), by run.
+
+    Args:
+      class_logits: `(params, images, keys) -> logits [runs, B, K]`.
+      params: of the models, with a leading axis of runs.
+      split: with labels.
+      keys: of each run.
+      batch_size: images in a call.
+    """
+    assert split.labels is not None
+    counts: list[Int[np.ndarray, "K K"]] = []
+    for start, logits in _over_batches(class_logits, params, split.images, keys, batch_size):
+        if not counts:
+            counts = [np.zeros(2 * logits.shape[-1:], int) for _ in keys]
+        true = split.labels[start : start + logits.shape[1]]
+        for count, found in zip(counts, logits.argmax(axis=-1), strict=True):
+            np.add.at(count, (true, found), 1)
+    return counts
+
+
+def accuracy(confusion: Int[np.ndarray, "K K"]) -> float:
+    """The percentage of images that are taken for their own class.
+
+    Example:
+      >>> accuracy(np.array([[3, 0], [1, 4]]))
+      87.5
+    """
+    return 100 * float(np.trace(confusion) / confusion.sum())
+
+
+def _pixels(
+    config: ConfigDict, dataset: Dataset, images: UInt8[Array, "B H W"], key: PRNGKey
+) -> tuple[Float[Array, "B H W"], PRNGKey]:
+    """The pixels of images that are evaluated, and a key for the samples."""
+    pixel_key, sample_key = jax.random.split(key)
+    dynamic = config.binarization == "dynamic"
+    return training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic), sample_key
+
+
+def _over_batches(
+    function: Callable[..., Array],
+    params: Params,
+    images: UInt8[np.ndarray, "N H W"],
+    keys: Key[Array, " runs"],
+    batch_size: int,
+    on_batch: Callable[[int], object] = lambda _count: None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What the function gives for each batch, `[runs, B, ...]`, with the index of its first image.
+
+    The last batch is filled up with repeats, and what they give is cut off again.
+    """
     for index, start in enumerate(range(0, len(images), batch_size)):
         chunk = images[start : start + batch_size]
         filled = np.resize(chunk, (batch_size, *chunk.shape[1:]))
         batch_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        costs = image_costs(params, jnp.asarray(filled), batch_keys)
-        totals += np.asarray(costs[:, : len(chunk)], np.float64).sum(axis=1)
+        found = function(params, jnp.asarray(filled), batch_keys)
+        yield start, np.asarray(found)[:, : len(chunk)]
         on_batch(len(chunk))
-    return [float(total) / len(images) for total in totals]

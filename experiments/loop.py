@@ -157,6 +157,9 @@ class Loop:
             bounds = {
                 "valid_bound": self._bounds(state, "validation", keys, self.config.valid_samples)
             }
+            if self.compiled.class_logits:
+                confusions = self._confusions(state, "validation", keys)
+                bounds["valid_accuracy"] = [evaluation.accuracy(c) for c in confusions]
         for member in members:
             row = {key: values[member.row] for key, values in bounds.items()}
             row = scalars.get(member.row, {}) | row
@@ -164,7 +167,8 @@ class Loop:
             self._show(bar, step, row)
 
     def _show(self, bar: Any, step: int, row: Mapping[str, float]) -> None:
-        shown = {k: f"{row[k]:.2f}" for k in ("train_cost", "valid_bound") if k in row}
+        names = ("train_cost", "valid_bound", "valid_accuracy")
+        shown = {k: f"{row[k]:.2f}" for k in names if k in row}
         bar.set_postfix(shown, refresh=False)
         if self.progress and bar.disable and "valid_bound" in row:
             speed = row.get("steps_per_second", 0.0)
@@ -198,6 +202,19 @@ class Loop:
                 batch_size=self.config.eval_batch_size,
                 on_batch=count,
             )
+
+    def _confusions(
+        self, state: TrainState, split: str, keys: Sequence[Key[Array, ""]]
+    ) -> list[np.ndarray]:
+        """The confusion of each run between classes, for models that classify."""
+        assert self.compiled.class_logits
+        return evaluation.confusions(
+            self.compiled.class_logits,
+            state.params,
+            getattr(self.compiled.dataset, split),
+            jnp.stack(keys),
+            batch_size=self.config.eval_batch_size,
+        )
 
     def _bar(self) -> Any:
         config = self.config
@@ -235,6 +252,16 @@ class Loop:
             )
             for index, (split, num_samples) in enumerate(configs.final_samples(config).items())
         )
+        numbers: list[dict[str, Any]] = [
+            {"test_nll": test, "valid_nll": valid}
+            for test, valid in zip(test_nll, valid_nll, strict=True)
+        ]
+        if self.compiled.class_logits:
+            for split, short, index in (("validation", "valid", 0), ("test", "test", 1)):
+                found = self._confusions(state, split, [pair[index] for pair in pairs])
+                for row, confusion in enumerate(found):
+                    numbers[row][f"{short}_accuracy"] = evaluation.accuracy(confusion)
+                    numbers[row][f"{short}_confusion"] = confusion
         for member in self._alive():
             member.draw(self.compiled, _row(state, member.row))
         shared = {
@@ -243,8 +270,7 @@ class Loop:
             **self.provenance,
         }
         for member in self._alive():
-            bounds = {"test_nll": test_nll[member.row], "valid_nll": valid_nll[member.row]}
-            results[member.job.workdir] = member.finish(bounds | shared, seconds)
+            results[member.job.workdir] = member.finish(numbers[member.row] | shared, seconds)
         return results
 
 

@@ -24,6 +24,11 @@ def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
     bound = f"{result['eval_samples']}-sample bound, nats"
     print(f"test {result['test_nll']:.2f}, validation {result['valid_nll']:.2f} ({bound})")
+    if "test_accuracy" in result:
+        print(
+            f"accuracy: test {result['test_accuracy']:.2f} %, "
+            f"validation {result['valid_accuracy']:.2f} %"
+        )
     print(f"numbers: {Path(workdir) / run.RESULT}\npicture: {Path(workdir) / run.PICTURE}")
     return 0
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from experiments import config as configs
+from experiments import labels as label_draws
 from experiments import models
 from experiments.data import Dataset
 from gumbel import estimators, schedules
@@ -25,7 +26,7 @@ Images = UInt8[Array, "N H W"]
 Indices = Int[Array, "steps batch"]
 
 # What a key is for, folded into the seed's key, so that no two uses share one.
-_INIT, _SHUFFLE, _STEP, VALIDATION, FINAL, PICTURE = range(6)
+_INIT, _SHUFFLE, _STEP, VALIDATION, FINAL, PICTURE, _LABELS, _LABEL_SHUFFLE, _LABEL_STEP = range(9)
 
 
 class TrainState(NamedTuple):
@@ -50,6 +51,18 @@ class Trace(NamedTuple):
     metrics: dict[str, Float[Array, "..."]]
 
 
+class Supervision(NamedTuple):
+    """What the labelled images add to a program.
+
+    Attributes:
+      cost: `(hypers, images, params, step, indices) -> scalar`, the mean of the labelled costs.
+      indices: `(seed, start, num_steps=) -> indices`, the labelled images that the steps read.
+    """
+
+    cost: Callable[..., Float[Array, ""]]
+    indices: Callable[..., Indices]
+
+
 class Program(NamedTuple):
     """The pure functions of one config.
 
@@ -57,11 +70,14 @@ class Program(NamedTuple):
       init: `(hypers, images) -> TrainState`.
       run: `(hypers, images, state, indices) -> (TrainState, Trace)`, one step per row of
         `indices`; the trace's leaves have a leading axis of steps.
+      indices: `(seed, start, num_steps=) -> indices`, the images that the steps read: of each row
+        the first `batch_size` without their labels, any others with them.
       model: the model whose architecture the parameters in the state belong to.
     """
 
     init: Callable[[Hypers, Images], TrainState]
     run: Callable[[Hypers, Images, TrainState, Indices], tuple[TrainState, Trace]]
+    indices: Callable[..., Indices]
     model: Any
 
 
@@ -78,7 +94,13 @@ def key_for(seed: Int[Array, ""] | int, purpose: int) -> PRNGKey:
 
 
 def batch_indices(
-    seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int, size: int, batch_size: int
+    seed: Int[Array, ""],
+    start: Int[Array, ""],
+    *,
+    num_steps: int,
+    size: int,
+    batch_size: int,
+    purpose: int = _SHUFFLE,
 ) -> Indices:
     """The images of steps `start .. start + num_steps - 1`: each epoch is a fresh permutation.
 
@@ -91,6 +113,7 @@ def batch_indices(
       num_steps: how many steps.
       size: number of training images, at least `batch_size`.
       batch_size: images in a step.
+      purpose: of the permutations' key.
     """
     per_epoch = size // batch_size
     first_epoch = start // per_epoch
@@ -98,7 +121,7 @@ def batch_indices(
     num_epochs = (num_steps + per_epoch - 2) // per_epoch + 1
 
     def permutation(epoch: Int[Array, ""]) -> Int[Array, " size"]:
-        return jax.random.permutation(jax.random.fold_in(key_for(seed, _SHUFFLE), epoch), size)
+        return jax.random.permutation(jax.random.fold_in(key_for(seed, purpose), epoch), size)
 
     permutations = jax.vmap(permutation)(first_epoch + jnp.arange(num_epochs))
     batches = permutations[:, : per_epoch * batch_size].reshape(-1, batch_size)
@@ -124,10 +147,19 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
     mean = jnp.asarray(dataset.train_mean())
     # The architecture and its constants; the parameters come from `init`.
     model = models.build(config, mean, jax.random.key(0))
+    dynamic = config.binarization == "dynamic"
+    supervision = _supervision(config, dataset, model) if configs.semi_supervised(config) else None
 
     def batch_of(images: Images, key: PRNGKey) -> Any:
-        dynamic = config.binarization == "dynamic"
         return model.batch(pixels(images, dataset.levels, key, dynamic=dynamic))
+
+    def indices_of(seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int) -> Indices:
+        size, batch_size = len(dataset.train), config.batch_size
+        rows = batch_indices(seed, start, num_steps=num_steps, size=size, batch_size=batch_size)
+        if supervision is None:
+            return rows
+        labelled = supervision.indices(seed, start, num_steps=num_steps)
+        return jnp.concatenate([rows, labelled], axis=1)
 
     def init(hypers: Hypers, images: Images) -> TrainState:
         key = key_for(hypers["seed"], _INIT)
@@ -147,7 +179,8 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
     ) -> tuple[TrainState, Trace]:
         key = jax.random.fold_in(key_for(hypers["seed"], _STEP), state.step)
         batch_key, estimator_key = jax.random.split(key)
-        batch = batch_of(images[indices], batch_key)
+        unlabelled, labelled = jnp.split(indices, [config.batch_size])
+        batch = batch_of(images[unlabelled], batch_key)
 
         def surrogate(trained: tuple[Params, Float[Array, ""]]) -> Any:
             params, raw = trained
@@ -160,6 +193,10 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
                 temperature,
                 state.estimator,
             )
+            if supervision is not None:
+                cost = supervision.cost(hypers, images, params, state.step, labelled)
+                value += cost
+                info = info._replace(metrics=info.metrics | {"labelled_cost": cost})
             return value, (estimator_state, info, temperature)
 
         trained = (state.params, state.temperature)
@@ -179,7 +216,53 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
             return state, jax.tree.map(lambda leaf: leaf[None], trace)
         return jax.lax.scan(lambda s, i: step(hypers, images, s, i), state, indices)
 
-    return Program(init, run, model)
+    return Program(init, run, indices_of, model)
+
+
+def _supervision(config: ConfigDict, dataset: Dataset, model: Any) -> Supervision:
+    """The labelled cost and its images.
+
+    The cross-entropy weighs `alpha N_u / N_l`, with N_u and N_l the sizes of the whole sets, so
+    that alpha is per unlabelled image, as in Kingma et al. (2014), who set 0.1.
+    """
+    labels = jnp.asarray(dataset.train.labels)
+    dynamic = config.binarization == "dynamic"
+
+    def cost(
+        hypers: Hypers,
+        images: Images,
+        params: Params,
+        step: Int[Array, ""],
+        indices: Int[Array, " labelled"],
+    ) -> Float[Array, ""]:
+        key = jax.random.fold_in(key_for(hypers["seed"], _LABEL_STEP), step)
+        pixel_key, cost_key = jax.random.split(key)
+        costs = models.with_params(model, params).labelled_cost(
+            pixels(images[indices], dataset.levels, pixel_key, dynamic=dynamic),
+            labels[indices],
+            cost_key,
+            weight=hypers["alpha"] * (len(images) / config.num_labels),
+        )
+        return jnp.mean(costs)
+
+    def indices_of(seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int) -> Indices:
+        labelled = label_draws.labelled(
+            key_for(seed, _LABELS),
+            labels,
+            num_labels=config.num_labels,
+            num_classes=config.num_classes,
+        )
+        rows = batch_indices(
+            seed,
+            start,
+            num_steps=num_steps,
+            size=config.num_labels,
+            batch_size=config.labelled_batch_size,
+            purpose=_LABEL_SHUFFLE,
+        )
+        return labelled[rows]
+
+    return Supervision(cost, indices_of)
 
 
 def temperature_at(

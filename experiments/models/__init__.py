@@ -8,9 +8,19 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 import gumbel
-from experiments.models.base import Images, Model, Pictures, objective, params_of, with_params
+from experiments.models.base import (
+    KLS,
+    Classifier,
+    Images,
+    Model,
+    Pictures,
+    objective,
+    params_of,
+    with_params,
+)
 from experiments.models.sbn import SBN
-from experiments.models.vae import KLS, VAE
+from experiments.models.semi_supervised import SemiSupervised
+from experiments.models.vae import VAE
 from gumbel.types import PRNGKey
 
 __all__ = [
@@ -18,9 +28,11 @@ __all__ = [
     "MODELS",
     "SBN",
     "VAE",
+    "Classifier",
     "Images",
     "Model",
     "Pictures",
+    "SemiSupervised",
     "build",
     "objective",
     "params_of",
@@ -59,14 +71,29 @@ def _vae(config: ConfigDict, mean: Float[Array, "H W"], rngs: nnx.Rngs) -> VAE:
     )
 
 
-MODELS: dict[str, Any] = {"sbn": _sbn, "vae": _vae}
+def _semi_supervised(
+    config: ConfigDict, mean: Float[Array, "H W"], rngs: nnx.Rngs
+) -> SemiSupervised:
+    return SemiSupervised(
+        mean,
+        num_classes=config.num_classes,
+        style_dim=config.style_dim,
+        encoder=tuple(config.encoder),
+        decoder=tuple(config.decoder),
+        head=config.head,
+        kl=config.kl,
+        rngs=rngs,
+    )
+
+
+MODELS: dict[str, Any] = {"sbn": _sbn, "vae": _vae, "semi_supervised": _semi_supervised}
 
 
 def build(config: ConfigDict, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> Model:
     """The model of a config, with fresh parameters.
 
     Args:
-      config: reads `model`, `latent`, `layers`, `num_classes` and the model's own keys.
+      config: reads `model`, `num_classes` and the model's own keys.
       pixel_mean: of the training split, in [0, 1].
       key: for the weights.
     """

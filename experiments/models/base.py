@@ -1,18 +1,21 @@
 """What the training loop asks of a model, and the parts that the models share."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from gumbel import BERNOULLI, Family, Objective
+from gumbel import BERNOULLI, Family, Objective, samplers
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
 
 Images = Float[Array, "B H W"]
 Pixels = Float[Array, "B P"]
+Labels = Int[Array, " B"]
 Pictures = dict[str, Images]
+KL = Literal["sample", "analytic", "relaxed"]
+KLS: tuple[KL, ...] = ("sample", "analytic", "relaxed")
 
 
 class Model(Protocol):
@@ -40,6 +43,17 @@ class Model(Protocol):
         """Named rows of images that show what the model has learned."""
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """What a model has besides that infers the class of an image, and learns from labels too."""
+
+    def class_logits(self, images: Images) -> Float[Array, "B K"]:
+        """The logits of each class, given images with pixels in [0, 1]."""
+
+    def labelled_cost(self, images: Images, labels: Labels, key: PRNGKey, *, weight: Any) -> Cost:
+        """The cost of each labelled image, in nats; `weight` is that of its cross-entropy."""
+
+
 def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Objective:
     """The cost of a model's architecture, as a pure function of its parameters.
 
@@ -47,10 +61,9 @@ def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Obj
       model: a `Model`; its own parameters are not read.
       temperature, hard: see `Model.cost`.
     """
-    graph, _, *constants = nnx.split(model, nnx.Param, ...)
 
     def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
-        merged = nnx.merge(graph, nnx.State(params), *constants)
+        merged = with_params(model, params)
         return merged.cost(batch, key, sample, temperature=temperature, hard=hard)
 
     return call
@@ -81,12 +94,10 @@ class PixelLikelihood(nnx.Module):
     """
 
     def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
-        # Pixels that are never or always on would start at infinite logits.
-        mean = jnp.clip(pixel_mean, 0.01, 0.99)
         self.linear = nnx.Linear(
             num_inputs,
             pixel_mean.shape[0],
-            bias_init=lambda *_: jnp.log(mean) - jnp.log1p(-mean),
+            bias_init=lambda *_: pixel_logits(pixel_mean),
             rngs=rngs,
         )
 
@@ -97,6 +108,39 @@ class PixelLikelihood(nnx.Module):
     def mean(self, hidden: Float[Array, "B H"]) -> Pixels:
         """The probability that each pixel is on."""
         return jax.nn.sigmoid(self.linear(hidden))
+
+
+def pixel_logits(pixel_mean: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The log odds of pixels, for biases to start at; finite where pixels are always off or on."""
+    mean = jnp.clip(pixel_mean, 0.01, 0.99)
+    return jnp.log(mean) - jnp.log1p(-mean)
+
+
+def kl_per_example(
+    family: Family,
+    kl: KL,
+    logits: Float[Array, "B *event"],
+    prior: Float[Array, "B *event"],
+    z: Sample,
+    temperature: Any,
+) -> Cost:
+    """The KL term of a site's variables, of one of three kinds.
+
+    * `sample`, the paper's: `log q(z) - log p(z)`, both discrete log-probabilities taken at the
+      sample, relaxed or not. A bound only for discrete samples.
+    * `analytic`: `KL(q || p)` of the discrete distributions.
+    * `relaxed`: `log q_tau(z) - log p_tau(z)`, the densities of the relaxed distributions at one
+      temperature (Maddison et al., 2017). A bound for relaxed samples.
+    """
+    if kl == "analytic":
+        per_variable = family.kl(logits, prior)
+    elif kl == "relaxed":
+        per_variable = family.relaxed_log_prob(logits, temperature, z) - family.relaxed_log_prob(
+            prior, temperature, z
+        )
+    else:
+        per_variable = family.log_prob(logits, z) - family.log_prob(prior, z)
+    return samplers.sum_per_example(per_variable)
 
 
 def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,17 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from experiments.models.base import (
+    KL,
     Constant,
     Images,
     Pictures,
     PixelLikelihood,
     event_shape,
+    kl_per_example,
     standardized,
 )
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
-
-KL = Literal["sample", "analytic", "relaxed"]
-KLS: tuple[KL, ...] = ("sample", "analytic", "relaxed")
 
 
 class VAE(nnx.Module):
@@ -32,12 +31,7 @@ class VAE(nnx.Module):
     The paper's is 784-200-784 with Bernoulli latents, whose decoder is linear, or
     784-(20x10)-200-784 with categorical ones, whose decoder has a hidden layer.
 
-    The cost is `-log p(x | z) + KL`, with the KL term one of
-      * `sample`, the paper's: `log q(z) - log p(z)`, both categorical log-probabilities taken at
-        the sample, relaxed or not. A bound only for discrete samples.
-      * `analytic`: `KL(q || p)` of the discrete distributions.
-      * `relaxed`: `log q_tau(z) - log p_tau(z)`, the densities of the relaxed distributions at one
-        temperature (Maddison et al., 2017). A bound for relaxed samples.
+    The cost is `-log p(x | z) + KL`, with a KL term of the kind that `kl` names.
 
     Args:
       pixel_mean: `[H, W]`, of the training split.
@@ -45,7 +39,7 @@ class VAE(nnx.Module):
       num_variables: of the latent layer.
       num_classes: of each latent variable, if categorical.
       decoder: widths of the decoder's hidden layers.
-      kl: the KL term of the training cost.
+      kl: the KL term of the training cost, see `kl_per_example`.
       rngs: for the weights.
     """
 
@@ -83,7 +77,9 @@ class VAE(nnx.Module):
         """`-log p(x | z) + KL`, which at a hard sample is the negative log importance weight."""
         logits = self._encode(batch["pixels"])
         z = sample("z", logits)
-        kl = self._kl("sample" if hard else self.kl, logits, z, temperature)
+        prior = jnp.broadcast_to(self.prior[...], logits.shape)
+        kind = "sample" if hard else self.kl
+        kl = kl_per_example(self.family, kind, logits, prior, z, temperature)
         return self.likelihood.cost(self._decode(z), batch["pixels"]) + kl
 
     def pictures(self, images: Images, key: PRNGKey) -> Pictures:
@@ -110,15 +106,3 @@ class VAE(nnx.Module):
         for linear in self.decoder:
             hidden = jnp.tanh(linear(hidden))
         return hidden
-
-    def _kl(self, kl: KL, logits: Float[Array, "B *event"], z: Sample, temperature: Any) -> Cost:
-        prior = jnp.broadcast_to(self.prior[...], logits.shape)
-        if kl == "analytic":
-            per_variable = self.family.kl(logits, prior)
-        elif kl == "relaxed":
-            per_variable = self.family.relaxed_log_prob(
-                logits, temperature, z
-            ) - self.family.relaxed_log_prob(prior, temperature, z)
-        else:
-            per_variable = self.family.log_prob(logits, z) - self.family.log_prob(prior, z)
-        return samplers.sum_per_example(per_variable)

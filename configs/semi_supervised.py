@@ -1,0 +1,52 @@
+"""Semi-supervised classification, section 4.3: Kingma's M2 with convolutions and 100 labels.
+
+Run (30,000 steps):
+
+  python -m experiments.train --config=configs/semi_supervised.py --workdir=runs/semi-supervised
+
+  --config.estimator.name=NAME    marginalization, gumbel_softmax, st_gumbel_softmax, ...
+  --config.alpha=0.3              the weight of a label, per unlabelled image
+  --config.seed=1                 other labels are drawn, too
+
+Pick alpha on the validation set from the paper's grid (5 runs):
+
+  python -m experiments.sweep --config=configs/semi_supervised.py --workdir=runs/alpha
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+from experiments import grids
+
+
+def get_config() -> ConfigDict:
+    config = configs.base()
+    config.model = "semi_supervised"
+    config.dataset = "mnist"
+    config.binarization = "dynamic"
+    config.latent = "categorical"
+    config.num_classes = 10
+    config.labels = "true"  # or "random", of any num_classes, for timing
+    config.num_labels = 100  # as many of each class, drawn by the seed
+    config.labelled_batch_size = 20
+    # Of the cross-entropy, by number of unlabelled images: with 50,000 images and 100 labels, 0.1
+    # weighs the mean cross-entropy 50-fold.
+    config.alpha = 0.1
+    config.style_dim = 50
+    config.encoder = (16, 32, 32)  # channels of q(y | x), and of q(z | x, y)
+    config.head = 128  # units where class and image meet in q(z | x, y)
+    config.decoder = (16, 32, 8)  # channels of p(x | y, z)
+    config.kl = "analytic"  # of the class; or "sample", "relaxed"
+    config.temperature.name = "exponential"
+    config.temperature.rate = 3e-5
+    config.temperature.floor = 0.5
+    config.temperature.interval = 2000
+    config.optimizer = "adam"
+    config.num_steps = 30_000
+    config.eval_samples = 1  # the bound itself
+    config.steps_per_call = 1  # convolutions in a loop are slow on a CPU
+    return config
+
+
+def get_sweep() -> grids.Grid:
+    return grids.product({"alpha": (0.1, 0.2, 0.3, 0.8, 1.0)})
