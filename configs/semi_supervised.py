@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     config.temperature.floor = 0.5
     config.temperature.interval = 2000
     config.optimizer = "adam"
+    config.learning_rate = 3e-3
+    config.learning_rate_schedule = "cosine"
     config.num_steps = 30_000
     config.eval_samples = 1  # the bound itself
     config.steps_per_call = 1  # convolutions in a loop are slow on a CPU

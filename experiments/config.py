@@ -14,6 +14,7 @@ from gumbel import estimators
 
 TEMPERATURES = ("constant", "exponential", "linear", "cosine", "learned")
 OPTIMIZERS = ("sgd", "adam")
+LEARNING_RATES = ("constant", "cosine")
 BINARIZATIONS = ("threshold", "dynamic")
 LABELS = ("true", "random")
 LATENTS = ("bernoulli", "categorical")
@@ -53,6 +54,7 @@ def base() -> ConfigDict:
     )
     config.optimizer = "sgd"
     config.learning_rate = 1e-3
+    config.learning_rate_schedule = "constant"  # or "cosine": down to 0 over the run's steps
     config.momentum = 0.9
     config.batch_size = 100
     config.num_steps = 200_000
@@ -169,6 +171,7 @@ def validate(config: ConfigDict) -> None:
     _choice("latent", config.latent, LATENTS)
     _choice("binarization", config.binarization, BINARIZATIONS)
     _choice("optimizer", config.optimizer, OPTIMIZERS)
+    _choice("learning_rate_schedule", config.learning_rate_schedule, LEARNING_RATES)
     _choice("temperature.name", config.temperature.name, TEMPERATURES)
     if "kl" in config:
         _choice("kl", config.kl, KLS)

@@ -290,6 +290,9 @@ def _estimator(config: ConfigDict, hypers: Hypers) -> estimators.Estimator:
 
 
 def _optimizer(config: ConfigDict, hypers: Hypers) -> optax.GradientTransformation:
+    rate: Any = hypers["learning_rate"]
+    if config.learning_rate_schedule == "cosine":
+        rate = optax.schedules.cosine_decay_schedule(rate, config.num_steps)
     if config.optimizer == "adam":
-        return optax.adam(hypers["learning_rate"])
-    return optax.sgd(hypers["learning_rate"], momentum=hypers["momentum"])
+        return optax.adam(rate)
+    return optax.sgd(rate, momentum=hypers["momentum"])

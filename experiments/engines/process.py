@@ -19,6 +19,7 @@ from pathlib import Path
 from experiments import progress
 from experiments.engines import Job, Options, Outcome, Report
 from experiments.engines.attempt import attempt, fail, no_space
+from experiments.engines.compilations import shared_compilations
 from experiments.errors import UserError
 from experiments.run import Programs
 from experiments.signals import Stop
@@ -30,6 +31,11 @@ _DEATHS = 3  # of workers over one run, with no step gained, until it counts as 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
+    with shared_compilations():
+        _train(jobs, options, stop, report)
+
+
+def _train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     cores = _cores()
     count = min(options.workers or len(cores), len(jobs))
     queue = _Queue(jobs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from experiments import cli, engines, sweep
 from experiments.engines import Options
+from experiments.engines.compilations import shared_compilations
 from experiments.errors import UserError
 from experiments.reproduce import figures, protocol
 from experiments.reproduce.table1 import JSON, TEXT, Table1
@@ -33,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
         figures.figure1(path)
     else:
         model, title = _FIGURES[arguments.target]
-        rows = [row for row in protocol.ROWS if row.startswith(model)]
+        rows = [row for row in preset.rows if row.startswith(model)]
         cells = protocol.cells(preset)
         panels = {
             row: {c.estimator: table.finals(c) for c in cells if c.row == row} for row in rows
@@ -51,18 +52,17 @@ def main(arguments: argparse.Namespace) -> int:
 def _table1(table: Table1, engine: str | None, workers: int | None) -> int:
     """Trains what is missing, wave by wave, and writes the table after each."""
     engine, status = engine or engines.default(), 0
-    for wave in table.waves():
-        if not wave.jobs:
-            continue
-        print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
-        failures, stopped = sweep.train(wave.jobs, engine, Options(workers))
-        table.write()
-        for workdir, reason in failures.items():
-            print(f"failed: {workdir}: {reason}", file=sys.stderr)
-            status = sweep.FAILED
-        if stopped:
-            print("stopped: the same command goes on", file=sys.stderr)
-            return stopped
+    with shared_compilations():
+        for wave in filter(lambda wave: wave.jobs, table.waves()):
+            print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
+            failures, stopped = sweep.train(wave.jobs, engine, Options(workers))
+            table.write()
+            for workdir, reason in failures.items():
+                print(f"failed: {workdir}: {reason}", file=sys.stderr)
+                status = sweep.FAILED
+            if stopped:
+                print("stopped: the same command goes on", file=sys.stderr)
+                return stopped
     table.write()
     print((table.results / TEXT).read_text(), end="")
     print(f"table: {table.results / TEXT}\nnumbers: {table.results / JSON}")

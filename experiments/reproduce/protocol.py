@@ -57,6 +57,8 @@ class Preset(NamedTuple):
       pick_samples: m of the bound that is picked by.
       changes: to the config, for all runs.
       columns, extra_columns: the estimators.
+      rows: of the table.
+      rows_at_once: how many rows train in one wave.
     """
 
     learning_rates: tuple[float, ...]
@@ -68,6 +70,8 @@ class Preset(NamedTuple):
     changes: Overrides
     columns: tuple[str, ...] = COLUMNS
     extra_columns: tuple[str, ...] = EXTRA_COLUMNS
+    rows: tuple[str, ...] = ROWS
+    rows_at_once: int = 1
 
 
 _SCHEDULES = grids.product(
@@ -94,6 +98,8 @@ PRESETS = {
         },
         ("sf", "gumbel_softmax"),
         ("vimco",),
+        ("sbn_bernoulli", "vae_categorical"),
+        2,
     ),
 }
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
@@ -106,7 +112,7 @@ PICKED = ("learning_rate", VARIANCE_NORMALIZATION, "temperature.rate", "temperat
 def cells(preset: Preset) -> list[Cell]:
     """The cells of a preset, row by row."""
     columns = (*preset.columns, *preset.extra_columns)
-    return [Cell(row, estimator) for row in ROWS for estimator in columns]
+    return [Cell(row, estimator) for row in preset.rows for estimator in columns]
 
 
 def base_config(cell: Cell, preset: Preset) -> ConfigDict:

@@ -45,16 +45,24 @@ class Table1:
         The paper's 28 cells come first, with one seed each, a row at a time; then the columns that
         it left out; then the other seeds.
         """
-        for columns in (self.preset.columns, self.preset.extra_columns):
-            for row in protocol.ROWS:
-                cells = [Cell(row, estimator) for estimator in columns]
-                yield self._wave(f"{row}, picking", cells, self._firsts)
-                yield self._wave(f"{row}, picking the schedule", cells, self._schedules)
-                yield self._finals_wave(row, cells, 0)
-        for seed in range(1, self.preset.seeds):
-            for row in protocol.ROWS:
-                cells = [cell for cell in protocol.cells(self.preset) if cell.row == row]
-                yield self._finals_wave(row, cells, seed)
+        preset = self.preset
+        for columns in (preset.columns, preset.extra_columns):
+            for name, rows in self._groups():
+                cells = [Cell(row, estimator) for row in rows for estimator in columns]
+                yield self._wave(f"{name}, picking", cells, self._firsts)
+                yield self._wave(f"{name}, picking the schedule", cells, self._schedules)
+                yield self._finals_wave(name, cells, 0)
+        for seed in range(1, preset.seeds):
+            for name, rows in self._groups():
+                cells = [cell for cell in protocol.cells(preset) if cell.row in rows]
+                yield self._finals_wave(name, cells, seed)
+
+    def _groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The rows that train together, with a name for them."""
+        rows, size = self.preset.rows, self.preset.rows_at_once
+        for first in range(0, len(rows), size):
+            group = rows[first : first + size]
+            yield " and ".join(group), group
 
     def write(self) -> dict[str, Any]:
         """Writes the table from the finished runs; returns what its JSON holds."""
@@ -118,12 +126,12 @@ class Table1:
         jobs = [job for cell in cells for job in jobs_of(cell)]
         return Wave(name, [job for job in jobs if self.store.record(job) is None])
 
-    def _finals_wave(self, row: str, cells: Sequence[Cell], seed: int) -> Wave:
+    def _finals_wave(self, name: str, cells: Sequence[Cell], seed: int) -> Wave:
         def job_of(cell: Cell) -> list[Job]:
             setting = self.setting(cell)
             return [] if setting is None else [self._final(cell, setting, seed)]
 
-        return self._wave(f"{row}, seed {seed}", cells, job_of)
+        return self._wave(f"{name}, seed {seed}", cells, job_of)
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         """What the JSON says of a cell."""
