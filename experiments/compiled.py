@@ -1,11 +1,13 @@
 """What runs of one program share: the data on the device, and the compiled functions."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
@@ -70,6 +72,8 @@ class Compiled:
             logits = evaluation.class_logits(config, self.program, self.dataset)
             self.class_logits = jax.jit(_over_runs(logits, (0, None, 0)))
         self.finite = jax.jit(_finite)
+        if config.estimator.name == "marginalization":
+            self._check_memory(config)
 
     def _check_estimator(self, config: ConfigDict) -> None:
         try:
@@ -77,6 +81,36 @@ class Compiled:
         except ValueError as error:
             name = config.estimator.name
             raise UserError(f"config.estimator.name={name!r}: {one_line(error)}") from error
+
+    def _check_memory(self, config: ConfigDict) -> None:
+        """Refuses a step that this device cannot hold, before the first one is taken."""
+        hypers = {key: value[None] for key, value in training.hypers_of(config).items()}
+        state = jax.eval_shape(self.init, hypers, self.images)
+        indices = jax.eval_shape(
+            partial(self.indices, num_steps=min(config.steps_per_call, config.log_every)),
+            hypers["seed"],
+            0,
+        )
+        lowered = self.run.lower(hypers, self.images, state, indices, np.ones(1, bool))
+        memory: Any = lowered.compile().memory_analysis()
+        needed, held = memory.temp_size_in_bytes, _memory()
+        if held is not None and needed > held:
+            raise UserError(
+                f"config.estimator.name=marginalization: a step needs {needed / 2**30:.1f} GiB and "
+                f"there are {held / 2**30:.1f}; lower config.num_classes, config.batch_size or "
+                "config.estimator.chunk_size, or use an estimator that samples"
+            )
+
+
+def _memory() -> int | None:
+    """The bytes of the device's memory, or of this machine's; None if that is not known."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:

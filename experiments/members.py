@@ -16,7 +16,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.compiled import Compiled
 from experiments.errors import UserError
 from experiments.training import Trace, TrainState, key_for
-from experiments.workdir import METRICS, PICTURE, RESULT
+from experiments.workdir import METRICS, PICTURE, PICTURES, RESULT
 
 
 class Job(NamedTuple):
@@ -107,10 +107,17 @@ class Member:
         batch_key, picture_key = jax.random.split(key)
         dynamic = config.binarization == "dynamic"
         pixels = training.pixels(images, compiled.dataset.levels, batch_key, dynamic=dynamic)
+        pictures = model.pictures(pixels, picture_key)
+        grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
+        np.savez_compressed(
+            self.job.workdir / PICTURES,
+            allow_pickle=False,
+            **{name: rows.astype(np.uint8) for name, rows in grey.items()},
+        )
         plots.run_picture(
             self.job.workdir / PICTURE,
             records.read_metrics(self.job.workdir / METRICS),
-            model.pictures(pixels, picture_key),
+            pictures,
             title=f"{config.model}, {config.latent}, {config.estimator.name}",
         )
 

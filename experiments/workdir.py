@@ -12,7 +12,8 @@ from experiments import config as configs
 from experiments import records
 from experiments.errors import UserError
 
-CONFIG, METRICS, RESULT, PICTURE = "config.json", "metrics.jsonl", "result.json", "picture.png"
+CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
 
 
 class InUseError(UserError):

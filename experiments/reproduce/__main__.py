@@ -2,54 +2,56 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
-Stopped at any point and started again, it does only what is missing.
+Stopped at any point and started again, it does only what is missing. Figures 3 and 4 are drawn of
+what `table1` has trained, figure 5 of what `table2` has trained and of a benchmark that it runs.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from experiments import cli, engines, sweep
+from experiments import cli, engines, records, sweep
 from experiments.engines import Options
 from experiments.engines.compilations import shared_compilations
 from experiments.errors import UserError
-from experiments.reproduce import figures, protocol
-from experiments.reproduce.table1 import JSON, TEXT, Table1
+from experiments.reproduce import figures, protocol, speed, table2
+from experiments.reproduce.table1 import Table1
+from experiments.reproduce.table2 import Table2
 
-_FIGURES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
+_CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
+_TABLES = ("table1", "table2")
+_FIGURES = ("figure1", *_CURVES, "figure5")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Does what the command line says; returns the exit status."""
-    preset = protocol.PRESETS[arguments.preset]
-    results = arguments.results
+    target, preset, results = arguments.target, arguments.preset, arguments.results
     if results is None:
-        results = Path("results") if arguments.preset == "full" else arguments.workdir / "results"
-    table = Table1(preset, arguments.workdir, results)
-    if arguments.target == "table1":
-        return _table1(table, arguments.engine, arguments.workers)
-    path = results / "figures" / f"{arguments.target}.png"
+        results = Path("results") if preset == "full" else arguments.workdir / "results"
+    if target in _TABLES:
+        table = _table1(arguments, results) if target == "table1" else _table2(arguments, results)
+        return _train(table, arguments.engine, arguments.workers)
+    path = results / "figures" / f"{target}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if arguments.target == "figure1":
+    if target == "figure1":
         figures.figure1(path)
+    elif target == "figure5":
+        _figure5(path, _table2(arguments, results), results)
     else:
-        model, title = _FIGURES[arguments.target]
-        rows = [row for row in preset.rows if row.startswith(model)]
-        cells = protocol.cells(preset)
-        panels = {
-            row: {c.estimator: table.finals(c) for c in cells if c.row == row} for row in rows
-        }
-        if not any(found for panel in panels.values() for found in panel.values()):
-            raise UserError(
-                f"{results} has no final run of {title}: run `reproduce table1` with the same "
-                "--workdir, --preset and --results first"
-            )
-        figures.curves(path, panels, title=f"{title}, hard single-sample validation bound")
+        _draw_curves(path, *_CURVES[target], _table1(arguments, results))
     print(path)
     return 0
 
 
-def _table1(table: Table1, engine: str | None, workers: int | None) -> int:
+def _table1(arguments: argparse.Namespace, results: Path) -> Table1:
+    return Table1(protocol.PRESETS[arguments.preset], arguments.workdir, results)
+
+
+def _table2(arguments: argparse.Namespace, results: Path) -> Table2:
+    return Table2(table2.PRESETS[arguments.preset], arguments.workdir, results)
+
+
+def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> int:
     """Trains what is missing, wave by wave, and writes the table after each."""
     engine, status = engine or engines.default(), 0
     with shared_compilations():
@@ -64,9 +66,43 @@ def _table1(table: Table1, engine: str | None, workers: int | None) -> int:
                 print("stopped: the same command goes on", file=sys.stderr)
                 return stopped
     table.write()
-    print((table.results / TEXT).read_text(), end="")
-    print(f"table: {table.results / TEXT}\nnumbers: {table.results / JSON}")
+    text = table.results / f"{table.name}.md"
+    print(f"{text.read_text()}table: {text}\nnumbers: {text.with_suffix('.json')}")
     return status
+
+
+def _draw_curves(path: Path, model: str, title: str, table: Table1) -> None:
+    cells = [cell for cell in protocol.cells(table.preset) if cell.row.startswith(model)]
+    panels = {
+        row: {cell.estimator: table.finals(cell) for cell in cells if cell.row == row}
+        for row in dict.fromkeys(cell.row for cell in cells)
+    }
+    if not any(found for panel in panels.values() for found in panel.values()):
+        raise _missing(f"no final run of {title}", "table1", table.results)
+    figures.curves(path, panels, title=f"{title}, hard single-sample validation bound")
+
+
+def _figure5(path: Path, table: Table2, results: Path) -> None:
+    """Draws both halves; the benchmark's file counts as done, as finished runs do."""
+    pictures = table.picture()
+    if pictures is None:
+        raise _missing("no analogies of gumbel_softmax", "table2", results)
+    timed = results / "figure5a.json"
+    if timed.exists():
+        print(f"timings of {timed}: delete it to measure again", file=sys.stderr)
+        measured = records.read_json(timed)
+    else:
+        smoke = table.preset is table2.PRESETS["smoke"]
+        options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1} if smoke else {}
+        measured = speed.write(results, table.preset.changes, **options)
+    figures.figure5(path, measured, pictures)
+
+
+def _missing(what: str, table: str, results: Path) -> UserError:
+    return UserError(
+        f"{results} has {what}: run `reproduce {table}` with the same --workdir, --preset and "
+        "--results first"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,13 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", choices=["table1", "figure1", *_FIGURES])
+    parser.add_argument("target", choices=[*_TABLES, *_FIGURES])
     parser.add_argument("--workdir", type=Path, required=True, help="where the runs train")
     parser.add_argument(
         "--preset",
         choices=list(protocol.PRESETS),
         default="full",
-        help="full: the paper's protocol; short: an hour or so; smoke: a few minutes on digits",
+        help="full: the paper's protocol; short: some hours on two cores; smoke: a few minutes on "
+        "digits",
     )
     parser.add_argument(
         "--results",

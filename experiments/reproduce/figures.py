@@ -1,7 +1,8 @@
-"""Figures 1, 3 and 4: the distribution, and the curves of Table 1's final runs."""
+"""The figures: the distribution, the curves of Table 1's final runs, speed and analogies."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import gumbel
+from experiments import plots
+from experiments.reproduce import speed
 from experiments.reproduce.store import Record
 
 PROBABILITIES = (0.05, 0.1, 0.3, 0.15, 0.1, 0.2, 0.1)
@@ -82,6 +85,26 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
             _panel(axes, estimators)
             axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
         figure.suptitle(title)
+        figure.savefig(path, dpi=120)
+
+
+def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
+    """Speed by number of classes, and analogies: a style a row, a class a column.
+
+    Args:
+      path: of the PNG.
+      measured: what `speed.measure` gave.
+      pictures: an npz of rows of images, each a digit and its style in every class.
+    """
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 9), layout="constrained")
+        axes = figure.subplot_mosaic(
+            [["speed", "ratio"], ["analogies", "analogies"]], height_ratios=(1, 1.6)
+        )
+        speed.draw(axes["speed"], axes["ratio"], measured)
+        with np.load(pictures) as rows:
+            plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows.files})
+        axes["analogies"].set_title("a test digit, and its style in every class")
         figure.savefig(path, dpi=120)
 
 

@@ -3,12 +3,14 @@
 A run whose record is here counts as done, wherever it was trained.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from experiments import config as configs
 from experiments import records
 from experiments.run import METRICS, RESULT, Job
+from experiments.workdir import PICTURES
 
 Record = dict[str, Any]
 
@@ -47,6 +49,15 @@ class Store:
             records.write_json(path, record_of(job.workdir))
         record: Record = records.read_json(path)
         return record if record["config"] == configs.flatten(job.config) else None
+
+    def pictures(self, job: Job) -> Path | None:
+        """The arrays of a job's pictures, kept beside its record; None if it has not finished."""
+        if self.record(job) is None:
+            return None
+        path = self._path(job).with_suffix(".npz")
+        if not path.exists() and (job.workdir / PICTURES).exists():
+            shutil.copyfile(job.workdir / PICTURES, path)
+        return path if path.exists() else None
 
     def _path(self, job: Job) -> Path:
         relative = job.workdir.relative_to(self.runs_dir)

@@ -3,26 +3,17 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from experiments import grids, records
+from experiments import records
 from experiments.overrides import Overrides
 from experiments.reproduce import protocol
 from experiments.reproduce.protocol import Cell, Preset
-from experiments.reproduce.store import Record, Store
+from experiments.reproduce.runs import PAPER, Runs, Wave, interval, provenance, shown
+from experiments.reproduce.store import Record
 from experiments.run import Job
 
-JSON, TEXT = "table1.json", "table1.md"
-
-
-class Wave(NamedTuple):
-    """Jobs that may train at once, for a cell or several."""
-
-    name: str
-    jobs: list[Job]
+NAME = "table1"
 
 
 class Table1:
@@ -34,10 +25,11 @@ class Table1:
       results: where the records of finished runs, the JSON and the Markdown go.
     """
 
+    name = NAME
+
     def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
         self.preset, self.results = preset, results
-        self.runs = workdir / "table1"
-        self.store = Store(results / "table1", self.runs)
+        self.runs = Runs(NAME, workdir, results)
 
     def waves(self) -> Iterator[Wave]:
         """What to train, in order of worth; to be asked for the next when one is done.
@@ -68,13 +60,13 @@ class Table1:
         """Writes the table from the finished runs; returns what its JSON holds."""
         table = {
             "preset": self.preset._asdict(),
-            "unit": protocol.PAPER["unit"],
+            "unit": PAPER[NAME]["unit"],
             "cells": [self._cell(cell) for cell in protocol.cells(self.preset)],
         }
         self.results.mkdir(parents=True, exist_ok=True)
-        records.write_json(self.results / JSON, table)
-        table = records.read_json(self.results / JSON)
-        (self.results / TEXT).write_text(markdown(table), encoding="utf-8")
+        records.write_json(self.results / f"{NAME}.json", table)
+        table = records.read_json(self.results / f"{NAME}.json")
+        (self.results / f"{NAME}.md").write_text(markdown(table), encoding="utf-8")
         return table
 
     def finals(self, cell: Cell) -> list[Record]:
@@ -83,7 +75,7 @@ class Table1:
         if setting is None:
             return []
         jobs = [self._final(cell, setting, seed) for seed in range(self.preset.seeds)]
-        return [record for job in jobs if (record := self.store.record(job))]
+        return self.runs.records(jobs)
 
     def setting(self, cell: Cell) -> Overrides | None:
         """What was picked for a cell, or None if its runs are not all done or have all failed."""
@@ -104,27 +96,13 @@ class Table1:
 
     def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
         base = protocol.base_config(cell, self.preset)
-        directory = self.runs / stage / cell.name
-        return [
-            Job(grids.config_at(base, point), directory / grids.name(point), point)
-            for point in points
-        ]
+        return self.runs.jobs(base, f"{stage}/{cell.name}", points)
 
     def _best(self, jobs: Sequence[Job]) -> Overrides | None:
-        """What is picked by the finished jobs: the setting with the best validation bound."""
-        bounds = {}
-        for index, job in enumerate(jobs):
-            record = self.store.record(job)
-            if record is not None and record["valid_nll"] is not None:
-                bounds[index] = record["valid_nll"]
-        if not bounds:
-            return None
-        best = jobs[min(bounds, key=lambda index: bounds[index])].overrides
-        return {key: best[key] for key in protocol.PICKED if key in best}
+        return self.runs.best(jobs, lambda record: record["valid_nll"], protocol.PICKED)
 
     def _wave(self, name: str, cells: Sequence[Cell], jobs_of: Callable[[Cell], list[Job]]) -> Wave:
-        jobs = [job for cell in cells for job in jobs_of(cell)]
-        return Wave(name, [job for job in jobs if self.store.record(job) is None])
+        return self.runs.missing(name, [job for cell in cells for job in jobs_of(cell)])
 
     def _finals_wave(self, name: str, cells: Sequence[Cell], seed: int) -> Wave:
         def job_of(cell: Cell) -> list[Job]:
@@ -150,28 +128,11 @@ class Table1:
             entry |= {
                 "mean": statistics.fmean(values),
                 "ci95": interval(values),
-                "steps": found[0]["steps"],
-                "eval_samples": found[0]["eval_samples"],
-                "device": found[0]["device"],
-                "commits": sorted({r["git"]["commit"] for r in found if r["git"]}),
+                **provenance(found),
             }
         else:
             entry["missing"] = "not run" if entry["setting"] is None else "no final run"
         return entry
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
-
-    Example:
-      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
-      [57.52, 62.48]
-    """
-    if len(values) < 2:
-        return None
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
-    mean = statistics.fmean(values)
-    return [mean - half, mean + half]
 
 
 def markdown(table: dict[str, Any]) -> str:
@@ -198,6 +159,4 @@ def _shown(entry: dict[str, Any]) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
     if "mean" not in entry:
         return f"{entry['missing']}{paper}"
-    if entry["ci95"] is None:
-        return f"{entry['mean']:.1f}, one seed{paper}"
-    return f"{entry['mean']:.1f} ± {(entry['ci95'][1] - entry['ci95'][0]) / 2:.1f}{paper}"
+    return shown(entry["mean"], entry["ci95"]) + paper

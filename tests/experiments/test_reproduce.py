@@ -81,7 +81,7 @@ def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
     assert len(wave.jobs) == 6  # of sf, with and without variance normalization, and of the other
     for job in wave.jobs:
         finish(job, valid=60.0, test=60.0)
-        assert table.store.record(job)
+        assert table.runs.store.record(job)
     elsewhere = Table1(PRESETS["smoke"], tmp_path / "other", tmp_path / "results")
     assert next(elsewhere.waves()).jobs == []
 

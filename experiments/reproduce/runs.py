@@ -1,0 +1,114 @@
+"""What the tables share: jobs by cell and stage, what is picked of them, intervals over seeds."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from experiments import grids
+from experiments.overrides import Overrides
+from experiments.reproduce.store import Record, Store
+from experiments.run import Job
+
+PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class Wave(NamedTuple):
+    """Jobs that may train at once, for a cell or several."""
+
+    name: str
+    jobs: list[Job]
+
+
+class Runs:
+    """The runs of a table, and their records.
+
+    Args:
+      table: its name.
+      workdir: where the runs train, below a directory of the table's name.
+      results: where the records go, likewise.
+    """
+
+    def __init__(self, table: str, workdir: Path, results: Path) -> None:
+        self.directory = workdir / table
+        self.store = Store(results / table, self.directory)
+
+    def jobs(self, base: ConfigDict, path: str, points: Sequence[Mapping[str, Any]]) -> list[Job]:
+        """A job for each point of a grid over the config, in directories below `path`."""
+        return [
+            Job(grids.config_at(base, point), self.directory / path / grids.name(point), point)
+            for point in points
+        ]
+
+    def missing(self, name: str, jobs: Sequence[Job]) -> Wave:
+        """The wave of those jobs that have no record yet."""
+        return Wave(name, [job for job in jobs if self.store.record(job) is None])
+
+    def best(
+        self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
+    ) -> Overrides | None:
+        """What was overridden, of `keys`, by the finished job with the least loss.
+
+        Args:
+          jobs: to pick from.
+          loss: of a record; None for a run that does not count.
+          keys: that are picked.
+
+        Returns:
+          None if no job is finished.
+        """
+        losses = {}
+        for index, job in enumerate(jobs):
+            record = self.store.record(job)
+            if record is not None and (value := loss(record)) is not None:
+                losses[index] = value
+        if not losses:
+            return None
+        overrides = jobs[min(losses, key=lambda index: losses[index])].overrides
+        return {key: overrides[key] for key in keys if key in overrides}
+
+    def records(self, jobs: Sequence[Job]) -> list[Record]:
+        """The records of the jobs that are finished."""
+        return [record for job in jobs if (record := self.store.record(job))]
+
+
+def provenance(found: Sequence[Record]) -> dict[str, Any]:
+    """Where the numbers of a cell come from, of the records of its final runs."""
+    return {
+        "steps": found[0]["steps"],
+        "eval_samples": found[0]["eval_samples"],
+        "device": found[0]["device"],
+        "commits": sorted({record["git"]["commit"] for record in found if record["git"]}),
+    }
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
+
+    Example:
+      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
+      [57.52, 62.48]
+    """
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
+    mean = statistics.fmean(values)
+    return [mean - half, mean + half]
+
+
+def shown(mean: float, ci95: Sequence[float] | None) -> str:
+    """A mean with half the width of its interval.
+
+    Example:
+      >>> shown(60.0, [57.5, 62.5]), shown(60.0, None)
+      ('60.0 ± 2.5', '60.0, one seed')
+    """
+    return (
+        f"{mean:.1f}, one seed" if ci95 is None else f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}"
+    )

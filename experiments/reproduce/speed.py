@@ -1,0 +1,159 @@
+"""Figure 5a: steps per second against the number of classes, with and without marginalization.
+
+The labels are random, as in the paper: the images of MNIST under labels of any number of classes.
+Compiling is left out. For each number of classes the sides are timed in turn, some steps each, so
+that what else the machine does falls on all of them alike; a speed is that of the median turn.
+
+Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
+operations of the two compiled programs, as the compiler counts them.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from experiments import grids, overrides, records, training
+from experiments.compiled import Compiled
+from experiments.overrides import Overrides
+from experiments.reproduce.runs import CONFIGS, PAPER
+
+ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
+CLASSES = (5, 10, 20, 50, 100, 200)
+
+
+class Timed:
+    """A compiled program with a state to step from.
+
+    Args:
+      config: of the run.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        compiled = Compiled(config)
+        self.hypers = {k: v[None] for k, v in training.hypers_of(config).items()}
+        self.images, moving = compiled.images, np.ones(1, bool)
+        self.state = compiled.init(self.hypers, self.images)
+        indices = compiled.indices(self.hypers["seed"], 0, num_steps=1)
+        self.arguments = indices, moving
+        lowered = compiled.run.lower(self.hypers, self.images, self.state, *self.arguments)
+        self.run = lowered.compile()
+        cost: Any = self.run.cost_analysis()
+        memory: Any = self.run.memory_analysis()
+        self.flops = float(cost["flops"])
+        self.bytes = int(memory.temp_size_in_bytes)
+
+    def seconds(self, num_steps: int) -> float:
+        """The time that some steps take."""
+        jax.block_until_ready(self.state)
+        began = time.perf_counter()
+        for _ in range(num_steps):
+            self.state, _ = self.run(self.hypers, self.images, self.state, *self.arguments)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - began
+
+
+def measure(
+    changes: Overrides, classes: Sequence[int] = CLASSES, *, turns: int = 5, turn_seconds: float = 2
+) -> dict[str, Any]:
+    """Times the estimators for each number of classes; what the JSON of figure 5a holds.
+
+    Args:
+      changes: to the config.
+      classes: the numbers of classes.
+      turns: of each side.
+      turn_seconds: about how long a turn lasts.
+    """
+    base = overrides.load(str(CONFIGS / "semi_supervised.py"))
+    rows = []
+    for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
+        point = {"labels": "random", "num_classes": count, "num_labels": count * 10}
+        sides = {
+            name: Timed(grids.config_at(base, {**changes, **point, "estimator.name": name}))
+            for name in ESTIMATORS
+        }
+        steps = {name: _steps(side, turn_seconds) for name, side in sides.items()}
+        turns_of: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(turns):
+            for name, side in sides.items():
+                turns_of[name].append(steps[name] / side.seconds(steps[name]))
+        rows += [
+            {
+                "num_classes": count,
+                "estimator": name,
+                "steps_per_second": statistics.median(turns_of[name]),
+                "turns": turns_of[name],
+                "flops": side.flops,
+                "temporary_bytes": side.bytes,
+            }
+            for name, side in sides.items()
+        ]
+    return {"rows": rows, "ratios": _ratios(rows), "changes": dict(changes), **records.provenance()}
+
+
+def _steps(side: Timed, turn_seconds: float) -> int:
+    """How many steps last about that long; the first one warms the caches."""
+    side.seconds(1)
+    return max(1, round(turn_seconds / side.seconds(1)))
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gumbel-Softmax over marginalization: measured, by arithmetic alone, and the paper's."""
+    found = {(row["num_classes"], row["estimator"]): row for row in rows}
+    ratios = []
+    for count in dict.fromkeys(row["num_classes"] for row in rows):
+        exact, sampled = found[count, "marginalization"], found[count, "gumbel_softmax"]
+        ratios.append(
+            {
+                "num_classes": count,
+                "speedup": sampled["steps_per_second"] / exact["steps_per_second"],
+                "flop_ratio": exact["flops"] / sampled["flops"],
+                "paper": PAPER["figure5a"]["speedup"].get(str(count)),
+            }
+        )
+    return ratios
+
+
+def draw(speeds: Axes, ratios: Axes, measured: Mapping[str, Any]) -> None:
+    """Steps per second by number of classes, and the ratios."""
+    for name in ESTIMATORS:
+        rows = [row for row in measured["rows"] if row["estimator"] == name]
+        speeds.plot(
+            [row["num_classes"] for row in rows],
+            [row["steps_per_second"] for row in rows],
+            marker="o",
+            label=name,
+        )
+    speeds.set(xscale="log", yscale="log", xlabel="classes", ylabel="steps per second")
+    speeds.set_title(f"speed, {measured['device']['kind']}")
+    for key, label in (
+        ("speedup", "measured"),
+        ("flop_ratio", "by arithmetic alone"),
+        ("paper", "the paper's"),
+    ):
+        points = [(r["num_classes"], r[key]) for r in measured["ratios"] if r[key] is not None]
+        style = "none" if key == "paper" else "-"
+        ratios.plot(*zip(*points, strict=True), marker="o", linestyle=style, label=label)
+    ratios.set(xscale="log", yscale="log", xlabel="classes", ylabel="times")
+    ratios.set_title("Gumbel-Softmax over marginalization")
+    counts = sorted({row["num_classes"] for row in measured["rows"]})
+    for axes in (speeds, ratios):
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+
+
+def write(results: Path, changes: Overrides, **options: Any) -> dict[str, Any]:
+    """Measures, and writes `figure5a.json`."""
+    measured = measure(changes, **options)
+    results.mkdir(parents=True, exist_ok=True)
+    records.write_json(results / "figure5a.json", measured)
+    read: dict[str, Any] = records.read_json(results / "figure5a.json")
+    return read

@@ -1,0 +1,333 @@
+"""The semi-supervised model: its cost term by term, its labels, a run from end to end."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import semi_supervised
+from experiments import cli, evaluation, labels, models, records, train, training
+from experiments import config as configs
+from experiments.data import Split, load
+from experiments.models import SemiSupervised
+from experiments.models.semi_supervised import depth_to_space
+from gumbel import CATEGORICAL, estimators, exact, samplers
+from tests.experiments import small
+
+NUM_CLASSES, STYLE_DIM = 3, 2
+KEY = jax.random.key(3)
+SMALL = {
+    "dataset": "digits",
+    "batch_size": 10,
+    "labelled_batch_size": 10,
+    "encoder": (2, 2, 2),
+    "decoder": (2, 2, 2),
+    "head": 4,
+    "style_dim": 2,
+    "num_steps": 20,
+    "log_every": 10,
+    "eval_every": 10,
+    "checkpoint_every": 10,
+    "eval_batch_size": 150,
+}
+
+
+@pytest.fixture(name="images", scope="module")
+def fixture_images():
+    return jnp.asarray(load("digits").binarized().test.images[:4], jnp.float32)
+
+
+@pytest.fixture(name="model", scope="module")
+def fixture_model(images):
+    model = SemiSupervised(
+        jnp.mean(images, axis=0),
+        num_classes=NUM_CLASSES,
+        style_dim=STYLE_DIM,
+        encoder=(3, 4, 5),
+        decoder=(4, 3, 2),
+        head=6,
+        kl="analytic",
+        rngs=nnx.Rngs(0),
+    )
+    # The layers that start small or at zero would hide mistakes.
+    params = models.params_of(model)
+    keys = iter(jax.random.split(jax.random.key(7), len(jax.tree.leaves(params))))
+    return models.with_params(
+        model, jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
+    )
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def one_image(model, image, noise, label):
+    """`-log p(x | y, z) + KL(q(z | x, y) || p(z))` of one image and class, a pixel at a time."""
+    y = np.eye(NUM_CLASSES, dtype=np.float32)[[label]]
+    mean, log_scale = (np.asarray(a[0], np.float64) for a in model._style(image[None], y))
+    z = [m + math.exp(s) * float(e) for m, s, e in zip(mean, log_scale, noise, strict=True)]
+    logits = np.asarray(model._decode(y, jnp.asarray([z], jnp.float32))[0], np.float64)
+    cost = 0.0
+    for pixel, logit in zip(np.asarray(image).ravel(), logits.ravel(), strict=True):
+        cost -= math.log(sigmoid(logit) if pixel else sigmoid(-logit))
+    for m, s in zip(mean, log_scale, strict=True):
+        cost += 0.5 * (m * m + math.exp(2 * s) - 1 - 2 * s)
+    return cost
+
+
+def class_probabilities(model, images):
+    logits = np.asarray(model.class_logits(images), np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def expected(model, images, key):
+    params, objective = models.params_of(model), models.objective(model)
+    return exact.expected_cost(objective, params, images, key, CATEGORICAL)
+
+
+def test_the_unlabelled_cost_is_the_bound_written_out(model, images):
+    """sum_y q(y) [-log p(x|y,z) - log p(y) + KL_z] - H(q(y|x)), in plain loops."""
+    objective_key, _ = jax.random.split(KEY)  # as the library's passes hand it on
+    noise = np.asarray(jax.random.normal(objective_key, (len(images), STYLE_DIM)))
+    q = class_probabilities(model, images)
+    bounds = []
+    for index, image in enumerate(images):
+        bound, entropy = 0.0, 0.0
+        for label in range(NUM_CLASSES):
+            joint = one_image(model, image, noise[index], label) + math.log(NUM_CLASSES)
+            bound += q[index, label] * joint
+            entropy -= q[index, label] * math.log(q[index, label])
+        bounds.append(bound - entropy)
+    assert np.ptp(q) > 0.1
+    np.testing.assert_allclose(expected(model, images, KEY), bounds, rtol=1e-5)
+
+
+def test_the_labelled_cost_is_the_bound_written_out(model, images):
+    noise = np.asarray(jax.random.normal(KEY, (len(images), STYLE_DIM)))
+    q, classes = class_probabilities(model, images), np.array([0, 2, 1, 2])
+    costs = [
+        one_image(model, image, noise[index], classes[index])
+        + math.log(NUM_CLASSES)
+        - 7.0 * math.log(q[index, classes[index]])
+        for index, image in enumerate(images)
+    ]
+    found = model.labelled_cost(images, jnp.asarray(classes), KEY, weight=7.0)
+    np.testing.assert_allclose(found, costs, rtol=1e-5)
+
+
+def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
+    """At discrete classes and with both KL terms at the sample; |z| < 4.5 is 1 error in 150,000."""
+    image, num_samples = images[:1], 20_000
+    objective = models.objective(model, hard=True)
+    params = models.params_of(model)
+
+    def draw(key):
+        return samplers.trace(objective, params, image, key, samplers.hard_draw(CATEGORICAL))[0][0]
+
+    def bound(key):
+        return expected(model, image, key)[0]
+
+    keys = jax.random.split(KEY, num_samples)
+    hard, exact_cost = (np.asarray(jax.jit(jax.vmap(f))(keys), np.float64) for f in (draw, bound))
+    error = math.hypot(hard.std(), exact_cost.std()) / math.sqrt(num_samples)
+    assert abs(hard.mean() - exact_cost.mean()) < 4.5 * error
+    assert error < 0.01 * exact_cost.mean()  # so a missing term of a few percent would show
+
+
+def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, images):
+    params, objective = models.params_of(model), models.objective(model)
+
+    def flops(name):
+        estimator = estimators.make(name, CATEGORICAL)
+
+        def value(params):
+            return estimator.surrogate(objective, params, images, KEY, 1.0, ())[0]
+
+        return jax.jit(value).lower(params).compile().cost_analysis()["flops"]
+
+    decoder = jax.jit(model._decode).lower(jnp.ones((4, NUM_CLASSES)), jnp.ones((4, STYLE_DIM)))
+    decoder = decoder.compile().cost_analysis()["flops"]
+    # Two more classes cost two more decoders and little else: no encoder.
+    more = flops("marginalization") - flops("gumbel_softmax")
+    assert 1.5 * decoder < more < 3.5 * decoder
+
+
+def test_the_model_refuses_no_shape_that_it_can_draw(model, images):
+    pictures = model.pictures(images, KEY)
+    assert list(pictures) == ["style 1", "style 2", "style 3", "style 4"]
+    for image, row in zip(images, pictures.values(), strict=True):
+        assert row.shape == (1 + NUM_CLASSES, 8, 8)
+        np.testing.assert_array_equal(row[0], image)
+        assert np.ptp(np.asarray(row[1:]), axis=0).max() > 0.01  # the classes differ
+
+
+def test_depth_to_space_keeps_every_value():
+    maps = jnp.arange(2 * 3 * 2 * 8.0).reshape(2, 3, 2, 8)
+    spread = depth_to_space(maps)
+    assert spread.shape == (2, 6, 4, 2)
+    np.testing.assert_array_equal(np.sort(spread.ravel()), np.sort(maps.ravel()))
+    np.testing.assert_array_equal(spread[1, 3, 1], maps[1, 1, 0, 6:])  # odd row, odd column
+
+
+# Labels
+
+
+def test_labels_are_as_many_of_each_class_and_the_seeds_alone():
+    classes = jnp.asarray(np.random.default_rng(0).integers(0, 4, 300))
+
+    def draw(seed):
+        key = jax.random.key(seed)
+        return np.asarray(labels.labelled(key, classes, num_labels=20, num_classes=4))
+
+    first, again, other = draw(0), draw(0), draw(1)
+    assert len(set(first.tolist())) == 20
+    assert np.bincount(np.asarray(classes)[first]).tolist() == [5] * 4
+    np.testing.assert_array_equal(first, again)
+    assert len(set(first) & set(other)) < 10
+
+
+def config_of(**changes):
+    config = semi_supervised.get_config()
+    config.update_from_flattened_dict(SMALL | changes)
+    configs.validate(config)
+    return config
+
+
+@pytest.fixture(name="program", scope="module")
+def fixture_program():
+    config = config_of()
+    dataset = labels.prepared(config, load("digits"))
+    return training.make_program(config, dataset), training.hypers_of(config), dataset
+
+
+def test_a_steps_images_do_not_depend_on_where_calls_begin(program):
+    indices = jax.jit(program[0].indices, static_argnames="num_steps")
+    whole = np.asarray(indices(0, 0, num_steps=30))
+    assert whole.shape == (30, 20)
+    np.testing.assert_array_equal(whole[13:20], indices(0, 13, num_steps=7))
+
+
+def test_only_the_labelled_images_show_their_labels(program):
+    indices = np.asarray(program[0].indices(0, 0, num_steps=40))[:, 10:]
+    read, times = np.unique(indices, return_counts=True)
+    assert len(read) == 100
+    assert times.tolist() == [4] * 100  # four epochs of ten steps
+    assert np.bincount(program[2].train.labels[read]).tolist() == [10] * 10
+
+
+@pytest.mark.parametrize("name", ["marginalization", "gumbel_softmax", "st_gumbel_softmax", "nvil"])
+def test_estimators_train_every_parameter(name):
+    config = config_of(**{"estimator.name": name})
+    dataset = labels.prepared(config, load("digits"))
+    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    images = jnp.asarray(dataset.train.images)
+
+    @small.quick_jit
+    def run(hypers, images):
+        start = program.init(hypers, images)
+        return start, *program.run(hypers, images, start, program.indices(0, 0, num_steps=4))
+
+    start, state, trace = run(hypers, images)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, trace)))
+    assert trace.metrics["labelled_cost"].shape == (4,)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start.params, state.params)
+    assert min(jax.tree.leaves(moved)) > 0, moved
+
+
+def test_alpha_weighs_the_labels_alone_and_is_traced(program):
+    program, hypers, dataset = program
+    images = jnp.asarray(dataset.train.images)
+
+    @small.quick_jit
+    def costs(hypers):
+        start = program.init(hypers, images)
+        trace = program.run(hypers, images, start, program.indices(0, 0, num_steps=1))[1]
+        return trace.cost[0], trace.metrics["labelled_cost"][0]
+
+    (free, without), (same, some), (_, more) = (
+        costs(hypers | {"alpha": jnp.asarray(alpha)}) for alpha in (0.0, 0.1, 0.2)
+    )
+    assert float(free) == float(same)
+    cross_entropy = (some - without) / (0.1 * len(images) / 100)
+    assert 1 < float(cross_entropy) < 4  # of ten classes, before training: about log 10
+    assert float(more - some) == pytest.approx(float(some - without), rel=1e-3)
+
+
+# Evaluation, and whole runs
+
+
+def test_confusion_counts_images_by_class_and_guess():
+    truth = np.array([0, 1, 2, 2, 1], np.int32)
+    guess = np.array([0, 2, 2, 2, 1])
+    split = Split(guess.astype(np.uint8).reshape(-1, 1, 1), truth)  # the image is the guess
+
+    def logits(_params, images, _keys):
+        return jax.nn.one_hot(images[:, 0, 0], 3)[None]
+
+    keys = jax.random.split(KEY, 1)
+    [confusion] = evaluation.confusions(logits, {}, split, keys, batch_size=2)
+    assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 2]]
+    assert evaluation.accuracy(confusion) == pytest.approx(80.0)
+
+
+def launch(workdir, *changes):
+    flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    config = f"--config={semi_supervised.__file__}"
+    return cli.run(train.main, [config, f"--workdir={workdir}", *flags, *changes])
+
+
+def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
+    assert launch(tmp_path / "run") == 0
+    assert "accuracy: test " in capsys.readouterr().out
+    result = records.read_json(tmp_path / "run" / "result.json")
+    confusion = np.asarray(result["test_confusion"])
+    assert confusion.sum(axis=1).tolist() == np.bincount(load("digits").test.labels).tolist()
+    assert result["test_accuracy"] == pytest.approx(100 * np.trace(confusion) / confusion.sum())
+    metrics = records.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert all("valid_accuracy" in row for row in metrics)
+    with np.load(tmp_path / "run" / "pictures.npz") as pictures:
+        assert pictures["style 1"].shape == (11, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["num_labels=5"], "config.num_labels=5: give at least one label for each of 10 classes"),
+        (["num_labels=105"], "config.num_labels=105: give a multiple of 10 classes: 100 or 110"),
+        (["num_labels=1190"], "digits has a class of"),
+        (["labelled_batch_size=101"], "give a number from 1 to 100"),
+        (["alpha=-0.1"], "config.alpha=-0.1: give a finite number of at least 0"),
+        (["alpha=nan"], "config.alpha=nan: give a finite number of at least 0"),
+        (["labels=fake"], "choose one of true, random"),
+        (["num_classes=20"], "digits has 10 classes; give that number, or config.labels=random"),
+        (["latent=bernoulli"], "the class of semi_supervised is categorical"),
+        (["style_dim=0"], "config.style_dim=0: give at least 1"),
+        (["encoder=(16, 32)"], "give three whole numbers of at least 1"),
+        (["dataset=binarized_mnist"], "it has no labels; use mnist or digits"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_mend(tmp_path, capsys, monkeypatch, changes, said):
+    binarized = load("digits").binarized()
+    unlabelled = type(binarized)(
+        "binarized_mnist", *(Split(s.images) for s in (binarized.train,) * 3), levels=1
+    )
+    real = load
+    monkeypatch.setattr(
+        "experiments.compiled.load",
+        lambda name: unlabelled if name == "binarized_mnist" else real(name),
+    )
+    assert launch(tmp_path / "run", *(f"--config.{change}" for change in changes)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_more_classes_than_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.compiled._memory", lambda: 1 << 10)
+    assert launch(tmp_path / "run", "--config.estimator.name=marginalization") == 2
+    said = capsys.readouterr().err
+    assert "config.estimator.name=marginalization: a step needs" in said
+    assert "lower config.num_classes" in said
