@@ -67,6 +67,11 @@ class Compiled:
             )
             for m in {config.valid_samples, *configs.final_samples(config).values()}
         }
+        self.pictures = jax.jit(
+            lambda params, pixels, key: models.with_params(self.program.model, params).pictures(
+                pixels, key
+            )
+        )
         self.class_logits = None
         if isinstance(self.program.model, models.Classifier):
             logits = evaluation.class_logits(config, self.program, self.dataset)

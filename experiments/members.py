@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import models, plots, records, training
+from experiments import plots, records, training
 from experiments.checkpoints import Checkpoints
 from experiments.compiled import Compiled
 from experiments.errors import UserError
@@ -101,13 +101,12 @@ class Member:
     def draw(self, compiled: Compiled, state: TrainState) -> None:
         """Draws the run's picture."""
         config = self.job.config
-        model = models.with_params(compiled.program.model, state.params)
         images = jnp.asarray(compiled.dataset.test.images[:10])
         key = key_for(config.seed, training.PICTURE)
         batch_key, picture_key = jax.random.split(key)
         dynamic = config.binarization == "dynamic"
         pixels = training.pixels(images, compiled.dataset.levels, batch_key, dynamic=dynamic)
-        pictures = model.pictures(pixels, picture_key)
+        pictures = compiled.pictures(state.params, pixels, picture_key)
         grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
         np.savez_compressed(
             self.job.workdir / PICTURES,
