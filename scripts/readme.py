@@ -68,6 +68,53 @@ def short_runs(runs: Iterable[Run]) -> str:
     return table(("estimator", *(f"`{m}`, {latent}" for m, latent in COLUMNS)), rows)
 
 
+def tables(results: Path) -> str:
+    """The paper's tables as far as they have been run, and the ratios of Figure 5a."""
+    text = ""
+    for name, title in (
+        ("table1", "Table 1 of the paper"),
+        ("table2", "Table 2 of the paper"),
+    ):
+        if (results / f"{name}.md").exists():
+            text += f"### {title}\n\n{(results / f'{name}.md').read_text()}\n"
+    if (results / "figure5a.json").exists():
+        text += f"### Figure 5a of the paper\n\n{speed_by_classes(results / 'figure5a.json')}\n"
+    return text
+
+
+def speed_by_classes(path: Path) -> str:
+    """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
+    measured = json.loads(path.read_text())
+    speeds = {
+        (row["num_classes"], row["estimator"]): f"{row['steps_per_second']:.3g}"
+        for row in measured["rows"]
+    }
+    rows = [
+        (
+            str(ratio["num_classes"]),
+            speeds[ratio["num_classes"], "marginalization"],
+            speeds[ratio["num_classes"], "gumbel_softmax"],
+            speeds[ratio["num_classes"], "st_gumbel_softmax"],
+            f"{ratio['speedup']:.1f}x",
+            f"{ratio['flop_ratio']:.1f}x",
+            "" if ratio["paper"] is None else f"{ratio['paper']:.1f}x",
+        )
+        for ratio in measured["ratios"]
+    ]
+    header = (
+        "classes",
+        "`marginalization`",
+        "`gumbel_softmax`",
+        "`st_gumbel_softmax`",
+        "Gumbel-Softmax over marginalization",
+        "by arithmetic alone",
+        "paper",
+    )
+    kind, count = measured["device"]["platform"], measured["device"]["count"]
+    device = f"{count} {kind.upper()} device{'s' if count > 1 else ''}"
+    return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
+
+
 def section(results: Path) -> str:
     """The results section."""
     runs = load_runs(results / "runs")
@@ -75,6 +122,8 @@ def section(results: Path) -> str:
     kind = "one CPU core" if speed["device"]["platform"] == "cpu" else speed["device"]["kind"]
     pairs, torch = len(speed["jax_steps_per_second"]), speed["torch"].split("+")[0]
     return f"""\
+{tables(results)}### Single runs
+
 Bounds with 1,000 discrete samples on fixed-binarized MNIST, in nats (batch 100, SGD with momentum
 0.9, learning rate 1e-3):
 

@@ -1,14 +1,22 @@
-"""Table 1's bookkeeping, on made-up results: what trains when, what is picked, what is shown."""
+"""The tables' bookkeeping on made-up results: what trains when, what is picked, what is shown.
+
+And the smoke preset for real, from picking to figures.
+"""
 
 import json
+import time
 
 import pytest
 
 from experiments import config as configs
 from experiments import records
-from experiments.reproduce import figures, protocol
+from experiments.errors import UserError
+from experiments.reproduce import figures, protocol, table2
+from experiments.reproduce.__main__ import _parser, main
 from experiments.reproduce.protocol import PRESETS, Cell
-from experiments.reproduce.table1 import Table1, interval, markdown
+from experiments.reproduce.runs import interval
+from experiments.reproduce.table1 import Table1, markdown
+from experiments.reproduce.table2 import Table2
 
 
 @pytest.fixture(name="table")
@@ -16,7 +24,7 @@ def fixture_table(tmp_path):
     return Table1(PRESETS["smoke"], tmp_path / "work", tmp_path / "results")
 
 
-def finish(job, *, valid, test):
+def finish(job, *, valid, test, **more):
     """Leaves what a finished run of the job leaves."""
     job.workdir.mkdir(parents=True)
     result = {
@@ -28,6 +36,7 @@ def finish(job, *, valid, test):
         "config": configs.flatten(job.config),
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
         "git": {"commit": "abc", "dirty": False},
+        **more,
     }
     records.write_json(job.workdir / "result.json", result)
     lines = [json.dumps({"step": step, "valid_bound": valid + 1}) for step in (0, 100)]
@@ -57,11 +66,15 @@ def test_cells_pick_from_the_papers_grid():
 def test_picking_then_final_runs_then_the_table(table):
     for wave in table.waves():
         for job in wave.jobs:
-            best = job.config.learning_rate == 3e-3
             slow = 0.0 if job.config.temperature.interval == 500 else 0.5
-            valid = (60.0 if best else 70.0) + slow
-            finish(job, valid=valid, test=valid + job.config.seed)
-    cell = Cell("vae_bernoulli", "gumbel_softmax")
+            slow += 10.0 * job.config.estimator.variance_normalization
+            valid = 60.0 + slow
+            finish(job, valid=valid, test=valid - 10.0 + job.config.seed)
+    assert table.setting(Cell("sbn_bernoulli", "sf")) == {
+        "learning_rate": 3e-3,
+        "estimator.variance_normalization": False,
+    }
+    cell = Cell("vae_categorical", "gumbel_softmax")
     assert table.setting(cell) == {
         "learning_rate": 3e-3,
         "temperature.rate": 1e-5,
@@ -72,13 +85,15 @@ def test_picking_then_final_runs_then_the_table(table):
     assert entry["values"] == [60.0, 61.0]  # seeds 0 and 1, not the seed of the picking
     assert entry["mean"] == 60.5
     assert entry["ci95"] == pytest.approx([60.5 - 6.35, 60.5 + 6.35], abs=0.01)
-    assert "60.5 ± 6.4 (105.0)" in markdown(written)
+    assert "60.5 ± 6.4 (101.5)" in markdown(written)
     assert not any(wave.jobs for wave in table.waves())
 
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
     wave = next(table.waves())
-    assert len(wave.jobs) == 6  # of sf, with and without variance normalization, and of the other
+    assert (
+        len(wave.jobs) == 6
+    )  # in each row sf, with variance normalization and without, and another
     for job in wave.jobs:
         finish(job, valid=60.0, test=60.0)
         assert table.runs.store.record(job)
@@ -99,3 +114,81 @@ def test_interval_is_students():
 def test_figure1_is_drawn(tmp_path):
     figures.figure1(tmp_path / "figure1.png", num_samples=100)
     assert (tmp_path / "figure1.png").stat().st_size > 10_000
+
+
+def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
+    preset = table2.PRESETS["smoke"]._replace(draws=3)
+    table = Table2(preset, tmp_path / "work", tmp_path / "results")
+    assert "| `gumbel_softmax` | not run (-109.6) | not run (92.4) | 0 | 0 |" in table2.markdown(
+        table.write()
+    )
+    trained = []
+    for wave in table.waves():
+        trained.append((wave.name, len(wave.jobs)))
+        for job in wave.jobs:
+            seed, better = job.config.seed, job.config.alpha == 1.0
+            # The better accuracy has the worse bound, and the worse test accuracy.
+            finish(
+                job,
+                valid=110.0 if better else 100.0,
+                test=100.0 + seed,
+                valid_accuracy=95.0 if better else 90.0,
+                test_accuracy=90.0 + seed,
+            )
+    assert trained == [
+        ("picking alpha", 2),
+        ("label draw 0", 3),
+        ("label draw 1", 3),
+        ("label draw 2", 3),
+    ]
+    assert table.setting("marginalization") == {"alpha": 1.0}  # that of the one picked with
+    written = table.write()
+    [entry] = [e for e in written["cells"] if e["estimator"] == "st_gumbel_softmax"]
+    assert entry["label_draws"] == 3
+    assert entry["elbo"]["mean"] == -101.0
+    assert entry["accuracy"]["ci95"] == pytest.approx([91 - 2.48, 91 + 2.48], abs=0.01)
+    assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in table2.markdown(written)
+
+
+def test_table2_picks_for_each_estimator_in_full(tmp_path):
+    table = Table2(table2.PRESETS["full"], tmp_path, tmp_path)
+    assert len(next(table.waves()).jobs) == 5 * 3
+    assert table2.PRESETS["full"].draws >= 3
+
+
+def reproduce(target, tmp_path):
+    return main(_parser().parse_args([target, f"--workdir={tmp_path}", "--preset=smoke"]))
+
+
+def test_figures_need_their_runs(tmp_path):
+    for target, table in (("figure3", "table1"), ("figure5", "table2")):
+        with pytest.raises(UserError, match=f"run `reproduce {table}`"):
+            reproduce(target, tmp_path)
+
+
+def test_the_smoke_preset_reproduces_table1_from_picking_to_figures(tmp_path, capsys):
+    assert reproduce("table1", tmp_path) == 0
+    assert "`gumbel_softmax` | " in capsys.readouterr().out
+    written = records.read_json(tmp_path / "results" / "table1.json")
+    assert len(written["cells"]) == 6
+    for entry in written["cells"]:
+        assert entry["seeds"] == 2
+        assert 5 < entry["mean"] < 40
+        assert entry["ci95"][0] < entry["mean"] < entry["ci95"][1]
+    for target in ("figure3", "figure4"):
+        assert reproduce(target, tmp_path) == 0
+        assert (tmp_path / "results" / "figures" / f"{target}.png").stat().st_size > 10_000
+    began = time.monotonic()
+    assert reproduce("table1", tmp_path) == 0  # all done: nothing trains again
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_reproduces_table2_and_figure5(tmp_path):
+    assert reproduce("table2", tmp_path) == 0
+    written = records.read_json(tmp_path / "results" / "table2.json")
+    assert [entry["label_draws"] for entry in written["cells"]] == [2, 2, 2]
+    assert reproduce("figure5", tmp_path) == 0
+    measured = records.read_json(tmp_path / "results" / "figure5a.json")
+    assert [ratio["num_classes"] for ratio in measured["ratios"]] == [5, 10]
+    assert all(ratio["flop_ratio"] > 1 for ratio in measured["ratios"])
