@@ -1,25 +1,31 @@
-"""Steps per second of our SBN against the same model in eager PyTorch, on one core.
+"""Steps per second of our SBN against the same model in eager PyTorch.
 
 Both train 392-200-200-392 Bernoulli layers by Gumbel-Softmax at temperature 1: batch 100, SGD with
-momentum, on images that are in memory. They take turns in one process, so a machine whose speed
-drifts slows both; the ratio of each pair of turns is what counts.
+momentum, on images that are in memory. They take turns, so a machine whose speed drifts slows both;
+the ratio of each pair of turns is what counts.
 
   pip install torch
-  python -m scripts.benchmark_pytorch [--rounds=7] [--steps=500] [--output=FILE.json]
+  python -m scripts.benchmark_pytorch [--processes=2] [--rounds=7] [--steps=500] [--output=F.json]
 
-PyTorch is no dependency of the project.
+Each process has a core and a thread of its own, and all of them train the same side at a time: with
+`--processes=2` that is what a sweep by worker processes does on two cores. PyTorch is no dependency
+of the project.
 """
 
 import os
 
-if hasattr(os, "sched_setaffinity"):  # before jax and torch size their thread pools
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if "GUMBEL_BENCHMARK_CORE" in os.environ:  # before jax and torch size their thread pools
+    os.sched_setaffinity(0, {int(os.environ["GUMBEL_BENCHMARK_CORE"])})
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -99,29 +105,64 @@ def torch_turn(dataset: Dataset, steps: int) -> Turn:
     return turn
 
 
+def work(connection: Connection, steps: int) -> None:
+    """A process's life: says that it is ready, then takes the turns that it is told to."""
+    dataset = random_dataset()
+    turns = {"jax": jax_turn(dataset, steps), "torch": torch_turn(dataset, steps)}
+    connection.send("ready")
+    while (side := connection.recv()) is not None:
+        connection.send(turns[side]())
+
+
+def together(connections: list[Connection], side: str) -> float:
+    """The steps per second of all processes, training one side at once."""
+    for connection in connections:
+        connection.send(side)
+    return sum(connection.recv() for connection in connections)
+
+
+def measure(cores: Sequence[int], rounds: int, steps: int) -> list[tuple[float, float]]:
+    """The speeds of both sides, jax first, a pair a round, of a process on each core."""
+    context, connections, processes = multiprocessing.get_context("spawn"), [], []
+    for core in cores:
+        os.environ["GUMBEL_BENCHMARK_CORE"] = str(core)
+        mine, theirs = context.Pipe()
+        processes.append(context.Process(target=work, args=(theirs, steps), daemon=True))
+        processes[-1].start()
+        connections.append(mine)
+    for connection in connections:
+        connection.recv()
+    pairs = [(together(connections, "jax"), together(connections, "torch")) for _ in range(rounds)]
+    for connection, process in zip(connections, processes, strict=True):
+        connection.send(None)
+        process.join()
+    return pairs
+
+
 def main() -> None:
     """Takes turns and prints the steps per second of each and the ratio."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--processes", type=int, default=1, help="that train at once, one a core")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of turns")
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps in a turn")
     parser.add_argument("--output", help="a JSON file for the numbers")
     arguments = parser.parse_args()
-
-    dataset = random_dataset()
-    try:
-        others = torch_turn(dataset, arguments.steps)
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         parser.exit(2, "error: PyTorch is not installed: pip install torch\n")
-    ours = jax_turn(dataset, arguments.steps)
-    pairs = [(ours(), others()) for _ in range(arguments.rounds)]
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= arguments.processes <= len(cores):
+        parser.exit(2, f"error: --processes: give a number from 1 to {len(cores)}, the cores\n")
+
+    pairs = measure(cores[: arguments.processes], arguments.rounds, arguments.steps)
     ratios = [mine / theirs for mine, theirs in pairs]
     result = {
+        "processes": arguments.processes,
         "jax_steps_per_second": [mine for mine, _ in pairs],
         "torch_steps_per_second": [theirs for _, theirs in pairs],
         "median_ratio": statistics.median(ratios),
-        "torch": importlib.import_module("torch").__version__,
+        "torch": importlib.metadata.version("torch"),
         **records.provenance(),
     }
     print(f"jax      {statistics.median(result['jax_steps_per_second']):8.0f} steps/s (median)")

@@ -50,8 +50,10 @@ class Classifier(Protocol):
     def class_logits(self, images: Images) -> Float[Array, "B K"]:
         """The logits of each class, given images with pixels in [0, 1]."""
 
-    def labelled_cost(self, images: Images, labels: Labels, key: PRNGKey, *, weight: Any) -> Cost:
-        """The cost of each labelled image, in nats; `weight` is that of its cross-entropy."""
+    def labelled_cost(
+        self, images: Images, labels: Labels, key: PRNGKey, *, bound_weight: Any, label_weight: Any
+    ) -> Cost:
+        """The cost of each labelled image, in nats: its weighted bound and cross-entropy."""
 
 
 def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Objective:

@@ -41,7 +41,7 @@ class SemiSupervised(nnx.Module):
     any estimator serves it; a labelled one that with y observed, and its cross-entropy besides:
 
         E_q(y|x)[ L(x, y) ] + KL(q(y | x) || p(y)),
-        L(x, y) - log p(y) - weight log q(y | x),
+        bound_weight (L(x, y) - log p(y)) - label_weight log q(y | x),
 
         L(x, y) = E_q(z|x,y)[ -log p(x | y, z) ] + KL(q(z | x, y) || p(z)).
 
@@ -101,12 +101,15 @@ class SemiSupervised(nnx.Module):
         kind, prior = "sample" if hard else self.kl, jnp.zeros_like(logits)
         return cost + kl_per_example(self.family, kind, logits, prior, y, temperature)
 
-    def labelled_cost(self, images: Images, labels: Labels, key: PRNGKey, *, weight: Any) -> Cost:
+    def labelled_cost(
+        self, images: Images, labels: Labels, key: PRNGKey, *, bound_weight: Any, label_weight: Any
+    ) -> Cost:
         """The cost of a labelled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
         logits, y, cost = self._joint(images, key, lambda _site, _logits: observed, hard=False)
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
-        return cost + math.log(self.num_classes) - weight * log_q
+        bound = cost + math.log(self.num_classes)
+        return bound_weight * bound - label_weight * log_q
 
     def class_logits(self, images: Images) -> Classes:
         """The logits of q(y | x)."""

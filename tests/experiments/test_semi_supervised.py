@@ -118,12 +118,13 @@ def test_the_labelled_cost_is_the_bound_written_out(model, images):
     noise = np.asarray(jax.random.normal(KEY, (len(images), STYLE_DIM)))
     q, classes = class_probabilities(model, images), np.array([0, 2, 1, 2])
     costs = [
-        one_image(model, image, noise[index], classes[index])
-        + math.log(NUM_CLASSES)
+        0.5 * (one_image(model, image, noise[index], classes[index]) + math.log(NUM_CLASSES))
         - 7.0 * math.log(q[index, classes[index]])
         for index, image in enumerate(images)
     ]
-    found = model.labelled_cost(images, jnp.asarray(classes), KEY, weight=7.0)
+    found = model.labelled_cost(
+        images, jnp.asarray(classes), KEY, bound_weight=0.5, label_weight=7.0
+    )
     np.testing.assert_allclose(found, costs, rtol=1e-5)
 
 
