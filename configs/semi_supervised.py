@@ -5,7 +5,7 @@ Run (30,000 steps):
   python -m experiments.train --config=configs/semi_supervised.py --workdir=runs/semi-supervised
 
   --config.estimator.name=NAME    marginalization, gumbel_softmax, st_gumbel_softmax, ...
-  --config.alpha=0.3              the weight of a label, per unlabelled image
+  --config.alpha=0.3              the weight of the labels
   --config.seed=1                 other labels are drawn, too
 
 Pick alpha on the validation set from the paper's grid (5 runs):
@@ -29,8 +29,7 @@ def get_config() -> ConfigDict:
     config.labels = "true"  # or "random", of any num_classes, for timing
     config.num_labels = 100  # as many of each class, drawn by the seed
     config.labelled_batch_size = 20
-    # Of the cross-entropy, by number of unlabelled images: with 50,000 images and 100 labels, 0.1
-    # weighs the mean cross-entropy 50-fold.
+    # The mean cross-entropy weighs alpha times the unlabelled images per label: 0.1 * 500 = 50.
     config.alpha = 0.1
     config.style_dim = 50
     config.encoder = (16, 32, 32)  # channels of q(y | x), and of q(z | x, y)

@@ -77,8 +77,6 @@ class Compiled:
             logits = evaluation.class_logits(config, self.program, self.dataset)
             self.class_logits = jax.jit(_over_runs(logits, (0, None, 0)))
         self.finite = jax.jit(_finite)
-        if config.estimator.name == "marginalization":
-            self._check_memory(config)
 
     def _check_estimator(self, config: ConfigDict) -> None:
         try:
@@ -87,18 +85,29 @@ class Compiled:
             name = config.estimator.name
             raise UserError(f"config.estimator.name={name!r}: {one_line(error)}") from error
 
-    def _check_memory(self, config: ConfigDict) -> None:
-        """Refuses a step that this device cannot hold, before the first one is taken."""
-        hypers = {key: value[None] for key, value in training.hypers_of(config).items()}
+    def check_memory(self, config: ConfigDict, runs: int) -> None:
+        """Refuses a step of marginalization that the device cannot hold, before the first is taken.
+
+        Args:
+          config: of any of the runs.
+          runs: how many train together.
+
+        Raises:
+          UserError: it says how much memory is needed.
+        """
+        if config.estimator.name != "marginalization":
+            return
+        single = training.hypers_of(config)
+        hypers = {key: jnp.broadcast_to(value, runs) for key, value in single.items()}
         state = jax.eval_shape(self.init, hypers, self.images)
+        num_steps = min(config.steps_per_call, config.log_every)
         indices = jax.eval_shape(
-            partial(self.indices, num_steps=min(config.steps_per_call, config.log_every)),
-            hypers["seed"],
-            0,
+            partial(self.indices, num_steps=num_steps), hypers["seed"], jnp.zeros((), jnp.int32)
         )
-        lowered = self.run.lower(hypers, self.images, state, indices, np.ones(1, bool))
+        lowered = self.run.lower(hypers, self.images, state, indices, np.ones(runs, bool))
         memory: Any = lowered.compile().memory_analysis()
-        needed, held = memory.temp_size_in_bytes, _memory()
+        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        held = _memory()
         if held is not None and needed > held:
             raise UserError(
                 f"config.estimator.name=marginalization: a step needs {needed / 2**30:.1f} GiB and "

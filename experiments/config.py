@@ -252,9 +252,7 @@ def _validate_layers(config: ConfigDict) -> None:
 
 
 def _validate_vae(config: ConfigDict) -> None:
-    for key in ("kl", "decoder"):
-        if key not in config:
-            _fail("model", "vae", f"this config file has no {key}: use --config=configs/vae.py")
+    _has_keys(config, ("kl", "decoder"))
     if len(config.layers) != 1:
         _fail("layers", config.layers, "give one layer, such as (200,)")
     if any(not isinstance(units, int) or units < 1 for units in config.decoder or ()):
@@ -262,8 +260,8 @@ def _validate_vae(config: ConfigDict) -> None:
 
 
 def _validate_semi_supervised(config: ConfigDict) -> None:
-    if "num_labels" not in config:
-        _fail("model", config.model, "use --config=configs/semi_supervised.py")
+    _has_keys(config, ("labels", "num_labels", "labelled_batch_size", "alpha"))
+    _has_keys(config, ("style_dim", "head", "encoder", "decoder", "kl"))
     _choice("labels", config.labels, LABELS)
     if config.latent != "categorical":
         _fail("latent", config.latent, "the class of semi_supervised is categorical")
@@ -284,6 +282,13 @@ def _validate_semi_supervised(config: ConfigDict) -> None:
             _fail(key, config[key], "give at least 1")
     for key in ("encoder", "decoder"):
         _three_widths(key, config[key])
+
+
+def _has_keys(config: ConfigDict, keys: Iterable[str]) -> None:
+    for key in keys:
+        if key not in config:
+            file = f"configs/{config.model}.py"
+            _fail("model", config.model, f"this config file has no {key}: use --config={file}")
 
 
 def _three_widths(key: str, widths: Sequence[Any]) -> None:

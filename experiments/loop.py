@@ -106,7 +106,10 @@ class Loop:
         """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""
         compiled, per_call = self.compiled, self.config.steps_per_call
         moving = np.isin(np.arange(len(self.members)), [member.row for member in behind])
-        indices = compiled.indices(self.hypers["seed"], behind[0].step, num_steps=num_steps)
+        # On the host: a slice of a device's array is compiled anew for each place.
+        indices = np.asarray(
+            compiled.indices(self.hypers["seed"], behind[0].step, num_steps=num_steps)
+        )
         traces = []
         for first in range(0, num_steps, per_call):
             part = indices[:, first : first + per_call]

@@ -116,6 +116,7 @@ def train_together(
                 missing.append(job)
         if missing:
             compiled = (programs or Programs()).compiled(missing[0].config)
+            compiled.check_memory(missing[0].config, len(missing))
             # Only now, when nothing was refused: a mended command must find the directory free.
             for job in missing:
                 records.write_json(job.workdir / CONFIG, configs.flatten(job.config))

@@ -157,7 +157,8 @@ def _prepare_data(jobs: Sequence[Job]) -> None:
 
 
 def _data_key(config: ConfigDict) -> tuple[Any, ...]:
-    return config.dataset, config.binarization, config.batch_size
+    labels = [config.get(key) for key in ("labels", "num_labels", "num_classes")]
+    return config.dataset, config.binarization, config.batch_size, config.model, *labels
 
 
 def _conclude(

@@ -224,8 +224,9 @@ def _supervision(config: ConfigDict, dataset: Dataset, model: Any) -> Supervisio
 
     With N_u unlabelled and N_l labelled images in all, a labelled image's bound weighs N_l / N_u,
     so that every image counts once: at weight 1 a hundred images would be half of what the
-    generative model is fitted to, at a cost of some nats (results/README.md). Its cross-entropy
-    weighs alpha N_u / N_l, so alpha is per unlabelled image: 0.1 weighs 100 labels of 50,000 by 50.
+    generative model is fitted to, at a cost of some nats. Its cross-entropy weighs alpha N_u / N_l,
+    our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50); where that is
+    from, and what else was tried, stands in results/README.md.
     """
     labelled_per_unlabelled = config.num_labels / len(dataset.train)
     labels = jnp.asarray(dataset.train.labels)

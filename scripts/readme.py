@@ -110,8 +110,8 @@ def speed_by_classes(path: Path) -> str:
         "by arithmetic alone",
         "paper",
     )
-    kind, count = measured["device"]["platform"], measured["device"]["count"]
-    device = f"{count} {kind.upper()} device{'s' if count > 1 else ''}"
+    cpu = measured["device"]["platform"] == "cpu"
+    device = f"{measured['cores']} CPU cores" if cpu else measured["device"]["kind"]
     return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
 
 

@@ -20,9 +20,11 @@ def shared_compilations() -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="gumbel-", ignore_cleanup_errors=True) as directory:
-        os.environ[_DIRECTORY] = directory
-        os.environ.setdefault(_LEAST_SECONDS, "0.5")
+        ours = {_DIRECTORY: directory, _LEAST_SECONDS: "0.5"}
+        before = dict(os.environ)
+        os.environ.update(ours | {key: before[key] for key in ours if key in before})
         try:
             yield
         finally:
-            del os.environ[_DIRECTORY]
+            for key in set(ours) - set(before):
+                del os.environ[key]

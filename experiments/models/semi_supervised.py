@@ -120,12 +120,11 @@ class SemiSupervised(nnx.Module):
         y = jax.nn.one_hot(jnp.argmax(self.class_logits(images), axis=-1), self.num_classes)
         mean, _ = self._style(images, y)
 
-        def drawn(index: Array) -> Images:
-            classes = jnp.broadcast_to(jax.nn.one_hot(index, self.num_classes), y.shape)
-            return jax.nn.sigmoid(self._decode(classes, mean))
+        def drawn(one_hot: Float[Array, " K"]) -> Images:
+            return jax.nn.sigmoid(self._decode(jnp.broadcast_to(one_hot, y.shape), mean))
 
-        columns = [images, *(drawn(jnp.asarray(index)) for index in range(self.num_classes))]
-        rows = jnp.stack(columns, axis=1)
+        columns = jax.vmap(drawn, out_axes=1)(jnp.eye(self.num_classes))
+        rows = jnp.concatenate([images[:, None], columns], axis=1)
         return {f"style {index + 1}": row for index, row in enumerate(rows)}
 
     def _joint(

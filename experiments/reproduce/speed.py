@@ -6,8 +6,12 @@ that what else the machine does falls on all of them alike; a speed is that of t
 
 Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
 operations of the two compiled programs, as the compiler counts them.
+
+A compiled call takes one step on a CPU, where convolutions in a loop are slow, and a hundred
+elsewhere, where the call itself would take longer than the step.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -41,20 +45,26 @@ class Timed:
         self.hypers = {k: v[None] for k, v in training.hypers_of(config).items()}
         self.images, moving = compiled.images, np.ones(1, bool)
         self.state = compiled.init(self.hypers, self.images)
-        indices = compiled.indices(self.hypers["seed"], 0, num_steps=1)
+        self.per_call = 1 if jax.default_backend() == "cpu" else 100
+        indices = compiled.indices(self.hypers["seed"], 0, num_steps=self.per_call)
         self.arguments = indices, moving
-        lowered = compiled.run.lower(self.hypers, self.images, self.state, *self.arguments)
-        self.run = lowered.compile()
-        cost: Any = self.run.cost_analysis()
+
+        def program(num_steps: int) -> Any:
+            rows = indices[:, :num_steps]
+            return compiled.run.lower(self.hypers, self.images, self.state, rows, moving).compile()
+
+        self.run = program(self.per_call)
+        # The compiler counts the body of a loop once, and what is done once besides.
+        cost: Any = (self.run if self.per_call == 1 else program(1)).cost_analysis()
         memory: Any = self.run.memory_analysis()
         self.flops = float(cost["flops"])
         self.bytes = int(memory.temp_size_in_bytes)
 
-    def seconds(self, num_steps: int) -> float:
-        """The time that some steps take."""
+    def seconds(self, num_calls: int) -> float:
+        """The time that some calls take."""
         jax.block_until_ready(self.state)
         began = time.perf_counter()
-        for _ in range(num_steps):
+        for _ in range(num_calls):
             self.state, _ = self.run(self.hypers, self.images, self.state, *self.arguments)
         jax.block_until_ready(self.state)
         return time.perf_counter() - began
@@ -79,11 +89,12 @@ def measure(
             name: Timed(grids.config_at(base, {**changes, **point, "estimator.name": name}))
             for name in ESTIMATORS
         }
-        steps = {name: _steps(side, turn_seconds) for name, side in sides.items()}
+        calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
         turns_of: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(turns):
             for name, side in sides.items():
-                turns_of[name].append(steps[name] / side.seconds(steps[name]))
+                steps = calls[name] * side.per_call
+                turns_of[name].append(steps / side.seconds(calls[name]))
         rows += [
             {
                 "num_classes": count,
@@ -95,11 +106,17 @@ def measure(
             }
             for name, side in sides.items()
         ]
-    return {"rows": rows, "ratios": _ratios(rows), "changes": dict(changes), **records.provenance()}
+    return {
+        "rows": rows,
+        "ratios": _ratios(rows),
+        "changes": dict(changes),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        **records.provenance(),
+    }
 
 
-def _steps(side: Timed, turn_seconds: float) -> int:
-    """How many steps last about that long; the first one warms the caches."""
+def _calls(side: Timed, turn_seconds: float) -> int:
+    """How many calls last about that long; the first one warms the caches."""
     side.seconds(1)
     return max(1, round(turn_seconds / side.seconds(1)))
 

@@ -41,21 +41,26 @@ class Store:
 
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None if it has not finished or is another config's."""
-        path = self._path(job)
-        if not path.exists():
-            if not (job.workdir / RESULT).exists():
-                return None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            records.write_json(path, record_of(job.workdir))
-        record: Record = records.read_json(path)
-        return record if record["config"] == configs.flatten(job.config) else None
+        path, config = self._path(job), configs.flatten(job.config)
+        if path.exists():
+            kept: Record = records.read_json(path)
+            if kept["config"] == config:
+                return kept
+        if not (job.workdir / RESULT).exists():
+            return None
+        found = record_of(job.workdir)
+        if found["config"] != config:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write_json(path, found)
+        return found
 
     def pictures(self, job: Job) -> Path | None:
         """The arrays of a job's pictures, kept beside its record; None if it has not finished."""
         if self.record(job) is None:
             return None
         path = self._path(job).with_suffix(".npz")
-        if not path.exists() and (job.workdir / PICTURES).exists():
+        if (job.workdir / PICTURES).exists():
             shutil.copyfile(job.workdir / PICTURES, path)
         return path if path.exists() else None
 

@@ -107,6 +107,7 @@ class Table2:
         records.write_json(self.results / f"{NAME}.json", table)
         table = records.read_json(self.results / f"{NAME}.json")
         (self.results / f"{NAME}.md").write_text(markdown(table), encoding="utf-8")
+        self.picture()  # kept now: another machine has the records alone
         return table
 
     def finals(self, estimator: str) -> list[Record]:
@@ -114,7 +115,7 @@ class Table2:
         return self.runs.records(self._finals(estimator, range(self.preset.draws)))
 
     def setting(self, estimator: str) -> Overrides | None:
-        """What was picked for an estimator, or None if its picking is not done."""
+        """What was picked for an estimator, or None if no run of its picking is done."""
         jobs = self._picks(self.preset.picked_with or estimator)
 
         def error(record: Record) -> float | None:
@@ -150,7 +151,7 @@ class Table2:
 
     def _cell(self, estimator: str) -> dict[str, Any]:
         """What the JSON says of an estimator."""
-        found = self.finals(estimator)
+        found = [record for record in self.finals(estimator) if record["test_nll"] is not None]
         entry: dict[str, Any] = {
             "estimator": estimator,
             "paper": dict(zip(PAPER[NAME]["columns"], PAPER[NAME]["rows"][estimator], strict=True)),

@@ -269,6 +269,8 @@ def test_alpha_weighs_the_labels_alone_and_is_traced(program):
         costs(hypers | {"alpha": jnp.asarray(alpha)}) for alpha in (0.0, 0.1, 0.2)
     )
     assert float(free) == float(same)
+    # Every image counts once in the bound, which at first is about the same for all.
+    assert float(without / free) == pytest.approx(100 / len(images), rel=0.2)
     cross_entropy = (some - without) / (0.1 * len(images) / 100)
     assert 1 < float(cross_entropy) < 4  # of ten classes, before training: about log 10
     assert float(more - some) == pytest.approx(float(some - without), rel=1e-3)
