@@ -69,17 +69,21 @@ def short_runs(runs: Iterable[Run]) -> str:
 
 
 def tables(results: Path) -> str:
-    """The paper's tables as far as they have been run, and the ratios of Figure 5a."""
+    """The paper's tables and figures, as far as they have been run."""
     text = ""
-    for name, title in (
-        ("table1", "Table 1 of the paper"),
-        ("table2", "Table 2 of the paper"),
-    ):
+    for name in ("table1", "table2"):
         if (results / f"{name}.md").exists():
-            text += f"### {title}\n\n{(results / f'{name}.md').read_text()}\n"
+            text += f"### {_title(name)}\n\n{(results / f'{name}.md').read_text()}\n"
     if (results / "figure5a.json").exists():
         text += f"### Figure 5a of the paper\n\n{speed_by_classes(results / 'figure5a.json')}\n"
+    for name in ("figure1", "figure3", "figure4", "figure5"):
+        if (results / "figures" / f"{name}.png").exists():
+            text += f"![{_title(name)}](results/figures/{name}.png)\n\n"
     return text
+
+
+def _title(name: str) -> str:
+    return f"{name[:-1].capitalize()} {name[-1]} of the paper"
 
 
 def speed_by_classes(path: Path) -> str:
@@ -115,12 +119,21 @@ def speed_by_classes(path: Path) -> str:
     return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
 
 
+def pytorch_ratio(speed: dict[str, Any]) -> str:
+    """What `scripts.benchmark_pytorch` measured, in a phrase."""
+    processes, pairs = speed.get("processes", 1), len(speed["jax_steps_per_second"])
+    on = "on one core" if processes == 1 else f"{processes} processes each, a core a process"
+    torch = speed["torch"].split("+")[0]
+    return (
+        f"**{speed['median_ratio']:.2f}x** {on} (PyTorch {torch}, median of {pairs} pairs of turns)"
+    )
+
+
 def section(results: Path) -> str:
     """The results section."""
     runs = load_runs(results / "runs")
-    speed = json.loads((results / "benchmark_pytorch.json").read_text())
-    kind = "one CPU core" if speed["device"]["platform"] == "cpu" else speed["device"]["kind"]
-    pairs, torch = len(speed["jax_steps_per_second"]), speed["torch"].split("+")[0]
+    files = sorted(results.glob("benchmark_pytorch*.json"))
+    speeds = "; ".join(pytorch_ratio(json.loads(path.read_text())) for path in files)
     return f"""\
 {tables(results)}### Single runs
 
@@ -132,8 +145,8 @@ Every estimator for 20,000 steps of the same set-up: the hard one-sample validat
 start and at the end, in nats:
 
 {short_runs(runs)}
-Steps per second of the Bernoulli SBN under `gumbel_softmax`, on {kind}, over those of the same
-model in eager PyTorch {torch}: **{speed["median_ratio"]:.2f}x** (median of {pairs} pairs of turns).
+Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
+PyTorch: {speeds}.
 """
 
 
