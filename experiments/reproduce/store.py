@@ -44,12 +44,12 @@ class Store:
         path, config = self._path(job), configs.flatten(job.config)
         if path.exists():
             kept: Record = records.read_json(path)
-            if kept["config"] == config:
+            if _same(kept["config"], config):
                 return kept
         if not (job.workdir / RESULT).exists():
             return None
         found = record_of(job.workdir)
-        if found["config"] != config:
+        if not _same(found["config"], config):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(path, found)
@@ -67,3 +67,8 @@ class Store:
     def _path(self, job: Job) -> Path:
         relative = job.workdir.relative_to(self.runs_dir)
         return self.records_dir / relative.parent / f"{relative.name}.json"
+
+
+def _same(recorded: Record, config: Record) -> bool:
+    """Whether a record is of this config; keys younger than the record had their defaults."""
+    return configs.flatten(configs.base()) | recorded == config

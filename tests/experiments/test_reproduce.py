@@ -113,6 +113,18 @@ def test_a_record_of_another_config_gives_way_to_the_run(table):
     assert table.runs.store.record(job) is None
 
 
+def test_a_record_outlives_keys_that_are_added_to_the_config(table):
+    job = next(table.waves()).jobs[0]
+    finish(job, valid=60.0, test=60.0)
+    path = job.workdir / "result.json"
+    result = records.read_json(path)
+    del result["config"]["learning_rate_schedule"]  # at its default, which the run used unknowing
+    records.write_json(path, result)
+    assert table.runs.store.record(job)
+    decaying = grids.config_at(job.config, {"learning_rate_schedule": "cosine"})
+    assert table.runs.store.record(job._replace(config=decaying)) is None
+
+
 def test_a_cell_that_has_not_run_says_so(table):
     shown = markdown(table.write())
     assert "| `gumbel_softmax` | not run (58.5) |" in shown
