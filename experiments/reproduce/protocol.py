@@ -94,7 +94,7 @@ PRESETS = {
             "eval_samples": 5,
         },
         ("sf", "gumbel_softmax"),
-        ("vimco",),
+        (),
         ("sbn_bernoulli", "vae_categorical"),
         2,
     ),

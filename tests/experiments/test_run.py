@@ -162,6 +162,7 @@ def test_the_files_of_a_run(finished, home):
         "tensorboard",
         "checkpoints",
         "picture.png",
+        "pictures.npz",
         "result.json",
     }
     expected = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
