@@ -18,7 +18,6 @@ from experiments.reproduce.runs import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table2 import Table2
 
-
 SMALL = PRESETS["smoke"]._replace(extra_columns=("vimco",))
 
 
