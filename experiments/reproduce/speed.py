@@ -71,48 +71,39 @@ class Timed:
 
 
 def measure(
-    changes: Overrides, classes: Sequence[int] = CLASSES, *, turns: int = 5, turn_seconds: float = 2
-) -> dict[str, Any]:
-    """Times the estimators for each number of classes; what the JSON of figure 5a holds.
+    changes: Overrides, num_classes: int, *, turns: int = 3, turn_seconds: float = 1
+) -> list[dict[str, Any]]:
+    """Times the estimators at one number of classes; the rows of the JSON of figure 5a.
 
     Args:
       changes: to the config.
-      classes: the numbers of classes.
+      num_classes: K.
       turns: of each side.
       turn_seconds: about how long a turn lasts.
     """
     base = overrides.load(str(CONFIGS / "semi_supervised.py"))
-    rows = []
-    for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
-        point = {"labels": "random", "num_classes": count, "num_labels": count * 10}
-        sides = {
-            name: Timed(grids.config_at(base, {**changes, **point, "estimator.name": name}))
-            for name in ESTIMATORS
-        }
-        calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
-        turns_of: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(turns):
-            for name, side in sides.items():
-                steps = calls[name] * side.per_call
-                turns_of[name].append(steps / side.seconds(calls[name]))
-        rows += [
-            {
-                "num_classes": count,
-                "estimator": name,
-                "steps_per_second": statistics.median(turns_of[name]),
-                "turns": turns_of[name],
-                "flops": side.flops,
-                "temporary_bytes": side.bytes,
-            }
-            for name, side in sides.items()
-        ]
-    return {
-        "rows": rows,
-        "ratios": _ratios(rows),
-        "changes": dict(changes),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        **records.provenance(),
+    point = {"labels": "random", "num_classes": num_classes, "num_labels": num_classes * 10}
+    sides = {
+        name: Timed(grids.config_at(base, {**changes, **point, "estimator.name": name}))
+        for name in ESTIMATORS
     }
+    calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            steps = calls[name] * side.per_call
+            speeds[name].append(steps / side.seconds(calls[name]))
+    return [
+        {
+            "num_classes": num_classes,
+            "estimator": name,
+            "steps_per_second": statistics.median(speeds[name]),
+            "turns": speeds[name],
+            "flops": side.flops,
+            "temporary_bytes": side.bytes,
+        }
+        for name, side in sides.items()
+    ]
 
 
 def _calls(side: Timed, turn_seconds: float) -> int:
@@ -167,10 +158,38 @@ def draw(speeds: Axes, ratios: Axes, measured: Mapping[str, Any]) -> None:
         axes.legend(frameon=False)
 
 
-def write(results: Path, changes: Overrides, **options: Any) -> dict[str, Any]:
-    """Measures, and writes `figure5a.json`."""
-    measured = measure(changes, **options)
-    results.mkdir(parents=True, exist_ok=True)
-    records.write_json(results / "figure5a.json", measured)
-    read: dict[str, Any] = records.read_json(results / "figure5a.json")
+def write(
+    path: Path, changes: Overrides, classes: Sequence[int] = CLASSES, **options: Any
+) -> dict[str, Any]:
+    """Measures, and writes the JSON file after each number of classes.
+
+    Args:
+      path: of the file; what it holds of the same changes is not measured again.
+      changes: to the config.
+      classes: the numbers of classes.
+      options: of `measure`.
+    """
+    rows: list[dict[str, Any]] = []
+    if path.exists() and (before := records.read_json(path))["changes"] == _as_json(changes):
+        rows = before["rows"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
+        if any(row["num_classes"] == count for row in rows):
+            continue
+        rows = sorted(
+            [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
+        )
+        measured = {
+            "rows": rows,
+            "ratios": _ratios(rows),
+            "changes": dict(changes),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            **records.provenance(),
+        }
+        records.write_json(path, measured)
+    read: dict[str, Any] = records.read_json(path)
     return read
+
+
+def _as_json(changes: Overrides) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
