@@ -16,6 +16,7 @@ from experiments import evaluation, labels, models, training
 from experiments.data import Dataset, load
 from experiments.errors import UserError, one_line
 from experiments.training import Hypers, Images, Indices, Trace, TrainState
+from gumbel.types import Params, PRNGKey
 
 
 def prepared_dataset(config: ConfigDict) -> Dataset:
@@ -67,11 +68,8 @@ class Compiled:
             )
             for m in {config.valid_samples, *configs.final_samples(config).values()}
         }
-        self.pictures = jax.jit(
-            lambda params, pixels, key: models.with_params(self.program.model, params).pictures(
-                pixels, key
-            )
-        )
+        self._picture_names: list[str] = []
+        self._picture_rows = jax.jit(self._rows_of_pictures)
         self.class_logits = None
         if isinstance(self.program.model, models.Classifier):
             logits = evaluation.class_logits(config, self.program, self.dataset)
@@ -84,6 +82,18 @@ class Compiled:
         except ValueError as error:
             name = config.estimator.name
             raise UserError(f"config.estimator.name={name!r}: {one_line(error)}") from error
+
+    def pictures(self, params: Params, pixels: models.Images, key: PRNGKey) -> models.Pictures:
+        """The model's pictures, in its order."""
+        rows = self._picture_rows(params, pixels, key)
+        return dict(zip(self._picture_names, rows, strict=True))
+
+    def _rows_of_pictures(
+        self, params: Params, pixels: models.Images, key: PRNGKey
+    ) -> list[models.Images]:
+        pictures = models.with_params(self.program.model, params).pictures(pixels, key)
+        self._picture_names = list(pictures)  # a compiled function would give them sorted
+        return list(pictures.values())
 
     def check_memory(self, config: ConfigDict, runs: int) -> None:
         """Refuses a step of marginalization that the device cannot hold, before the first is taken.

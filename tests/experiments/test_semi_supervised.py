@@ -310,6 +310,7 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
     assert all("valid_accuracy" in row for row in metrics)
     with np.load(tmp_path / "run" / "pictures.npz") as pictures:
         assert pictures["style 1"].shape == (11, 8, 8)
+        assert pictures.files == [f"style {row}" for row in range(1, 11)]
 
 
 @pytest.mark.parametrize(
