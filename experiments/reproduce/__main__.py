@@ -9,6 +9,7 @@ what `table1` has trained, figure 5 of what `table2` has trained and of a benchm
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments import cli, engines, sweep
 from experiments.engines import Options
@@ -88,7 +89,9 @@ def _figure5(path: Path, table: Table2, results: Path) -> None:
     if pictures is None:
         raise _missing("no analogies of gumbel_softmax", "table2", results)
     smoke = table.preset is table2.PRESETS["smoke"]
-    options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1} if smoke else {}
+    options: dict[str, Any] = {}
+    if smoke:
+        options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
     measured = speed.write(results / "figure5a.json", table.preset.changes, **options)
     figures.figure5(path, measured, pictures)
 
