@@ -79,8 +79,8 @@ def image_costs(
     objective = models.objective(model, hard=True)
 
     def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
-        pixels, sample_key = _pixels(config, dataset, images, key)
-        batch = model.batch(pixels)
+        shown, sample_key = pixels(config, dataset, images, key)
+        batch = model.batch(shown)
         return streaming_bound(
             objective, model.family, params, batch, sample_key, num_samples=num_samples
         )
@@ -148,8 +148,8 @@ def class_logits(config: ConfigDict, program: Program, dataset: Dataset) -> Any:
     """
 
     def logits(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, "B K"]:
-        pixels, _ = _pixels(config, dataset, images, key)
-        return models.with_params(program.model, params).class_logits(pixels)
+        shown, _ = pixels(config, dataset, images, key)
+        return models.with_params(program.model, params).class_logits(shown)
 
     return logits
 
@@ -192,10 +192,10 @@ def accuracy(confusion: Int[np.ndarray, "K K"]) -> float:
     return 100 * float(np.trace(confusion) / confusion.sum())
 
 
-def _pixels(
+def pixels(
     config: ConfigDict, dataset: Dataset, images: UInt8[Array, "B H W"], key: PRNGKey
 ) -> tuple[Float[Array, "B H W"], PRNGKey]:
-    """The pixels of images that are evaluated, and a key for the samples."""
+    """The pixels of images that are evaluated or shown, and a key for what is drawn next."""
     pixel_key, sample_key = jax.random.split(key)
     dynamic = config.binarization == "dynamic"
     return training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic), sample_key

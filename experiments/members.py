@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import plots, records, training
+from experiments import evaluation, plots, records, training
 from experiments.checkpoints import Checkpoints
 from experiments.compiled import Compiled
 from experiments.errors import UserError
@@ -103,9 +102,7 @@ class Member:
         config = self.job.config
         images = jnp.asarray(compiled.dataset.test.images[:10])
         key = key_for(config.seed, training.PICTURE)
-        batch_key, picture_key = jax.random.split(key)
-        dynamic = config.binarization == "dynamic"
-        pixels = training.pixels(images, compiled.dataset.levels, batch_key, dynamic=dynamic)
+        pixels, picture_key = evaluation.pixels(config, compiled.dataset, images, key)
         pictures = compiled.pictures(state.params, pixels, picture_key)
         grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
         np.savez_compressed(

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from experiments import grids
+from experiments import grids, records
 from experiments.overrides import Overrides
 from experiments.reproduce.store import Record, Store
 from experiments.run import Job
@@ -76,6 +76,33 @@ class Runs:
     def records(self, jobs: Sequence[Job]) -> list[Record]:
         """The records of the jobs that are finished."""
         return [record for job in jobs if (record := self.store.record(job))]
+
+
+class Table:
+    """What a table of the paper has, whatever its cells are.
+
+    Args:
+      preset: how much to do.
+      workdir: where the runs train.
+      results: where the records of finished runs, the JSON and the Markdown go.
+    """
+
+    name: str
+
+    def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
+        self.preset, self.results = preset, results
+        self.runs = Runs(self.name, workdir, results)
+
+    def write_files(
+        self, table: Mapping[str, Any], markdown: Callable[[dict[str, Any]], str]
+    ) -> dict[str, Any]:
+        """Writes the JSON, with the preset, and the Markdown; returns what the JSON holds."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        path = self.results / f"{self.name}.json"
+        records.write_json(path, {"preset": self.preset._asdict(), **table})
+        written: dict[str, Any] = records.read_json(path)
+        path.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
+        return written
 
 
 def provenance(found: Sequence[Record]) -> dict[str, Any]:

@@ -2,34 +2,23 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments import records
 from experiments.overrides import Overrides
 from experiments.reproduce import protocol
 from experiments.reproduce.protocol import Cell, Preset
-from experiments.reproduce.runs import PAPER, Runs, Wave, interval, provenance, shown
+from experiments.reproduce.runs import PAPER, Table, Wave, interval, provenance, shown
 from experiments.reproduce.store import Record
 from experiments.run import Job
 
 NAME = "table1"
 
 
-class Table1:
-    """The jobs of the table and what they have come to.
-
-    Args:
-      preset: how much to do.
-      workdir: where the runs train.
-      results: where the records of finished runs, the JSON and the Markdown go.
-    """
+class Table1(Table):
+    """The jobs of the table and what they have come to."""
 
     name = NAME
-
-    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
-        self.preset, self.results = preset, results
-        self.runs = Runs(NAME, workdir, results)
+    preset: Preset
 
     def waves(self) -> Iterator[Wave]:
         """What to train, in order of worth; to be asked for the next when one is done.
@@ -59,15 +48,10 @@ class Table1:
     def write(self) -> dict[str, Any]:
         """Writes the table from the finished runs; returns what its JSON holds."""
         table = {
-            "preset": self.preset._asdict(),
             "unit": PAPER[NAME]["unit"],
             "cells": [self._cell(cell) for cell in protocol.cells(self.preset)],
         }
-        self.results.mkdir(parents=True, exist_ok=True)
-        records.write_json(self.results / f"{NAME}.json", table)
-        table = records.read_json(self.results / f"{NAME}.json")
-        (self.results / f"{NAME}.md").write_text(markdown(table), encoding="utf-8")
-        return table
+        return self.write_files(table, markdown)
 
     def finals(self, cell: Cell) -> list[Record]:
         """The records of a cell's final runs, by seed."""

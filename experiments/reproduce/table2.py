@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import grids, overrides, records
+from experiments import grids, overrides
 from experiments.overrides import Overrides
-from experiments.reproduce.runs import CONFIGS, PAPER, Runs, Wave, interval, provenance, shown
+from experiments.reproduce.runs import CONFIGS, PAPER, Table, Wave, interval, provenance, shown
 from experiments.reproduce.store import Record
 from experiments.run import Job
 
@@ -66,20 +66,11 @@ PRESETS = {
 }
 
 
-class Table2:
-    """The jobs of the table and what they have come to.
-
-    Args:
-      preset: how much to do.
-      workdir: where the runs train.
-      results: where the records of finished runs, the JSON and the Markdown go.
-    """
+class Table2(Table):
+    """The jobs of the table and what they have come to."""
 
     name = NAME
-
-    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
-        self.preset, self.results = preset, results
-        self.runs = Runs(NAME, workdir, results)
+    preset: Preset
 
     def waves(self) -> Iterator[Wave]:
         """What to train, in order of worth; to be asked for the next when one is done.
@@ -99,16 +90,11 @@ class Table2:
     def write(self) -> dict[str, Any]:
         """Writes the table from the finished runs; returns what its JSON holds."""
         table = {
-            "preset": self.preset._asdict(),
             "units": dict(zip(PAPER[NAME]["columns"], PAPER[NAME]["units"], strict=True)),
             "cells": [self._cell(name) for name in ESTIMATORS],
         }
-        self.results.mkdir(parents=True, exist_ok=True)
-        records.write_json(self.results / f"{NAME}.json", table)
-        table = records.read_json(self.results / f"{NAME}.json")
-        (self.results / f"{NAME}.md").write_text(markdown(table), encoding="utf-8")
         self.picture()  # kept now: another machine has the records alone
-        return table
+        return self.write_files(table, markdown)
 
     def finals(self, estimator: str) -> list[Record]:
         """The records of an estimator's final runs, by draw."""
