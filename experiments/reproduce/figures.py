@@ -103,8 +103,7 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         )
         speed.draw(axes["speed"], axes["ratio"], measured)
         with np.load(pictures) as rows:
-            names = sorted(rows.files, key=lambda name: (len(name), name))  # style 10 is the last
-            plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in names})
+            plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows.files})
         axes["analogies"].set_title("a test digit, and its style in every class")
         figure.savefig(path, dpi=120)
 
