@@ -31,7 +31,12 @@ def get_config() -> ConfigDict:
     config.labelled_batch_size = 20
     # The mean cross-entropy weighs alpha times the unlabelled images per label: 0.1 * 500 = 50.
     config.alpha = 0.1
+    config.labelled_weight = 50.0  # images that a labelled one counts as, in the bound
     config.style_dim = 50
+    # The weight of the style's KL at first; it falls to 1 over this share of the steps. While the
+    # style is dear, the class has to say which digit it is.
+    config.style_beta = 4.0
+    config.style_beta_share = 0.6
     config.encoder = (16, 32, 32)  # channels of q(y | x), and of q(z | x, y)
     config.head = 128  # units where class and image meet in q(z | x, y)
     config.decoder = (16, 32, 8)  # channels of p(x | y, z)
@@ -44,6 +49,9 @@ def get_config() -> ConfigDict:
     config.learning_rate = 3e-3
     config.learning_rate_schedule = "cosine"
     config.num_steps = 30_000
+    config.log_every = 100  # marginalization takes some steps a second on a CPU
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
     config.eval_samples = 1  # the bound itself
     config.steps_per_call = 1  # convolutions in a loop are slow on a CPU
     return config

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import records
+from experiments import records, validation
 from experiments.compiled import Compiled, prepared_dataset
 from experiments.errors import UserError
 from experiments.loop import Loop, Stopped
@@ -100,7 +100,7 @@ def train_together(
       Stopped: `stop` was requested; the states are saved.
     """
     for job in jobs:
-        configs.validate(job.config)
+        validation.validate(job.config)
     results: dict[Path, dict[str, Any] | UserError] = {}
     with contextlib.ExitStack() as stack:
         missing = []

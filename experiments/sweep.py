@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import cli, engines, grids, overrides, records, sweep_report, workdir
+from experiments import cli, engines, grids, overrides, records, sweep_report, validation, workdir
 from experiments import config as configs
 from experiments.engines import Options, Outcome
 from experiments.errors import UserError
@@ -76,7 +76,7 @@ def jobs_of(config: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
     for point in grid:
         job = Job(grids.config_at(config, point), directory / RUNS / grids.name(point), point)
         try:
-            configs.validate(job.config)
+            validation.validate(job.config)
         except UserError as error:
             raise UserError(f"the run {grids.label(point)}: {error}") from error
         jobs.append(job)

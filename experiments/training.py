@@ -186,7 +186,9 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
             params, raw = trained
             temperature = temperature_at(config, hypers, state.step, raw)
             value, (estimator_state, info) = _estimator(config, hypers).surrogate(
-                models.objective(model, temperature=temperature),
+                models.objective(
+                    model, temperature=temperature, **annealed(config, hypers, state.step)
+                ),
                 params,
                 batch,
                 estimator_key,
@@ -222,11 +224,11 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
 def _supervision(config: ConfigDict, dataset: Dataset, model: Any) -> Supervision:
     """The labelled cost and its images.
 
-    With N_u unlabelled and N_l labelled images in all, a labelled image's bound weighs N_l / N_u,
-    so that every image counts once: at weight 1 a hundred images would be half of what the
-    generative model is fitted to, at a cost of some nats. Its cross-entropy weighs alpha N_u / N_l,
-    our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50); where that is
-    from, and what else was tried, stands in results/README.md.
+    With N_u unlabelled and N_l labelled images in all, the mean of the labelled images' bounds
+    weighs N_l / N_u times `labelled_weight`, beside the mean of the others: at `labelled_weight` 1
+    every image counts once, at 50 each label is worth 50 images. The mean cross-entropy weighs
+    alpha N_u / N_l, our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50).
+    Where that is from, and what else was tried, stands in results/README.md.
     """
     labelled_per_unlabelled = config.num_labels / len(dataset.train)
     labels = jnp.asarray(dataset.train.labels)
@@ -245,8 +247,9 @@ def _supervision(config: ConfigDict, dataset: Dataset, model: Any) -> Supervisio
             pixels(images[indices], dataset.levels, pixel_key, dynamic=dynamic),
             labels[indices],
             cost_key,
-            bound_weight=labelled_per_unlabelled,
+            bound_weight=hypers["labelled_weight"] * labelled_per_unlabelled,
             label_weight=hypers["alpha"] / labelled_per_unlabelled,
+            **annealed(config, hypers, step),
         )
         return jnp.mean(costs)
 
@@ -285,6 +288,14 @@ def temperature_at(
         return schedules.exponential(rate, floor, value=value, interval=interval)(step)
     over = {"linear": schedules.linear, "cosine": schedules.cosine}[name]
     return over(value, floor, config.num_steps, interval=interval)(step)
+
+
+def annealed(config: ConfigDict, hypers: Hypers, step: Int[Array, ""]) -> dict[str, Any]:
+    """What the cost of the config's model reads besides the temperature."""
+    if not configs.semi_supervised(config):
+        return {}
+    until = max(1, round(config.style_beta_share * config.num_steps))
+    return {"style_beta": schedules.linear(hypers["style_beta"], 1.0, until)(step)}
 
 
 def _estimator(config: ConfigDict, hypers: Hypers) -> estimators.Estimator:

@@ -51,22 +51,32 @@ class Classifier(Protocol):
         """The logits of each class, given images with pixels in [0, 1]."""
 
     def labelled_cost(
-        self, images: Images, labels: Labels, key: PRNGKey, *, bound_weight: Any, label_weight: Any
+        self,
+        images: Images,
+        labels: Labels,
+        key: PRNGKey,
+        *,
+        bound_weight: Any,
+        label_weight: Any,
+        **annealed: Any,
     ) -> Cost:
         """The cost of each labelled image, in nats: its weighted bound and cross-entropy."""
 
 
-def objective(model: Any, *, temperature: Any = None, hard: bool = False) -> Objective:
+def objective(
+    model: Any, *, temperature: Any = None, hard: bool = False, **annealed: Any
+) -> Objective:
     """The cost of a model's architecture, as a pure function of its parameters.
 
     Args:
       model: a `Model`; its own parameters are not read.
       temperature, hard: see `Model.cost`.
+      annealed: what else the cost of this model reads that a schedule gives.
     """
 
     def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
         merged = with_params(model, params)
-        return merged.cost(batch, key, sample, temperature=temperature, hard=hard)
+        return merged.cost(batch, key, sample, temperature=temperature, hard=hard, **annealed)
 
     return call
 

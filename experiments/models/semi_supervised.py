@@ -18,7 +18,7 @@ from experiments.models.base import (
     pixel_logits,
 )
 from gumbel import BERNOULLI, CATEGORICAL, Family, samplers
-from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
+from gumbel.types import Batch, Cost, Logits, PRNGKey, Sample, Sampler
 
 Maps = Float[Array, "B H W C"]
 Features = Float[Array, "B F"]
@@ -43,7 +43,10 @@ class SemiSupervised(nnx.Module):
         E_q(y|x)[ L(x, y) ] + KL(q(y | x) || p(y)),
         bound_weight (L(x, y) - log p(y)) - label_weight log q(y | x),
 
-        L(x, y) = E_q(z|x,y)[ -log p(x | y, z) ] + KL(q(z | x, y) || p(z)).
+        L(x, y) = E_q(z|x,y)[ -log p(x | y, z) ] + beta KL(q(z | x, y) || p(z)).
+
+    It is a bound at beta = 1, where training ends. A larger beta (Higgins et al., 2017) makes the
+    style dear and leaves it to the class to say which digit it is.
 
     The class joins q(z | x, y) after its convolutions, so that a sum over classes repeats only what
     depends on them.
@@ -94,19 +97,37 @@ class SemiSupervised(nnx.Module):
         return images
 
     def cost(
-        self, batch: Batch, key: PRNGKey, sample: Sampler, *, temperature: Any, hard: bool
+        self,
+        batch: Batch,
+        key: PRNGKey,
+        sample: Sampler,
+        *,
+        temperature: Any,
+        hard: bool,
+        style_beta: Any = 1.0,
     ) -> Cost:
         """The cost of an unlabelled image; if `hard`, the negative log importance weight."""
-        logits, y, cost = self._joint(batch, key, sample, hard=hard)
+        logits, y, cost = self._joint(batch, key, sample, hard=hard, style_beta=style_beta)
         kind, prior = "sample" if hard else self.kl, jnp.zeros_like(logits)
         return cost + kl_per_example(self.family, kind, logits, prior, y, temperature)
 
     def labelled_cost(
-        self, images: Images, labels: Labels, key: PRNGKey, *, bound_weight: Any, label_weight: Any
+        self,
+        images: Images,
+        labels: Labels,
+        key: PRNGKey,
+        *,
+        bound_weight: Any,
+        label_weight: Any,
+        style_beta: Any = 1.0,
     ) -> Cost:
         """The cost of a labelled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-        logits, y, cost = self._joint(images, key, lambda _site, _logits: observed, hard=False)
+
+        def observe(_site: str, _logits: Logits) -> Sample:
+            return observed
+
+        logits, y, cost = self._joint(images, key, observe, hard=False, style_beta=style_beta)
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
         bound = cost + math.log(self.num_classes)
         return bound_weight * bound - label_weight * log_q
@@ -128,7 +149,7 @@ class SemiSupervised(nnx.Module):
         return {f"style {index + 1}": row for index, row in enumerate(rows)}
 
     def _joint(
-        self, images: Images, key: PRNGKey, sample: Sampler, *, hard: bool
+        self, images: Images, key: PRNGKey, sample: Sampler, *, hard: bool, style_beta: Any
     ) -> tuple[Float[Array, "B 1 K"], Sample, Cost]:
         """The logits of y, what `sample` makes of them, and `L(x, y)` at one draw of the style.
 
@@ -144,7 +165,7 @@ class SemiSupervised(nnx.Module):
         else:
             kl = 0.5 * (jnp.square(mean) + jnp.exp(2 * log_scale) - 1) - log_scale
         log_likelihood = BERNOULLI.log_prob(self._decode(y[:, 0], z), images)
-        cost = samplers.sum_per_example(kl) - samplers.sum_per_example(log_likelihood)
+        cost = style_beta * samplers.sum_per_example(kl) - samplers.sum_per_example(log_likelihood)
         return logits, y, cost
 
     def _style(self, images: Images, y: Classes) -> tuple[Style, Style]:

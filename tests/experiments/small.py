@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import sbn, vae
-from experiments import config as configs
+from experiments import validation
 from experiments.data import Dataset, Split
 
 SHAPE = (4, 3)
@@ -52,5 +52,5 @@ def config(model: str = "sbn", **overrides: Any) -> ConfigDict:
     if model == "vae":
         values = {"decoder": (4,)} | values
     made.update_from_flattened_dict(values)
-    configs.validate(made)
+    validation.validate(made)
     return made

@@ -5,7 +5,7 @@ from ml_collections import config_dict
 
 from configs import anneal, sbn, vae
 from experiments import config as configs
-from experiments import grids
+from experiments import grids, validation
 from experiments.errors import UserError
 
 
@@ -113,9 +113,9 @@ def test_the_ready_grids_are_valid():
         grid = grids.checked(module.get_sweep(), config, module.__name__)
         assert len(grid) == size
         for point in grid:
-            configs.validate(grids.config_at(config, point))
+            validation.validate(grids.config_at(config, point))
     names = {point["temperature.name"] for point in anneal.get_sweep()}
-    assert names == set(configs.TEMPERATURES)
+    assert names == set(validation.TEMPERATURES)
 
 
 def test_a_program_key_leaves_out_the_traced_numbers_alone(config):

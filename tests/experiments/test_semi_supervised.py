@@ -10,8 +10,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from configs import semi_supervised
-from experiments import cli, evaluation, labels, models, records, train, training
-from experiments import config as configs
+from experiments import cli, evaluation, labels, models, records, train, training, validation
 from experiments.data import Split, load
 from experiments.models import SemiSupervised
 from experiments.models.semi_supervised import depth_to_space
@@ -72,8 +71,8 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def one_image(model, image, noise, label):
-    """`-log p(x | y, z) + KL(q(z | x, y) || p(z))` of one image and class, a pixel at a time."""
+def one_image(model, image, noise, label, beta=1.0):
+    """`-log p(x | y, z) + beta KL(q(z | x, y) || p(z))` of an image and class, pixel by pixel."""
     y = np.eye(NUM_CLASSES, dtype=np.float32)[[label]]
     mean, log_scale = (np.asarray(a[0], np.float64) for a in model._style(image[None], y))
     z = [m + math.exp(s) * float(e) for m, s, e in zip(mean, log_scale, noise, strict=True)]
@@ -82,7 +81,7 @@ def one_image(model, image, noise, label):
     for pixel, logit in zip(np.asarray(image).ravel(), logits.ravel(), strict=True):
         cost -= math.log(sigmoid(logit) if pixel else sigmoid(-logit))
     for m, s in zip(mean, log_scale, strict=True):
-        cost += 0.5 * (m * m + math.exp(2 * s) - 1 - 2 * s)
+        cost += beta * 0.5 * (m * m + math.exp(2 * s) - 1 - 2 * s)
     return cost
 
 
@@ -92,13 +91,14 @@ def class_probabilities(model, images):
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def expected(model, images, key):
-    params, objective = models.params_of(model), models.objective(model)
+def expected(model, images, key, **annealed):
+    params, objective = models.params_of(model), models.objective(model, **annealed)
     return exact.expected_cost(objective, params, images, key, CATEGORICAL)
 
 
-def test_the_unlabelled_cost_is_the_bound_written_out(model, images):
-    """sum_y q(y) [-log p(x|y,z) - log p(y) + KL_z] - H(q(y|x)), in plain loops."""
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_the_unlabelled_cost_is_the_bound_written_out(model, images, beta):
+    """sum_y q(y) [-log p(x|y,z) - log p(y) + beta KL_z] - H(q(y|x)), in plain loops."""
     objective_key, _ = jax.random.split(KEY)  # as the library's passes hand it on
     noise = np.asarray(jax.random.normal(objective_key, (len(images), STYLE_DIM)))
     q = class_probabilities(model, images)
@@ -106,24 +106,25 @@ def test_the_unlabelled_cost_is_the_bound_written_out(model, images):
     for index, image in enumerate(images):
         bound, entropy = 0.0, 0.0
         for label in range(NUM_CLASSES):
-            joint = one_image(model, image, noise[index], label) + math.log(NUM_CLASSES)
+            joint = one_image(model, image, noise[index], label, beta) + math.log(NUM_CLASSES)
             bound += q[index, label] * joint
             entropy -= q[index, label] * math.log(q[index, label])
         bounds.append(bound - entropy)
     assert np.ptp(q) > 0.1
-    np.testing.assert_allclose(expected(model, images, KEY), bounds, rtol=1e-5)
+    found = expected(model, images, KEY, style_beta=beta)
+    np.testing.assert_allclose(found, bounds, rtol=1e-5)
 
 
 def test_the_labelled_cost_is_the_bound_written_out(model, images):
     noise = np.asarray(jax.random.normal(KEY, (len(images), STYLE_DIM)))
     q, classes = class_probabilities(model, images), np.array([0, 2, 1, 2])
     costs = [
-        0.5 * (one_image(model, image, noise[index], classes[index]) + math.log(NUM_CLASSES))
+        0.5 * (one_image(model, image, noise[index], classes[index], 3.0) + math.log(NUM_CLASSES))
         - 7.0 * math.log(q[index, classes[index]])
         for index, image in enumerate(images)
     ]
     found = model.labelled_cost(
-        images, jnp.asarray(classes), KEY, bound_weight=0.5, label_weight=7.0
+        images, jnp.asarray(classes), KEY, bound_weight=0.5, label_weight=7.0, style_beta=3.0
     )
     np.testing.assert_allclose(found, costs, rtol=1e-5)
 
@@ -202,7 +203,7 @@ def test_labels_are_as_many_of_each_class_and_the_seeds_alone():
 def config_of(**changes):
     config = semi_supervised.get_config()
     config.update_from_flattened_dict(SMALL | changes)
-    configs.validate(config)
+    validation.validate(config)
     return config
 
 
@@ -266,14 +267,23 @@ def test_alpha_weighs_the_labels_alone_and_is_traced(program):
         return trace.cost[0], trace.metrics["labelled_cost"][0]
 
     (free, without), (same, some), (_, more) = (
-        costs(hypers | {"alpha": jnp.asarray(alpha)}) for alpha in (0.0, 0.1, 0.2)
+        costs(hypers | {"alpha": jnp.asarray(alpha), "labelled_weight": jnp.ones(())})
+        for alpha in (0.0, 0.1, 0.2)
     )
     assert float(free) == float(same)
-    # Every image counts once in the bound, which at first is about the same for all.
+    # At weight 1 every image counts once in the bound, which at first is about the same for all.
     assert float(without / free) == pytest.approx(100 / len(images), rel=0.2)
     cross_entropy = (some - without) / (0.1 * len(images) / 100)
     assert 1 < float(cross_entropy) < 4  # of ten classes, before training: about log 10
     assert float(more - some) == pytest.approx(float(some - without), rel=1e-3)
+
+
+def test_beta_falls_to_one_over_its_share_of_the_steps():
+    config = config_of(style_beta=4.0, style_beta_share=0.5)  # 10 of 20 steps
+    hypers = training.hypers_of(config)
+    steps = (0, 5, 10, 20)
+    found = [float(training.annealed(config, hypers, step)["style_beta"]) for step in steps]
+    assert found == [4.0, 2.5, 1.0, 1.0]
 
 
 # Evaluation, and whole runs
@@ -322,6 +332,9 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
         (["labelled_batch_size=101"], "give a number from 1 to 100"),
         (["alpha=-0.1"], "config.alpha=-0.1: give a finite number of at least 0"),
         (["alpha=nan"], "config.alpha=nan: give a finite number of at least 0"),
+        (["labelled_weight=-1.0"], "config.labelled_weight=-1.0: give a finite number of at least"),
+        (["style_beta=0.0"], "config.style_beta=0.0: give a finite number over 0"),
+        (["style_beta_share=1.5"], "config.style_beta_share=1.5: give a number in [0, 1]"),
         (["labels=fake"], "choose one of true, random"),
         (["num_classes=20"], "digits has 10 classes; give that number, or config.labels=random"),
         (["latent=bernoulli"], "the class of semi_supervised is categorical"),
