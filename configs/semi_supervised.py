@@ -32,11 +32,11 @@ def get_config() -> ConfigDict:
     # The mean cross-entropy weighs alpha times the unlabelled images per label: 0.1 * 500 = 50.
     config.alpha = 0.1
     config.labelled_weight = 50.0  # images that a labelled one counts as, in the bound
-    config.style_dim = 50
+    config.style_dim = 16
     # The weight of the style's KL at first; it falls to 1 over this share of the steps. While the
     # style is dear, the class has to say which digit it is.
     config.style_beta = 4.0
-    config.style_beta_share = 0.6
+    config.style_beta_share = 0.5
     config.encoder = (16, 32, 32)  # channels of q(y | x), and of q(z | x, y)
     config.head = 128  # units where class and image meet in q(z | x, y)
     config.decoder = (16, 32, 8)  # channels of p(x | y, z)

@@ -56,6 +56,7 @@ class Preset(NamedTuple):
       columns, extra_columns: the estimators.
       rows: of the table.
       rows_at_once: how many rows train in one wave.
+      variance_normalization: to pick from, for the estimators that have it.
     """
 
     learning_rates: tuple[float, ...]
@@ -69,6 +70,7 @@ class Preset(NamedTuple):
     extra_columns: tuple[str, ...] = EXTRA_COLUMNS
     rows: tuple[str, ...] = ROWS
     rows_at_once: int = 1
+    variance_normalization: tuple[bool, ...] = (True, False)
 
 
 _SCHEDULES = grids.product(
@@ -84,7 +86,17 @@ _SHORT_CHANGES: Overrides = {
 }
 PRESETS = {
     "full": Preset(LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
-    "short": Preset((1e-2, 3e-2, 1e-1), [], 10_000, 50_000, 3, 20, _SHORT_CHANGES, rows_at_once=2),
+    "short": Preset(
+        (1e-2, 3e-2, 1e-1),
+        [],
+        10_000,
+        50_000,
+        3,
+        20,
+        _SHORT_CHANGES,
+        rows_at_once=2,
+        variance_normalization=(True,),
+    ),
     "smoke": Preset(
         (3e-3,),
         _SCHEDULES[:2],
@@ -134,7 +146,7 @@ def first_points(cell: Cell, preset: Preset) -> Grid:
     """The runs that the learning rate, and variance normalization if any, are picked from."""
     axes: dict[str, tuple[Any, ...]] = {"learning_rate": preset.learning_rates}
     if "variance_normalization" in estimators.spec(cell.estimator).options:
-        axes[VARIANCE_NORMALIZATION] = (True, False)
+        axes[VARIANCE_NORMALIZATION] = preset.variance_normalization
     return [point | _picking(preset) for point in grids.product(axes)]
 
 
