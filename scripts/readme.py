@@ -124,8 +124,10 @@ def pytorch_ratio(speed: dict[str, Any]) -> str:
     processes, pairs = speed.get("processes", 1), len(speed["jax_steps_per_second"])
     on = "on one core" if processes == 1 else f"{processes} processes each, a core a process"
     torch = speed["torch"].split("+")[0]
+    limit = f", of at most {speed['median_limit']:.2f}x" if "median_limit" in speed else ""
     return (
-        f"**{speed['median_ratio']:.2f}x** {on} (PyTorch {torch}, median of {pairs} pairs of turns)"
+        f"**{speed['median_ratio']:.2f}x**{limit} {on} "
+        f"(PyTorch {torch}, median of {pairs} rounds of turns)"
     )
 
 
