@@ -79,7 +79,7 @@ class Table1(Table):
         return self._jobs(cell, "final", [protocol.final_point(self.preset, setting, seed)])[0]
 
     def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
-        base = protocol.base_config(cell, self.preset)
+        base = protocol.base_config(cell, self.preset, picking=stage == "pick")
         return self.runs.jobs(base, f"{stage}/{cell.name}", points)
 
     def _best(self, jobs: Sequence[Job]) -> Overrides | None:
