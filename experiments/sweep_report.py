@@ -1,18 +1,21 @@
-"""What a sweep comes to: its settings by validation bound, as a table and as a plot.
+"""What a sweep comes to: its settings by their loss on validation, as a table and as a plot.
 
-The test bound is left out: settings are picked on the validation set alone.
+The loss is the bound, or, for models that classify, the error. The test set is left out: settings
+are picked on the validation set alone.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from experiments import config as configs
 from experiments import grids, records
@@ -23,23 +26,46 @@ TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
 _MOST_PANELS = 12
 
 
+class Loss(NamedTuple):
+    """What settings are ranked by.
+
+    Attributes:
+      label: with its unit.
+      of: its value in what `result.json` holds; infinite if it is not known.
+    """
+
+    label: str
+    of: Callable[[Mapping[str, Any]], float]
+
+
+def loss_of(config: ConfigDict) -> Loss:
+    """The loss of runs of this config."""
+    if configs.semi_supervised(config):
+        return Loss("validation error, %", lambda result: 100 - result["valid_accuracy"])
+
+    def bound(result: Mapping[str, Any]) -> float:
+        return math.inf if result["valid_nll"] is None else float(result["valid_nll"])
+
+    return Loss("validation bound, nats", bound)
+
+
 class Row(NamedTuple):
     """One setting of the swept keys other than the seed.
 
     Attributes:
       setting: what its runs override, without the seed.
-      bounds: `{seed: validation bound in nats}` of its finished runs.
+      losses: `{seed: loss}` of its finished runs.
       missing: `{run's directory name: why}` of the others.
     """
 
     setting: dict[str, Any]
-    bounds: dict[int, float]
+    losses: dict[int, float]
     missing: dict[str, str]
 
     @property
     def mean(self) -> float:
         """Over the seeds; infinite if no run has finished."""
-        return statistics.fmean(self.bounds.values()) if self.bounds else math.inf
+        return statistics.fmean(self.losses.values()) if self.losses else math.inf
 
 
 def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
@@ -50,14 +76,14 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
       failures: why runs failed, by directory.
     """
     rows: dict[str, Row] = {}
+    loss = loss_of(jobs[0].config)
     for job in jobs:
         setting = {key: value for key, value in job.overrides.items() if key != "seed"}
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
         path = job.workdir / RESULT
         if path.exists():
             result = records.read_json(path)
-            bound = result["valid_nll"]
-            row.bounds[result["seed"]] = math.inf if bound is None else bound
+            row.losses[result["seed"]] = loss.of(result)
         else:
             row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
     return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
@@ -67,18 +93,19 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     """Writes the table, as JSON and Markdown, and the plot; returns the Markdown."""
     rows = rows_of(jobs, failures)
     keys = grids.varied([row.setting for row in rows])
-    text = markdown(rows, keys)
+    loss = loss_of(jobs[0].config)
+    text = markdown(rows, keys, loss.label)
     num_samples = configs.final_samples(jobs[0].config)["validation"]
     records.write_json(
         directory / TABLE,
         {
-            "bound": f"validation, {num_samples} discrete samples, nats",
+            "loss": f"{loss.label}, {num_samples} discrete samples",
             "keys": keys,
             "rows": [
                 {
                     "overrides": row.setting,
-                    "valid_nll": row.mean,
-                    "by_seed": {str(seed): bound for seed, bound in row.bounds.items()},
+                    "mean": row.mean,
+                    "by_seed": {str(seed): value for seed, value in row.losses.items()},
                     "missing": row.missing,
                 }
                 for row in rows
@@ -86,29 +113,30 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
         },
     )
     (directory / TEXT).write_text(text, encoding="utf-8")
-    plot(directory / PLOT, rows, keys)
+    plot(directory / PLOT, rows, keys, loss.label)
     return text
 
 
-def markdown(rows: Sequence[Row], keys: Sequence[str]) -> str:
+def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:
     """The table, a line a setting; several seeds show as their mean and range.
 
     Example:
-      >>> print(markdown([Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})], ["momentum"]))
+      >>> row = Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})
+      >>> print(markdown([row], ["momentum"], "validation bound, nats"))
       | momentum | validation bound, nats | seeds |
       |---|---|---|
       | 0.9 | 62.00 (61.50 to 62.50) | 2 |
       <BLANKLINE>
     """
-    head = [*keys, "validation bound, nats", "seeds"]
+    head = [*keys, label, "seeds"]
     missing = any(row.missing for row in rows)
     lines = [_line([*head, "missing"] if missing else head), "|---" * (len(head) + missing) + "|"]
     for row in rows:
-        bounds = row.bounds.values()
-        shown = nats(row.mean) if bounds else ""
-        if len(bounds) > 1:
-            shown += f" ({nats(min(bounds))} to {nats(max(bounds))})"
-        cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(bounds))]
+        losses = row.losses.values()
+        shown = nats(row.mean) if losses else ""
+        if len(losses) > 1:
+            shown += f" ({nats(min(losses))} to {nats(max(losses))})"
+        cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(losses))]
         if missing:
             cells.append("; ".join(f"{name}: {why}" for name, why in row.missing.items()))
         lines.append(_line(cells))
@@ -119,8 +147,8 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def plot(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
-    """Draws the mean bound by swept value.
+def plot(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
+    """Draws the mean loss by swept value.
 
     A curve for one key, a heat map for two, a heat map for each value of the rest for more; a
     grid that leaves out combinations, or is too large for that, as settings in order.
@@ -131,15 +159,16 @@ def plot(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
     with mpl.rc_context({"font.size": 9}):
         if len(keys) == 1:
             figure = Figure(figsize=(5, 3.5), layout="constrained")
-            _curve(figure.subplots(), rows, keys[0])
+            _curve(figure.subplots(), rows, keys[0], label)
         elif len(keys) > 1 and whole and len(panels) <= _MOST_PANELS:
             across = math.ceil(math.sqrt(len(panels)))
             down = math.ceil(len(panels) / across)
             figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
-            _heat_maps(figure, panels, rows, keys, (down, across))
+            bar = _heat_maps(figure, panels, rows, keys, (down, across))
+            bar.set_label(label)
         else:
             figure = Figure(figsize=(9, 1 + 0.25 * len(rows)), layout="constrained")
-            _ranking(figure.subplots(), rows, keys)
+            _ranking(figure.subplots(), rows, keys, label)
         figure.savefig(path, dpi=120)
 
 
@@ -168,7 +197,7 @@ def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
 
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float]:
-    """The bounds to tell apart: the few nats between good settings, whatever the worst come to."""
+    """The losses to tell apart: the few nats between good settings, whatever the worst come to."""
     means = [row.mean for row in rows if math.isfinite(row.mean)]
     if not means:
         return 0.0, 1.0
@@ -176,7 +205,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
     return low, low + max(2 * (statistics.median(means) - low), 0.01)
 
 
-def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
+def _curve(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
     values = _values(rows, key)
     at = {repr(value): index for index, value in enumerate(values)}
     numeric = all(map(_is_number, values))
@@ -185,8 +214,8 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
     style = "o-" if numeric else "D"
     axes.plot(places, [_finite(row.mean) for row in ordered], style)
     for place, row in zip(places, ordered, strict=True):
-        if len(row.bounds) > 1:
-            axes.plot([place] * len(row.bounds), list(row.bounds.values()), "k.", alpha=0.4)
+        if len(row.losses) > 1:
+            axes.plot([place] * len(row.losses), list(row.losses.values()), "k.", alpha=0.4)
     if not numeric:
         axes.set_xticks(places, [str(value) for value in values])
     elif min(values) > 0 and max(values) >= 10 * min(values):
@@ -195,7 +224,7 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str) -> None:
     worst = max((row.mean for row in rows if math.isfinite(row.mean)), default=low)
     if worst - low > 10 * (high - low):  # it would flatten the rest: leave it outside
         axes.set_ylim(low - 0.2 * (high - low), high + (high - low))
-    axes.set(xlabel=key, ylabel="validation bound, nats")
+    axes.set(xlabel=key, ylabel=label)
 
 
 def _heat_maps(
@@ -204,7 +233,7 @@ def _heat_maps(
     rows: Sequence[Row],
     keys: Sequence[str],
     shape: tuple[int, int],
-) -> None:
+) -> Colorbar:
     """A map for each panel, the first key upwards and the second across, in one colour scale."""
     upwards, across = keys[0], keys[1]
     ups, acrosses = _values(rows, upwards), _values(rows, across)
@@ -221,23 +250,22 @@ def _heat_maps(
         image = axes.imshow(
             cells, origin="lower", aspect="auto", cmap="viridis_r", vmin=low, vmax=high
         )
-        for (up, over), bound in np.ndenumerate(cells):
-            shown = "none" if np.isnan(bound) else f"{bound:.4g}"
-            color = "white" if bound > (low + high) / 2 else "black"
+        for (up, over), mean in np.ndenumerate(cells):
+            shown = "none" if np.isnan(mean) else f"{mean:.4g}"
+            color = "white" if mean > (low + high) / 2 else "black"
             axes.text(over, up, shown, ha="center", va="center", fontsize=7, color=color)
         axes.set_xticks(range(len(acrosses)), [str(v) for v in acrosses])
         axes.set_yticks(range(len(ups)), [str(v) for v in ups])
         axes.set(xlabel=across, ylabel=upwards, title=title)
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(grid), extend="max")
-        bar.set_label("validation bound, nats")
+    assert image is not None
+    return figure.colorbar(image, ax=list(grid), extend="max")
 
 
-def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str]) -> None:
+def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
     """The settings from the best down, with their seeds."""
     for place, row in enumerate(rows):
-        axes.plot(list(row.bounds.values()), [place] * len(row.bounds), "k.", alpha=0.4)
-        if row.bounds:
+        axes.plot(list(row.losses.values()), [place] * len(row.losses), "k.", alpha=0.4)
+        if row.losses:
             axes.plot(row.mean, place, "D", color="C0")
     short = {key: key.rpartition(".")[2] for key in keys}
     if len(set(short.values())) < len(keys):
@@ -248,8 +276,8 @@ def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str]) -> None:
     ]
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
-    axes.set_xlabel("validation bound, nats")
+    axes.set_xlabel(label)
 
 
-def _finite(bound: float) -> float:
-    return bound if math.isfinite(bound) else math.nan
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.nan

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments import cli, run
+from experiments import config as configs
 from experiments.overrides import Overrides
 
 
@@ -22,8 +23,11 @@ def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
         return stopped.exit_status
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
-    bound = f"{result['eval_samples']}-sample bound, nats"
-    print(f"test {result['test_nll']:.2f}, validation {result['valid_nll']:.2f} ({bound})")
+    samples = configs.final_samples(config)
+    print(
+        f"test {result['test_nll']:.2f} ({samples['test']}-sample bound, nats), "
+        f"validation {result['valid_nll']:.2f} ({samples['validation']}-sample)"
+    )
     if "test_accuracy" in result:
         print(
             f"accuracy: test {result['test_accuracy']:.2f} %, "

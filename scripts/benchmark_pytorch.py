@@ -87,11 +87,11 @@ def products_turn(steps: int) -> Turn:
             hidden = hidden @ weight
         return jnp.vdot(hidden, above)
 
-    def step(weights: list[jax.Array], _: None) -> tuple[list[jax.Array], None]:
-        gradient = jax.grad(linear_cost)(weights)
-        return jax.tree.map(lambda w, g: w - 1e-9 * g, weights, gradient), None
+    def step(weights: list[jax.Array], _: None) -> tuple[list[jax.Array], jax.Array]:
+        value, gradient = jax.value_and_grad(linear_cost)(weights)
+        return jax.tree.map(lambda w, g: w - 1e-9 * g, weights, gradient), value
 
-    run = jax.jit(lambda weights: jax.lax.scan(step, weights, length=steps)[0])
+    run = jax.jit(lambda weights: jax.lax.scan(step, weights, length=steps))
     jax.block_until_ready(run(weights))
 
     def turn() -> float:
@@ -169,6 +169,7 @@ def measure(cores: Sequence[int], rounds: int, steps: int) -> list[dict[str, flo
         mine, theirs = context.Pipe()
         processes.append(context.Process(target=work, args=(theirs, steps), daemon=True))
         processes[-1].start()
+        theirs.close()  # so that a process that dies ends the connection
         connections.append(mine)
     for connection in connections:
         connection.recv()
@@ -194,6 +195,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= arguments.processes <= len(cores):
         parser.exit(2, f"error: --processes: give a number from 1 to {len(cores)}, the cores\n")
+    if min(arguments.rounds, arguments.steps) < 1:
+        parser.exit(2, "error: --rounds and --steps: give numbers of at least 1\n")
 
     found = measure(cores[: arguments.processes], arguments.rounds, arguments.steps)
     ratios = [turns["jax"] / turns["torch"] for turns in found]

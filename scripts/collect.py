@@ -38,6 +38,9 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         path = arguments.output / f"{name_of(record)}.json"
+        if path.exists() and records.read_json(path)["config"] != record["config"]:
+            print(f"error: {path} is of another config: give another --output", file=sys.stderr)
+            return 2
         records.write_json(path, record)
         print(path)
     return 0

@@ -103,6 +103,13 @@ def _missing(what: str, table: str, results: Path) -> UserError:
     )
 
 
+def _count(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.reproduce",
@@ -125,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "WORKDIR/results for the others",
     )
     parser.add_argument("--engine", choices=list(engines.ENGINES), help="see experiments.sweep")
-    parser.add_argument("--workers", type=int, help="runs at once; by default one a core")
+    parser.add_argument("--workers", type=_count, help="runs at once; by default one a core")
     return parser
 
 

@@ -51,7 +51,7 @@ class Preset(NamedTuple):
       schedules: of an annealed temperature, to pick from at the learning rate picked.
       pick_steps, final_steps: optimizer steps of a run.
       seeds: how many final runs; picking uses a seed that these do not.
-      pick_samples: m of the bound that is picked by.
+      pick_samples: m of the bounds of picking runs.
       changes: to the config, for all runs.
       columns, extra_columns: the estimators.
       rows: of the table.
@@ -150,6 +150,8 @@ def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigD
     if config.temperature.name == "exponential" and not preset.schedules:
         config.temperature.rate *= faster
         config.temperature.interval = max(1, round(config.temperature.interval / faster))
+    if picking and config.eval_valid_samples is not None:
+        config.eval_valid_samples = preset.pick_samples
     return config
 
 

@@ -10,10 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
+from experiments import config as configs
 from experiments import grids, records
+from experiments.engines.attempt import FAILURE
 from experiments.overrides import Overrides
 from experiments.reproduce.store import Record, Store
-from experiments.run import Job
+from experiments.run import RESULT, Job
+from experiments.workdir import refuse_another
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -47,13 +50,22 @@ class Runs:
         ]
 
     def missing(self, name: str, jobs: Sequence[Job]) -> Wave:
-        """The wave of those jobs that have no record yet."""
-        return Wave(name, [job for job in jobs if self.store.record(job) is None])
+        """The wave of those jobs that have no record yet.
+
+        Raises:
+          UserError: the directory of one holds the finished run of another config.
+        """
+        missing = [job for job in jobs if self.store.record(job) is None]
+        for job in missing:
+            if (job.workdir / RESULT).exists():
+                theirs = records.read_json(job.workdir / RESULT)["config"]
+                refuse_another(theirs, configs.flatten(job.config), job.workdir)
+        return Wave(name, missing)
 
     def best(
         self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
     ) -> Overrides | None:
-        """What was overridden, of `keys`, by the finished job with the least loss.
+        """What was overridden, of `keys`, by the job with the least loss.
 
         Args:
           jobs: to pick from.
@@ -61,11 +73,13 @@ class Runs:
           keys: that are picked.
 
         Returns:
-          None if no job is finished.
+          None if a job is still to be done, or all have failed.
         """
         losses = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
+            if record is None and not (job.workdir / FAILURE).exists():
+                return None
             if record is not None and (value := loss(record)) is not None:
                 losses[index] = value
         if not losses:
@@ -129,13 +143,19 @@ def interval(values: Sequence[float]) -> list[float] | None:
     return [mean - half, mean + half]
 
 
-def shown(mean: float, ci95: Sequence[float] | None) -> str:
-    """A mean with half the width of its interval.
+def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str:
+    """A mean with half the width of its interval, and of how many seeds where some are missing.
+
+    Args:
+      mean, ci95: of the seeds that there are.
+      seeds: how many there are.
+      of: how many there are to be.
 
     Example:
-      >>> shown(60.0, [57.5, 62.5]), shown(60.0, None)
-      ('60.0 ± 2.5', '60.0, one seed')
+      >>> shown(60.0, [57.5, 62.5], 3, 3), shown(60.0, [57.5, 62.5], 2, 3), shown(60.0, None, 1, 3)
+      ('60.0 ± 2.5', '60.0 ± 2.5, 2 of 3 seeds', '60.0, one seed')
     """
-    return (
-        f"{mean:.1f}, one seed" if ci95 is None else f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}"
-    )
+    if ci95 is None:
+        return f"{mean:.1f}, one seed"
+    partly = f", {seeds} of {of} seeds" if seeds < of else ""
+    return f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}{partly}"

@@ -127,7 +127,7 @@ def markdown(table: dict[str, Any]) -> str:
     lines = ["| estimator | " + " | ".join(row.replace("_", ", ") for row in rows) + " |"]
     lines.append("|---" * (len(rows) + 1) + "|")
     for column in columns:
-        cells = [_shown(entries[row, column]) for row in rows]
+        cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
         lines.append(f"| `{column}` | " + " | ".join(cells) + " |")
     steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
     lines += [
@@ -139,8 +139,8 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(entry: dict[str, Any]) -> str:
+def _shown(entry: dict[str, Any], seeds: int) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
     if "mean" not in entry:
         return f"{entry['missing']}{paper}"
-    return shown(entry["mean"], entry["ci95"]) + paper
+    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + paper

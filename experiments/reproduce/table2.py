@@ -105,7 +105,7 @@ class Table2(Table):
         return self.runs.records(self._finals(estimator, range(self.preset.draws)))
 
     def setting(self, estimator: str) -> Overrides | None:
-        """What was picked for an estimator, or None if no run of its picking is done."""
+        """What was picked for an estimator, or None if its runs are not done or have all failed."""
         jobs = self._picks(self.preset.picked_with or estimator)
 
         def error(record: Record) -> float | None:
@@ -164,6 +164,12 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "ci95": interval(values), "values": list(values)}
 
 
+def _shown(entry: dict[str, Any], key: str, draws: int, of: int) -> str:
+    if key not in entry:
+        return str(entry["missing"])
+    return shown(entry[key]["mean"], entry[key]["ci95"], draws, of)
+
+
 def markdown(table: dict[str, Any]) -> str:
     """The table as Markdown: ours with its interval, and the paper's in brackets."""
     lines = [
@@ -171,12 +177,11 @@ def markdown(table: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for entry in table["cells"]:
+        draws, steps = entry["label_draws"], entry.get("steps", 0)
         numbers = [
-            f"{shown(entry[key]['mean'], entry[key]['ci95']) if key in entry else entry['missing']}"
-            f" ({entry['paper'][key]:.1f})"
+            f"{_shown(entry, key, draws, table['preset']['draws'])} ({entry['paper'][key]:.1f})"
             for key in ("elbo", "accuracy")
         ]
-        draws, steps = entry["label_draws"], entry.get("steps", 0)
         lines.append(f"| `{entry['estimator']}` | {' | '.join(numbers)} | {draws} | {steps:,} |")
     lines += [
         "",

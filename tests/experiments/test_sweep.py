@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import cli, grids, progress, records, run, sweep, sweep_report
+from configs import semi_supervised
+from experiments import cli, grids, overrides, progress, records, run, sweep, sweep_report
 from experiments.checkpoints import Checkpoints
 from experiments.engines import Job, Options, vmapped
 from experiments.engines import process as process_engine
@@ -121,11 +122,11 @@ def test_every_run_has_a_directory_of_its_own(by_process):
 
 def test_the_table_and_the_plot(by_process):
     table = records.read_json(by_process / "table.json")
-    bounds = [row["valid_nll"] for row in table["rows"]]
+    bounds = [row["mean"] for row in table["rows"]]
     assert table["keys"] == ["learning_rate"]
     assert bounds == sorted(bounds)
     for row in table["rows"]:
-        assert row["valid_nll"] == pytest.approx(sum(row["by_seed"].values()) / 2)
+        assert row["mean"] == pytest.approx(sum(row["by_seed"].values()) / 2)
         for seed, bound in row["by_seed"].items():
             path = by_process / "runs" / grids.name(row["overrides"] | {"seed": int(seed)})
             assert records.read_json(path / "result.json")["valid_nll"] == bound
@@ -526,7 +527,7 @@ def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
         },
     )
     assert [row["overrides"]["learning_rate"] for row in rows] == [0.2, 0.1, 0.3, 0.4]
-    assert [row["valid_nll"] for row in rows] == [60.0, 71.0, None, None]
+    assert [row["mean"] for row in rows] == [60.0, 71.0, None, None]
     lines = text.splitlines()
     assert lines[0] == "| learning_rate | validation bound, nats | seeds | missing |"
     missing = grids.name({"learning_rate": 0.2, "seed": 1})
@@ -534,6 +535,19 @@ def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
     assert lines[3] == "| 0.1 | 71.00 (70.00 to 72.00) | 2 |  |"
     assert lines[4] == "| 0.3 | not finite | 1 |  |"
     assert lines[5].endswith(": a \\| b |")
+
+
+def test_a_classifier_is_ranked_by_its_error(tmp_path):
+    """The better accuracy has the worse bound."""
+    config = overrides.load(semi_supervised.__file__)
+    jobs = sweep.jobs_of(config, grids.product({"alpha": (0.1, 1.0)}), tmp_path)
+    for job, accuracy, bound in zip(jobs, (90.0, 95.0), (100.0, 110.0), strict=True):
+        job.workdir.mkdir(parents=True)
+        result = {"valid_nll": bound, "valid_accuracy": accuracy, "seed": 0}
+        records.write_json(job.workdir / "result.json", result)
+    lines = sweep_report.write(tmp_path, jobs, {}).splitlines()
+    assert lines[0] == "| alpha | validation error, % | seeds |"
+    assert lines[2:] == ["| 1.0 | 5.00 | 1 |", "| 0.1 | 10.00 | 1 |"]
 
 
 @pytest.mark.parametrize(
