@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=list(protocol.PRESETS),
         default="full",
-        help="full: the paper's protocol; short: some hours on two cores; smoke: a few minutes on "
-        "digits",
+        help="full: the paper's steps, days on two cores; short: a tenth of them, some hours; "
+        "smoke: a few minutes on digits",
     )
     parser.add_argument(
         "--results",

@@ -2,9 +2,9 @@
 
 Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
-estimator has it: it rescales the signal by some tens or hundreds, so the best learning rate depends
-on it. Picked after that is the temperature's schedule, where the estimator reads a temperature that
-is annealed.
+estimator has it (and the preset does not say that it is on): it rescales the signal by some tens or
+hundreds, so the best learning rate depends on it. Picked after that is the temperature's schedule,
+where the estimator reads a temperature that is annealed and the preset has several.
 """
 
 from typing import Any, NamedTuple
