@@ -9,7 +9,7 @@ again, a sweep does only what is missing; several sweeps may share one directory
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,10 @@ def open_directory(directory: Path, config: ConfigDict, grid: Grid) -> None:
 
 
 def train(
-    jobs: Sequence[Job], engine: str, options: Options | None = None
+    jobs: Sequence[Job],
+    engine: str,
+    options: Options | None = None,
+    after_each: Callable[[], object] = lambda: None,
 ) -> tuple[dict[Path, str], int]:
     """Trains the jobs that are not finished.
 
@@ -110,6 +113,7 @@ def train(
       jobs: the runs of the sweep, finished ones too.
       engine: a name in `engines.ENGINES`.
       options: for the engine.
+      after_each: called when a run is done or has failed.
 
     Returns:
       Why jobs failed, by directory, and the exit status of the signal that ended it, or 0.
@@ -127,6 +131,7 @@ def train(
                 display.failed(job, outcome.reason)
             else:
                 display.done(job)
+            after_each()
 
         engines.load(engine)(missing, options or Options(), stop, report)
     return failures, stop.exit_status

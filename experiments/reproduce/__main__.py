@@ -53,13 +53,12 @@ def _table2(arguments: argparse.Namespace, results: Path) -> Table2:
 
 
 def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> int:
-    """Trains what is missing, wave by wave, and writes the table after each."""
+    """Trains what is missing, wave by wave, and writes the table after each run."""
     engine, status = engine or engines.default(), 0
     with shared_compilations():
         for wave in filter(lambda wave: wave.jobs, table.waves()):
             print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
-            failures, stopped = sweep.train(wave.jobs, engine, Options(workers))
-            table.write()
+            failures, stopped = sweep.train(wave.jobs, engine, Options(workers), table.write)
             for workdir, reason in failures.items():
                 print(f"failed: {workdir}: {reason}", file=sys.stderr)
                 status = sweep.FAILED
