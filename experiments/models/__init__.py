@@ -52,6 +52,7 @@ def _sbn(config: ConfigDict, mean: Float[Array, "H W"], rngs: nnx.Rngs) -> SBN:
         gumbel.family(config.latent),
         layers=_variables(config),
         num_classes=config.num_classes,
+        standardize=config.standardize,
         rngs=rngs,
     )
 
@@ -65,6 +66,7 @@ def _vae(config: ConfigDict, mean: Float[Array, "H W"], rngs: nnx.Rngs) -> VAE:
         gumbel.family(config.latent),
         num_variables=_variables(config)[0],
         num_classes=config.num_classes,
+        standardize=config.standardize,
         decoder=tuple(decoder),
         kl=config.kl,
         rngs=rngs,

@@ -160,13 +160,15 @@ def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[i
     return (num_variables, num_classes) if family.event_ndims else (num_variables,)
 
 
-def standardized(family: Family, z: Sample) -> Float[Array, "B H"]:
-    """Samples as the flat input of a layer, with mean 0 and variance 1 under uniform logits.
+def layer_input(family: Family, z: Sample, *, standardize: bool) -> Float[Array, "B H"]:
+    """Samples as the flat input of a layer; if `standardize`, less their mean, over their scale.
 
         (z - 1/K) / sqrt((1/K) (1 - 1/K)),    K = 2 for Bernoulli variables: 2 z - 1
 
-    It changes no model, since weights and biases can undo it; but one learning rate then suits the
-    layers above discrete variables and those above pixels.
+    These have mean 0 and variance 1 under uniform logits. It changes no model, since weights and
+    biases can undo it, but training: the layer above learns faster at the same learning rate.
     """
-    mean = family.uniform_mean(z)
-    return ((z - mean) / jnp.sqrt(mean * (1 - mean))).reshape(z.shape[0], -1)
+    if standardize:
+        mean = family.uniform_mean(z)
+        z = (z - mean) / jnp.sqrt(mean * (1 - mean))
+    return z.reshape(z.shape[0], -1)

@@ -15,7 +15,7 @@ from experiments.models.base import (
     Pictures,
     PixelLikelihood,
     event_shape,
-    standardized,
+    layer_input,
 )
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sampler
@@ -24,7 +24,7 @@ from gumbel.types import Batch, Cost, PRNGKey, Sampler
 class SBN(nnx.Module):
     """Stochastic layers between the upper half of an image and the pixels of the lower half.
 
-        h_0 = upper - mean,    h_l ~ q(h | W_l h_{l-1} + b_l),    lower ~ Bernoulli(W h_L + b)
+        h_0 = upper,    h_l ~ q(h | W_l h_{l-1} + b_l),    lower ~ Bernoulli(W h_L + b)
 
     The cost is `-log p(lower | h)`. The paper's is 392-200-200-392 with Bernoulli layers, or
     392-(20x10)-(20x10)-392 with categorical ones.
@@ -34,6 +34,7 @@ class SBN(nnx.Module):
       family: of the stochastic layers.
       layers: the number of variables in each layer.
       num_classes: of each variable, if categorical.
+      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
       rngs: for the weights.
     """
 
@@ -44,9 +45,11 @@ class SBN(nnx.Module):
         *,
         layers: tuple[int, ...],
         num_classes: int,
+        standardize: bool = False,
         rngs: nnx.Rngs,
     ):
         self.family = family
+        self.standardize = standardize
         self.image_shape = tuple(pixel_mean.shape)
         upper, lower = self._halves(pixel_mean[None])
         self.upper_mean = Constant(upper[0])
@@ -80,10 +83,10 @@ class SBN(nnx.Module):
         return pictures
 
     def _top(self, upper: Float[Array, "B P"], sample: Sampler) -> Float[Array, "B H"]:
-        hidden = upper - self.upper_mean[...]
+        hidden = upper - self.upper_mean[...] if self.standardize else upper
         for index, (linear, event) in enumerate(zip(self.hidden, self.events, strict=True)):
             z = sample(f"h{index + 1}", linear(hidden).reshape(-1, *event))
-            hidden = standardized(self.family, z)
+            hidden = layer_input(self.family, z, standardize=self.standardize)
         return hidden
 
     def _halves(self, images: Images) -> tuple[Float[Array, "B P"], Float[Array, "B Q"]]:

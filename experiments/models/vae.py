@@ -17,7 +17,7 @@ from experiments.models.base import (
     PixelLikelihood,
     event_shape,
     kl_per_example,
-    standardized,
+    layer_input,
 )
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
@@ -26,7 +26,7 @@ from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
 class VAE(nnx.Module):
     """A linear encoder, discrete latent variables with a learned prior, and a decoder.
 
-        q(z | x) from logits W (x - mean) + b,    p(z) from learned logits,    p(x | z) Bernoulli
+        q(z | x) from logits W x + b,    p(z) from learned logits,    p(x | z) Bernoulli
 
     The paper's is 784-200-784 with Bernoulli latents, whose decoder is linear, or
     784-(20x10)-200-784 with categorical ones, whose decoder has a hidden layer.
@@ -38,6 +38,7 @@ class VAE(nnx.Module):
       family: of the latent variables.
       num_variables: of the latent layer.
       num_classes: of each latent variable, if categorical.
+      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
       decoder: widths of the decoder's hidden layers.
       kl: the KL term of the training cost, see `kl_per_example`.
       rngs: for the weights.
@@ -50,11 +51,13 @@ class VAE(nnx.Module):
         *,
         num_variables: int,
         num_classes: int,
+        standardize: bool = False,
         decoder: tuple[int, ...],
         kl: KL,
         rngs: nnx.Rngs,
     ):
         self.family = family
+        self.standardize = standardize
         self.kl = kl
         self.image_shape = tuple(pixel_mean.shape)
         self.pixel_mean = Constant(pixel_mean.ravel())
@@ -99,10 +102,12 @@ class VAE(nnx.Module):
         return pictures
 
     def _encode(self, pixels: Float[Array, "B P"]) -> Float[Array, "B *event"]:
-        return self.encoder(pixels - self.pixel_mean[...]).reshape(-1, *self.event)
+        if self.standardize:
+            pixels = pixels - self.pixel_mean[...]
+        return self.encoder(pixels).reshape(-1, *self.event)
 
     def _decode(self, z: Sample) -> Float[Array, "B H"]:
-        hidden = standardized(self.family, z)
+        hidden = layer_input(self.family, z, standardize=self.standardize)
         for linear in self.decoder:
             hidden = jnp.tanh(linear(hidden))
         return hidden

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import models
 from experiments.models import SBN, VAE
-from experiments.models.base import PixelLikelihood, standardized
+from experiments.models.base import PixelLikelihood, layer_input
 from gumbel import BERNOULLI, CATEGORICAL, exact
 from tests.experiments import small
 
@@ -23,12 +23,18 @@ IMAGES = jnp.asarray(small.dataset().test.images[:2], jnp.float32)
 KEY = jax.random.key(5)
 
 
-def make_sbn(family, seed=0):
-    rngs = nnx.Rngs(seed)
-    return SBN(MEAN, family, layers=(3, 2), num_classes=NUM_CLASSES, rngs=rngs)
+def make_sbn(family, seed=0, standardize=False):
+    return SBN(
+        MEAN,
+        family,
+        layers=(3, 2),
+        num_classes=NUM_CLASSES,
+        standardize=standardize,
+        rngs=nnx.Rngs(seed),
+    )
 
 
-def make_vae(family, kl="sample", seed=0):
+def make_vae(family, kl="sample", seed=0, standardize=False):
     model = VAE(
         MEAN,
         family,
@@ -36,6 +42,7 @@ def make_vae(family, kl="sample", seed=0):
         num_classes=NUM_CLASSES,
         decoder=(4,),
         kl=kl,
+        standardize=standardize,
         rngs=nnx.Rngs(seed),
     )
     # It starts at zero, where much cancels.
@@ -73,10 +80,12 @@ def affine(layer, inputs):
     return np.array(rows) + bias
 
 
-def layer_input(family, z):
+def flat_input(family, z, standardize):
     classes = 2 if family is BERNOULLI else z.shape[-1]
-    spread = math.sqrt(1 / classes * (1 - 1 / classes))
-    return np.array([[(value - 1 / classes) / spread for value in row.ravel()] for row in z])
+    mean, spread = 1 / classes, math.sqrt(1 / classes * (1 - 1 / classes))
+    if not standardize:
+        mean, spread = 0, 1
+    return np.array([[(value - mean) / spread for value in row.ravel()] for row in z])
 
 
 def pixel_cost(logits, pixels):
@@ -121,10 +130,11 @@ def kl_cost(kl, family, logits, prior, z):
     return [sum(map(of_variable, q, prior, z)) for q, z in rows]
 
 
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("relaxed", [False, True])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_sbn_cost(family, relaxed):
-    model, seen = make_sbn(family), {}
+def test_sbn_cost(family, relaxed, standardize):
+    model, seen = make_sbn(family, standardize=standardize), {}
     params = models.params_of(model)
     batch = model.batch(IMAGES)
     cost = models.objective(model)(params, batch, KEY, forced(family, relaxed, seen))
@@ -132,11 +142,11 @@ def test_sbn_cost(family, relaxed):
 
     flat = np.asarray(IMAGES).reshape(2, -1)
     half = HEIGHT // 2 * WIDTH
-    hidden = flat[:, :half] - np.asarray(MEAN).ravel()[:half]
+    hidden = flat[:, :half] - (np.asarray(MEAN).ravel()[:half] if standardize else 0)
     for index, site in enumerate(("h1", "h2")):
         logits = affine(params["hidden"][index], hidden)
         np.testing.assert_allclose(seen[site].reshape(2, -1), logits, rtol=1e-5, atol=1e-6)
-        hidden = layer_input(family, seen[f"{site} z"])
+        hidden = flat_input(family, seen[f"{site} z"], standardize)
     expected = pixel_cost(affine(params["likelihood"]["linear"], hidden), flat[:, half:])
     np.testing.assert_allclose(cost, expected, rtol=1e-5)
 
@@ -154,16 +164,17 @@ def test_sbn_cost(family, relaxed):
 )
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_vae_cost(family, kl, relaxed, hard):
-    model, seen = make_vae(family, kl), {}
+    standardize = kl == "sample"
+    model, seen = make_vae(family, kl, standardize=standardize), {}
     params = models.params_of(model)
     objective = models.objective(model, temperature=TEMPERATURE, hard=hard)
     cost = objective(params, model.batch(IMAGES), KEY, forced(family, relaxed, seen))
 
     flat = np.asarray(IMAGES).reshape(2, -1)
-    logits = affine(params["encoder"], flat - np.asarray(MEAN).ravel())
+    logits = affine(params["encoder"], flat - (np.asarray(MEAN).ravel() if standardize else 0))
     np.testing.assert_allclose(seen["z"].reshape(2, -1), logits, rtol=1e-5, atol=1e-6)
     z = seen["z z"]
-    hidden = np.tanh(affine(params["decoder"][0], layer_input(family, z)))
+    hidden = np.tanh(affine(params["decoder"][0], flat_input(family, z, standardize)))
     expected = np.array(pixel_cost(affine(params["likelihood"]["linear"], hidden), flat))
     kl = "sample" if hard else kl
     expected += kl_cost(kl, family, seen["z"], params["prior"], z)
@@ -187,10 +198,13 @@ def test_the_sampled_kl_has_the_analytic_one_as_its_mean(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_standardized_inputs(family):
-    """Mean 0 and variance 1 over all values, and flat."""
+def test_inputs_of_a_layer(family):
+    """Flat; and, if standardized, with mean 0 and variance 1 over all values."""
     event = (2,) if family is BERNOULLI else (2, 5)
-    flat = np.asarray(standardized(family, family.support(event)))
+    support = family.support(event)
+    flat = np.asarray(layer_input(family, support, standardize=False))
+    np.testing.assert_array_equal(flat, np.asarray(support).reshape(len(support), -1))
+    flat = np.asarray(layer_input(family, support, standardize=True))
     assert flat.shape == ((4, 2) if family is BERNOULLI else (25, 10))
     np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(flat.var(axis=0), 1, rtol=1e-5)
