@@ -89,7 +89,7 @@ _SHORT_CHANGES: Overrides = {
 PRESETS = {
     "full": Preset(LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
     "short": Preset(
-        (3e-2, 1e-1, 3e-1),
+        (1e-2, 3e-2, 1e-1),
         [],
         10_000,
         25_000,
