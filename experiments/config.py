@@ -30,7 +30,7 @@ def base() -> ConfigDict:
     config.latent = "bernoulli"
     config.layers = (200, 200)  # units of each stochastic layer
     config.num_classes = 10  # of a categorical variable: units / num_classes variables a layer
-    config.standardize = False  # pixels to mean 0, samples to mean 0 and variance 1, as inputs
+    config.standardize = True  # pixels to mean 0, samples to mean 0 and variance 1, as inputs
     config.estimator = _estimator_options()
     config.estimator.name = "gumbel_softmax"
     # What the paper needed for SF, DARN and MuProp goes to every score-function estimator.

@@ -3,10 +3,12 @@
 Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it rescales the signal by some tens or
-hundreds, so the best learning rate depends on it. Picked after that is the temperature's schedule,
-where the estimator reads a temperature that is annealed and the preset has several.
+hundreds, so the best learning rate depends on it. So is whether inputs are standardized, which suits
+some estimators and not others. Picked after that is the temperature's schedule, where the estimator
+reads a temperature that is annealed and the preset has several.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -49,7 +51,8 @@ class Preset(NamedTuple):
     Attributes:
       learning_rates: to pick from.
       schedules: of an annealed temperature, to pick from at the learning rate picked.
-      pick_steps, final_steps: optimizer steps of a run.
+      pick_steps: optimizer steps of a picking run.
+      final_steps: of a final run, by model.
       seeds: how many final runs; picking uses a seed that these do not.
       pick_samples: m of the bounds of picking runs.
       changes: to the config, for all runs.
@@ -58,12 +61,13 @@ class Preset(NamedTuple):
       rows_at_once: how many rows train in one wave.
       slope_rate: of slope-annealed straight-through.
       variance_normalization: to pick from, for the estimators that have it.
+      standardize: to pick from, for every estimator, by model.
     """
 
     learning_rates: tuple[float, ...]
     schedules: Grid
     pick_steps: int
-    final_steps: int
+    final_steps: Mapping[str, int]
     seeds: int
     pick_samples: int
     changes: Overrides
@@ -73,38 +77,41 @@ class Preset(NamedTuple):
     rows_at_once: int = 1
     slope_rate: float = 1e-5
     variance_normalization: tuple[bool, ...] = (True, False)
+    standardize: Mapping[str, tuple[bool, ...]] = {"sbn": (True, False), "vae": (True, False)}
 
 
 _SCHEDULES = grids.product(
     {"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)},
 )
-# A twentieth of the steps, so learning rates ten times the paper's and more, which fall to 0 lest
-# the numbers show their noise; and temperature and slope annealed twenty times as fast.
+# A tenth of the steps and less, so learning rates that begin where the paper's grid ends, and fall to
+# 0 lest the numbers show their noise; and temperature and slope annealed ten times as fast.
 _SHORT_CHANGES: Overrides = {
     "learning_rate_schedule": "cosine",
-    "temperature.rate": 2e-4,
-    "temperature.interval": 500,
-    "eval_valid_samples": 50,
+    "temperature.rate": 1e-4,
+    "eval_valid_samples": 20,
 }
 PRESETS = {
-    "full": Preset(LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
+    "full": Preset(
+        LEARNING_RATES, _SCHEDULES, 100_000, {"sbn": 500_000, "vae": 500_000}, 3, 100, {}
+    ),
     "short": Preset(
         (1e-2, 3e-2, 1e-1),
         [],
         10_000,
-        25_000,
+        {"sbn": 50_000, "vae": 25_000},
         3,
-        50,
+        20,
         _SHORT_CHANGES,
         rows_at_once=2,
-        slope_rate=2e-4,
+        slope_rate=1e-4,
         variance_normalization=(True,),
+        standardize={"sbn": (True, False), "vae": (True,)},
     ),
     "smoke": Preset(
         (3e-3,),
         _SCHEDULES[:2],
         200,
-        200,
+        {"sbn": 200, "vae": 200},
         2,
         5,
         {
@@ -120,13 +127,20 @@ PRESETS = {
         (),
         ("sbn_bernoulli", "vae_categorical"),
         2,
+        standardize={"sbn": (True, False), "vae": (True,)},
     ),
 }
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
 _PICK_SEED = 1000
-VARIANCE_NORMALIZATION = "estimator.variance_normalization"
+VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
 # The keys that are picked.
-PICKED = ("learning_rate", VARIANCE_NORMALIZATION, "temperature.rate", "temperature.interval")
+PICKED = (
+    "learning_rate",
+    VARIANCE_NORMALIZATION,
+    STANDARDIZE,
+    "temperature.rate",
+    "temperature.interval",
+)
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -147,7 +161,7 @@ def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigD
     if preset.changes.get("dataset") == "digits":
         changes["layers"] = _SMOKE_LAYERS[model]
     config = grids.config_at(config, changes)
-    faster = preset.final_steps / preset.pick_steps if picking else 1.0
+    faster = preset.final_steps[model] / preset.pick_steps if picking else 1.0
     if cell.estimator == "slope_annealed_st":
         config.estimator.slope_rate = preset.slope_rate * faster
     if config.temperature.name == "exponential" and not preset.schedules:
@@ -159,11 +173,20 @@ def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigD
 
 
 def first_points(cell: Cell, preset: Preset) -> Grid:
-    """The runs that the learning rate, and variance normalization if any, are picked from."""
-    axes: dict[str, tuple[Any, ...]] = {"learning_rate": preset.learning_rates}
+    """The runs that the learning rate is picked from, and what goes with it.
+
+    Inputs that are not standardized learn more slowly: they go without the smallest learning rate.
+    """
+    axes: dict[str, tuple[Any, ...]] = {}
     if "variance_normalization" in estimators.spec(cell.estimator).options:
         axes[VARIANCE_NORMALIZATION] = preset.variance_normalization
-    return [point | _picking(preset) for point in grids.product(axes)]
+    points: Grid = []
+    for standardize in preset.standardize[_model(cell)]:
+        skipped = 0 if standardize else int(len(preset.learning_rates) > 1)
+        rates = {"learning_rate": preset.learning_rates[skipped:]}
+        changed = {} if standardize else {STANDARDIZE: False}
+        points += [point | changed for point in grids.product(rates | axes)]
+    return [point | _picking(preset) for point in points]
 
 
 def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
@@ -179,9 +202,13 @@ def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
     return [setting | schedule | _picking(preset) for schedule in preset.schedules]
 
 
-def final_point(preset: Preset, setting: Overrides, seed: int) -> Overrides:
-    """The final run of a picked setting and a seed."""
-    return setting | {"seed": seed, "num_steps": preset.final_steps}
+def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
+    """The final run of a cell at a picked setting and a seed."""
+    return setting | {"seed": seed, "num_steps": preset.final_steps[_model(cell)]}
+
+
+def _model(cell: Cell) -> str:
+    return cell.row.split("_")[0]
 
 
 def _picking(preset: Preset) -> Overrides:

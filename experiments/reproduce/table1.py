@@ -76,7 +76,9 @@ class Table1(Table):
         return self._jobs(cell, "pick", protocol.schedule_points(cell, self.preset, first))
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
-        return self._jobs(cell, "final", [protocol.final_point(self.preset, setting, seed)])[0]
+        return self._jobs(cell, "final", [protocol.final_point(cell, self.preset, setting, seed)])[
+            0
+        ]
 
     def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
         base = protocol.base_config(cell, self.preset, picking=stage == "pick")
