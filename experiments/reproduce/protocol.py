@@ -3,9 +3,9 @@
 Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it rescales the signal by some tens or
-hundreds, so the best learning rate depends on it. So is whether inputs are standardized, which suits
-some estimators and not others. Picked after that is the temperature's schedule, where the estimator
-reads a temperature that is annealed and the preset has several.
+hundreds, so the best learning rate depends on it. So is whether inputs are standardized, which
+suits some estimators and not others. Picked after that is the temperature's schedule, where the
+estimator reads a temperature that is annealed and the preset has several.
 """
 
 from collections.abc import Mapping
@@ -83,8 +83,8 @@ class Preset(NamedTuple):
 _SCHEDULES = grids.product(
     {"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)},
 )
-# A tenth of the steps and less, so learning rates that begin where the paper's grid ends, and fall to
-# 0 lest the numbers show their noise; and temperature and slope annealed ten times as fast.
+# A tenth of the steps and less, so learning rates that begin where the paper's grid ends, and fall
+# to 0 lest the numbers show their noise; and temperature and slope annealed ten times as fast.
 _SHORT_CHANGES: Overrides = {
     "learning_rate_schedule": "cosine",
     "temperature.rate": 1e-4,
@@ -127,7 +127,7 @@ PRESETS = {
         (),
         ("sbn_bernoulli", "vae_categorical"),
         2,
-        standardize={"sbn": (True, False), "vae": (True,)},
+        standardize={"sbn": (True,), "vae": (True,)},
     ),
 }
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}

@@ -18,7 +18,11 @@ from experiments.reproduce.runs import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table2 import Table2
 
-SMALL = PRESETS["smoke"]._replace(learning_rates=(1e-3, 3e-3), extra_columns=("vimco",))
+SMALL = PRESETS["smoke"]._replace(
+    learning_rates=(1e-3, 3e-3),
+    extra_columns=("vimco",),
+    standardize={"sbn": (True, False), "vae": (True,)},
+)
 
 
 @pytest.fixture(name="table")
@@ -55,9 +59,10 @@ def test_every_number_of_the_paper_has_its_cell():
 
 def test_cells_pick_from_the_papers_grid():
     full = PRESETS["full"]
-    assert len(protocol.first_points(Cell("sbn_bernoulli", "st"), full)) == 6
+    # Six learning rates; and the larger five for inputs that are not standardized.
+    assert len(protocol.first_points(Cell("sbn_bernoulli", "st"), full)) == 6 + 5
     # With and without variance normalization, where there is a score function.
-    assert len(protocol.first_points(Cell("sbn_bernoulli", "sf"), full)) == 12
+    assert len(protocol.first_points(Cell("sbn_bernoulli", "sf"), full)) == 2 * (6 + 5)
     picked = {"learning_rate": 1e-3}
     assert len(protocol.schedule_points(Cell("vae_bernoulli", "gumbel_softmax"), full, picked)) == 4
     # No schedule where the temperature is fixed, or is not read.
@@ -71,11 +76,13 @@ def test_picking_then_final_runs_then_the_table(table):
             best = job.config.learning_rate == 3e-3
             slow = 0.0 if job.config.temperature.interval == 500 else 0.5
             slow += 10.0 * job.config.estimator.variance_normalization
+            slow += 5.0 * (job.config.standardize == (job.config.estimator.name == "sf"))
             valid = (60.0 if best else 70.0) + slow
             finish(job, valid=valid, test=valid - 10.0 + job.config.seed)
     assert table.setting(Cell("sbn_bernoulli", "sf")) == {
         "learning_rate": 3e-3,
         "estimator.variance_normalization": False,
+        "standardize": False,
     }
     cell = Cell("vae_categorical", "gumbel_softmax")
     assert table.setting(cell) == {
@@ -94,8 +101,9 @@ def test_picking_then_final_runs_then_the_table(table):
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
     wave = next(table.waves())
-    # At two learning rates in each row: sf with variance normalization and without, and another.
-    assert len(wave.jobs) == 12
+    # In each row at two learning rates: sf with variance normalization and without, and another;
+    # in one row at a learning rate without standardized inputs, too.
+    assert len(wave.jobs) == 12 + 3
     for job in wave.jobs:
         finish(job, valid=60.0, test=60.0)
         assert table.runs.store.record(job)
@@ -137,11 +145,12 @@ def test_a_finished_run_of_another_config_is_in_the_way(table):
 
 def test_nothing_is_picked_before_all_is_done_or_failed(table):
     cell = Cell("sbn_bernoulli", "gumbel_softmax")
-    first, second = (job for job in next(table.waves()).jobs if cell.name in str(job.workdir))
+    first, *others = (job for job in next(table.waves()).jobs if cell.name in str(job.workdir))
     finish(first, valid=70.0, test=70.0)
-    assert table.setting(cell) is None
-    second.workdir.mkdir(parents=True)
-    records.write_json(second.workdir / "failure.json", {"reason": "the cost is not finite"})
+    for other in others:
+        assert table.setting(cell) is None
+        other.workdir.mkdir(parents=True)
+        records.write_json(other.workdir / "failure.json", {"reason": "the cost is not finite"})
     assert table.setting(cell) == {"learning_rate": first.config.learning_rate}
 
 
@@ -156,7 +165,8 @@ def test_what_is_annealed_goes_through_its_course_in_picking_runs():
             configs.get(protocol.base_config(cell, short, picking=picking), key)
             for picking in (True, False)
         )
-        assert picking * short.pick_steps == pytest.approx(final * short.final_steps)
+        steps = short.final_steps[row.partition("_")[0]]
+        assert picking * short.pick_steps == pytest.approx(final * steps)
     # Where the schedule is picked, its rates are the paper's.
     full = protocol.base_config(Cell("vae_bernoulli", "st"), PRESETS["full"], picking=True)
     assert full.temperature.rate == 1e-5
