@@ -119,7 +119,7 @@ def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
         bounds = np.asarray([[bound for _, bound in line] for line in lines])
         axes.plot(steps, bounds.mean(axis=0), label=name, linewidth=1.2)
         axes.fill_between(steps, bounds.min(axis=0), bounds.max(axis=0), alpha=0.2)
-        tail = bounds.mean(axis=0)[len(steps) // 10 :]
+        tail = bounds.mean(axis=0)[max(1, len(steps) // 10) :]
         highest.append(float(tail.max()))
         lowest.append(float(tail.min()))
     if lowest:  # what follows the first steps, which are far above
