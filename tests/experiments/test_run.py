@@ -203,8 +203,8 @@ def test_the_result_of_a_run(finished):
     assert result["device"]["platform"] == jax.default_backend()
     assert result["matmul_precision"]
     assert set(result["git"] or {"commit", "dirty"}) == {"commit", "dirty"}
-    assert f"test {result['test_nll']:.2f}, validation {result['valid_nll']:.2f}" in ended.out
-    assert "5-sample bound, nats" in ended.out
+    assert f"test {result['test_nll']:.2f} (5-sample bound, nats), " in ended.out
+    assert f"validation {result['valid_nll']:.2f} (5-sample)" in ended.out
 
 
 def test_the_bound_improves(finished):
