@@ -45,7 +45,7 @@ class SBN(nnx.Module):
         *,
         layers: tuple[int, ...],
         num_classes: int,
-        standardize: bool = False,
+        standardize: bool,
         rngs: nnx.Rngs,
     ):
         self.family = family

@@ -51,7 +51,7 @@ class VAE(nnx.Module):
         *,
         num_variables: int,
         num_classes: int,
-        standardize: bool = False,
+        standardize: bool,
         decoder: tuple[int, ...],
         kl: KL,
         rngs: nnx.Rngs,

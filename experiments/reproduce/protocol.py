@@ -38,6 +38,11 @@ class Cell(NamedTuple):
         return f"{self.row}-{self.estimator}"
 
     @property
+    def model(self) -> str:
+        """`sbn` or `vae`."""
+        return self.row.split("_")[0]
+
+    @property
     def paper(self) -> float | None:
         """The paper's number, in nats, or None where it has none."""
         if self.estimator not in COLUMNS:
@@ -181,7 +186,7 @@ def first_points(cell: Cell, preset: Preset) -> Grid:
     if "variance_normalization" in estimators.spec(cell.estimator).options:
         axes[VARIANCE_NORMALIZATION] = preset.variance_normalization
     points: Grid = []
-    for standardize in preset.standardize[_model(cell)]:
+    for standardize in preset.standardize[cell.model]:
         skipped = 0 if standardize else int(len(preset.learning_rates) > 1)
         rates = {"learning_rate": preset.learning_rates[skipped:]}
         changed = {} if standardize else {STANDARDIZE: False}
@@ -204,11 +209,7 @@ def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
 
 def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
     """The final run of a cell at a picked setting and a seed."""
-    return setting | {"seed": seed, "num_steps": preset.final_steps[_model(cell)]}
-
-
-def _model(cell: Cell) -> str:
-    return cell.row.split("_")[0]
+    return setting | {"seed": seed, "num_steps": preset.final_steps[cell.model]}
 
 
 def _picking(preset: Preset) -> Overrides:
