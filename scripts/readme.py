@@ -122,7 +122,7 @@ def speed_by_classes(path: Path) -> str:
 def pytorch_ratio(speed: dict[str, Any]) -> str:
     """What `scripts.benchmark_pytorch` measured, in a phrase."""
     processes, pairs = speed.get("processes", 1), len(speed["jax_steps_per_second"])
-    on = "on one core" if processes == 1 else f"{processes} processes each, a core a process"
+    on = "on one core" if processes == 1 else f"with {processes} processes each, a core a process"
     torch = speed["torch"].split("+")[0]
     limit = f", of at most {speed['median_limit']:.2f}x" if "median_limit" in speed else ""
     return (
