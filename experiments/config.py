@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -134,6 +135,21 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
         else:
             flat[key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
+    """The config that `flatten` made flat; keys that it did not have yet are at their defaults.
+
+    Example:
+      >>> unflatten(flatten(base()) | {"seed": 3}).seed
+      3
+    """
+    config = base()
+    for dotted, value in flat.items():
+        *groups, key = dotted.split(".")
+        group = get(config, ".".join(groups)) if groups else config
+        group[key] = tuple(value) if isinstance(value, list) else value
+    return config
 
 
 def get(config: ConfigDict, dotted: str) -> Any:

@@ -15,7 +15,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.compiled import Compiled
 from experiments.errors import UserError
 from experiments.training import Trace, TrainState, key_for
-from experiments.workdir import METRICS, PICTURE, PICTURES, RESULT
+from experiments.workdir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
 
 
 class Job(NamedTuple):
@@ -61,7 +61,7 @@ class Member:
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
-        path = self.job.workdir / "checkpoints"
+        path = self.job.workdir / CHECKPOINTS
         self.checkpoints = stack.enter_context(Checkpoints(path))
         try:
             restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))

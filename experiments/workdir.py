@@ -13,6 +13,7 @@ from experiments import records
 from experiments.errors import UserError
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+CHECKPOINTS = "checkpoints"
 PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
 
 

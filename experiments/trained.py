@@ -1,0 +1,67 @@
+"""A trained model, back in Python: from the directory of its run."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+from experiments import models, records, training
+from experiments.checkpoints import Checkpoints
+from experiments.compiled import prepared_dataset
+from experiments.data import Dataset
+from experiments.errors import UserError
+from experiments.members import Saved
+from experiments.workdir import CHECKPOINTS, CONFIG
+
+
+class Trained(NamedTuple):
+    """A model and what it was trained on.
+
+    Attributes:
+      config: of the run.
+      step: of the checkpoint.
+      model: a `Model` that holds the trained parameters.
+      dataset: prepared as the run had it.
+    """
+
+    config: ConfigDict
+    step: int
+    model: Any
+    dataset: Dataset
+
+
+def load(workdir: str | Path) -> Trained:
+    """The model of the newest checkpoint in a run's directory.
+
+    Args:
+      workdir: of a run that is finished, stopped or still going.
+
+    Raises:
+      UserError: it holds no run or no checkpoint, or the checkpoint is of another version; the
+        dataset cannot be had.
+
+    Example:
+      >>> load("runs/quickstart")
+      Traceback (most recent call last):
+      experiments.errors.UserError: runs/quickstart has no config.json: name the --workdir of a run
+    """
+    workdir = Path(workdir)
+    if not (workdir / CONFIG).is_file():
+        raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
+    if not (workdir / CHECKPOINTS).is_dir():
+        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+    config = configs.unflatten(records.read_json(workdir / CONFIG))
+    dataset = prepared_dataset(config)
+    program = training.make_program(config, dataset)
+    images = jnp.asarray(dataset.train.images[: config.batch_size])
+    state = jax.eval_shape(program.init, training.hypers_of(config), images)
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        restored = checkpoints.restore(like=Saved(state, np.zeros(())))
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+    step, saved = restored
+    return Trained(config, step, models.with_params(program.model, saved.state.params), dataset)
