@@ -20,8 +20,19 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import cli, compiled, loop, records, train, training
+from experiments import (
+    cli,
+    compiled,
+    evaluation,
+    loop,
+    models,
+    records,
+    train,
+    trained,
+    training,
+)
 from experiments import config as configs
+from experiments.errors import UserError
 from tests.experiments import small
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +246,35 @@ def test_the_loop_takes_the_steps_of_the_program(finished, home):
     rows = records.read_metrics(workdir / "metrics.jsonl")[1:]
     means = np.asarray(costs(hypers)).reshape(-1, LOG_EVERY).mean(axis=1)
     np.testing.assert_allclose([row["train_cost"] for row in rows], means, rtol=1e-4)
+
+
+def test_a_finished_run_gives_its_model_back(finished):
+    workdir, _ = finished
+    config, step, model, dataset = trained.load(workdir)
+    assert step == NUM_STEPS
+    assert configs.flatten(config) == json.loads((workdir / "config.json").read_text())
+    program = training.make_program(config, dataset)
+    costs = jax.jit(evaluation.image_costs(config, program, dataset, config.eval_samples))
+    bound = evaluation.dataset_bound(
+        costs,
+        models.params_of(model),
+        dataset.test.images,
+        jax.random.split(training.key_for(config.seed, training.FINAL))[1],
+        batch_size=config.eval_batch_size,
+    )
+    result = json.loads((workdir / "result.json").read_text())
+    assert bound == pytest.approx(result["test_nll"], rel=1e-5)
+
+
+def test_no_model_where_nothing_was_trained(tmp_path):
+    with pytest.raises(UserError, match=r"has no config.json: name the --workdir of a run"):
+        trained.load(tmp_path)
+    records.write_json(tmp_path / "config.json", configs.flatten(configs.base()))
+    for directory in (None, tmp_path / "checkpoints"):
+        if directory:
+            directory.mkdir()
+        with pytest.raises(UserError, match="has no checkpoint yet: train it first"):
+            trained.load(tmp_path)
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, launch):

@@ -15,6 +15,7 @@ from experiments.data import Split, load
 from experiments.models import SemiSupervised
 from experiments.models.semi_supervised import depth_to_space
 from gumbel import CATEGORICAL, estimators, exact, samplers
+from scripts import class_gradients
 from tests.experiments import small
 
 NUM_CLASSES, STYLE_DIM = 3, 2
@@ -164,6 +165,34 @@ def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, ima
     # Two more classes cost two more decoders and little else: no encoder.
     more = flops("marginalization") - flops("gumbel_softmax")
     assert 1.5 * decoder < more < 3.5 * decoder
+
+
+def test_class_gradients_are_those_of_the_costs(model, images):
+    """Held against finite differences, along the way from one class to another."""
+    true, slopes = small.quick_jit(lambda i, k: class_gradients.differences(model, i, k))(
+        images, KEY
+    )
+    classes = np.eye(NUM_CLASSES)
+    cost = small.quick_jit(lambda y: class_gradients.mean_cost(model, images, y, KEY))
+
+    def costs(rows):
+        return np.asarray(cost(jnp.asarray(rows, jnp.float32)), np.float64)
+
+    everything = np.stack([costs(np.tile(row, (len(images), 1))) for row in classes], axis=1)
+    preferred = np.argmax(model.class_logits(images), axis=-1)
+    rows = np.arange(len(images))
+    others = everything.copy()
+    others[rows, preferred] = np.inf
+    other = others.argmin(axis=1)
+    np.testing.assert_allclose(
+        true, everything[rows, other] - everything[rows, preferred], rtol=1e-3, atol=1e-3
+    )
+    step = 1e-2
+    way = classes[other] - classes[preferred]
+    for place, slope in zip(class_gradients.PLACES, slopes, strict=True):
+        here = classes[preferred] + place * way
+        difference = costs(here + step * way) - costs(here - step * way)
+        np.testing.assert_allclose(slope, difference / (2 * step), rtol=0.05, atol=0.05)
 
 
 def test_analogies_are_a_row_a_style_and_a_column_a_class(model, images):

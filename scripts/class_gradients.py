@@ -1,0 +1,139 @@
+"""How often the gradient in a class's place says rightly whether another class would cost less.
+
+  python -m scripts.class_gradients WORKDIR [WORKDIR ...] [--output=results/class_gradients.json]
+
+Each WORKDIR is of a trained `configs/semi_supervised.py`. For an image of the validation set let a
+be the class that q(y | x) prefers, and b the best of the others. What b would cost more than a,
+
+    L(x, b) - L(x, a),
+
+is known by trying both. An estimator that goes by gradients has only the derivative
+
+    (e_b - e_a) . dL(x, y)/dy   at   y = (1 - t) e_a + t e_b.
+
+A straight-through estimator takes it at a one-hot sample, t = 0; Gumbel-Softmax in between. Shown
+is the share of images at which the two have the same sign, for several t.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from experiments import config as configs
+from experiments import records, trained, training
+from experiments.errors import UserError
+from gumbel.types import PRNGKey
+
+PLACES = (0.0, 0.1, 0.25, 0.5)
+_STYLES = 8  # draws that a cost and a derivative are the mean of
+
+Images = Float[Array, "N H W"]
+Classes = Float[Array, "N K"]
+
+
+class Differences(NamedTuple):
+    """By image: the true difference of the costs, and the derivative at each place."""
+
+    true: Float[Array, " N"]
+    slopes: Float[Array, "places N"]
+
+
+def mean_cost(model: Any, images: Images, y: Classes, key: PRNGKey) -> Float[Array, " N"]:
+    """L(x, y) and what does not depend on y, of each image, over draws of the style."""
+
+    def of(style_key: PRNGKey) -> Float[Array, " N"]:
+        return model.cost(
+            images, style_key, lambda _site, _logits: y[:, None], temperature=1.0, hard=False
+        )
+
+    return jnp.mean(jax.lax.map(of, jax.random.split(key, _STYLES)), axis=0)
+
+
+def differences(model: Any, images: Images, key: PRNGKey) -> Differences:
+    """The differences between the class that q prefers and the best of the others.
+
+    Args:
+      model: a `SemiSupervised` whose KL of y is analytic, and so the same for every y.
+      images: binarized.
+      key: of the style, whose draws are the same everywhere.
+    """
+    count, classes = len(images), model.num_classes
+
+    def cost(y: Classes) -> Float[Array, " N"]:
+        return mean_cost(model, images, y, key)
+
+    def of_class(index: Int[Array, ""]) -> Float[Array, " N"]:
+        return cost(jnp.tile(jax.nn.one_hot(index, classes), (count, 1)))
+
+    costs = jax.lax.map(of_class, jnp.arange(classes)).T
+    preferred = jax.nn.one_hot(jnp.argmax(model.class_logits(images), axis=-1), classes)
+    other = jax.nn.one_hot(jnp.argmin(jnp.where(preferred > 0, jnp.inf, costs), axis=-1), classes)
+    direction = other - preferred
+
+    def slope(place: Float[Array, ""]) -> Float[Array, " N"]:
+        return jax.jvp(cost, (preferred + place * direction,), (direction,))[1]
+
+    true = jnp.sum(direction * costs, axis=-1)
+    return Differences(true, jax.lax.map(slope, jnp.asarray(PLACES)))
+
+
+def measure(workdir: str | Path, num_images: int) -> dict[str, Any]:
+    """What the JSON says of a run.
+
+    Raises:
+      UserError: it is no run of this model, or has no checkpoint.
+    """
+    config, step, model, dataset = trained.load(workdir)
+    images, labels = dataset.validation.images[:num_images], dataset.validation.labels
+    if not configs.semi_supervised(config) or config.kl != "analytic" or labels is None:
+        raise UserError(f"{workdir}: give a run of configs/semi_supervised.py with kl=analytic")
+    pixel_key, style_key = jax.random.split(jax.random.key(0))
+    pixels = training.pixels(jnp.asarray(images), dataset.levels, pixel_key, dynamic=True)
+    found = jax.jit(lambda pixels, key: differences(model, pixels, key))(pixels, style_key)
+    right = np.sign(found.slopes) == np.sign(found.true)
+    predicted = np.argmax(model.class_logits(pixels), axis=-1)
+    return {
+        "estimator": config.estimator.name,
+        "seed": config.seed,
+        "steps": step,
+        "images": len(images),
+        "accuracy": 100 * float(np.mean(predicted == labels[: len(images)])),
+        "true_difference": float(np.mean(found.true)),
+        "sign_is_right": {
+            str(place): 100 * float(np.mean(row)) for place, row in zip(PLACES, right, strict=True)
+        },
+    }
+
+
+def main() -> int:
+    """Measures the runs named on the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", type=Path, nargs="+", help="directory of a trained run")
+    parser.add_argument("--images", type=int, default=2000, help="of the validation set")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    rows = []
+    for workdir in arguments.workdir:
+        try:
+            row = measure(workdir, arguments.images)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        shares = ", ".join(f"{share:.1f} at {t}" for t, share in row["sign_is_right"].items())
+        print(f"{row['estimator']}, seed {row['seed']}: sign is right, %: {shares}")
+        rows.append(row)
+    if arguments.output:
+        records.write_json(arguments.output, {"runs": rows, **records.provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
