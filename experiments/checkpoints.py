@@ -55,6 +55,8 @@ class Checkpoints:
     Args:
         directory: where the checkpoints live; made if absent.
         keep: how many of the newest checkpoints stay, at least 1.
+        read_only: leave the directory as it is, which another process may be writing to; it has to
+            exist.
 
     Example:
         >>> import tempfile
@@ -65,16 +67,19 @@ class Checkpoints:
         (100, {'weights': array([0., 1., 2.])})
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3) -> None:
+    def __init__(self, directory: str | Path, keep: int = 3, *, read_only: bool = False) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
+        self._read_only = read_only
         self._manager = checkpoint_managers.CheckpointManager(
             self.directory,
             options=checkpoint_managers.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
                 enable_async_checkpointing=False,
                 lightweight_initialize=True,
             ),
@@ -129,8 +134,8 @@ class Checkpoints:
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Load the newest whole checkpoint into the structure of `like`.
 
-        Damaged checkpoints are renamed to `damaged-STEP`, each with a warning, and the one before
-        is tried.
+        Damaged checkpoints are renamed to `damaged-STEP` (unless `read_only`), each with a warning,
+        and the one before is tried.
 
         Args:
             like: a state of the structure, dtypes and shapes to load; its values do not matter.
@@ -155,7 +160,8 @@ class Checkpoints:
                 )
                 continue
             state = self._fill(step, like, leaves, arrays)
-            self._set_aside([later for later in steps if later > step])
+            if not self._read_only:
+                self._set_aside([later for later in steps if later > step])
             return step, state
         if steps:
             raise UserError(

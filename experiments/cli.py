@@ -5,6 +5,7 @@
 `run` is the launcher: whatever is the user's to mend becomes one line on stderr and status 2.
 """
 
+import argparse
 import contextlib
 import logging
 import sys
@@ -94,6 +95,13 @@ def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
         return USER_ERROR
+
+
+def count(text: str) -> int:
+    """An argument of argparse that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
 
 
 def parse(argv: Sequence[str]) -> Command:

@@ -138,7 +138,7 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
-    """The config that `flatten` made flat; keys that it did not have yet are at their defaults.
+    """The config that `flatten` made flat; keys of `base()` that it lacks are at their defaults.
 
     Example:
       >>> unflatten(flatten(base()) | {"seed": 3}).seed
@@ -147,7 +147,11 @@ def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
     config = base()
     for dotted, value in flat.items():
         *groups, key = dotted.split(".")
-        group = get(config, ".".join(groups)) if groups else config
+        group = config
+        for name in groups:
+            if name not in group:
+                group[name] = ConfigDict()
+            group = group[name]
         group[key] = tuple(value) if isinstance(value, list) else value
     return config
 

@@ -79,7 +79,7 @@ def load_sweep(path: str) -> Any:
     Raises:
         UserError: no such file or function, or it fails.
     """
-    return _call(path.partition(":")[0], "get_sweep")
+    return _call(path.partition(":")[0], "get_sweep", mend=": give --grid")
 
 
 def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
@@ -129,11 +129,11 @@ def nearest(word: str, possible: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*same_end, *close, *close_end]))[:3]
 
 
-def _call(name: str, function: str, *arguments: str) -> Any:
-    """What a function of the config file `name` returns."""
+def _call(name: str, function: str, *arguments: str, mend: str = "") -> Any:
+    """What a function of the config file `name` returns; `mend` ends the error of having none."""
     module = _import(Path(name))
     if not callable(getattr(module, function, None)):
-        raise UserError(f"config file {name} has no function {function}()")
+        raise UserError(f"config file {name} has no function {function}(){mend}")
     try:
         return getattr(module, function)(*arguments)
     except UserError:

@@ -57,11 +57,13 @@ def main(
     """Trains every run of a grid; a sweep that was stopped does only what is missing."""
     grid = _grid(config, overridden, given)
     jobs = jobs_of(config, grid, Path(directory))
-    open_directory(Path(directory), config, grid)
     options = Options(given["workers"], given["ray_address"])
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
+    # Only after what may be refused: a mended command must find the directory free.
+    _prepare_data(_missing(jobs))
+    open_directory(Path(directory), config, grid)
     failures, exit_status = train(jobs, engine, options)
     return _conclude(Path(directory), jobs, failures, exit_status)
 
@@ -118,7 +120,7 @@ def train(
     Returns:
       Why jobs failed, by directory, and the exit status of the signal that ended it, or 0.
     """
-    missing = [job for job in jobs if not (job.workdir / RESULT).exists()]
+    missing = _missing(jobs)
     failures: dict[Path, str] = {}
     if not missing:
         return failures, 0
@@ -153,6 +155,11 @@ def _grid(config: ConfigDict, overridden: Overrides, given: Mapping[str, Any]) -
                 f"without {key}"
             )
     return grid
+
+
+def _missing(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are not finished."""
+    return [job for job in jobs if not (job.workdir / RESULT).exists()]
 
 
 def _prepare_data(jobs: Sequence[Job]) -> None:

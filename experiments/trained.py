@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import models, records, training
+from experiments import models, records, training, validation
 from experiments.checkpoints import Checkpoints
 from experiments.compiled import prepared_dataset
 from experiments.data import Dataset
@@ -35,31 +35,32 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | Path) -> Trained:
-    """The model of the newest checkpoint in a run's directory.
+    """The model of the newest checkpoint in a run's directory, which is only read.
 
     Args:
       workdir: of a run that is finished, stopped or still going.
 
     Raises:
-      UserError: it holds no run or no checkpoint, or the checkpoint is of another version; the
-        dataset cannot be had.
+      UserError: it holds no run or no checkpoint, or one of another version; the dataset cannot be
+        had.
 
     Example:
       >>> load("runs/quickstart")
       Traceback (most recent call last):
       experiments.errors.UserError: runs/quickstart has no config.json: name the --workdir of a run
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if not (workdir / CONFIG).is_file():
         raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
     config = configs.unflatten(records.read_json(workdir / CONFIG))
+    validation.validate(config)
     dataset = prepared_dataset(config)
     program = training.make_program(config, dataset)
     images = jnp.asarray(dataset.train.images[: config.batch_size])
     state = jax.eval_shape(program.init, training.hypers_of(config), images)
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore(like=Saved(state, np.zeros(())))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet: train it first")

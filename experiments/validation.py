@@ -30,6 +30,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: the first mistake found, with its mend.
     """
+    _base_keys(config)
     _choice("model", config.model, MODELS)
     _choice("dataset", config.dataset, DATASETS)
     _choice("latent", config.latent, LATENTS)
@@ -50,6 +51,22 @@ def validate(config: ConfigDict) -> None:
     _validate_estimator(config)
 
 
+def _base_keys(config: ConfigDict) -> None:
+    """Refuses a config that lacks a key of `configs.base()`, or has it with another type."""
+    flat = configs.flatten(config)
+    for key, default in configs.flatten(configs.base()).items():
+        if key not in flat:
+            raise UserError(
+                f"config has no {key}: begin get_config() with experiments.config.base()"
+            )
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and (
+            not isinstance(flat[key], kinds)
+            or isinstance(flat[key], bool) != isinstance(default, bool)
+        ):
+            _fail(key, flat[key], f"give a value like {default!r}")
+
+
 def _validate_numbers(config: ConfigDict) -> None:
     for key in (
         "batch_size",
@@ -66,8 +83,9 @@ def _validate_numbers(config: ConfigDict) -> None:
     ):
         if not 1 <= configs.get(config, key) <= _LARGEST:
             _fail(key, configs.get(config, key), f"give a whole number from 1 to {_LARGEST}")
-    if config.eval_valid_samples is not None and config.eval_valid_samples < 1:
-        _fail("eval_valid_samples", config.eval_valid_samples, "give a whole number over 0")
+    samples = config.eval_valid_samples
+    if samples is not None and not 1 <= samples <= _LARGEST:
+        _fail("eval_valid_samples", samples, f"give a whole number from 1 to {_LARGEST}")
     if not _positive(config.learning_rate):
         _fail("learning_rate", config.learning_rate, "give a number over 0")
     if not 0 <= config.momentum < 1:
@@ -105,7 +123,7 @@ def _validate_temperature(config: ConfigDict) -> None:
 
 
 def _validate_layers(config: ConfigDict) -> None:
-    if not config.layers or min(config.layers) < 1:
+    if not config.layers or any(not isinstance(u, int) or u < 1 for u in config.layers):
         _fail("layers", config.layers, "give at least one layer, of 1 unit or more")
     if config.latent == "categorical" and config.num_classes < 2:
         _fail("num_classes", config.num_classes, "give at least 2")

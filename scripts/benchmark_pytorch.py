@@ -26,9 +26,11 @@ import importlib.util
 import itertools
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,8 +38,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import sbn
-from experiments import records, training
+from experiments import cli, records, training
 from experiments.data import Dataset, Split
+from experiments.errors import UserError
 
 Turn = Callable[[], float]
 WIDTHS = (392, 200, 200, 392)
@@ -180,23 +183,25 @@ def measure(cores: Sequence[int], rounds: int, steps: int) -> list[dict[str, flo
     return found
 
 
-def main() -> None:
+def main() -> int:
     """Takes turns and prints the steps per second of each and the ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", type=int, default=1, help="that train at once, one a core")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=500, help="optimizer steps in a turn")
-    parser.add_argument("--output", help="a JSON file for the numbers")
+    parser.add_argument(
+        "--processes", type=cli.count, default=1, help="that train at once, one a core"
+    )
+    parser.add_argument("--rounds", type=cli.count, default=7, help="turns of each side")
+    parser.add_argument("--steps", type=cli.count, default=500, help="optimizer steps in a turn")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     arguments = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
-        parser.exit(2, "error: PyTorch is not installed: pip install torch\n")
+        raise UserError("PyTorch is not installed: pip install torch")
     cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= arguments.processes <= len(cores):
-        parser.exit(2, f"error: --processes: give a number from 1 to {len(cores)}, the cores\n")
-    if min(arguments.rounds, arguments.steps) < 1:
-        parser.exit(2, "error: --rounds and --steps: give numbers of at least 1\n")
+    if arguments.processes > len(cores):
+        raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
+    if arguments.output and not arguments.output.parent.is_dir():
+        raise UserError(f"--output={arguments.output}: there is no {arguments.output.parent}")
 
     found = measure(cores[: arguments.processes], arguments.rounds, arguments.steps)
     ratios = [turns["jax"] / turns["torch"] for turns in found]
@@ -217,7 +222,8 @@ def main() -> None:
         print(f"{name:9}{statistics.median(values):8.2f} (median; {low:.2f} to {high:.2f})")
     if arguments.output:
         records.write_json(arguments.output, result)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.guarded(main))

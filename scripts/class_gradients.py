@@ -12,10 +12,12 @@ is known by trying both. An estimator that goes by gradients has only the deriva
     (e_b - e_a) . dL(x, y)/dy   at   y = (1 - t) e_a + t e_b.
 
 A straight-through estimator takes it at a one-hot sample, t = 0; Gumbel-Softmax in between. Shown
-is the share of images at which the two have the same sign, for several t.
+is the share of images at which the two have the same sign, for several t: of those whose b costs
+more, and of those whose b costs less.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +25,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from experiments import cli, records, trained, training
 from experiments import config as configs
-from experiments import records, trained, training
 from experiments.errors import UserError
 from gumbel.types import PRNGKey
 
@@ -83,32 +85,47 @@ def differences(model: Any, images: Images, key: PRNGKey) -> Differences:
     return Differences(true, jax.lax.map(slope, jnp.asarray(PLACES)))
 
 
-def measure(workdir: str | Path, num_images: int) -> dict[str, Any]:
-    """What the JSON says of a run.
+def load(workdir: Path) -> trained.Trained:
+    """A run of the model.
 
     Raises:
-      UserError: it is no run of this model, or has no checkpoint.
+      UserError: it is none, or has no checkpoint.
     """
-    config, step, model, dataset = trained.load(workdir)
-    images, labels = dataset.validation.images[:num_images], dataset.validation.labels
-    if not configs.semi_supervised(config) or config.kl != "analytic" or labels is None:
+    run = trained.load(workdir)
+    if not configs.semi_supervised(run.config) or run.config.kl != "analytic":
         raise UserError(f"{workdir}: give a run of configs/semi_supervised.py with kl=analytic")
+    return run
+
+
+def measure(run: trained.Trained, num_images: int) -> dict[str, Any]:
+    """What the JSON says of a run."""
+    config, step, model, dataset = run
+    split = dataset.validation
+    assert split.labels is not None  # else it could not have been trained
+    images, labels = split.images[:num_images], split.labels[:num_images]
     pixel_key, style_key = jax.random.split(jax.random.key(0))
     pixels = training.pixels(jnp.asarray(images), dataset.levels, pixel_key, dynamic=True)
     found = jax.jit(lambda pixels, key: differences(model, pixels, key))(pixels, style_key)
     right = np.sign(found.slopes) == np.sign(found.true)
+    dearer = np.asarray(found.true > 0)
     predicted = np.argmax(model.class_logits(pixels), axis=-1)
     return {
         "estimator": config.estimator.name,
         "seed": config.seed,
         "steps": step,
         "images": len(images),
-        "accuracy": 100 * float(np.mean(predicted == labels[: len(images)])),
+        "accuracy": 100 * float(np.mean(predicted == labels)),
+        "dearer": 100 * float(np.mean(dearer)),
         "true_difference": float(np.mean(found.true)),
         "sign_is_right": {
-            str(place): 100 * float(np.mean(row)) for place, row in zip(PLACES, right, strict=True)
+            str(place): {"dearer": _percent(row[dearer]), "cheaper": _percent(row[~dearer])}
+            for place, row in zip(PLACES, right, strict=True)
         },
     }
+
+
+def _percent(which: Bool[np.ndarray, " N"]) -> float | None:
+    return 100 * float(np.mean(which)) if len(which) else None
 
 
 def main() -> int:
@@ -117,18 +134,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", type=Path, nargs="+", help="directory of a trained run")
-    parser.add_argument("--images", type=int, default=2000, help="of the validation set")
+    parser.add_argument("--images", type=cli.count, default=2000, help="of the validation set")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
+    if arguments.output and not arguments.output.parent.is_dir():
+        raise UserError(f"--output={arguments.output}: there is no {arguments.output.parent}")
     rows = []
-    for workdir in arguments.workdir:
-        try:
-            row = measure(workdir, arguments.images)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        shares = ", ".join(f"{share:.1f} at {t}" for t, share in row["sign_is_right"].items())
-        print(f"{row['estimator']}, seed {row['seed']}: sign is right, %: {shares}")
+    for run in [load(workdir) for workdir in arguments.workdir]:  # mistakes first
+        row = measure(run, arguments.images)
+        print(json.dumps(row))
         rows.append(row)
     if arguments.output:
         records.write_json(arguments.output, {"runs": rows, **records.provenance()})
@@ -136,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import records
+from experiments import cli, records
 from experiments.errors import UserError
 from experiments.reproduce.store import Record, record_of
 
@@ -32,19 +32,14 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for workdir in arguments.workdir:
-        try:
-            record = record_of(workdir)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        record = record_of(workdir)
         path = arguments.output / f"{name_of(record)}.json"
         if path.exists() and records.read_json(path)["config"] != record["config"]:
-            print(f"error: {path} is of another config: give another --output", file=sys.stderr)
-            return 2
+            raise UserError(f"{path} is of another config: give another --output")
         records.write_json(path, record)
         print(path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

@@ -98,7 +98,7 @@ def _import() -> ModuleType:
         import ray
     except ImportError:
         raise UserError(
-            "--engine=ray needs Ray, which is not installed: pip install '.[ray]', or choose "
+            "--engine=ray needs Ray, which is not installed: pip install -e '.[ray]', or choose "
             "--engine=process"
         ) from None
     module: ModuleType = ray

@@ -60,7 +60,8 @@ class SemiSupervised(nnx.Module):
       decoder: channels of the first three layers of p(x | y, z), of which the last doubles the
         image, as does the fourth layer.
       head: units of the layer where class and image meet in q(z | x, y).
-      kl: of y, in training: `analytic`, or one of a sample's, as in the VAE.
+      kl: of y, in training: `analytic`, or one of a sample's, as in the VAE; that of z is at the
+        draw, too, if this is `sample`.
       rngs: for the weights.
     """
 
@@ -107,8 +108,10 @@ class SemiSupervised(nnx.Module):
         style_beta: Any = 1.0,
     ) -> Cost:
         """The cost of an unlabelled image; if `hard`, the negative log importance weight."""
-        logits, y, cost = self._joint(batch, key, sample, hard=hard, style_beta=style_beta)
-        kind, prior = "sample" if hard else self.kl, jnp.zeros_like(logits)
+        kind = "sample" if hard else self.kl
+        at_draw = kind == "sample"
+        logits, y, cost = self._joint(batch, key, sample, at_draw=at_draw, style_beta=style_beta)
+        prior = jnp.zeros_like(logits)
         return cost + kl_per_example(self.family, kind, logits, prior, y, temperature)
 
     def labelled_cost(
@@ -127,7 +130,7 @@ class SemiSupervised(nnx.Module):
         def observe(_site: str, _logits: Logits) -> Sample:
             return observed
 
-        logits, y, cost = self._joint(images, key, observe, hard=False, style_beta=style_beta)
+        logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
         bound = cost + math.log(self.num_classes)
         return bound_weight * bound - label_weight * log_q
@@ -149,18 +152,18 @@ class SemiSupervised(nnx.Module):
         return {f"style {index + 1}": row for index, row in enumerate(rows)}
 
     def _joint(
-        self, images: Images, key: PRNGKey, sample: Sampler, *, hard: bool, style_beta: Any
+        self, images: Images, key: PRNGKey, sample: Sampler, *, at_draw: bool, style_beta: Any
     ) -> tuple[Float[Array, "B 1 K"], Sample, Cost]:
         """The logits of y, what `sample` makes of them, and `L(x, y)` at one draw of the style.
 
-        If `hard`, the KL of the style is that at the draw, too.
+        If `at_draw`, the KL of the style is that at the draw, too.
         """
         logits = self.class_logits(images)[:, None]
         y = sample("y", logits)
         mean, log_scale = self._style(images, y[:, 0])
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         z = mean + jnp.exp(log_scale) * noise
-        if hard:  # log q(z) - log p(z)
+        if at_draw:  # log q(z) - log p(z)
             kl = 0.5 * (jnp.square(z) - jnp.square(noise)) - log_scale
         else:
             kl = 0.5 * (jnp.square(mean) + jnp.exp(2 * log_scale) - 1) - log_scale

@@ -54,6 +54,7 @@ def _table2(arguments: argparse.Namespace, results: Path) -> Table2:
 
 def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> int:
     """Trains what is missing, wave by wave, and writes the table after each run."""
+    table.refuse_another()
     engine, status = engine or engines.default(), 0
     with shared_compilations():
         for wave in filter(lambda wave: wave.jobs, table.waves()):
@@ -102,11 +103,8 @@ def _missing(what: str, table: str, results: Path) -> UserError:
     )
 
 
-def _count(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
-    return int(text)
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", choices=[*_TABLES, *_FIGURES])
-    parser.add_argument("--workdir", type=Path, required=True, help="where the runs train")
+    parser.add_argument("--workdir", type=_path, required=True, help="where the runs train")
     parser.add_argument(
         "--preset",
         choices=list(protocol.PRESETS),
@@ -126,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--results",
-        type=Path,
+        type=_path,
         help="where records, tables and figures go; by default results/ for the full preset and "
         "WORKDIR/results for the others",
     )
     parser.add_argument("--engine", choices=list(engines.ENGINES), help="see experiments.sweep")
-    parser.add_argument("--workers", type=_count, help="runs at once; by default one a core")
+    parser.add_argument("--workers", type=cli.count, help="runs at once; by default one a core")
     return parser
 
 

@@ -54,6 +54,7 @@ class Preset(NamedTuple):
     """How much to do.
 
     Attributes:
+      name: of the preset.
       learning_rates: to pick from.
       schedules: of an annealed temperature, to pick from at the learning rate picked.
       pick_steps: optimizer steps of a picking run.
@@ -69,6 +70,7 @@ class Preset(NamedTuple):
       standardize: to pick from, for every estimator, by model.
     """
 
+    name: str
     learning_rates: tuple[float, ...]
     schedules: Grid
     pick_steps: int
@@ -97,9 +99,10 @@ _SHORT_CHANGES: Overrides = {
 }
 PRESETS = {
     "full": Preset(
-        LEARNING_RATES, _SCHEDULES, 100_000, {"sbn": 500_000, "vae": 500_000}, 3, 100, {}
+        "full", LEARNING_RATES, _SCHEDULES, 100_000, {"sbn": 500_000, "vae": 500_000}, 3, 100, {}
     ),
     "short": Preset(
+        "short",
         (1e-2, 3e-2, 1e-1),
         [],
         10_000,
@@ -112,6 +115,7 @@ PRESETS = {
         variance_normalization=(True,),
     ),
     "smoke": Preset(
+        "smoke",
         (3e-3,),
         _SCHEDULES[:2],
         200,

@@ -13,6 +13,7 @@ from scipy import stats
 from experiments import config as configs
 from experiments import grids, records
 from experiments.engines.attempt import FAILURE
+from experiments.errors import UserError
 from experiments.overrides import Overrides
 from experiments.reproduce.store import Record, Store
 from experiments.run import RESULT, Job
@@ -106,6 +107,15 @@ class Table:
     def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
         self.preset, self.results = preset, results
         self.runs = Runs(self.name, workdir, results)
+
+    def refuse_another(self) -> None:
+        """Raises UserError if the results have this table by another preset."""
+        path = self.results / f"{self.name}.json"
+        theirs = records.read_json(path)["preset"] if path.exists() else {}
+        if theirs.get("name", self.preset.name) != self.preset.name:
+            raise UserError(
+                f"{path} is of --preset={theirs['name']}: give that, or another --results"
+            )
 
     def write_files(
         self, table: Mapping[str, Any], markdown: Callable[[dict[str, Any]], str]

@@ -28,6 +28,7 @@ class Preset(NamedTuple):
     """How much to do.
 
     Attributes:
+      name: of the preset.
       alphas: to pick from, on the validation set; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
       pick_steps, final_steps: optimizer steps of a run.
       draws: how many draws of the labels; picking uses one that these do not.
@@ -35,6 +36,7 @@ class Preset(NamedTuple):
       changes: to the config, for all runs.
     """
 
+    name: str
     alphas: tuple[float, ...]
     pick_steps: int
     final_steps: int
@@ -46,9 +48,10 @@ class Preset(NamedTuple):
 # The temperature is at its floor before half of the steps, as in the full preset's first quarter.
 _SHORT_CHANGES: Overrides = {"temperature.rate": 1.5e-4, "temperature.interval": 500}
 PRESETS = {
-    "full": Preset((0.1, 0.2, 0.3, 0.8, 1.0), 30_000, 100_000, 5, None, {}),
-    "short": Preset((0.03, 0.1, 0.3), 2_000, 10_000, 3, "gumbel_softmax", _SHORT_CHANGES),
+    "full": Preset("full", (0.1, 0.2, 0.3, 0.8, 1.0), 30_000, 100_000, 5, None, {}),
+    "short": Preset("short", (0.03, 0.1, 0.3), 2_000, 10_000, 3, "gumbel_softmax", _SHORT_CHANGES),
     "smoke": Preset(
+        "smoke",
         (0.1, 1.0),
         20,
         20,

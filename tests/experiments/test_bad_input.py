@@ -143,6 +143,32 @@ def test_a_mistake_in_the_config_of_a_vae(refused, arguments, said):
     assert said in refused(*arguments, config="vae")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("del config.momentum", "config has no momentum: begin get_config() with"),
+        ("del config.temperature.floor", "config has no temperature.floor: begin"),
+        ("config.batch_size = 'all'", "config.batch_size='all': give a value like 100"),
+        ("config.standardize = 1", "config.standardize=1: give a value like True"),
+        ("config.layers = (200, 'a')", "give at least one layer, of 1 unit or more"),
+        ("config.eval_valid_samples = 3_000_000_000", "give a whole number from 1 to 2147483647"),
+    ],
+)
+def test_a_mistake_in_a_config_file(tmp_path, capsys, changes, said):
+    file = tmp_path / "mine.py"
+    file.write_text(f"""
+from experiments.config import base
+
+def get_config():
+    config = base()
+    with config.ignore_type():
+        {changes}
+    return config
+""")
+    assert cli.run(train.main, [f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_an_estimator_that_the_family_cannot_serve(refused):
     @estimators.register("only_bernoulli", unbiased=False, families=("bernoulli",))
     def only_bernoulli(family):

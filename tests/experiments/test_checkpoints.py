@@ -185,6 +185,19 @@ def test_goes_on_after_falling_back(three):
     assert_same(state, make_state(3))
 
 
+def test_reading_alone_leaves_the_directory_as_it_is(three):
+    """Another process may be writing there."""
+    half = three / "4.orbax-checkpoint-tmp"
+    half.mkdir()
+    spoil(three / "3")
+    before = sorted(three.rglob("*"))
+    with Checkpoints(three, read_only=True) as checkpoints:
+        step, state = checkpoints.restore(like=make_state())
+    assert step == 2
+    assert_same(state, make_state(2))
+    assert sorted(three.rglob("*")) == before
+
+
 def test_a_checkpoint_under_another_step_is_damage(three):
     (three / "3").rename(three / "9")
     assert restore(three)[0] == 2

@@ -172,6 +172,14 @@ def test_what_is_annealed_goes_through_its_course_in_picking_runs():
     assert full.temperature.rate == 1e-5
 
 
+def test_a_table_of_another_preset_is_not_written_over(table, tmp_path):
+    table.write()
+    table.refuse_another()
+    full = Table1(PRESETS["full"], tmp_path / "work", tmp_path / "results")
+    with pytest.raises(UserError, match=r"table1.json is of --preset=smoke: give that, or"):
+        full.refuse_another()
+
+
 def test_a_cell_that_has_not_run_says_so(table):
     shown = markdown(table.write())
     assert "| `gumbel_softmax` | not run (58.5) |" in shown

@@ -149,6 +149,19 @@ def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     assert error < 0.01 * exact_cost.mean()  # so a missing term of a few percent would show
 
 
+def test_the_kl_of_a_sample_is_that_of_the_style_too(model, images):
+    """So that a training cost is the log weight of its sample, which VIMCO needs."""
+    at_draw = nnx.merge(*nnx.split(model))
+    at_draw.kl = "sample"
+    draw = samplers.hard_draw(CATEGORICAL)
+
+    def cost(model, **options):
+        params = models.params_of(model)
+        return samplers.trace(models.objective(model, **options), params, images, KEY, draw)[0]
+
+    np.testing.assert_allclose(cost(at_draw, temperature=0.5), cost(model, hard=True), rtol=1e-5)
+
+
 def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, images):
     params, objective = models.params_of(model), models.objective(model)
 

@@ -385,9 +385,14 @@ def test_a_directory_of_another_config_is_refused(fail, by_process):
     assert "that of a single run" in fail(workdir=str(single))
 
 
+def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
+    assert "give at most that" in fail("--config.batch_size=5000", workdir="mended")
+    assert not (home / "mended" / "sweep.json").exists()
+
+
 def test_ray_that_is_not_installed_is_named(fail, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "pip install '.[ray]'" in fail("--engine=ray", workdir="no-ray")
+    assert "pip install -e '.[ray]'" in fail("--engine=ray", workdir="no-ray")
 
 
 def jobs_in(workdir: Path, **overrides: Any) -> list[Job]:
