@@ -72,18 +72,19 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
         self._read_only = read_only
-        self._manager = checkpoint_managers.CheckpointManager(
-            self.directory,
-            options=checkpoint_managers.CheckpointManagerOptions(
-                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-                preservation_policy=checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
-                enable_async_checkpointing=False,
-                lightweight_initialize=True,
-            ),
-        )
+        with _quiet():  # orbax warns that what is read-only is read-only
+            self._manager = checkpoint_managers.CheckpointManager(
+                self.directory,
+                options=checkpoint_managers.CheckpointManagerOptions(
+                    save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                    preservation_policy=checkpoint_managers.LatestN(keep),
+                    cleanup_tmp_directories=not read_only,
+                    create=not read_only,
+                    read_only=read_only,
+                    enable_async_checkpointing=False,
+                    lightweight_initialize=True,
+                ),
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -216,20 +217,28 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _one_error(directory: Path) -> Iterator[None]:
-    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
+def _quiet() -> Iterator[None]:
+    """What orbax logs is not shown; its exceptions tell."""
     logger = absl.logging.get_absl_logger()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_error(directory: Path) -> Iterator[None]:
+    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
+    try:
+        with _quiet():
+            yield
     except ValueError as error:
         if "No space left on device" not in str(error):
             raise
         full = errno.ENOSPC
         raise OSError(full, os.strerror(full), str(directory)) from error
-    finally:
-        logger.setLevel(level)
 
 
 def _describe(state: PyTree) -> list[_Leaf]:
