@@ -26,9 +26,9 @@ _FIGURES = ("figure1", *_CURVES, "figure5")
 
 def main(arguments: argparse.Namespace) -> int:
     """Does what the command line says; returns the exit status."""
-    target, preset, results = arguments.target, arguments.preset, arguments.results
+    target, results = arguments.target, arguments.results
     if results is None:
-        results = Path("results") if preset == "full" else arguments.workdir / "results"
+        results = arguments.workdir / "results"
     if target in _TABLES:
         table = _table1(arguments, results) if target == "table1" else _table2(arguments, results)
         return _train(table, arguments.engine, arguments.workers)
@@ -125,8 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results",
         type=_path,
-        help="where records, tables and figures go; by default results/ for the full preset and "
-        "WORKDIR/results for the others",
+        help="where records, tables and figures go; by default WORKDIR/results",
     )
     parser.add_argument("--engine", choices=list(engines.ENGINES), help="see experiments.sweep")
     parser.add_argument("--workers", type=cli.count, help="runs at once; by default one a core")
