@@ -104,6 +104,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def refuse_output(path: Path | None) -> None:
+    """Raises UserError, before the work, if there is no folder for `--output=path`."""
+    if path and not path.parent.is_dir():
+        raise UserError(f"--output={path}: there is no {path.parent}")
+
+
 def parse(argv: Sequence[str]) -> Command:
     """Read a command line, without the program's name.
 

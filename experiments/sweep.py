@@ -62,7 +62,7 @@ def main(
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
     # Only after what may be refused: a mended command must find the directory free.
-    _prepare_data(_missing(jobs))
+    prepare_data(jobs)
     open_directory(Path(directory), config, grid)
     failures, exit_status = train(jobs, engine, options)
     return _conclude(Path(directory), jobs, failures, exit_status)
@@ -109,7 +109,7 @@ def train(
     options: Options | None = None,
     after_each: Callable[[], object] = lambda: None,
 ) -> tuple[dict[Path, str], int]:
-    """Trains the jobs that are not finished.
+    """Trains the jobs that are not finished, whose data `prepare_data` has prepared.
 
     Args:
       jobs: the runs of the sweep, finished ones too.
@@ -124,7 +124,6 @@ def train(
     failures: dict[Path, str] = {}
     if not missing:
         return failures, 0
-    _prepare_data(missing)
     with graceful_stop() as stop, Display(jobs) as display:
 
         def report(job: Job, outcome: Outcome) -> None:
@@ -162,9 +161,9 @@ def _missing(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if not (job.workdir / RESULT).exists()]
 
 
-def _prepare_data(jobs: Sequence[Job]) -> None:
+def prepare_data(jobs: Sequence[Job]) -> None:
     """Has the data cached, and refuses what cannot be trained on, before many processes start."""
-    for config in {_data_key(job.config): job.config for job in jobs}.values():
+    for config in {_data_key(job.config): job.config for job in _missing(jobs)}.values():
         prepared_dataset(config)
 
 

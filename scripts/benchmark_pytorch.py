@@ -200,8 +200,7 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))
     if arguments.processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
-    if arguments.output and not arguments.output.parent.is_dir():
-        raise UserError(f"--output={arguments.output}: there is no {arguments.output.parent}")
+    cli.refuse_output(arguments.output)
 
     found = measure(cores[: arguments.processes], arguments.rounds, arguments.steps)
     ratios = [turns["jax"] / turns["torch"] for turns in found]

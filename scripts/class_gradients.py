@@ -137,8 +137,7 @@ def main() -> int:
     parser.add_argument("--images", type=cli.count, default=2000, help="of the validation set")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    if arguments.output and not arguments.output.parent.is_dir():
-        raise UserError(f"--output={arguments.output}: there is no {arguments.output.parent}")
+    cli.refuse_output(arguments.output)
     rows = []
     for run in [load(workdir) for workdir in arguments.workdir]:  # mistakes first
         row = measure(run, arguments.images)

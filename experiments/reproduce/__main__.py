@@ -59,6 +59,7 @@ def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> i
     with shared_compilations():
         for wave in filter(lambda wave: wave.jobs, table.waves()):
             print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
+            sweep.prepare_data(wave.jobs)
             failures, stopped = sweep.train(wave.jobs, engine, Options(workers), table.write)
             for workdir, reason in failures.items():
                 print(f"failed: {workdir}: {reason}", file=sys.stderr)
