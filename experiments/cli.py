@@ -104,10 +104,15 @@ def count(text: str) -> int:
     return int(text)
 
 
-def refuse_output(path: Path | None) -> None:
-    """Raises UserError, before the work, if there is no folder for `--output=path`."""
-    if path and not path.parent.is_dir():
-        raise UserError(f"--output={path}: there is no {path.parent}")
+def path(text: str) -> Path:
+    """An argument of argparse that is a path; after `--output=` no shell expands its `~`."""
+    return Path(text).expanduser()
+
+
+def refuse_output(output: Path | None) -> None:
+    """Raises UserError, before the work, if there is no folder for `--output`."""
+    if output and not output.parent.is_dir():
+        raise UserError(f"--output={output}: there is no {output.parent}")
 
 
 def parse(argv: Sequence[str]) -> Command:

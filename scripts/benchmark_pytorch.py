@@ -30,7 +30,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -193,7 +192,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=cli.count, default=7, help="turns of each side")
     parser.add_argument("--steps", type=cli.count, default=500, help="optimizer steps in a turn")
-    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--output", type=cli.path, help="a JSON file for the numbers")
     arguments = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install torch")

@@ -133,9 +133,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=Path, nargs="+", help="directory of a trained run")
+    parser.add_argument("workdir", type=cli.path, nargs="+", help="directory of a trained run")
     parser.add_argument("--images", type=cli.count, default=2000, help="of the validation set")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--output", type=cli.path, help="JSON file to write")
     arguments = parser.parse_args()
     cli.refuse_output(arguments.output)
     rows = []

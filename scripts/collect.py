@@ -27,8 +27,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=Path, nargs="+", help="directory of a finished run")
-    parser.add_argument("--output", type=Path, default=Path("results/runs"), help="where to")
+    parser.add_argument("workdir", type=cli.path, nargs="+", help="directory of a finished run")
+    parser.add_argument("--output", type=cli.path, default=Path("results/runs"), help="where to")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for workdir in arguments.workdir:

@@ -32,6 +32,13 @@ def test_collect_copies_a_run_with_its_curve(monkeypatch, tmp_path):
     assert [row["step"] for row in records.read_json(path)["curve"]] == [0, 20]
 
 
+def test_collect_expands_a_tilde_that_the_shell_leaves(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    leave_run(tmp_path / "run")
+    assert run(monkeypatch, collect, "~/run", "--output=~/out") == 0
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_collect_writes_over_no_run_of_another_config(monkeypatch, tmp_path, capsys):
     for name, rate in (("first", 0.1), ("second", 0.2)):
         leave_run(tmp_path / name, learning_rate=rate)

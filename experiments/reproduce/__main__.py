@@ -104,10 +104,6 @@ def _missing(what: str, table: str, results: Path) -> UserError:
     )
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.reproduce",
@@ -115,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", choices=[*_TABLES, *_FIGURES])
-    parser.add_argument("--workdir", type=_path, required=True, help="where the runs train")
+    parser.add_argument("--workdir", type=cli.path, required=True, help="where the runs train")
     parser.add_argument(
         "--preset",
         choices=list(protocol.PRESETS),
@@ -125,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--results",
-        type=_path,
+        type=cli.path,
         help="where records, tables and figures go; by default WORKDIR/results",
     )
     parser.add_argument("--engine", choices=list(engines.ENGINES), help="see experiments.sweep")

@@ -58,7 +58,7 @@ class Preset(NamedTuple):
       learning_rates: to pick from.
       schedules: of an annealed temperature, to pick from at the learning rate picked.
       pick_steps: optimizer steps of a picking run.
-      final_steps: of a final run, by model.
+      final_steps: of a final run.
       seeds: how many final runs; picking uses a seed that these do not.
       pick_samples: m of the bounds of picking runs.
       changes: to the config, for all runs.
@@ -74,7 +74,7 @@ class Preset(NamedTuple):
     learning_rates: tuple[float, ...]
     schedules: Grid
     pick_steps: int
-    final_steps: Mapping[str, int]
+    final_steps: int
     seeds: int
     pick_samples: int
     changes: Overrides
@@ -98,15 +98,13 @@ _SHORT_CHANGES: Overrides = {
     "eval_valid_samples": 20,
 }
 PRESETS = {
-    "full": Preset(
-        "full", LEARNING_RATES, _SCHEDULES, 100_000, {"sbn": 500_000, "vae": 500_000}, 3, 100, {}
-    ),
+    "full": Preset("full", LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
     "short": Preset(
         "short",
         (1e-2, 3e-2, 1e-1),
         [],
         10_000,
-        {"sbn": 50_000, "vae": 50_000},
+        50_000,
         3,
         20,
         _SHORT_CHANGES,
@@ -119,7 +117,7 @@ PRESETS = {
         (3e-3,),
         _SCHEDULES[:2],
         200,
-        {"sbn": 200, "vae": 200},
+        200,
         2,
         5,
         {
@@ -169,7 +167,7 @@ def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigD
     if preset.changes.get("dataset") == "digits":
         changes["layers"] = _SMOKE_LAYERS[model]
     config = grids.config_at(config, changes)
-    faster = preset.final_steps[model] / preset.pick_steps if picking else 1.0
+    faster = preset.final_steps / preset.pick_steps if picking else 1.0
     if cell.estimator == "slope_annealed_st":
         config.estimator.slope_rate = preset.slope_rate * faster
     if config.temperature.name == "exponential" and not preset.schedules:
@@ -212,7 +210,7 @@ def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
 
 def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
     """The final run of a cell at a picked setting and a seed."""
-    return setting | {"seed": seed, "num_steps": preset.final_steps[cell.model]}
+    return setting | {"seed": seed, "num_steps": preset.final_steps}
 
 
 def _picking(preset: Preset) -> Overrides:
