@@ -3,13 +3,14 @@
 Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it rescales the signal by some tens or
-hundreds, so the best learning rate depends on it. So is whether inputs are standardized, which
-suits some estimators and not others. Picked after that is the temperature's schedule, where the
-estimator reads a temperature that is annealed and the preset has several.
+hundreds, so the best learning rate depends on it. MuProp, whose estimate has a signal and a
+correction, may have both normalized or the signal alone. Picked, too, is whether inputs are
+standardized, which suits some estimators and not others. Picked after that is the temperature's
+schedule, where the estimator reads a temperature that is annealed and the preset has several.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -139,10 +140,12 @@ PRESETS = {
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
 _PICK_SEED = 1000
 VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
+SCALE_CORRECTION = "estimator.scale_correction"
 # The keys that are picked.
 PICKED = (
     "learning_rate",
     VARIANCE_NORMALIZATION,
+    SCALE_CORRECTION,
     STANDARDIZE,
     "temperature.rate",
     "temperature.interval",
@@ -183,16 +186,27 @@ def first_points(cell: Cell, preset: Preset) -> Grid:
 
     Inputs that are not standardized learn more slowly: they go without the smallest learning rate.
     """
-    axes: dict[str, tuple[Any, ...]] = {}
-    if "variance_normalization" in estimators.spec(cell.estimator).options:
-        axes[VARIANCE_NORMALIZATION] = preset.variance_normalization
     points: Grid = []
     for standardize in preset.standardize[cell.model]:
         skipped = 0 if standardize else int(len(preset.learning_rates) > 1)
-        rates = {"learning_rate": preset.learning_rates[skipped:]}
         changed = {} if standardize else {STANDARDIZE: False}
-        points += [point | changed for point in grids.product(rates | axes)]
+        points += [
+            {"learning_rate": rate} | normalization | changed
+            for rate in preset.learning_rates[skipped:]
+            for normalization in _normalizations(cell, preset)
+        ]
     return [point | _picking(preset) for point in points]
+
+
+def _normalizations(cell: Cell, preset: Preset) -> Grid:
+    """The ways to normalize the variance of the signal that are picked from."""
+    options = estimators.spec(cell.estimator).options
+    if "variance_normalization" not in options:
+        return [{}]
+    ways: Grid = [{VARIANCE_NORMALIZATION: on} for on in preset.variance_normalization]
+    if "scale_correction" in options and True in preset.variance_normalization:
+        ways.append({VARIANCE_NORMALIZATION: True, SCALE_CORRECTION: False})
+    return ways
 
 
 def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:

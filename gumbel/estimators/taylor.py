@@ -100,6 +100,7 @@ def muprop(
     *,
     centring: bool = False,
     variance_normalization: bool = False,
+    scale_correction: bool = True,
     decay: float = 0.99,
 ) -> Estimator:
     """MuProp: a Taylor baseline at the mean field, with the correction that makes it unbiased.
@@ -116,8 +117,9 @@ def muprop(
       family: of the sites.
       centring: subtract a moving average of `f - h`; unbiased all the same.
       variance_normalization: divide `f - h` and the correction by `max(1, sigma)`, sigma^2 a
-        moving average of the variance of `f - h`. Dividing `f - h` alone would leave an estimate
-        that is biased towards the mean field's gradient, by the more the larger sigma is.
+        moving average of the variance of `f - h`; this scales the estimate.
+      scale_correction: if False, variance normalization divides `f - h` alone. Then the estimate
+        is biased towards the mean field's gradient, the more so the larger sigma is.
       decay: of the moving averages.
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
@@ -151,7 +153,9 @@ def muprop(
         cost, records, slopes, residual = residual_of(objective, params, batch, key)
         signal, next_state = normalizer(state, residual)
         means = {site: family.mean(logits) for site, (logits, _) in records.items()}
-        correction = normalizer.scale(state, _inner(slopes, means))
+        correction = _inner(slopes, means)
+        if scale_correction:
+            correction = normalizer.scale(state, correction)
         value = jnp.mean(cost + signal * samplers.log_prob(family, records) + correction)
         return value, (next_state, Info(cost, {"signal_scale": jnp.std(signal)}))
 

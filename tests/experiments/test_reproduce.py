@@ -63,6 +63,10 @@ def test_cells_pick_from_the_papers_grid():
     assert len(protocol.first_points(Cell("sbn_bernoulli", "st"), full)) == 6 + 5
     # With and without variance normalization, where there is a score function.
     assert len(protocol.first_points(Cell("sbn_bernoulli", "sf"), full)) == 2 * (6 + 5)
+    # MuProp has a third way: the signal normalized, the correction not.
+    muprop = protocol.first_points(Cell("sbn_bernoulli", "muprop"), full)
+    assert len(muprop) == 3 * (6 + 5)
+    assert sum("estimator.scale_correction" in point for point in muprop) == 6 + 5
     picked = {"learning_rate": 1e-3}
     assert len(protocol.schedule_points(Cell("vae_bernoulli", "gumbel_softmax"), full, picked)) == 4
     # No schedule where the temperature is fixed, or is not read.

@@ -275,6 +275,26 @@ def test_variance_normalization_divides_the_whole_estimate_by_sigma(name, sigma,
     assert gradients[0] != 0
 
 
+@pytest.mark.parametrize("sigma", [2.0, 1e6])
+def test_muprop_may_normalize_its_signal_alone(sigma):
+    """Then the estimate lies between the mean field's gradient and MuProp's, at 1/sigma."""
+    net, key = single_variable(cubic), jax.random.key(3)
+
+    def gradient(**options):
+        estimator = estimators.make("muprop", BERNOULLI, **options)
+        state = with_variance(initial_state(net, estimator), sigma**2)
+        arguments = (net.objective, net.params, net.batch, key, 1.0, state)
+        return float(jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)[0])
+
+    p = jax.nn.sigmoid(LOGIT)
+    mean_field = float(p * (1 - p) * jax.grad(cubic)(p))
+    whole = gradient()
+    assert whole != pytest.approx(mean_field, rel=0.1)
+    found = gradient(variance_normalization=True, scale_correction=False)
+    assert found == pytest.approx(mean_field + (whole - mean_field) / sigma, rel=1e-4)
+    assert gradient(scale_correction=False) == whole  # nothing to scale
+
+
 def test_nvil_baseline_learns_the_cost_from_the_input():
     def objective(params, batch, key, sample):
         return 20.0 * batch[:, 0] + sample("z", params + batch)[:, 0]
