@@ -4,13 +4,14 @@ Every estimator gets the same: the same learning rates, steps and seeds, and cen
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it rescales the signal by some tens or
 hundreds, so the best learning rate depends on it. MuProp, whose estimate has a signal and a
-correction, may have both normalized or the signal alone. Picked, too, is whether inputs are
-standardized, which suits some estimators and not others. Picked after that is the temperature's
-schedule, where the estimator reads a temperature that is annealed and the preset has several.
+correction, may have both normalized or the signal alone, which runs of the final length decide.
+Picked, too, is whether inputs are standardized, which suits some estimators and not others. Picked
+after that is the temperature's schedule, where the estimator reads a temperature that is annealed
+and the preset has several.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -207,6 +208,25 @@ def _normalizations(cell: Cell, preset: Preset) -> Grid:
     if "scale_correction" in options and True in preset.variance_normalization:
         ways.append({VARIANCE_NORMALIZATION: True, SCALE_CORRECTION: False})
     return ways
+
+
+def biased(point: Mapping[str, Any]) -> bool:
+    """Whether a run is of MuProp with its signal alone normalized, which is biased."""
+    return point.get(SCALE_CORRECTION) is False
+
+
+def finalist_points(preset: Preset, settings: Sequence[Overrides]) -> Grid:
+    """The runs, as long as final ones, that choose between MuProp with a bias and without.
+
+    Short runs would not do: what an estimator gains by less variance shows early, what it loses by
+    its bias late.
+
+    Args:
+      preset: of the table.
+      settings: the best with a bias and the best without.
+    """
+    length = {"num_steps": preset.final_steps}
+    return [setting | _picking(preset) | length for setting in settings]
 
 
 def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:

@@ -31,6 +31,7 @@ class Table1(Table):
             for name, rows in self._groups():
                 cells = [Cell(row, estimator) for row in rows for estimator in columns]
                 yield self._wave(f"{name}, picking", cells, self._firsts)
+                yield self._wave(f"{name}, picking by long runs", cells, self._finalists)
                 yield self._wave(f"{name}, picking the schedule", cells, self._schedules)
                 yield self._finals_wave(name, cells, 0)
         for seed in range(1, preset.seeds):
@@ -63,11 +64,26 @@ class Table1(Table):
 
     def setting(self, cell: Cell) -> Overrides | None:
         """What was picked for a cell, or None if its runs are not all done or have all failed."""
-        first = self._best(self._firsts(cell))
-        return self._best(self._schedules(cell)) or first if first else None
+        setting = self._best(self._firsts(cell))
+        for stage in (self._finalists, self._schedules):
+            if jobs := stage(cell):
+                setting = self._best(jobs)
+        return setting
 
     def _firsts(self, cell: Cell) -> list[Job]:
         return self._jobs(cell, "pick", protocol.first_points(cell, self.preset))
+
+    def _finalists(self, cell: Cell) -> list[Job]:
+        firsts = self._firsts(cell)
+        if self._best(firsts) is None:
+            return []
+        found = [
+            self._best([job for job in firsts if protocol.biased(job.overrides) == biased])
+            for biased in (False, True)
+        ]
+        settings = [setting for setting in found if setting]
+        points = protocol.finalist_points(self.preset, settings) if len(settings) > 1 else []
+        return self._jobs(cell, "pick", points)
 
     def _schedules(self, cell: Cell) -> list[Job]:
         first = self._best(self._firsts(cell))

@@ -30,6 +30,9 @@ def fixture_table(tmp_path):
     return Table1(SMALL, tmp_path / "work", tmp_path / "results")
 
 
+SBN = "sbn_bernoulli"
+
+
 def finish(job, *, valid, test, **more):
     """Leaves what a finished run of the job leaves."""
     job.workdir.mkdir(parents=True)
@@ -101,6 +104,28 @@ def test_picking_then_final_runs_then_the_table(table):
     assert entry["ci95"] == pytest.approx([60.5 - 6.35, 60.5 + 6.35], abs=0.01)
     assert "60.5 ± 6.4 (101.5)" in markdown(written)
     assert not any(wave.jobs for wave in table.waves())
+
+
+def test_runs_of_the_final_length_decide_on_a_bias(tmp_path):
+    preset = SMALL._replace(columns=("muprop",), extra_columns=(), final_steps=1000)
+    table, cell = Table1(preset, tmp_path / "work", tmp_path / "results"), Cell(SBN, "muprop")
+    whole = {"learning_rate": 3e-3, "estimator.variance_normalization": True}
+    alone = whole | {"estimator.scale_correction": False}
+    long_runs = []
+    for wave in table.waves():
+        for job in wave.jobs:
+            biased = job.config.estimator.scale_correction is False
+            if job.config.num_steps == 1000 and job.config.seed == 1000:
+                assert table.setting(cell) is None or long_runs
+                long_runs.append(job.overrides)
+            valid = 60.0 + biased * (1.0 if job.config.num_steps == 1000 else -1.0)
+            valid += job.config.learning_rate != 3e-3
+            valid += not job.config.estimator.variance_normalization
+            finish(job, valid=valid, test=valid)
+    picked = [{k: v for k, v in point.items() if k in protocol.PICKED} for point in long_runs]
+    assert picked[:2] == [whole, alone]
+    assert len(picked) == 2 * 2  # in both rows
+    assert table.setting(cell) == whole  # by short runs, `alone` was ahead
 
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
