@@ -169,7 +169,7 @@ def make_program(config: ConfigDict, dataset: Dataset) -> Program:
         learned = config.temperature.name == "learned"
         raw = jnp.log(value - floor) if learned else jnp.zeros(())
         batch = batch_of(images[: config.batch_size], batch_key)
-        objective = models.objective(model, temperature=value)
+        objective = models.objective(model, temperature=value, **annealed(config, hypers, 0))
         state = _estimator(config, hypers).init(objective, params, batch, estimator_key)
         optimizer = _optimizer(config, hypers).init((params, raw))
         return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state)
@@ -290,7 +290,7 @@ def temperature_at(
     return over(value, floor, config.num_steps, interval=interval)(step)
 
 
-def annealed(config: ConfigDict, hypers: Hypers, step: Int[Array, ""]) -> dict[str, Any]:
+def annealed(config: ConfigDict, hypers: Hypers, step: Int[Array, ""] | int) -> dict[str, Any]:
     """What the cost of the config's model reads besides the temperature."""
     if not configs.semi_supervised(config):
         return {}

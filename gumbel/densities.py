@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.numerics import upcast, upcast_saturating
-from gumbel.relaxations import check_temperature
+from gumbel.relaxations import check_per_row, check_temperature
 
 
 def gumbel_softmax_log_prob(
@@ -84,11 +84,8 @@ def exp_gumbel_softmax_log_prob(
       -502
     """
     check_temperature(temperature)
+    check_per_row(temperature)
     temperature = upcast_saturating(temperature)
-    if temperature.ndim and temperature.shape[-1] != 1:
-        raise ValueError(
-            f"temperature has shape {temperature.shape}: give a scalar or one per row, [..., 1]"
-        )
     scores = upcast(logits) - temperature * upcast_saturating(log_y)
     size = scores.shape[-1]
     constant = math.lgamma(size) + (size - 1) * jnp.log(temperature)

@@ -8,6 +8,7 @@ a smooth function of the parameters, so its gradient is exact too.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,7 @@ def value_and_grad(
     family: Family,
     *,
     max_values: int = MAX_VALUES,
+    chunk_size: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """The mean over the batch of the expected cost, and its exact gradient in `params`.
 
@@ -151,8 +153,8 @@ def value_and_grad(
     """
 
     def mean_cost(params: Params) -> Float[Array, ""]:
-        cost = expected_cost(objective, params, batch, key, family, max_values=max_values)
-        return jnp.mean(cost)
+        limits: dict[str, Any] = {"max_values": max_values, "chunk_size": chunk_size}
+        return jnp.mean(expected_cost(objective, params, batch, key, family, **limits))
 
     return jax.value_and_grad(mean_cost)(params)
 

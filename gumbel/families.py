@@ -2,8 +2,9 @@
 
 A family has no state and is hashable, so it may be a static argument. Its methods take the logits
 of D variables: `[..., D]` for Bernoulli variables (log odds), `[..., D, K]` for categorical ones
-(unnormalised log probabilities, K up to 1e6), finite. A value `z` has the shape of its logits and
-is one-hot along K for a categorical variable.
+(unnormalised log probabilities, K up to 1e6), floating-point and finite: to rule a value out, give
+it -1e4 and not -inf, whose log probability times 0 is NaN. A value `z` has the shape of its logits
+and is one-hot along K for a categorical variable.
 
 Log probabilities, entropies and KLs are in nats, one for each variable, `[..., D]`, and in float32
 at least for 16-bit logits too, because they are there to be summed.
@@ -23,7 +24,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from gumbel import densities, relaxations
-from gumbel.numerics import softplus, upcast
+from gumbel.numerics import floating, softplus, uniform_midpoints, upcast
 from gumbel.types import PRNGKey
 
 Values = Float[Array, "..."]  # logits or z: [..., D] or [..., D, K]
@@ -174,8 +175,9 @@ class Bernoulli(Family):
 
     def sample(self, key: PRNGKey, logits: Values) -> Values:
         """`z = 1[u < sigmoid(logits)]`."""
+        logits = floating(logits)
         probability = sigmoid(jax.lax.stop_gradient(logits).astype(jnp.float32))
-        return (_uniform(key, logits.shape) < probability).astype(logits.dtype)
+        return (uniform_midpoints(key, logits.shape) < probability).astype(logits.dtype)
 
     def relax(
         self, key: PRNGKey, logits: Values, temperature: ArrayLike, *, hard: bool = False
@@ -185,11 +187,12 @@ class Bernoulli(Family):
 
     def mean(self, logits: Values) -> Values:
         """`sigmoid(logits)`."""
+        logits = floating(logits)
         return sigmoid(upcast(logits)).astype(logits.dtype)
 
     def uniform_mean(self, logits: Values) -> Values:
         """1/2."""
-        return jnp.full_like(logits, 0.5)
+        return jnp.full_like(floating(logits), 0.5)
 
     def log_prob(self, logits: Values, z: Values) -> PerVariable:
         """`z * logits - log(1 + exp(logits))`."""
@@ -234,11 +237,12 @@ class Categorical(Family):
 
     def sample(self, key: PRNGKey, logits: Values) -> Values:
         """The first value at which the cumulative probability reaches a uniform number."""
+        logits = floating(logits)
         # In whole multiples of the resolution partial sums are exact whatever their order, so the
         # CDF never decreases, and just one value is the first to reach the threshold.
         probability = softmax(jax.lax.stop_gradient(logits).astype(jnp.float32), axis=-1)
         cdf = jnp.cumsum(jnp.round(probability / _RESOLUTION), axis=-1)
-        threshold = _uniform(key, logits.shape[:-1])[..., None] * cdf[..., -1:]
+        threshold = uniform_midpoints(key, logits.shape[:-1])[..., None] * cdf[..., -1:]
         reached = cdf >= threshold
         reached_before = jnp.zeros_like(reached).at[..., 1:].set(reached[..., :-1])
         return (reached & ~reached_before).astype(logits.dtype)
@@ -251,10 +255,12 @@ class Categorical(Family):
 
     def mean(self, logits: Values) -> Values:
         """`softmax(logits)`."""
+        logits = floating(logits)
         return softmax(upcast(logits), axis=-1).astype(logits.dtype)
 
     def uniform_mean(self, logits: Values) -> Values:
         """1/K."""
+        logits = floating(logits)
         return jnp.full_like(logits, 1 / logits.shape[-1])
 
     def log_prob(self, logits: Values, z: Values) -> PerVariable:
@@ -307,9 +313,3 @@ def family(name: str) -> Family:
         return _FAMILIES[name]
     nearest = difflib.get_close_matches(name, _FAMILIES, n=1) or list(_FAMILIES)
     raise ValueError(f"unknown family {name!r}: did you mean {' or '.join(map(repr, nearest))}?")
-
-
-def _uniform(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """The midpoints of 2^23 equal cells of (0, 1), so never 0 or 1, in float32."""
-    cells = (jax.random.bits(key, shape, jnp.uint32) >> 9).astype(jnp.int32)
-    return (cells.astype(jnp.float32) + 0.5) * _RESOLUTION

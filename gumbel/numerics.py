@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
+
+from gumbel.types import PRNGKey
 
 
 def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
@@ -20,6 +22,42 @@ def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def floating(logits: ArrayLike) -> Float[Array, "..."]:
+    """`logits` as an array, refused if they are not floating-point.
+
+    Raises:
+      TypeError: they are integers or booleans, which could not hold what is computed from them.
+
+    Example:
+      >>> floating([0, 1])
+      Traceback (most recent call last):
+      ...
+      TypeError: logits must be floating-point, got int32: cast them to float32
+    """
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"logits must be floating-point, got {logits.dtype}: cast them to float32")
+    return logits
+
+
+def uniform_midpoints(
+    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "..."]:
+    """Uniform numbers that are the midpoints of equal cells of (0, 1), so never 0 or 1.
+
+    Both tails are alike, and none is more likely than it should be. There are 2^23 cells in
+    float32 and 2^52 in float64.
+
+    Example:
+      >>> bool(jnp.all(uniform_midpoints(jax.random.key(0), (100,)) > 2.0**-25))
+      True
+    """
+    digits = jnp.finfo(dtype).nmant
+    unsigned, signed = (jnp.uint32, jnp.int32) if digits < 32 else (jnp.uint64, jnp.int64)
+    cells = jax.random.bits(key, shape, unsigned) >> (jnp.iinfo(unsigned).bits - digits)
+    return (cells.astype(signed).astype(dtype) + 0.5) * 2.0**-digits
 
 
 @jax.custom_jvp

@@ -15,7 +15,13 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from gumbel.numerics import concrete_or_none, upcast, upcast_saturating
+from gumbel.numerics import (
+    concrete_or_none,
+    floating,
+    uniform_midpoints,
+    upcast,
+    upcast_saturating,
+)
 from gumbel.types import PRNGKey
 
 
@@ -46,6 +52,17 @@ def check_temperature(temperature: ArrayLike) -> None:
         raise ValueError(
             f"temperature must be positive and finite, got {bad[0]}: use a small one such as 0.1"
         )
+
+
+def check_per_row(temperature: ArrayLike) -> None:
+    """Refuses a temperature for each class: all classes of a variable share one.
+
+    Raises:
+      ValueError: it is neither a scalar nor of shape `[..., 1]`.
+    """
+    shape = jnp.shape(temperature)
+    if shape and shape[-1] != 1:
+        raise ValueError(f"temperature has shape {shape}: give a scalar or one per row, [..., 1]")
 
 
 def gumbel_noise(
@@ -83,7 +100,8 @@ def logistic_noise(
       'float32'
     """
     wide = jnp.promote_types(dtype, jnp.float32)
-    return jax.random.logistic(key, shape, wide).astype(dtype)
+    u = uniform_midpoints(key, shape, wide)
+    return jnp.log(u / (1 - u)).astype(dtype)
 
 
 def straight_through(hard: Float[Array, "..."], soft: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -137,7 +155,7 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
       >>> gumbel_max(jax.random.key(0), jnp.array([0.0, 50.0, 0.0])).tolist()
       [0.0, 1.0, 0.0]
     """
-    logits = _floating(logits)
+    logits = floating(logits)
     return _one_hot_argmax(_perturb(key, jax.lax.stop_gradient(logits)), logits.dtype)
 
 
@@ -156,7 +174,7 @@ def gumbel_softmax(
     Args:
       key: PRNG key.
       logits: unnormalised log probabilities, finite.
-      temperature: positive; a scalar, or an array that broadcasts to the shape of `logits`.
+      temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
       hard: straight-through variant, whose value is one-hot (exactly) at the largest entry of the
         relaxed sample and whose gradient is that of the relaxed sample.
 
@@ -164,7 +182,7 @@ def gumbel_softmax(
       Points of the simplex, of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
       TypeError: `logits` are not floating-point.
 
     References:
@@ -174,10 +192,10 @@ def gumbel_softmax(
       >>> gumbel_softmax(jax.random.key(0), jnp.array([0.0, 50.0]), 1.0, hard=True).tolist()
       [0.0, 1.0]
     """
-    check_temperature(temperature)
-    logits = _floating(logits)
+    logits = floating(logits)
+    temperature = _checked(temperature, logits.shape, per_row=True)
     perturbed = _perturb(key, logits)
-    soft = jax.nn.softmax(perturbed / upcast_saturating(temperature), axis=-1).astype(logits.dtype)
+    soft = jax.nn.softmax(perturbed / temperature, axis=-1).astype(logits.dtype)
     return straight_through(_one_hot_argmax(perturbed, logits.dtype), soft) if hard else soft
 
 
@@ -191,13 +209,13 @@ def exp_gumbel_softmax(
     Args:
       key: PRNG key.
       logits: unnormalised log probabilities, finite.
-      temperature: positive; a scalar, or an array that broadcasts to the shape of `logits`.
+      temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
 
     Returns:
       `log y` of the shape of `logits`, in float32 at least, since it reaches -2e4 / temperature.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
       TypeError: `logits` are not floating-point.
 
     References:
@@ -208,9 +226,9 @@ def exp_gumbel_softmax(
       >>> bool(log_y[0] < -4000)
       True
     """
-    check_temperature(temperature)
-    perturbed = _perturb(key, _floating(logits))
-    return jax.nn.log_softmax(perturbed / upcast_saturating(temperature), axis=-1)
+    logits = floating(logits)
+    temperature = _checked(temperature, logits.shape, per_row=True)
+    return jax.nn.log_softmax(_perturb(key, logits) / temperature, axis=-1)
 
 
 def binary_concrete(
@@ -232,7 +250,7 @@ def binary_concrete(
       Values in [0, 1], of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a known `temperature` is not positive and finite, or does not broadcast.
       TypeError: `logits` are not floating-point.
 
     References:
@@ -242,7 +260,7 @@ def binary_concrete(
       >>> binary_concrete(jax.random.key(0), jnp.array([-50.0, 50.0]), 1.0, hard=True).tolist()
       [0.0, 1.0]
     """
-    logits = _floating(logits)
+    logits = floating(logits)
     logit_y = logit_binary_concrete(key, logits, temperature)
     soft = jax.nn.sigmoid(logit_y).astype(logits.dtype)
     return straight_through((logit_y > 0).astype(logits.dtype), soft) if hard else soft
@@ -264,16 +282,16 @@ def logit_binary_concrete(
       Log odds of the shape of `logits`, in float32 at least, since they reach 1e4 / temperature.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a known `temperature` is not positive and finite, or does not broadcast.
       TypeError: `logits` are not floating-point.
 
     Example:
       >>> bool(logit_binary_concrete(jax.random.key(0), jnp.array(500.0), 0.1) > 4000)
       True
     """
-    check_temperature(temperature)
-    wide = upcast(_floating(logits))
-    return (wide + logistic_noise(key, wide.shape, wide.dtype)) / upcast_saturating(temperature)
+    wide = upcast(floating(logits))
+    temperature = _checked(temperature, wide.shape)
+    return (wide + logistic_noise(key, wide.shape, wide.dtype)) / temperature
 
 
 @jax.custom_jvp
@@ -288,11 +306,22 @@ def _first_with_gradient_of_second_jvp(
     return _first_with_gradient_of_second(*primals), tangents[1]
 
 
-def _floating(logits: ArrayLike) -> Array:
-    logits = jnp.asarray(logits)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"logits must be floating-point, got {logits.dtype}: cast them to float32")
-    return logits
+def _checked(temperature: ArrayLike, shape: tuple[int, ...], *, per_row: bool = False) -> Array:
+    """The temperature in float32 at least, after its value and its shape are checked."""
+    check_temperature(temperature)
+    if per_row:
+        check_per_row(temperature)
+    temperature = upcast_saturating(temperature)
+    # One that is larger than the logits would spread a single draw of the noise over several.
+    if temperature.ndim > len(shape) or any(
+        size not in (1, whole)
+        for size, whole in zip(reversed(temperature.shape), reversed(shape), strict=False)
+    ):
+        raise ValueError(
+            f"temperature of shape {temperature.shape} does not broadcast to logits of {shape}:"
+            " give a scalar, or repeat the logits"
+        )
+    return temperature
 
 
 def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:

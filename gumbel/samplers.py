@@ -57,10 +57,13 @@ def trace(
     cost = objective(params, batch, objective_key, sample)
     if not records:
         raise ValueError("objective sampled no site: call sample(site, logits) for each variable")
-    batch_size = next(iter(records.values())).logits.shape[0]
-    if cost.shape != (batch_size,):
+    site, first = next(iter(records.items()))
+    if not jnp.ndim(first.logits):
+        raise ValueError(f"logits of site {site!r} are a scalar: their first axis is for examples")
+    batch_size = first.logits.shape[0]
+    if jnp.shape(cost) != (batch_size,):
         raise ValueError(
-            f"objective returned a cost of shape {cost.shape}: return one cost per example, "
+            f"objective returned a cost of shape {jnp.shape(cost)}: return one cost per example, "
             f"({batch_size},)"
         )
     return cost, records

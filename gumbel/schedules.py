@@ -62,13 +62,15 @@ def exponential(
     """
     _check_positive(floor=floor, value=value)
     _check_at_least(0, rate=rate)
-    _check_at_least(1, interval=interval)
+    _check_interval(interval)
     # optax.schedules.exponential_decay branches on its rate in Python: it cannot be traced.
     return lambda step: jnp.maximum(floor, value * jnp.exp(-rate * _last(step, interval)))
 
 
 def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
     """A straight line from `value` at step 0 to `floor` at step `num_steps`, flat from there on.
+
+    With an interval it gets to `floor` at the first refresh that is not before `num_steps`.
 
     Args:
       value: at step 0, positive.
@@ -84,7 +86,8 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       [1.0, 0.75, 0.5]
     """
     _check_positive(value=value, floor=floor)
-    _check_at_least(1, num_steps=num_steps, interval=interval)
+    _check_at_least(1, num_steps=num_steps)
+    _check_interval(interval)
     schedule = optax.schedules.linear_schedule(value, floor, num_steps)
     return lambda step: schedule(_last(step, interval))
 
@@ -106,7 +109,8 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       [1.0, 0.75, 0.5]
     """
     _check_positive(value=value, floor=floor)
-    _check_at_least(1, num_steps=num_steps, interval=interval)
+    _check_at_least(1, num_steps=num_steps)
+    _check_interval(interval)
     schedule = optax.schedules.cosine_decay_schedule(1.0, num_steps)
     return lambda step: floor + (value - floor) * schedule(_last(step, interval))
 
@@ -132,7 +136,7 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
     """
     _check_positive(maximum=maximum, initial=initial)
     _check_at_least(0, rate=rate)
-    _check_at_least(1, interval=interval)
+    _check_interval(interval)
     # optax.schedules.linear_schedule wants a whole number of steps to the maximum.
     return lambda step: jnp.minimum(maximum, initial + rate * _last(step, interval))
 
@@ -140,6 +144,12 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
 def _last(step: Step, interval: Step) -> Int[Array, ""]:
     """The step of the last refresh."""
     return jnp.asarray(step) // interval * interval
+
+
+def _check_interval(interval: Step) -> None:
+    _check_at_least(1, interval=interval)
+    if not jnp.issubdtype(jnp.result_type(interval), jnp.integer):
+        raise ValueError(f"schedule: interval must be an integer, got {interval}: round it")
 
 
 def _check_positive(**parameters: Scalar) -> None:

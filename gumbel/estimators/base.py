@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.families import Family
+from gumbel.families import family as family_called
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 State: TypeAlias = PyTree
@@ -149,22 +150,24 @@ def spec(name: str) -> Spec:
     return _REGISTRY[name]
 
 
-def make(name: str, family: Family, **options: Any) -> Estimator:
+def make(name: str, family: Family | str, **options: Any) -> Estimator:
     """Makes an estimator by name.
 
     Args:
       name: one of `names()`.
-      family: `gumbel.BERNOULLI` or `gumbel.CATEGORICAL`, the family of all the objective's sites.
+      family: `gumbel.BERNOULLI` or `gumbel.CATEGORICAL`, or its name; of all the objective's sites.
       **options: the keyword options of the estimator's factory.
 
     Raises:
-      ValueError: unknown name or option, or a family that the estimator cannot serve.
+      ValueError: unknown name, family or option, a family that the estimator cannot serve, or an
+        option out of range.
 
     Example:
       >>> from gumbel import CATEGORICAL, estimators
       >>> estimator = estimators.make("vimco", CATEGORICAL, num_samples=5)
     """
     known = spec(name)
+    family = family_called(family) if isinstance(family, str) else family
     if family.name not in known.families:
         raise ValueError(
             f"estimator {name!r} cannot serve {family.name} variables: it is defined for "

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from gumbel import samplers, schedules
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.families import Family
+from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Draw
 from gumbel.schedules import Schedule
@@ -109,10 +110,10 @@ def slope_annealed_st(
         temperature: Temperature,
         state: SlopeState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        steepness = slope(state.step)
+        steepness = jnp.asarray(slope(state.step), jnp.float32)
 
         def draw(_site: str, key: PRNGKey, logits: Logits) -> Sample:
-            steeper = family.mean(steepness.astype(logits.dtype) * logits)
+            steeper = family.mean(steepness * upcast(logits)).astype(logits.dtype)
             return straight_through(family.sample(key, logits), steeper)
 
         cost, _ = samplers.trace(objective, params, batch, key, draw)

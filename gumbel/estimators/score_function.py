@@ -37,7 +37,7 @@ def sf(
 
     Source: Williams (1992); Jang, Gu and Poole (2017), section 3.2.
     """
-    normalizer = Normalizer(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centring, variance_normalization, decay)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
         cost, _ = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
@@ -71,7 +71,19 @@ Features = Callable[[Batch], Float[Array, "B F"]]
 
 
 def flat_features(batch: Batch) -> Float[Array, "B F"]:
-    """All arrays of a batch, flattened and joined to one feature vector per example."""
+    """All arrays of a batch, flattened and joined to one feature vector per example.
+
+    Raises:
+      ValueError: the batch has no arrays, or one that is not numbers with an axis of examples.
+    """
+    leaves = jax.tree.leaves(batch)
+    kinds = [jnp.result_type(leaf) for leaf in leaves]
+    numbers = [any(jnp.issubdtype(kind, t) for t in (jnp.number, jnp.bool_)) for kind in kinds]
+    if not leaves or not all(numbers) or not all(map(jnp.ndim, leaves)):
+        raise ValueError(
+            "nvil's baseline sees all of the batch, which has to be arrays of numbers, the first"
+            " axis for examples: give features=, a function of the batch to [B, F]"
+        )
     return jax.vmap(lambda example: ravel_pytree(example)[0].astype(jnp.float32))(batch)
 
 
@@ -90,8 +102,9 @@ def nvil(
 
         signal = (f(z) - c - C(x)) / max(1, sigma)
 
-    `c` is a moving average of `f`; `C` a network of one hidden layer, fitted to `f - c` by least
-    squares; the baselines do not look at `z`, so the estimate stays unbiased.
+    divided only with `variance_normalization`. `c` is a moving average of `f`; `C` a network of one
+    hidden layer, fitted to `f - c` by least squares; the baselines do not look at `z`, so the
+    estimate stays unbiased.
 
     Args:
       family: of the sites.
@@ -105,7 +118,7 @@ def nvil(
 
     Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
     """
-    normalizer = Normalizer(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centring, variance_normalization, decay)
     optimizer = optax.adam(baseline_learning_rate)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:

@@ -5,11 +5,13 @@ A score-function estimate is `signal * grad log q(z)`. Subtracting a number that
 the steps (and so changes the expectation by that factor).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from gumbel.numerics import concrete_or_none
 
 
 class SignalState(NamedTuple):
@@ -36,6 +38,18 @@ class Normalizer(NamedTuple):
     centring: bool
     variance_normalization: bool
     decay: float
+
+    @classmethod
+    def make(cls, centring: bool, variance_normalization: bool, decay: float) -> Self:
+        """As the class, but refuses averages that would not stay finite.
+
+        Raises:
+          ValueError: a known `decay` is outside of [0, 1).
+        """
+        known = concrete_or_none(decay)
+        if known is not None and not 0 <= known < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 averages 100 batches")
+        return cls(centring, variance_normalization, decay)
 
     def init(self, signal: Float[Array, "..."]) -> SignalState:
         """Starts the averages from the signal of one batch, so that the first step is centred."""

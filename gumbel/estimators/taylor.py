@@ -47,7 +47,7 @@ def darn(
     Source: Gregor, Danihelka, Mnih, Blundell and Wierstra (2014); the "1/2" estimator of Gu et
     al. (2016).
     """
-    normalizer = Normalizer(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centring, variance_normalization, decay)
 
     def signals_of(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
@@ -124,7 +124,7 @@ def muprop(
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
     """
-    normalizer = Normalizer(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centring, variance_normalization, decay)
 
     def residual_of(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey

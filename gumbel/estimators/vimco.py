@@ -38,14 +38,14 @@ def vimco(
       decay: of the moving averages.
 
     Raises:
-      ValueError: `num_samples` below 2.
+      ValueError: `num_samples` is no integer of at least 2.
 
     Source: Mnih and Rezende (2016), equations 7 to 10.
     """
-    if num_samples < 2:
-        raise ValueError(f"vimco needs num_samples of at least 2, not {num_samples}")
+    if num_samples < 2 or num_samples != int(num_samples):
+        raise ValueError(f"vimco needs num_samples to be an integer >= 2, not {num_samples}")
 
-    normalizer = Normalizer(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centring, variance_normalization, decay)
 
     def samples(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey

@@ -336,6 +336,9 @@ def test_marginalization_chunks_change_nothing():
             return estimator.surrogate(net.objective, params, net.batch, KEY, 1.0, ())[0]
 
         results.append(gradient(net.params))
+    arguments = (net.objective, net.params, net.batch, KEY, net.family)
+    chunked = jax.jit(lambda: exact.value_and_grad(*arguments, chunk_size=7))
+    results.append(chunked()[1])
     for other in results[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), results[0], other)
 

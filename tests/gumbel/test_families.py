@@ -4,6 +4,7 @@ Statistical tests reject at level 1e-4 each, on fixed keys, and are shown to hav
 """
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -118,11 +119,19 @@ def test_rounding_of_the_cdf_never_spoils_a_sample(monkeypatch):
     steps = scipy.special.softmax(logits.astype(np.float64)).cumsum().astype(np.float32)
     u = np.concatenate([np.nextafter(steps, np.float32(0)), steps, steps + np.float32(6e-8)])
     u = np.clip(u, 6e-8, 1 - 6e-8)
-    monkeypatch.setattr(families, "_uniform", lambda key, shape: jnp.asarray(u))
+    monkeypatch.setattr(families, "uniform_midpoints", lambda key, shape: jnp.asarray(u))
     rows = jnp.broadcast_to(logits, (len(u), len(logits)))
     z = np.asarray(jax.jit(CATEGORICAL.sample)(jax.random.key(0), rows))
     assert (z.sum(axis=-1) == 1).all()
     assert z[:, logits == -1e4].sum() == 0
+
+
+@pytest.mark.parametrize("fam", FAMILIES, ids=str)
+def test_integer_logits_are_refused_where_they_would_round_the_answer(fam):
+    logits = jnp.zeros((2, 3), int)
+    for method in (partial(fam.sample, jax.random.key(0)), fam.mean, fam.uniform_mean):
+        with pytest.raises(TypeError, match="logits must be floating-point, got int32"):
+            method(logits)
 
 
 @pytest.mark.parametrize("fam", FAMILIES, ids=str)

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gumbel
@@ -149,8 +150,54 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
         estimators.make("vimco", BERNOULLI, num_sample=3)
     with pytest.raises(ValueError, match="no option 'decay': it has none"):
         estimators.make("st", BERNOULLI, decay=0.9)
-    with pytest.raises(ValueError, match="num_samples of at least 2, not 1"):
-        estimators.make("vimco", BERNOULLI, num_samples=1)
+    with pytest.raises(ValueError, match="did you mean 'bernoulli'"):
+        estimators.make("st", "bernouli")
+
+
+def test_a_family_may_be_named():
+    net, estimator, state = made("st_gumbel_softmax", BERNOULLI)
+    named = estimators.make("st_gumbel_softmax", "bernoulli")
+    arguments = (net.params, net.batch, KEY, 0.5, state)
+    by_name, by_object = (gradient_of(net, e)(*arguments)[0] for e in (named, estimator))
+    jax.tree.map(np.testing.assert_array_equal, by_name, by_object)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2.5])
+def test_vimco_wants_two_samples_at_least(num_samples):
+    with pytest.raises(ValueError, match="num_samples to be an integer >= 2"):
+        estimators.make("vimco", BERNOULLI, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+@pytest.mark.parametrize("name", ["sf", "nvil", "darn", "muprop", "vimco"])
+def test_averages_that_would_not_stay_finite_are_refused(name, decay):
+    with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
+        estimators.make(name, BERNOULLI, decay=decay)
+
+
+@pytest.mark.parametrize("batch", [None, 1.0, {"x": jnp.zeros((4, 2)), "key": KEY}])
+def test_nvil_says_how_to_give_its_baseline_features(batch):
+    def objective(params, batch, key, sample):
+        return sample("z", params).sum(axis=-1)
+
+    with pytest.raises(ValueError, match="give features="):
+        estimators.make("nvil", BERNOULLI).init(objective, jnp.zeros((4, 2)), batch, KEY)
+    told = estimators.make("nvil", BERNOULLI, features=lambda batch: jnp.ones((4, 1)))
+    assert told.init(objective, jnp.zeros((4, 2)), batch, KEY)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+def test_a_slope_may_be_any_optax_schedule_and_steep(dtype):
+    def objective(params, batch, key, sample):
+        return sample("z", params).sum(axis=(-2, -1))
+
+    slope = optax.schedules.constant_schedule(10.0)
+    estimator = estimators.make("slope_annealed_st", gumbel.CATEGORICAL, slope=slope)
+    logits = jnp.asarray([[[1e4, -1e4, 0.0]]], dtype)
+    state = estimator.init(objective, logits, None, KEY)
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    found, _ = gradient(objective, logits, None, KEY, 1.0, state)
+    assert np.isfinite(np.asarray(found, np.float32)).all()
 
 
 def test_an_estimator_of_one_family_refuses_the_other():
@@ -181,6 +228,10 @@ def test_objectives_that_break_the_protocol_are_told_so():
         ValueError, match=r"cost of shape \(\): return one cost per example, \(4,\)"
     ):
         trace(lambda params, batch, key, sample: sample("z", params).sum())
+    with pytest.raises(ValueError, match=r"cost of shape \(\)"):
+        trace(lambda params, batch, key, sample: 0.0 if sample("z", params) is None else 1.0)
+    with pytest.raises(ValueError, match="logits of site 'z' are a scalar"):
+        trace(lambda params, batch, key, sample: sample("z", params[0, 0]))
 
 
 def test_samplers_mean_field_and_observe():

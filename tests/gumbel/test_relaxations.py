@@ -65,6 +65,14 @@ def test_noise_is_finite_and_has_its_tail_in_every_dtype(noise, dtype):
     assert draws.max() > 11
 
 
+@pytest.mark.parametrize(("bits", "sign"), [(0, -1), (2**32 - 1, 1)])
+def test_logistic_tails_end_where_their_probability_does(monkeypatch, bits, sign):
+    # The extreme numbers of 2^23 stand for a chance of 1.2e-7 each, logistic values past +-15.9.
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, bits, dtype))
+    noise = float(relaxations.logistic_noise(jax.random.key(0), ()))
+    assert noise == pytest.approx(sign * np.log(2.0**24), rel=1e-6)
+
+
 HARD_SAMPLERS = {
     "gumbel_max": relaxations.gumbel_max,
     "gumbel_softmax": lambda key, x: relaxations.gumbel_softmax(key, x, 0.7, hard=True),
@@ -234,6 +242,18 @@ def test_one_temperature_per_row():
     y = relax(temperatures)
     for row in range(2):
         np.testing.assert_allclose(y[row], relax(temperatures[row])[row], rtol=1e-6)
+
+
+@pytest.mark.parametrize("relax", RELAXERS)
+def test_a_temperature_that_would_share_noise_between_rows_is_refused(relax):
+    with pytest.raises(ValueError, match=r"temperature of shape \(3, 1\) does not broadcast"):
+        relax(jax.random.key(0), jnp.zeros(3), jnp.ones((3, 1)))
+
+
+@pytest.mark.parametrize("relax", RELAXERS[:2])
+def test_a_temperature_per_class_is_refused(relax):
+    with pytest.raises(ValueError, match=r"shape \(3,\): give a scalar or one per row"):
+        relax(jax.random.key(0), jnp.zeros((3, 3)), jnp.ones(3))
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), jnp.array([1.0, 0.0])])

@@ -119,6 +119,7 @@ def test_parameters_are_differentiable():
         (lambda: schedules.exponential(1e-5, 0.0), "floor"),
         (lambda: schedules.exponential(1e-5, 0.5, value=-1.0), "value"),
         (lambda: schedules.exponential(1e-5, 0.5, interval=0), "interval"),
+        (lambda: schedules.exponential(1e-5, 0.5, interval=1000.0), "interval"),
         (lambda: schedules.linear(1.0, -0.5, 10), "floor"),
         (lambda: schedules.linear(float("inf"), 0.5, 10), "value"),
         (lambda: schedules.linear(1.0, 0.5, 0), "num_steps"),
