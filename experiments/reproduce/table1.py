@@ -12,6 +12,7 @@ from experiments.reproduce.store import Record
 from experiments.run import Job
 
 NAME = "table1"
+_BIASED = "†"
 
 
 class Table1(Table):
@@ -154,6 +155,8 @@ def markdown(table: dict[str, Any]) -> str:
         f"of its 95 % interval, the paper's number in brackets. Steps: {steps or 'none yet'}.",
         "`vimco` trains a 5-sample objective; the others a single-sample one.",
     ]
+    if any(protocol.biased(entry["setting"] or {}) for entry in entries.values()):
+        lines.append(f"{_BIASED} the signal alone is normalized, not the correction: biased.")
     return "\n".join(lines) + "\n"
 
 
@@ -161,4 +164,5 @@ def _shown(entry: dict[str, Any], seeds: int) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
     if "mean" not in entry:
         return f"{entry['missing']}{paper}"
-    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + paper
+    mark = _BIASED if protocol.biased(entry["setting"]) else ""
+    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + mark + paper

@@ -126,6 +126,11 @@ def test_runs_of_the_final_length_decide_on_a_bias(tmp_path):
     assert picked[:2] == [whole, alone]
     assert len(picked) == 2 * 2  # in both rows
     assert table.setting(cell) == whole  # by short runs, `alone` was ahead
+    written = table.write()
+    assert "†" not in markdown(written)
+    written["cells"][0]["setting"] = alone
+    assert "60.0 ± 0.0† (58.9)" in markdown(written)
+    assert "† the signal alone is normalized" in markdown(written)
 
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
