@@ -1,5 +1,5 @@
 # `make quickstart` trains a small model on scikit-learn's digits; `make test` runs every check.
-# Both make .venv first. Another interpreter: make PYTHON=python3.13 test
+# Both make .venv first. Another interpreter: rm -rf .venv; make PYTHON=python3.13 test
 
 PYTHON ?= python3
 VENV := .venv

@@ -38,7 +38,7 @@ def base() -> ConfigDict:
     config.estimator.centring = True
     config.estimator.variance_normalization = True
     config.temperature = ConfigDict(
-        {"name": "constant", "value": 1.0, "rate": 1e-5, "floor": 0.5, "interval": 1}
+        {"name": "constant", "value": 1.0, "rate": 1e-5, "floor": 0.5, "interval": 1, "share": 1.0}
     )
     config.optimizer = "sgd"
     config.learning_rate = 1e-3
@@ -91,6 +91,40 @@ def estimator_options(config: ConfigDict) -> dict[str, Any]:
         for option, value in config.estimator.items()
         if option != "name" and value is not None and (option in known or option not in shared)
     }
+
+
+# The schedules of the temperature, and which keys below `temperature` each reads.
+SCHEDULES = {
+    "constant": ("value",),
+    "exponential": ("value", "rate", "floor", "interval"),
+    "linear": ("value", "floor", "interval", "share"),
+    "cosine": ("value", "floor", "interval", "share"),
+    "learned": ("value", "floor"),
+}
+
+
+def unread(config: ConfigDict) -> dict[str, str]:
+    """The keys that a run of this config does not read, each with the reason.
+
+    Example:
+      >>> config = base()
+      >>> config.estimator.name = "st"
+      >>> unread(config)["temperature.rate"]
+      'estimator.name=st reads no temperature'
+    """
+    keys: dict[str, str] = {}
+    if estimators.spec(config.estimator.name).relaxes:
+        read = ("name", *SCHEDULES[config.temperature.name])
+        why = f"temperature.name={config.temperature.name} has none"
+    else:
+        read = ()
+        why = f"estimator.name={config.estimator.name} reads no temperature"
+    keys |= {f"temperature.{key}": why for key in config.temperature if key not in read}
+    if config.optimizer != "sgd":
+        keys["momentum"] = f"optimizer={config.optimizer} has none"
+    if config.latent != "categorical":
+        keys["num_classes"] = f"latent={config.latent} has none"
+    return keys
 
 
 def semi_supervised(config: ConfigDict) -> bool:

@@ -81,6 +81,16 @@ def checked(points: object, config: ConfigDict, source: str) -> Grid:
     )
 
 
+def union(grids: Iterable[Grid]) -> Grid:
+    """The runs of all the grids, those that several have once.
+
+    Example:
+      >>> union([[{"seed": 0}], [{"seed": 0}, {"seed": 1}]])
+      [{'seed': 0}, {'seed': 1}]
+    """
+    return _distinct(point for grid in grids for point in grid)
+
+
 def name(point: Mapping[str, Any]) -> str:
     """The name of a run's directory: a hash of what it overrides, the same on every machine.
 

@@ -131,7 +131,7 @@ def nearest(word: str, possible: Sequence[str]) -> list[str]:
 
 def _call(name: str, function: str, *arguments: str, mend: str = "") -> Any:
     """What a function of the config file `name` returns; `mend` ends the error of having none."""
-    module = _import(Path(name))
+    module = _import(Path(name).expanduser())
     if not callable(getattr(module, function, None)):
         raise UserError(f"config file {name} has no function {function}(){mend}")
     try:

@@ -4,11 +4,14 @@ python -m experiments.sweep --config=configs/vae.py --workdir=DIR [--config.KEY=
 
   --grid 'learning_rate=1e-4,1e-3;temperature.rate=1e-5,1e-4;seed=0..4'
 
-The grid is the config file's own `get_sweep()`, or one given here. Killed at any point and started
-again, a sweep does only what is missing; several sweeps may share one directory.
+The grid is the config file's own `get_sweep()`, or one given here; given again, the runs of all.
+Killed at any point and started again, a sweep does only what is missing; several sweeps may share
+one directory.
 """
 
+import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +29,20 @@ from experiments.progress import Display
 from experiments.run import RESULT, Job, prepared_dataset
 from experiments.signals import graceful_stop
 
-SWEEP, RUNS = "sweep.json", "runs"
+RUNS = "runs"
 FAILED = 1
+
+_log = logging.getLogger(__name__)
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The sweep's own flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string(
-        "grid", None, "KEY=VALUE,...;KEY=FIRST..LAST instead of the config's get_sweep()", **define
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "KEY=VALUE,...;KEY=FIRST..LAST instead of the config's get_sweep(); may be given again",
+        **define,
     )
     flags.DEFINE_enum(
         "engine",
@@ -44,7 +52,11 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     flags.DEFINE_integer(
-        "workers", None, "runs at once, by process and ray: one a core", lower_bound=1, **define
+        "workers",
+        None,
+        "runs at once; by default one a core, with vmap all",
+        lower_bound=1,
+        **define,
     )
     flags.DEFINE_string(
         "ray_address", None, "the Ray cluster to join; else one is started here", **define
@@ -57,10 +69,13 @@ def main(
     """Trains every run of a grid; a sweep that was stopped does only what is missing."""
     grid = _grid(config, overridden, given)
     jobs = jobs_of(config, grid, Path(directory))
+    _warn_of_unread(jobs, overridden)
     options = Options(given["workers"], given["ray_address"])
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
+    if options.ray_address and options.workers:
+        raise UserError("--workers is for a cluster started here: leave it out, or --ray_address")
     # Only after what may be refused: a mended command must find the directory free.
     prepare_data(jobs)
     open_directory(Path(directory), config, grid)
@@ -76,13 +91,30 @@ def jobs_of(config: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
     """
     jobs = []
     for point in grid:
-        job = Job(grids.config_at(config, point), directory / RUNS / grids.name(point), point)
+        job = Job(grids.config_at(config, point), _directory_of(point, directory), point)
         try:
             validation.validate(job.config)
         except UserError as error:
             raise UserError(f"the run {grids.label(point)}: {error}") from error
         jobs.append(job)
     return jobs
+
+
+def _directory_of(point: Overrides, directory: Path) -> Path:
+    # Absolute: a task of a Ray cluster has another working directory.
+    return directory.absolute() / RUNS / grids.name(point)
+
+
+def _warn_of_unread(jobs: Sequence[Job], overridden: Overrides) -> None:
+    """Says which keys that the user set do nothing, and in how many runs."""
+    idle = Counter(
+        (key, why)
+        for job in jobs
+        for key, why in configs.unread(job.config).items()
+        if key in job.overrides or key in overridden
+    )
+    for (key, why), count in idle.items():
+        _log.warning("%s does nothing in %d of %d runs: %s", key, count, len(jobs), why)
 
 
 def open_directory(directory: Path, config: ConfigDict, grid: Grid) -> None:
@@ -94,11 +126,13 @@ def open_directory(directory: Path, config: ConfigDict, grid: Grid) -> None:
     if (directory / workdir.CONFIG).exists():
         raise UserError(f"--workdir={directory} is that of a single run: choose another directory")
     with workdir.locked(directory, wait=True):
-        path, record = directory / SWEEP, {"config": configs.flatten(config), "grid": grid}
+        path = directory / workdir.SWEEP
+        record = {"config": configs.flatten(config), "grid": grid}
         if path.exists():
             recorded = records.read_json(path)
             workdir.refuse_another(recorded["config"], configs.flatten(config), directory)
-            before = [point for point in recorded["grid"] if point not in grid]
+            names = {grids.name(point) for point in grid}
+            before = [point for point in recorded["grid"] if grids.name(point) not in names]
             record["grid"] = [*before, *grid]
         records.write_json(path, record)
 
@@ -142,7 +176,7 @@ def _grid(config: ConfigDict, overridden: Overrides, given: Mapping[str, Any]) -
     """The grid of the command line, or else the config file's own."""
     file = given["config"]
     if given["grid"] is not None:
-        grid = grids.parse(given["grid"], config)
+        grid = grids.union(grids.parse(text, config) for text in given["grid"])
     else:
         grid = grids.checked(
             overrides.load_sweep(given["config"]), config, f"get_sweep() of {file}"
@@ -175,9 +209,18 @@ def _data_key(config: ConfigDict) -> tuple[Any, ...]:
 def _conclude(
     directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str], exit_status: int
 ) -> int:
-    """Writes the table and the plot, says what came of it, and gives the exit status."""
+    """Writes the table and the plot, says what came of it, and gives the exit status.
+
+    Table and plot are of all the grids that were trained in the directory.
+    """
     with workdir.locked(directory, wait=True):
-        text = sweep_report.write(directory, jobs, failures)
+        ours = {job.workdir for job in jobs}
+        others = [
+            Job(jobs[0].config, path, point)
+            for point in records.read_json(directory / workdir.SWEEP)["grid"]
+            if (path := _directory_of(point, directory)) not in ours
+        ]
+        text = sweep_report.write(directory, [*jobs, *others], failures)
     print(text, end="")
     print(f"table: {directory / sweep_report.TEXT}\nplot: {directory / sweep_report.PLOT}")
     if exit_status:
@@ -187,6 +230,9 @@ def _conclude(
             file=sys.stderr,
         )
         return exit_status
+    failures = {job.workdir: "not finished: give the command again" for job in _missing(jobs)} | {
+        **failures
+    }
     for job in jobs:
         if job.workdir in failures:
             reason = f"{grids.label(job.overrides)} ({job.workdir}): {failures[job.workdir]}"

@@ -3,18 +3,25 @@
 python -m experiments.train --config=configs/sbn.py --workdir=DIR [--config.KEY=VALUE ...]
 """
 
+import logging
 import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments import cli, run
+from experiments import cli, run, validation
 from experiments import config as configs
 from experiments.overrides import Overrides
+
+_log = logging.getLogger(__name__)
 
 
 def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
     """Trains one model with one estimator; a run that was stopped goes on where it was."""
+    validation.validate(config)
+    for key, why in configs.unread(config).items():
+        if key in overrides:
+            _log.warning("--config.%s does nothing: %s", key, why)
     finished = (Path(workdir) / run.RESULT).exists()
     try:
         result = run.train(config, workdir, overrides)

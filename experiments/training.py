@@ -287,7 +287,8 @@ def temperature_at(
         rate = hypers["temperature.rate"]
         return schedules.exponential(rate, floor, value=value, interval=interval)(step)
     over = {"linear": schedules.linear, "cosine": schedules.cosine}[name]
-    return over(value, floor, config.num_steps, interval=interval)(step)
+    num_steps = max(1, round(config.temperature.share * config.num_steps))
+    return over(value, floor, num_steps, interval=interval)(step)
 
 
 def annealed(config: ConfigDict, hypers: Hypers, step: Int[Array, ""] | int) -> dict[str, Any]:

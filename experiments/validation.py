@@ -12,7 +12,6 @@ from experiments.errors import UserError, nearest
 from experiments.models import KLS, MODELS
 from gumbel import estimators
 
-TEMPERATURES = ("constant", "exponential", "linear", "cosine", "learned")
 OPTIMIZERS = ("sgd", "adam")
 LEARNING_RATES = ("constant", "cosine")
 BINARIZATIONS = ("threshold", "dynamic")
@@ -37,7 +36,7 @@ def validate(config: ConfigDict) -> None:
     _choice("binarization", config.binarization, BINARIZATIONS)
     _choice("optimizer", config.optimizer, OPTIMIZERS)
     _choice("learning_rate_schedule", config.learning_rate_schedule, LEARNING_RATES)
-    _choice("temperature.name", config.temperature.name, TEMPERATURES)
+    _choice("temperature.name", config.temperature.name, configs.SCHEDULES)
     if "kl" in config:
         _choice("kl", config.kl, KLS)
     _validate_numbers(config)
@@ -104,6 +103,8 @@ def _validate_temperature(config: ConfigDict) -> None:
             _fail(f"temperature.{key}", temperature[key], "give a finite number over 0")
     if not 0 <= temperature.rate <= _LARGEST_FLOAT:
         _fail("temperature.rate", temperature.rate, "give a finite number of at least 0")
+    if not 0 < temperature.share <= 1:
+        _fail("temperature.share", temperature.share, "give a number in (0, 1]")
     if temperature.name != "constant" and temperature.floor > temperature.value:
         _fail(
             "temperature.floor",

@@ -13,6 +13,7 @@ from experiments import records
 from experiments.errors import UserError
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+SWEEP = "sweep.json"
 CHECKPOINTS = "checkpoints"
 PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
 
@@ -27,9 +28,11 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
     Raises:
       InUseError: another process holds it.
-      UserError: it cannot be used, or belongs to another config.
+      UserError: it cannot be used, belongs to another config, or is that of a sweep.
     """
     with locked(workdir):
+        if (workdir / SWEEP).exists():
+            raise UserError(f"--workdir={workdir} is that of a sweep: choose another directory")
         if (workdir / CONFIG).exists():
             theirs = records.read_json(workdir / CONFIG)
             refuse_another(theirs, configs.flatten(config), workdir)
@@ -58,6 +61,11 @@ def locked(workdir: Path, *, wait: bool = False) -> Iterator[None]:
             raise InUseError(
                 f"--workdir={workdir} is in use by another process: wait for it, or choose another"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be locked ({error.strerror}): choose a file system "
+                "that has file locks, such as a local disk"
+            ) from error
         yield
 
 

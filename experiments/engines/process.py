@@ -1,7 +1,7 @@
-"""Engine `process`: spawned workers, one a core, each born on its core and kept there.
+"""Engine `process`: spawned workers, single-threaded; one a core, each born and kept on its core.
 
-XLA sizes its thread pools by the cores that a process may use, so a pinned worker runs on a single
-thread. The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
+With fewer workers than cores none is pinned, as another sweep would pin its own to the same cores.
+The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ def _train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) ->
     queue = _Queue(jobs)
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(cores[index % len(cores)]) for index in range(count)]
+        pinned = cores if count >= len(cores) else [None]
+        workers += [_Worker(pinned[index % len(pinned)]) for index in range(count)]
         while not stop.requested and (queue.waiting or _busy(workers)):
             for worker in workers:
                 if worker.job is None and (job := queue.next()):
@@ -93,7 +94,7 @@ class _Worker:
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        with _on_core(core):
+        with _on_core(core), _ctrl_c_ignored():
             self.process.start()
         theirs.close()  # so that the worker's death ends the connection
 
@@ -132,7 +133,7 @@ def _listen(workers: list[_Worker], queue: _Queue, report: Report) -> None:
             continue
         outcome = worker.outcome()
         _settle(worker, outcome, queue, report)
-        if outcome is None:
+        if not worker.process.is_alive():
             workers[index] = _Worker(worker.core)
 
 
@@ -143,15 +144,20 @@ def _stop(workers: Sequence[_Worker], queue: _Queue, report: Report) -> None:
     while busy := _busy(workers):
         ready = connection.wait([worker.connection for worker in busy])
         for worker in busy:
-            if worker.connection in ready:
-                _settle(worker, worker.outcome(), queue, report)
+            if worker.connection not in ready:
+                continue
+            outcome = worker.outcome()
+            if outcome and outcome.status == "stopped":
+                worker.job = None
+            else:
+                _settle(worker, outcome, queue, report)
 
 
 def _settle(worker: _Worker, outcome: Outcome | None, queue: _Queue, report: Report) -> None:
     """Takes the worker's run from it and sees to what is next for the run."""
     job, worker.job = worker.job, None
     assert job is not None
-    if outcome is None:
+    if outcome is None or outcome.status == "stopped":  # by a signal that was not the sweep's
         worker.process.join()
         if not queue.resume(job):
             report(job, fail(job, UserError(_obituary(worker.process.exitcode))))
@@ -159,7 +165,7 @@ def _settle(worker: _Worker, outcome: Outcome | None, queue: _Queue, report: Rep
         raise no_space(job.workdir)
     elif outcome.status == "in_use":
         queue.retry_later(job)
-    elif outcome.status != "stopped":
+    else:
         report(job, outcome)
 
 
@@ -193,9 +199,23 @@ def _on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Has the processes that are started within the block ignore Ctrl-C from their first moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(jobs: Connection) -> None:
     """A worker's life: trains the runs that it is handed, until there are no more."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
+    os.environ.setdefault("NPROC", "1")  # XLA's threads, where the worker is not pinned
     stop, programs = Stop(), Programs()
 
     def on_sigterm(*_: object) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from experiments.engines import Job, Options, Outcome, Report
 from experiments.engines.attempt import attempt, fail, no_space
 from experiments.errors import UserError, one_line
-from experiments.run import Programs
+from experiments.run import RESULT, Programs
 from experiments.signals import Stop, graceful_stop
 
 _POLL_SECONDS = 0.2
@@ -38,13 +38,13 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
 def _train(ray: ModuleType, jobs: Sequence[Job], stop: Stop, report: Report) -> None:
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
     running = {task.remote(job): job for job in jobs}
-    in_use: list[tuple[Job, float]] = []
-    while (running or in_use) and not stop.requested:
-        due = [held for held in in_use if time.monotonic() >= held[1]]
-        in_use = [held for held in in_use if held not in due]
+    waiting: list[tuple[Job, float]] = []
+    while (running or waiting) and not stop.requested:
+        due = [held for held in waiting if time.monotonic() >= held[1]]
+        waiting = [held for held in waiting if held not in due]
         running |= {task.remote(job): job for job, _ in due}
         for job in _ended(ray, running, report):
-            in_use.append((job, time.monotonic() + _RETRY_SECONDS))
+            waiting.append((job, time.monotonic() + _RETRY_SECONDS))
     for ref in running:
         ray.cancel(ref)  # as Ctrl-C in its worker, which saves the run and leaves
     while running:
@@ -52,21 +52,26 @@ def _train(ray: ModuleType, jobs: Sequence[Job], stop: Stop, report: Report) -> 
 
 
 def _ended(ray: ModuleType, running: dict[Any, Job], report: Report) -> list[Job]:
-    """Takes the tasks that have ended out of `running`; returns the jobs found in use."""
+    """Takes the tasks that have ended out of `running`; returns the jobs to be tried again.
+
+    Those are in use, or their node was told to stop.
+    """
     if not running:
         time.sleep(_POLL_SECONDS)
         return []
-    in_use = []
+    again = []
     for ref in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
         job = running.pop(ref)
         outcome = _outcome(ray, ref, job)
         if outcome.status == "no_space":
             raise no_space(job.workdir)
-        if outcome.status == "in_use":
-            in_use.append(job)
-        elif outcome.status != "stopped":
+        if outcome.status == "done" and not (job.workdir / RESULT).exists():
+            outcome = fail(job, UserError("its result is not here: all nodes must share --workdir"))
+        if outcome.status in ("in_use", "stopped"):
+            again.append(job)
+        else:
             report(job, outcome)
-    return in_use
+    return again
 
 
 def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
@@ -85,6 +90,7 @@ def _work(job: Job) -> Outcome:
     # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
     # core of the machine; this is how it is told that there is one.
     os.environ.setdefault("NPROC", "1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tasks may share a GPU
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
 

@@ -1,5 +1,7 @@
 """Engine `vmap`: all runs that differ only in traced numbers train as one program."""
 
+import contextlib
+import resource
 import time
 from collections.abc import Sequence
 
@@ -10,13 +12,17 @@ from experiments.run import Programs
 from experiments.signals import Stop
 
 _RETRY_SECONDS = 1.0
+_FILES_A_RUN, _OTHER_FILES = 4, 128
 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
-    """See `engines.Engine`; `options` are those of the other engines."""
+    """See `engines.Engine`; `options.workers` is the most runs of one program."""
+    most = _most_open(len(jobs))
+    if options.workers:
+        most = min(most, options.workers)
     waiting = list(jobs)
     while waiting:
-        groups, waiting = grouped(waiting), []
+        groups, waiting = grouped(waiting, most), []
         for group in groups:
             for job, outcome in zip(group, attempt(group, stop, Programs()), strict=True):
                 if outcome.status == "no_space":
@@ -31,9 +37,27 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
             time.sleep(_RETRY_SECONDS)
 
 
-def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs, by the program that they share."""
+def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """The jobs, by the program that they share, at most so many together."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(configs.program_key(job.config), []).append(job)
-    return list(groups.values())
+    return [
+        group[first : first + most]
+        for group in groups.values()
+        for first in range(0, len(group), most)
+    ]
+
+
+def _most_open(runs: int) -> int:
+    """How many of the runs can have their files open; raises the soft limit as far as needed."""
+    wanted = _FILES_A_RUN * runs + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # a system may have a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return runs
+    return max(1, (soft - _OTHER_FILES) // _FILES_A_RUN)

@@ -40,7 +40,7 @@ class Runs:
     """
 
     def __init__(self, table: str, workdir: Path, results: Path) -> None:
-        self.directory = workdir / table
+        self.directory = workdir.absolute() / table
         self.store = Store(results / table, self.directory)
 
     def jobs(self, base: ConfigDict, path: str, points: Sequence[Mapping[str, Any]]) -> list[Job]:

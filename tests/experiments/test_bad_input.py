@@ -68,6 +68,7 @@ def fixture_refused(tmp_path, capsys):
         (["--config.temperature.value=1e39"], "config.temperature.value=1e+39: give a finite"),
         (["--config.temperature.rate=-1.0"], "config.temperature.rate=-1.0: give a finite number"),
         (["--config.temperature.floor=0.0"], "config.temperature.floor=0.0: give a finite"),
+        (["--config.temperature.share=0.0"], "config.temperature.share=0.0: give a number in"),
         (["--config.temperature.interval=0"], "give a whole number"),
         (["--config.num_steps=0"], "give a whole number from 1 to 2147483647"),
         (["--config.num_steps=3000000000"], "give a whole number from 1 to 2147483647"),
@@ -83,7 +84,7 @@ def fixture_refused(tmp_path, capsys):
         (["--config.estimator.num_samples=3"], "'gumbel_softmax' has no option 'num_samples'"),
         (
             ["--config.estimator.name=vimco", "--config.estimator.num_samples=1"],
-            "num_samples of at least 2, not 1",
+            "num_samples to be an integer >= 2, not 1",
         ),
         (
             ["--config.estimator.name=sf", "--config.estimator.decay=1.0"],

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -186,6 +187,21 @@ def test_only_what_is_missing_is_done(home, by_process):
     assert "table: " in out
 
 
+def test_a_worker_that_is_told_to_stop_is_replaced(home):
+    """Not the sweep is asked to stop, but a worker, as when a machine runs short of memory."""
+    grids_given = ("--grid=seed=0", "--grid=seed=0,1")  # two grids with a run in common
+    options = ("--config.num_steps=4000", "--config.checkpoint_every=1000", "--workers=1")
+    child = start(home, "terminated", "--engine=process", *options, *grids_given)
+    workdir = home / "terminated"
+    wait_for(lambda: steps_of(workdir) > 0)
+    [worker] = workers_of(child)
+    os.kill(worker, signal.SIGTERM)
+    _, err = finish(child)
+    assert err.count("done: ") == 2
+    assert workdir.joinpath("sweep.json").exists()
+    assert len(list(workdir.glob("runs/*/result.json"))) == 2
+
+
 def workers_of(child: subprocess.Popen[str]) -> list[int]:
     """The worker processes of a sweep."""
     found = []
@@ -358,6 +374,8 @@ def fixture_fail(home, capsys):
         (["--config.seed=3"], "--config.seed sets a key that the grid varies"),
         (["--engine=threads"], "--engine=threads: value should be one of <process|vmap|ray>"),
         (["--workers=0"], "--workers=0"),
+        (["--grid=seed=1", "--grid=sed=2"], "unknown config key sed"),
+        (["--workers=2", "--ray_address=a"], "--workers is for a cluster started here"),
         (["--engine=process", "--ray_address=a"], "--ray_address is for --engine=ray, and"),
         (["--grid=batch_size=5000"], "config.batch_size=5000: digits has"),
         (["--gird=seed=1"], "unknown flag --gird: did you mean --grid?"),
@@ -445,13 +463,73 @@ def test_a_grid_may_be_extended(tmp_path):
     assert recorded["grid"] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
 
 
+def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
+    config = small.config("sbn")
+    for rates in ((1e-3, 1e-2), (1e-2, 1e-1)):
+        grid = grids.product({"learning_rate": rates})
+        sweep.open_directory(tmp_path, config, grid)
+        jobs = sweep.jobs_of(config, grid, tmp_path)
+        for job in jobs:
+            result = {"valid_nll": 7.0 - job.config.learning_rate, "seed": 0, "steps": 60}
+            job.workdir.mkdir(parents=True, exist_ok=True)
+            records.write_json(job.workdir / "result.json", result)
+        assert sweep._conclude(tmp_path, jobs, {}, 0) == 0
+    table = records.read_json(tmp_path / "table.json")
+    assert [row["overrides"]["learning_rate"] for row in table["rows"]] == [0.1, 0.01, 0.001]
+
+
+def test_a_run_that_was_lost_is_a_failure(tmp_path, capsys):
+    config, grid = small.config("sbn"), grids.product({"seed": (0,)})
+    sweep.open_directory(tmp_path, config, grid)
+    jobs = sweep.jobs_of(config, grid, tmp_path)
+    assert sweep._conclude(tmp_path, jobs, {}, 0) == sweep.FAILED
+    assert "not finished: give the command again" in capsys.readouterr().err
+
+
+def test_a_sweep_says_which_swept_keys_do_nothing(tmp_path, caplog):
+    config = small.config("vae", temperature__name="exponential")
+    points = grids.parse("estimator.name=st,gumbel_softmax;temperature.rate=1e-5,1e-4", config)
+    sweep._warn_of_unread(sweep.jobs_of(config, points, tmp_path), {})
+    [message] = caplog.messages
+    assert message == (
+        "temperature.rate does nothing in 2 of 4 runs: estimator.name=st reads no temperature"
+    )
+
+
+def test_a_single_run_does_not_train_in_a_sweeps_directory(tmp_path, capsys):
+    config, points = small.config("sbn"), grids.product({"seed": (0,)})
+    sweep.open_directory(tmp_path, config, points)
+    with pytest.raises(UserError, match="is that of a sweep: choose another directory"):
+        run.train(config, tmp_path)
+    sweep.open_directory(tmp_path, config, points)  # and the sweep can go on
+
+
 def test_runs_of_one_program_are_grouped(tmp_path):
     config = small.config("sbn")
     points = grids.parse("seed=0,1;batch_size=4,5;learning_rate=1,2", config)
-    groups = vmapped.grouped(sweep.jobs_of(config, points, tmp_path))
+    jobs = sweep.jobs_of(config, points, tmp_path)
+    groups = vmapped.grouped(jobs, 100)
     sizes = [{job.config.batch_size for job in group} for group in groups]
     assert sizes == [{4}, {5}]
     assert [len(group) for group in groups] == [4, 4]
+    assert [len(group) for group in vmapped.grouped(jobs, 3)] == [3, 1, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "runs", "most", "raised"),
+    [
+        (1024, 4096, 10, 10, None),  # the limit is high enough as it is
+        (1024, 4096, 500, 500, 4 * 500 + 128),
+        (256, 256, 500, 32, None),
+        (1024, resource.RLIM_INFINITY, 5000, 5000, 4 * 5000 + 128),
+    ],
+)
+def test_vmap_opens_no_more_files_than_it_may(monkeypatch, soft, hard, runs, most, raised):
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    assert vmapped._most_open(runs) == most
+    assert limits[-1][0] == (raised or soft)
 
 
 def test_a_run_that_kills_its_worker_again_and_again_fails(tmp_path):

@@ -279,6 +279,18 @@ def test_scheduled_temperatures(name, expected, interval):
         assert float(found) == pytest.approx(expected(step // interval * interval), rel=1e-5)
 
 
+def test_a_schedule_may_take_a_share_of_the_steps():
+    config = small.config(
+        temperature__name="linear", temperature__floor=0.5, temperature__share=0.5
+    )
+    hypers = training.hypers_of(config)
+    found = [
+        float(training.temperature_at(config, hypers, jnp.asarray(step), jnp.zeros(())))
+        for step in (0, NUM_STEPS // 4, NUM_STEPS // 2, NUM_STEPS)
+    ]
+    assert found == pytest.approx([1.0, 0.75, 0.5, 0.5])
+
+
 @pytest.fixture(scope="module", name="learned")
 def fixture_learned(dataset, images):
     """`run(value, learning_rate)` of a program that learns its temperature."""
