@@ -230,9 +230,8 @@ def _conclude(
             file=sys.stderr,
         )
         return exit_status
-    failures = {job.workdir: "not finished: give the command again" for job in _missing(jobs)} | {
-        **failures
-    }
+    lost = {job.workdir: "not finished: give the command again" for job in _missing(jobs)}
+    failures = lost | dict(failures)
     for job in jobs:
         if job.workdir in failures:
             reason = f"{grids.label(job.overrides)} ({job.workdir}): {failures[job.workdir]}"

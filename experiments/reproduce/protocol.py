@@ -3,11 +3,11 @@
 Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it divides the signal by up to some tens, so
-the best learning rate depends on it. MuProp, whose estimate has a signal and a
-correction, may have both normalized or the signal alone, which runs of the final length decide.
-Picked, too, is whether inputs are standardized, which suits some estimators and not others. Picked
-after that is the temperature's schedule, where the estimator reads a temperature that is annealed
-and the preset has several.
+the best learning rate depends on it. MuProp, whose estimate has a signal and a correction, may have
+both normalized or the signal alone, which runs of the final length decide. Picked, too, is whether
+inputs are standardized, which suits some estimators and not others. Picked after that is the
+temperature's schedule, where the estimator reads a temperature that is annealed and the preset has
+several.
 """
 
 from collections.abc import Mapping, Sequence
