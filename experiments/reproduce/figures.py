@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array, Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -79,11 +80,18 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
       title: of the figure.
     """
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+        figure = Figure(figsize=(5 * len(panels) + 1.5, 4), layout="constrained")
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (row, estimators) in zip(all_axes, panels.items(), strict=True):
             _panel(axes, estimators)
             axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
+        lines: dict[str, Artist] = {}
+        for axes in all_axes:
+            handles, labels = axes.get_legend_handles_labels()
+            lines |= dict(zip(labels, handles, strict=True))
+        if lines:  # beside the panels, whose curves leave no corner free
+            style: dict[str, Any] = {"frameon": False, "fontsize": 8}
+            figure.legend(lines.values(), lines.keys(), loc="outside right upper", **style)
         figure.suptitle(title)
         figure.savefig(path, dpi=120)
 
@@ -124,6 +132,5 @@ def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
         lowest.append(float(tail.min()))
     if lowest:  # what follows the first steps, which are far above
         axes.set_ylim(min(lowest) - 1, max(highest) + 1)
-        axes.legend(frameon=False, fontsize=8)
     else:
         axes.text(0.5, 0.5, "no final run yet", ha="center", transform=axes.transAxes)
