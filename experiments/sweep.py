@@ -131,9 +131,7 @@ def open_directory(directory: Path, config: ConfigDict, grid: Grid) -> None:
         if path.exists():
             recorded = records.read_json(path)
             workdir.refuse_another(recorded["config"], configs.flatten(config), directory)
-            names = {grids.name(point) for point in grid}
-            before = [point for point in recorded["grid"] if grids.name(point) not in names]
-            record["grid"] = [*before, *grid]
+            record["grid"] = grids.union([recorded["grid"], grid])
         records.write_json(path, record)
 
 

@@ -287,7 +287,7 @@ def temperature_at(
         rate = hypers["temperature.rate"]
         return schedules.exponential(rate, floor, value=value, interval=interval)(step)
     over = {"linear": schedules.linear, "cosine": schedules.cosine}[name]
-    num_steps = max(1, round(config.temperature.share * config.num_steps))
+    num_steps = _steps_in(config.temperature.share, config)
     return over(value, floor, num_steps, interval=interval)(step)
 
 
@@ -295,8 +295,13 @@ def annealed(config: ConfigDict, hypers: Hypers, step: Int[Array, ""] | int) -> 
     """What the cost of the config's model reads besides the temperature."""
     if not configs.semi_supervised(config):
         return {}
-    until = max(1, round(config.style_beta_share * config.num_steps))
+    until = _steps_in(config.style_beta_share, config)
     return {"style_beta": schedules.linear(hypers["style_beta"], 1.0, until)(step)}
+
+
+def _steps_in(share: float, config: ConfigDict) -> int:
+    """A share of the run's steps, at least one."""
+    return max(1, round(share * config.num_steps))
 
 
 def _estimator(config: ConfigDict, hypers: Hypers) -> estimators.Estimator:

@@ -299,6 +299,16 @@ def test_overrides_are_recorded(launch, tmp_path):
 # Stopping and going on
 
 
+def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(train.run, "train", lambda *_: {"test_nll": 1.0, "valid_nll": 1.0})
+    config = small.config("sbn", estimator__name="st")
+    overrides = {"temperature.rate": 1e-4, "learning_rate": 0.1}
+    assert train.main(config, str(tmp_path), overrides) == 0
+    assert caplog.messages == [
+        "--config.temperature.rate does nothing: estimator.name=st reads no temperature"
+    ]
+
+
 def test_sigterm_saves_and_leaves(stopped):
     workdir, ended = stopped
     assert ended.status == 128 + signal.SIGTERM
