@@ -1,6 +1,5 @@
 """The keys of a config, their defaults, and what follows from them."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +34,7 @@ def base() -> ConfigDict:
     config.estimator = _estimator_options()
     config.estimator.name = "gumbel_softmax"
     # What the paper needed for SF, DARN and MuProp goes to every score-function estimator.
-    config.estimator.centring = True
+    config.estimator.centering = True
     config.estimator.variance_normalization = True
     config.temperature = ConfigDict(
         {"name": "constant", "value": 1.0, "rate": 1e-5, "floor": 0.5, "interval": 1, "share": 1.0}
@@ -64,17 +63,9 @@ def _estimator_options() -> ConfigDict:
     options = ConfigDict()
     for name in estimators.names():
         for option, parameter in estimators.spec(name).options.items():
-            kind = _config_type(parameter)
-            if kind is not None:
-                options[option] = config_dict.placeholder(kind)
+            if parameter.kind is not None:
+                options[option] = config_dict.placeholder(parameter.kind)
     return options
-
-
-def _config_type(parameter: inspect.Parameter) -> type | None:
-    for kind in (bool, int, float):
-        if parameter.annotation in (kind, kind | None):
-            return kind
-    return None
 
 
 def family_of(config: ConfigDict) -> gumbel.Family:
@@ -85,7 +76,7 @@ def family_of(config: ConfigDict) -> gumbel.Family:
 def estimator_options(config: ConfigDict) -> dict[str, Any]:
     """The options that the config gives its estimator: those it has, and those that are set."""
     known = estimators.spec(config.estimator.name).options
-    shared = ("centring", "variance_normalization")
+    shared = ("centering", "variance_normalization")
     return {
         option: value
         for option, value in config.estimator.items()
@@ -148,7 +139,7 @@ def traced_keys(config: ConfigDict) -> tuple[str, ...]:
     floats += [
         f"estimator.{option}"
         for option in estimator_options(config)
-        if option in known and _config_type(known[option]) is float
+        if option in known and known[option].kind is float
     ]
     return (*TRACED, *floats)
 

@@ -192,7 +192,7 @@ def _validate_estimator(config: ConfigDict) -> None:
     spec = _spec(config)
     for option, value in configs.estimator_options(config).items():
         least, most = (1, _LARGEST) if isinstance(value, int) else (0, _LARGEST_FLOAT)
-        if not isinstance(value, bool) and not least <= value <= most:
+        if not isinstance(value, bool | str) and not least <= value <= most:
             _fail(f"estimator.{option}", value, f"give a number from {least} to {most:.10g}")
         if option == "decay" and value >= 1:
             _fail("estimator.decay", value, "give a number in [0, 1)")

@@ -1,6 +1,6 @@
 """What Table 1 is: its cells, the settings each may pick from, and how long everything trains.
 
-Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
+Every estimator gets the same: the same learning rates, steps and seeds, and centering wherever there
 is a score function. Picked with the learning rate is variance normalization, on or off, where the
 estimator has it (unless the preset has it on for all): it divides the signal by up to some tens, so
 the best learning rate depends on it. MuProp, whose estimate has a signal and a correction, may have

@@ -30,7 +30,7 @@ def test_a_text_names_the_product(config):
         ("learning_rate=1e-3,0.001,1e-2", [1e-3, 1e-2]),
         ("layers=(200,),(100, 50)", [(200,), (100, 50)]),
         ("estimator.name=sf,st", ["sf", "st"]),
-        ("estimator.centring=true,false", [True, False]),
+        ("estimator.centering=true,false", [True, False]),
         ("estimator.decay=0.9,1", [0.9, 1.0]),
         ("kl=sample;", ["sample"]),
     ],

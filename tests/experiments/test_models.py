@@ -12,6 +12,7 @@ from experiments import models
 from experiments.models import SBN, VAE
 from experiments.models.base import PixelLikelihood, layer_input
 from gumbel import BERNOULLI, CATEGORICAL, exact
+from gumbel.independence import layout
 from tests.experiments import small
 
 FAMILIES = (BERNOULLI, CATEGORICAL)
@@ -294,11 +295,12 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
         kernels = [shape for shape in kernels if shape != event]
     assert sorted(kernels) == sorted(shapes)
     built = models.build(config, mean, jax.random.key(0))
-    sites = exact.event_shapes(
+    plan = layout(
         models.objective(built),
         models.params_of(built),
         built.batch(jnp.zeros((1, 28, 28))),
         KEY,
         built.family,
     )
-    assert list(sites.values()) == [event] * len(layers)
+    shapes = [record.logits.shape for record in plan.records.values()]
+    assert shapes == [(1, *event)] * len(layers)

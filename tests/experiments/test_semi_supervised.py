@@ -137,7 +137,9 @@ def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     params = models.params_of(model)
 
     def draw(key):
-        return samplers.trace(objective, params, image, key, samplers.hard_draw(CATEGORICAL))[0][0]
+        return samplers.trace(objective, params, image, key, CATEGORICAL, samplers.hard_draw).cost[
+            0
+        ]
 
     def bound(key):
         return expected(model, image, key)[0]
@@ -153,11 +155,12 @@ def test_the_kl_of_a_sample_is_that_of_the_style_too(model, images):
     """So that a training cost is the log weight of its sample, which VIMCO needs."""
     at_draw = nnx.merge(*nnx.split(model))
     at_draw.kl = "sample"
-    draw = samplers.hard_draw(CATEGORICAL)
 
     def cost(model, **options):
         params = models.params_of(model)
-        return samplers.trace(models.objective(model, **options), params, images, KEY, draw)[0]
+        return samplers.trace(
+            models.objective(model, **options), params, images, KEY, CATEGORICAL, samplers.hard_draw
+        ).cost
 
     np.testing.assert_allclose(cost(at_draw, temperature=0.5), cost(model, hard=True), rtol=1e-5)
 
