@@ -5,6 +5,7 @@ And the smoke preset for real, from picking to figures.
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from experiments.reproduce.runs import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table2 import Table2
 
+RESULTS = Path(__file__).parents[2] / "results"
 SMALL = PRESETS["smoke"]._replace(
     learning_rates=(1e-3, 3e-3),
     extra_columns=("vimco",),
@@ -205,6 +207,15 @@ def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
         assert table.runs.store.record(job)
     elsewhere = Table1(SMALL, tmp_path / "other", tmp_path / "results")
     assert next(elsewhere.waves()).jobs == []
+
+
+def test_committed_records_count_as_done(tmp_path):
+    """They lack the keys and the provenance that came after them."""
+    table = Table1(PRESETS["short"], tmp_path / "work", RESULTS)
+    for row in presets.ROWS:
+        cell = Cell(row, "gumbel_softmax")
+        assert [record["seed"] for record in table.finals(cell)] == [0, 1, 2]
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_record_of_another_config_gives_way_to_the_run(table):
