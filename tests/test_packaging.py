@@ -16,11 +16,11 @@ LOCKS = {
     "requirements-dev.txt": ["dev"],
     "requirements-docs.txt": ["docs"],
 }
-# Import names of what only the experiments, their tests, and the documentation need.
+# Import names of what only the experiments, their tests, and the documentation need (but filelock:
+# jax imports it for its compilation cache where it is installed).
 NOT_IN_THE_LIBRARY = [
     "PIL",
     "array_record",
-    "filelock",
     "flax",
     "importlib_resources",
     "matplotlib",
