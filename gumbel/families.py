@@ -23,15 +23,12 @@ from jax.nn import log_softmax, sigmoid, softmax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from gumbel import densities, relaxations
-from gumbel.numerics import floating, softplus, uniform_midpoints, upcast
+from gumbel import densities, relaxations, sampling
+from gumbel.numerics import floating, softplus, upcast
 from gumbel.types import PRNGKey
 
 Values = Float[Array, "..."]  # logits or z: [..., D] or [..., D, K]
 PerVariable = Float[Array, "*batch D"]
-
-# Samplers resolve probabilities to this, the spacing of the uniform numbers that they draw.
-_RESOLUTION = 2.0**-23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +172,7 @@ class Bernoulli(Family):
 
     def sample(self, key: PRNGKey, logits: Values) -> Values:
         """`z = 1[u < sigmoid(logits)]`."""
-        logits = floating(logits)
-        probability = sigmoid(jax.lax.stop_gradient(logits).astype(jnp.float32))
-        return (uniform_midpoints(key, logits.shape) < probability).astype(logits.dtype)
+        return sampling.bernoulli(key, floating(logits))
 
     def relax(
         self, key: PRNGKey, logits: Values, temperature: ArrayLike, *, hard: bool = False
@@ -237,15 +232,7 @@ class Categorical(Family):
 
     def sample(self, key: PRNGKey, logits: Values) -> Values:
         """The first value at which the cumulative probability reaches a uniform number."""
-        logits = floating(logits)
-        # In whole multiples of the resolution partial sums are exact whatever their order, so the
-        # CDF never decreases, and just one value is the first to reach the threshold.
-        probability = softmax(jax.lax.stop_gradient(logits).astype(jnp.float32), axis=-1)
-        cdf = jnp.cumsum(jnp.round(probability / _RESOLUTION), axis=-1)
-        threshold = uniform_midpoints(key, logits.shape[:-1])[..., None] * cdf[..., -1:]
-        reached = cdf >= threshold
-        reached_before = jnp.zeros_like(reached).at[..., 1:].set(reached[..., :-1])
-        return (reached & ~reached_before).astype(logits.dtype)
+        return sampling.categorical(key, floating(logits))
 
     def relax(
         self, key: PRNGKey, logits: Values, temperature: ArrayLike, *, hard: bool = False

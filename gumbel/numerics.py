@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.types import PRNGKey
@@ -24,6 +24,35 @@ def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
         return None
 
 
+def check_key(key: PRNGKey) -> None:
+    """Refuses what is not one PRNG key.
+
+    Raises:
+      TypeError: `key` is no key at all, or an array of several.
+
+    Example:
+      >>> check_key(jax.random.key(0))
+      >>> check_key(jnp.zeros(3))
+      Traceback (most recent call last):
+      ...
+      TypeError: the first argument must be a PRNG key, got float32[3]: the order is (key, logits,
+      temperature)
+    """
+    dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        event_ndim = 0
+    elif dtype == jnp.uint32 and shape:
+        event_ndim = 1  # a raw key
+    else:
+        got = f"{dtype}{list(shape)}" if dtype is not None else type(key).__name__
+        raise TypeError(
+            f"the first argument must be a PRNG key, got {got}: the order is (key, logits,"
+            " temperature)"
+        )
+    if len(shape) != event_ndim:
+        raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
+
+
 def floating(logits: ArrayLike) -> Float[Array, "..."]:
     """`logits` as an array, refused if they are not floating-point.
 
@@ -40,24 +69,6 @@ def floating(logits: ArrayLike) -> Float[Array, "..."]:
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be floating-point, got {logits.dtype}: cast them to float32")
     return logits
-
-
-def uniform_midpoints(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Uniform numbers that are the midpoints of equal cells of (0, 1), so never 0 or 1.
-
-    Both tails are alike, and none is more likely than it should be. There are 2^23 cells in
-    float32 and 2^52 in float64.
-
-    Example:
-      >>> bool(jnp.all(uniform_midpoints(jax.random.key(0), (100,)) > 2.0**-25))
-      True
-    """
-    digits = jnp.finfo(dtype).nmant
-    unsigned, signed = (jnp.uint32, jnp.int32) if digits < 32 else (jnp.uint64, jnp.int64)
-    cells = jax.random.bits(key, shape, unsigned) >> (jnp.iinfo(unsigned).bits - digits)
-    return (cells.astype(signed).astype(dtype) + 0.5) * 2.0**-digits
 
 
 @jax.custom_jvp

@@ -15,10 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from gumbel.noise import gumbel_noise, logistic_noise
 from gumbel.numerics import (
     concrete_or_none,
     floating,
-    uniform_midpoints,
     upcast,
     upcast_saturating,
 )
@@ -63,45 +63,6 @@ def check_per_row(temperature: ArrayLike) -> None:
     shape = jnp.shape(temperature)
     if shape and shape[-1] != 1:
         raise ValueError(f"temperature has shape {shape}: give a scalar or one per row, [..., 1]")
-
-
-def gumbel_noise(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Standard Gumbel noise, `-log(-log(u))` with `u` uniform on (0, 1); always finite.
-
-    Args:
-      key: PRNG key.
-      shape: of the result.
-      dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
-
-    Example:
-      >>> gumbel_noise(jax.random.key(0), (2, 3), jnp.bfloat16).shape
-      (2, 3)
-    """
-    wide = jnp.promote_types(dtype, jnp.float32)
-    return jax.random.gumbel(key, shape, wide).astype(dtype)
-
-
-def logistic_noise(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Standard logistic noise, `log(u) - log(1 - u)` with `u` uniform on (0, 1); always finite.
-
-    The difference of two independent Gumbel variables is distributed so.
-
-    Args:
-      key: PRNG key.
-      shape: of the result.
-      dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
-
-    Example:
-      >>> logistic_noise(jax.random.key(0), (2, 3)).dtype.name
-      'float32'
-    """
-    wide = jnp.promote_types(dtype, jnp.float32)
-    u = uniform_midpoints(key, shape, wide)
-    return jnp.log(u / (1 - u)).astype(dtype)
 
 
 def straight_through(hard: Float[Array, "..."], soft: Float[Array, "..."]) -> Float[Array, "..."]:
