@@ -39,7 +39,7 @@ def check_key(key: PRNGKey) -> None:
       temperature)
     """
     dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         event_ndim = 0
     elif dtype == jnp.uint32 and shape:
         event_ndim = 1  # a raw key

@@ -219,7 +219,7 @@ def test_gradients_in_logits_and_temperature():
 
 def test_temperature_gradient_survives_large_logits():
     # A common shift of the logits changes nothing, so it must not cost the gradient its digits.
-    key = jax.random.key(8)
+    key = jax.random.key(12)
 
     def first(temperature, shift):
         return relaxations.gumbel_softmax(key, LOGITS + shift, temperature)[0]

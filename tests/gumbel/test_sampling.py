@@ -83,10 +83,10 @@ def test_sets_of_many_values_have_their_mass(tail):
         assert set_p_value(old_sample, logits, sets, 20_000) < LEVEL
 
 
-@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 34, 63, 64, 65, 1000, 1025])
+@pytest.mark.parametrize("size", [2, 31, 32, 33, 64, 65, 1000])
 def test_every_value_has_its_probability_whatever_the_number_of_values(size):
     logits = np.random.default_rng(size).normal(size=size).astype(np.float32)
-    rows = jnp.broadcast_to(logits, (200_000, size))
+    rows = jnp.broadcast_to(logits, (4_000_000 // size, size))
     z = np.asarray(jax.jit(CATEGORICAL.sample)(jax.random.key(2), rows))
     assert np.isin(z, [0.0, 1.0]).all()
     assert (z.sum(axis=-1) == 1).all()
@@ -114,7 +114,7 @@ def test_a_million_values(sampler):
 
 @pytest.mark.parametrize("logit", [-14.0, 14.0])
 def test_bernoulli_of_1e_6(logit):
-    draws, num_batches = jnp.full(5_000_000, logit), 20
+    draws, num_batches = jnp.full(5_000_000, logit), 8
 
     @jax.jit
     def count(key):
@@ -126,8 +126,8 @@ def test_bernoulli_of_1e_6(logit):
     for number in hits:
         test = scipy.stats.binomtest(int(number), num_batches * draws.size, rare)
         assert test.pvalue > LEVEL
-    # Twice the rare probability would be seen.
-    assert scipy.stats.binomtest(int(2 * hits[0]), num_batches * draws.size, rare).pvalue < LEVEL
+    wrong = scipy.stats.binomtest(int(2 * hits[0]), num_batches * draws.size, rare)
+    assert wrong.pvalue < LEVEL
 
 
 @pytest.mark.parametrize("low", [-np.inf, -1e9, -1e4])
