@@ -1,5 +1,7 @@
 """Helpers for arithmetic that has to stay finite, and for values that may be traced."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.types import PRNGKey
+
+
+# Log odds at which samples and densities take an event for certain, or for impossible.
+CERTAIN = 1e8
 
 
 def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
@@ -35,10 +41,10 @@ def check_key(key: PRNGKey) -> None:
       >>> check_key(jnp.zeros(3))
       Traceback (most recent call last):
       ...
-      TypeError: the first argument must be a PRNG key, got float32[3]: the order is (key, logits,
-      temperature)
+      TypeError: the first argument must be a PRNG key, such as jax.random.key(0), got float32[3]:
+      the order is (key, logits, temperature)
     """
-    dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         event_ndim = 0
     elif dtype == jnp.uint32 and shape:
@@ -46,8 +52,8 @@ def check_key(key: PRNGKey) -> None:
     else:
         got = f"{dtype}{list(shape)}" if dtype is not None else type(key).__name__
         raise TypeError(
-            f"the first argument must be a PRNG key, got {got}: the order is (key, logits,"
-            " temperature)"
+            f"the first argument must be a PRNG key, such as jax.random.key(0), got {got}: the"
+            " order is (key, logits, temperature)"
         )
     if len(shape) != event_ndim:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
@@ -90,15 +96,37 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return softplus(x), jax.nn.sigmoid(x) * tangent
 
 
+def wide_dtype(*arrays: ArrayLike) -> np.dtype[Any]:
+    """The dtype to compute in: float64 if an array has it, else float32.
+
+    Example:
+      >>> wide_dtype(jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.int32)).name
+      'float32'
+    """
+    dtypes = [jnp.asarray(array).dtype for array in arrays]
+    return np.dtype(np.float64 if np.float64 in dtypes else np.float32)
+
+
 def upcast(x: ArrayLike) -> Float[Array, "..."]:
-    """`x` in float32, or in its own dtype if that is wider.
+    """`x` in float32, or in float64 if that is its own dtype.
 
     Example:
       >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype.name
       'float32'
     """
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x))
+
+
+def same_rank(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays with leading axes of size 1 added, so that they broadcast without a promotion.
+
+    Example:
+      >>> [x.shape for x in same_rank(jnp.ones(3), jnp.ones((2, 1)))]
+      [(1, 3), (2, 1)]
+    """
+    ndim = max(array.ndim for array in arrays)
+    return tuple(array.reshape((1,) * (ndim - array.ndim) + array.shape) for array in arrays)
 
 
 def upcast_saturating(x: ArrayLike) -> Float[Array, "..."]:

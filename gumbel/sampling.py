@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 from gumbel.noise import exponential, uniform, words
 from gumbel.types import PRNGKey
 
+Indices = Int[Array, "*batch"]
+Known = Bool[Array, "..."]
+
 # Up to this K one uniform number per variable is enough. Rounding the probabilities to multiples of
 # 2^-31 and the threshold to a multiple of 2^-32 moves that of a set by less than 1e-8.
 _MAX_BY_CDF = 24
@@ -35,35 +38,26 @@ def bernoulli(key: PRNGKey, logits: Float[Array, "..."]) -> Float[Array, "..."]:
 def categorical(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
     """Draws one-hot vectors; NaN where a variable has a logit of NaN, or none above -inf."""
     wide = jax.lax.stop_gradient(logits).astype(jnp.float32)
-    largest = jnp.max(wide, axis=-1, keepdims=True)
-    known = jnp.isfinite(largest)
-    scores = wide - jnp.where(known, largest, 0)
-    if logits.shape[-1] <= _MAX_BY_CDF:
-        chosen = _by_cdf(key, scores)
-    else:
-        index = _race(key, scores)[..., None]
-        chosen = jax.lax.broadcasted_iota(index.dtype, logits.shape, logits.ndim - 1) == index
+    draw = _by_cdf if logits.shape[-1] <= _MAX_BY_CDF else _by_race
+    index, known = (value[..., None] for value in draw(key, wide))
     one, zero = (jnp.where(known, value, jnp.nan).astype(logits.dtype) for value in (1.0, 0.0))
-    return jnp.where(chosen, one, zero)
+    values = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return jnp.where(values == index, one, zero)
 
 
-def _by_cdf(key: PRNGKey, scores: Float[Array, "*batch K"]) -> Bool[Array, "*batch K"]:
-    """Whether the cumulative probability passes a uniform threshold at this value.
+def _by_cdf(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Known]:
+    """The first value at which the cumulative probability passes a uniform threshold.
 
     In whole multiples of 2^-31 partial sums are exact whatever their order, so the CDF never
-    decreases and just one value passes the threshold. It is summed along the leading axis, where
-    each term is one vectorized addition.
+    decreases. K is the leading axis here, so that each sum is a few vectorized additions.
     """
-    weights = jnp.exp(scores)
-    total_weight = jnp.sum(weights, axis=-1, keepdims=True)
-    counts = jnp.moveaxis(jnp.round(weights * (_SCALE / total_weight)).astype(jnp.int32), -1, 0)
-    cdf = [counts[0]]
-    for count in counts[1:]:
-        cdf.append(cdf[-1] + count)
-    threshold = _scaled(words(key, scores.shape[:-1]), cdf[-1])
-    passed = [total > threshold for total in cdf]
-    first = [passed[0], *(now & ~before for before, now in itertools.pairwise(passed))]
-    return jnp.stack(first, axis=-1)
+    weights, known = _weights(jnp.moveaxis(logits, -1, 0), axis=0)
+    total = jnp.sum(weights, axis=0, keepdims=True)
+    counts = jnp.round(weights * (_SCALE / total)).astype(jnp.int32)
+    cdf = list(itertools.accumulate(counts[k] for k in range(counts.shape[0])))
+    threshold = _scaled(words(key, logits.shape[:-1]), cdf[-1])
+    index = sum((reached <= threshold).astype(jnp.int32) for reached in cdf)
+    return jnp.asarray(index), known[0]
 
 
 def _scaled(word: Array, total: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -75,23 +69,31 @@ def _scaled(word: Array, total: Int[Array, "..."]) -> Int[Array, "..."]:
     return (high_product + cross).astype(jnp.int32)
 
 
-def _race(key: PRNGKey, scores: Float[Array, "*batch K"]) -> Int[Array, "*batch"]:
+def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Known]:
     """`argmin_k E_k / p_k` with E exponential, first among blocks of values, then in the block.
 
-    It takes 2 sqrt(K) random numbers. Unlike a CDF, in which a rare value is lost among the digits
-    of a sum near 1, it compares each probability with its own number.
+    It takes about 2 sqrt(K) random numbers. Unlike a CDF, in which a rare value is lost among the
+    digits of a sum near 1, it compares each probability with its own number.
     """
-    size = scores.shape[-1]
+    size = logits.shape[-1]
     block_size = 1 << (size.bit_length() // 2)
-    padding = [(0, 0)] * (scores.ndim - 1) + [(0, -size % block_size)]
-    blocks = jnp.pad(scores, padding, constant_values=-jnp.inf)
-    blocks = blocks.reshape(*scores.shape[:-1], -1, block_size)
+    padding = [(0, 0)] * (logits.ndim - 1) + [(0, -size % block_size)]
+    blocks = jnp.pad(logits, padding, constant_values=-jnp.inf)
+    blocks = blocks.reshape(*logits.shape[:-1], -1, block_size)
     blocks_key, value_key = jax.random.split(key)
-    block = _winner(blocks_key, jnp.sum(jnp.exp(blocks), axis=-1))
+    weights, known = _weights(blocks, axis=(-2, -1))
+    block = _winner(blocks_key, jnp.sum(weights, axis=-1))
     chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    chosen = jnp.exp(chosen - jnp.max(chosen, axis=-1, keepdims=True))
-    return block * block_size + _winner(value_key, chosen)
+    value = _winner(value_key, _weights(chosen, axis=-1)[0])
+    return block * block_size + value, known[..., 0, 0]
 
 
-def _winner(key: PRNGKey, weights: Float[Array, "*batch K"]) -> Int[Array, "*batch"]:
-    return jnp.argmin(exponential(key, weights.shape) / weights, axis=-1)
+def _weights(logits: Array, axis: int | tuple[int, int]) -> tuple[Array, Known]:
+    """`exp(logits)` over its largest along `axis`, and whether that one is finite."""
+    largest = jnp.max(logits, axis=axis, keepdims=True)
+    known = jnp.isfinite(largest)
+    return jnp.exp(logits - jnp.where(known, largest, 0)), known
+
+
+def _winner(key: PRNGKey, weights: Float[Array, "*batch K"]) -> Indices:
+    return jnp.argmin(exponential(key, weights.shape) / weights, axis=-1).astype(jnp.int32)
