@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.checks import categorical_logits, check_point, checked_temperature
-from gumbel.numerics import CERTAIN, floating, same_rank, upcast_saturating, wide_dtype
+from gumbel.numerics import CERTAIN, floating, same_rank, softplus, upcast_saturating, wide_dtype
 
 
 def gumbel_softmax_log_prob(
@@ -130,8 +130,10 @@ def binary_concrete_log_prob(
     below_one = 1 - float(jnp.finfo(y.dtype).epsneg)
     log_y = _log_clamped(y)
     log_not_y = jnp.log1p(-jnp.where(y >= below_one, below_one, y))
-    log_prob = _logit_log_density(log_y - log_not_y, logits, temperature) - log_y - log_not_y
-    return _where_certain(logits, y, jnp.where(logits > 0, 1.0, 0.0), log_prob)
+    at_its_end = y == (logits > 0).astype(y.dtype)
+    log_prob = _logit_log_density(log_y - log_not_y, logits, temperature, at_its_end)
+    # The change of variables, which is none for a constant.
+    return log_prob - jnp.where(jnp.abs(logits) >= CERTAIN, 0, log_y + log_not_y)
 
 
 def logit_binary_concrete_log_prob(
@@ -164,8 +166,8 @@ def logit_binary_concrete_log_prob(
       0.25
     """
     logit_y, logits, temperature = _checked_binary(logit_y, logits, temperature, name="logit_y")
-    log_prob = _logit_log_density(logit_y, logits, temperature)
-    return _where_certain(logits, logit_y, jnp.where(logits > 0, jnp.inf, -jnp.inf), log_prob)
+    at_its_end = logit_y == jnp.where(logits > 0, jnp.inf, -jnp.inf)
+    return _logit_log_density(logit_y, logits, temperature, at_its_end)
 
 
 def _checked(
@@ -220,23 +222,22 @@ def _log_density(
     log_gamma = jnp.where(num_possible == size, math.lgamma(size), jax.lax.lgamma(num_possible))
     constant = log_gamma + (num_possible - 1) * jnp.log(temperature)
     log_prob = jnp.squeeze(constant, axis=-1) + jnp.sum(terms, axis=-1)
-    return jnp.where(jnp.any(out & present, axis=-1), -jnp.inf, log_prob), out
+    off_face = jnp.any(out & present, axis=-1) & ~jnp.isnan(log_prob)
+    return jnp.where(off_face, -jnp.inf, log_prob), out
 
 
 def _logit_log_density(
-    logit_y: Float[Array, "..."], logits: Float[Array, "..."], temperature: Float[Array, "..."]
+    logit_y: Float[Array, "..."],
+    logits: Float[Array, "..."],
+    temperature: Float[Array, "..."],
+    at_its_end: Array,
 ) -> Float[Array, "..."]:
-    certain = jnp.abs(logits) >= CERTAIN
-    noise = jnp.where(
-        certain, logits, temperature * jnp.where(certain, 0, logit_y) - jnp.where(certain, 0, logits)
-    )
-    return jnp.log(temperature) - softplus(-noise) - softplus(noise)
-
-
-def _where_certain(logits: Array, point: Array, end: Array, log_prob: Array) -> Array:
-    """`log_prob`, but for constant variables 0 at the end where they stand, and -inf elsewhere."""
-    certain = (jnp.abs(logits) >= CERTAIN) & ~jnp.isnan(point)
-    return jnp.where(certain, jnp.where(point == end, 0, -jnp.inf), log_prob)
+    """The log density in log space; `at_its_end` tells where a constant variable would be."""
+    certain = (jnp.abs(logits) >= CERTAIN) & ~jnp.isnan(logit_y)
+    noise = temperature * jnp.where(certain, 0, logit_y) - jnp.where(certain, 0, logits)
+    log_prob = jnp.log(temperature) - softplus(-noise) - softplus(noise)
+    constant = jnp.where(at_its_end, 0, -jnp.inf) + (temperature - temperature)  # NaN if it is
+    return jnp.where(certain, constant, log_prob)
 
 
 def _log_clamped(y: Float[Array, "..."]) -> Float[Array, "..."]:

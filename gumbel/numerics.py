@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from gumbel.types import PRNGKey
 
-
 # Log odds at which samples and densities take an event for certain, or for impossible.
 CERTAIN = 1e8
 
@@ -116,6 +115,17 @@ def upcast(x: ArrayLike) -> Float[Array, "..."]:
     """
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x))
+
+
+def widened(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """The arrays in the `wide_dtype` of all of them.
+
+    Example:
+      >>> [x.dtype.name for x in widened(jnp.ones(2, jnp.bfloat16), jnp.ones(2, bool))]
+      ['float32', 'float32']
+    """
+    dtype = wide_dtype(*arrays)
+    return tuple(jnp.asarray(array).astype(dtype) for array in arrays)
 
 
 def same_rank(*arrays: Array) -> tuple[Array, ...]:

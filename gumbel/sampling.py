@@ -9,13 +9,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gumbel.noise import exponential, uniform, words
 from gumbel.types import PRNGKey
 
 Indices = Int[Array, "*batch"]
-Known = Bool[Array, "..."]
+Zero = Float[Array, "..."]  # 0, or NaN for a variable that has no probabilities
 
 # Up to this K one uniform number per variable is enough. Rounding the probabilities to multiples of
 # 2^-31 and the threshold to a multiple of 2^-32 moves that of a set by less than 1e-8.
@@ -36,28 +36,29 @@ def bernoulli(key: PRNGKey, logits: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def categorical(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
-    """Draws one-hot vectors; NaN where a variable has a logit of NaN, or none above -inf."""
+    """Draws one-hot vectors; NaN where a logit is NaN or inf, or all of a variable are -inf."""
+    if not logits.size:
+        return jnp.zeros_like(logits)
     wide = jax.lax.stop_gradient(logits).astype(jnp.float32)
     draw = _by_cdf if logits.shape[-1] <= _MAX_BY_CDF else _by_race
-    index, known = (value[..., None] for value in draw(key, wide))
-    one, zero = (jnp.where(known, value, jnp.nan).astype(logits.dtype) for value in (1.0, 0.0))
+    index, zero = (value[..., None] for value in draw(key, wide))
     values = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    return jnp.where(values == index, one, zero)
+    return jnp.where(values == index, 1 + zero, zero).astype(logits.dtype)
 
 
-def _by_cdf(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Known]:
+def _by_cdf(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Zero]:
     """The first value at which the cumulative probability passes a uniform threshold.
 
     In whole multiples of 2^-31 partial sums are exact whatever their order, so the CDF never
     decreases. K is the leading axis here, so that each sum is a few vectorized additions.
     """
-    weights, known = _weights(jnp.moveaxis(logits, -1, 0), axis=0)
+    weights, zero = _weights(jnp.moveaxis(logits, -1, 0), axis=0)
     total = jnp.sum(weights, axis=0, keepdims=True)
     counts = jnp.round(weights * (_SCALE / total)).astype(jnp.int32)
     cdf = list(itertools.accumulate(counts[k] for k in range(counts.shape[0])))
     threshold = _scaled(words(key, logits.shape[:-1]), cdf[-1])
     index = sum((reached <= threshold).astype(jnp.int32) for reached in cdf)
-    return jnp.asarray(index), known[0]
+    return jnp.asarray(index), zero[0]
 
 
 def _scaled(word: Array, total: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -69,7 +70,7 @@ def _scaled(word: Array, total: Int[Array, "..."]) -> Int[Array, "..."]:
     return (high_product + cross).astype(jnp.int32)
 
 
-def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Known]:
+def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Zero]:
     """`argmin_k E_k / p_k` with E exponential, first among blocks of values, then in the block.
 
     It takes about 2 sqrt(K) random numbers. Unlike a CDF, in which a rare value is lost among the
@@ -81,18 +82,18 @@ def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, K
     blocks = jnp.pad(logits, padding, constant_values=-jnp.inf)
     blocks = blocks.reshape(*logits.shape[:-1], -1, block_size)
     blocks_key, value_key = jax.random.split(key)
-    weights, known = _weights(blocks, axis=(-2, -1))
+    weights, zero = _weights(blocks, axis=(-2, -1))
     block = _winner(blocks_key, jnp.sum(weights, axis=-1))
     chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     value = _winner(value_key, _weights(chosen, axis=-1)[0])
-    return block * block_size + value, known[..., 0, 0]
+    return block * block_size + value, zero[..., 0, 0]
 
 
-def _weights(logits: Array, axis: int | tuple[int, int]) -> tuple[Array, Known]:
-    """`exp(logits)` over its largest along `axis`, and whether that one is finite."""
+def _weights(logits: Array, axis: int | tuple[int, int]) -> tuple[Array, Zero]:
+    """`exp(logits)` over its largest along `axis`, and 0 if that one is finite, else NaN."""
     largest = jnp.max(logits, axis=axis, keepdims=True)
-    known = jnp.isfinite(largest)
-    return jnp.exp(logits - jnp.where(known, largest, 0)), known
+    zero = largest - largest
+    return jnp.exp(logits - jnp.where(jnp.isnan(zero), 0, largest)), zero
 
 
 def _winner(key: PRNGKey, weights: Float[Array, "*batch K"]) -> Indices:
