@@ -193,10 +193,14 @@ def test_what_is_masked_has_no_value_and_no_gradient(name, family):
         return jnp.square(z.reshape(2, -1).sum(-1)), z
 
     estimator = estimators.make(name, family)
-    state = estimator.init(objective, logits, jnp.zeros((2, 1)), KEY)
-    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-        objective, logits, jnp.zeros((2, 1)), KEY, 0.5, state
-    )
+
+    @jax.jit
+    def gradient_and_info(logits):
+        state = estimator.init(objective, logits, jnp.zeros((2, 1)), KEY)
+        arguments = (objective, logits, jnp.zeros((2, 1)), KEY, 0.5, state)
+        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)
+
+    gradient, (_, info) = gradient_and_info(logits)
     assert np.all(np.asarray(info.aux)[~np.asarray(expanded)] == 0)
     assert np.all(np.asarray(gradient)[~np.asarray(expanded)] == 0)
     assert np.isfinite(gradient).all()
@@ -244,10 +248,14 @@ def test_logits_may_have_any_number_of_axes(name, family, shape):
     batch = jnp.zeros(shape)
     options = {"features": lambda batch: jnp.ones((3, 1))} if name == "nvil" else {}
     estimator = estimators.make(name, family, **options)
-    state = estimator.init(objective, params, batch, KEY)
-    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-        objective, params, batch, KEY, 0.5, state
-    )
+
+    @jax.jit
+    def gradient_and_info(params):
+        state = estimator.init(objective, params, batch, KEY)
+        arguments = (objective, params, batch, KEY, 0.5, state)
+        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)
+
+    gradient, (_, info) = gradient_and_info(params)
     assert gradient.shape == shape[1:]
     assert info.cost.shape == (3,)
     assert np.isfinite(gradient).all()
