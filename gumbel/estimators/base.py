@@ -83,13 +83,20 @@ class Spec(NamedTuple):
       families: the names of the families that it serves.
       unbiased: whether the estimate's expectation, at the default options, is the gradient.
       relaxes: whether it draws relaxed samples, and so reads the temperature.
+      multi_sample: whether it trains a multi-sample bound; `num_samples` is then an option.
+      enumerates: whether it takes a pass for each joint value of the variables.
+      straight_through: whether the forward pass of training is at discrete samples although the
+        gradient passes through them.
     """
 
     name: str
     factory: Factory
     families: tuple[str, ...]
     unbiased: bool
-    relaxes: bool
+    relaxes: bool = False
+    multi_sample: bool = False
+    enumerates: bool = False
+    straight_through: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -105,10 +112,15 @@ def register(
     name: str,
     *,
     unbiased: bool,
-    relaxes: bool = False,
     families: tuple[str, ...] = ("bernoulli", "categorical"),
+    **facts: bool,
 ) -> Callable[[Factory], Factory]:
     """Registers a factory under a name, so that `make` and the configs know it.
+
+    Args:
+      name: of the estimator.
+      unbiased, families: see `Spec`.
+      **facts: the other facts of `Spec`, such as `relaxes`; False by default.
 
     Example:
       >>> from gumbel import estimators
@@ -123,7 +135,7 @@ def register(
     def add(factory: Factory) -> Factory:
         if name in _REGISTRY:
             raise ValueError(f"estimator {name!r} is registered already: choose another name")
-        _REGISTRY[name] = Spec(name, factory, families, unbiased, relaxes)
+        _REGISTRY[name] = Spec(name, factory, families, unbiased, **facts)
         return factory
 
     return add

@@ -9,7 +9,7 @@ from gumbel.families import Family
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
-@register("marginalization", unbiased=True)
+@register("marginalization", unbiased=True, enumerates=True)
 def marginalization(
     family: Family, *, max_values: int = exact.MAX_VALUES, chunk_size: int | None = None
 ) -> Estimator:

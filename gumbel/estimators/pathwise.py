@@ -16,7 +16,7 @@ from gumbel.schedules import Schedule
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
 
 
-@register("st", unbiased=False)
+@register("st", unbiased=False, straight_through=True)
 def st(family: Family) -> Estimator:
     """Straight-through: a hard sample forward, the gradient of its mean backward.
 
@@ -55,7 +55,7 @@ def gumbel_softmax(family: Family) -> Estimator:
     return _single_pass(draw_at)
 
 
-@register("st_gumbel_softmax", unbiased=False, relaxes=True)
+@register("st_gumbel_softmax", unbiased=False, relaxes=True, straight_through=True)
 def st_gumbel_softmax(family: Family) -> Estimator:
     """Straight-Through Gumbel-Softmax: one-hot forward, the relaxed sample's gradient backward.
 
@@ -74,7 +74,7 @@ class SlopeState(NamedTuple):
     step: Int[Array, ""]
 
 
-@register("slope_annealed_st", unbiased=False)
+@register("slope_annealed_st", unbiased=False, straight_through=True)
 def slope_annealed_st(
     family: Family,
     *,

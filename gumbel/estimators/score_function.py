@@ -20,7 +20,7 @@ from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 def sf(
     family: Family,
     *,
-    centring: bool = False,
+    centering: bool = False,
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
@@ -30,14 +30,14 @@ def sf(
 
     Args:
       family: of the sites.
-      centring: subtract a moving average of `f`; unbiased all the same.
+      centering: subtract a moving average of `f`; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
         of `f`; this scales the estimate.
       decay: of the moving averages.
 
     Source: Williams (1992); Jang, Gu and Poole (2017), section 3.2.
     """
-    normalizer = Normalizer.make(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centering, variance_normalization, decay)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
         cost, _ = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
@@ -91,7 +91,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
 def nvil(
     family: Family,
     *,
-    centring: bool = True,
+    centering: bool = True,
     variance_normalization: bool = False,
     decay: float = 0.99,
     baseline_hidden: int = 100,
@@ -108,7 +108,7 @@ def nvil(
 
     Args:
       family: of the sites.
-      centring: subtract `c`.
+      centering: subtract `c`.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
         of the centred signal; this scales the estimate.
       decay: of the moving averages.
@@ -118,7 +118,7 @@ def nvil(
 
     Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
     """
-    normalizer = Normalizer.make(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centering, variance_normalization, decay)
     optimizer = optax.adam(baseline_learning_rate)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:

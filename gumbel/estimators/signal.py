@@ -1,4 +1,4 @@
-"""Centring and scaling of a learning signal by moving averages, for the score-function estimators.
+"""Centering and scaling of a learning signal by moving averages, for the score-function estimators.
 
 A score-function estimate is `signal * grad log q(z)`. Subtracting a number that does not depend on
 `z` leaves its expectation alone and lowers its variance; dividing by a scale evens out the size of
@@ -28,19 +28,19 @@ class Normalizer(NamedTuple):
     is what keeps the centred estimate unbiased.
 
     Attributes:
-      centring: subtract the moving average of the signal.
+      centering: subtract the moving average of the signal.
       variance_normalization: divide by `max(1, sigma)`.
       decay: of both averages, in [0, 1).
 
     Source: Mnih and Gregor (2014), sections 2.3.1 and 2.3.3.
     """
 
-    centring: bool
+    centering: bool
     variance_normalization: bool
     decay: float
 
     @classmethod
-    def make(cls, centring: bool, variance_normalization: bool, decay: float) -> Self:
+    def make(cls, centering: bool, variance_normalization: bool, decay: float) -> Self:
         """As the class, but refuses averages that would not stay finite.
 
         Raises:
@@ -49,7 +49,7 @@ class Normalizer(NamedTuple):
         known = concrete_or_none(decay)
         if known is not None and not 0 <= known < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 averages 100 batches")
-        return cls(centring, variance_normalization, decay)
+        return cls(centering, variance_normalization, decay)
 
     def init(self, signal: Float[Array, "..."]) -> SignalState:
         """Starts the averages from the signal of one batch, so that the first step is centred."""
@@ -65,9 +65,9 @@ class Normalizer(NamedTuple):
         )
 
     def centre(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The signal, a constant, less its moving average if `centring`."""
+        """The signal, a constant, less its moving average if `centering`."""
         signal = jax.lax.stop_gradient(signal)
-        return signal - state.mean.astype(signal.dtype) if self.centring else signal
+        return signal - state.mean.astype(signal.dtype) if self.centering else signal
 
     def scale(self, state: SignalState, values: Float[Array, "..."]) -> Float[Array, "..."]:
         """The values over `max(1, sigma)` if `variance_normalization`."""

@@ -21,7 +21,7 @@ Slopes = dict[str, Sample]
 def darn(
     family: Family,
     *,
-    centring: bool = False,
+    centering: bool = False,
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
@@ -39,7 +39,7 @@ def darn(
 
     Args:
       family: of the sites.
-      centring: subtract a moving average of the signal.
+      centering: subtract a moving average of the signal.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
         variance over variables and examples.
       decay: of the moving averages.
@@ -47,7 +47,7 @@ def darn(
     Source: Gregor, Danihelka, Mnih, Blundell and Wierstra (2014); the "1/2" estimator of Gu et
     al. (2016).
     """
-    normalizer = Normalizer.make(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centering, variance_normalization, decay)
 
     def signals_of(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
@@ -98,7 +98,7 @@ def darn(
 def muprop(
     family: Family,
     *,
-    centring: bool = False,
+    centering: bool = False,
     variance_normalization: bool = False,
     scale_correction: bool = True,
     decay: float = 0.99,
@@ -115,7 +115,7 @@ def muprop(
 
     Args:
       family: of the sites.
-      centring: subtract a moving average of `f - h`; unbiased all the same.
+      centering: subtract a moving average of `f - h`; unbiased all the same.
       variance_normalization: divide `f - h` and the correction by `max(1, sigma)`, sigma^2 a
         moving average of the variance of `f - h`; this scales the estimate.
       scale_correction: if False, variance normalization divides `f - h` alone. Then the estimate
@@ -124,7 +124,7 @@ def muprop(
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
     """
-    normalizer = Normalizer.make(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centering, variance_normalization, decay)
 
     def residual_of(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey

@@ -12,12 +12,12 @@ from gumbel.families import Family
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 
-@register("vimco", unbiased=True)
+@register("vimco", unbiased=True, multi_sample=True)
 def vimco(
     family: Family,
     *,
     num_samples: int = 5,
-    centring: bool = False,
+    centering: bool = False,
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
@@ -32,7 +32,7 @@ def vimco(
     Args:
       family: of the sites.
       num_samples: m, at least 2.
-      centring: subtract a moving average of the signal; unbiased all the same.
+      centering: subtract a moving average of the signal; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
         variance; this scales the score's part of the estimate.
       decay: of the moving averages.
@@ -45,7 +45,7 @@ def vimco(
     if num_samples < 2 or num_samples != int(num_samples):
         raise ValueError(f"vimco needs num_samples to be an integer >= 2, not {num_samples}")
 
-    normalizer = Normalizer.make(centring, variance_normalization, decay)
+    normalizer = Normalizer.make(centering, variance_normalization, decay)
 
     def samples(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey

@@ -98,8 +98,8 @@ def test_unbiased_estimators_match_enumeration(name, family):
 
 
 @pytest.mark.parametrize("name", ["sf", "nvil", "muprop"])
-def test_centring_leaves_the_estimate_unbiased(name):
-    assert is_accepted(two_layer(BERNOULLI), estimators.make(name, BERNOULLI, centring=True))
+def test_centering_leaves_the_estimate_unbiased(name):
+    assert is_accepted(two_layer(BERNOULLI), estimators.make(name, BERNOULLI, centering=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -242,7 +242,7 @@ def spread(net, name, **options):
 def test_control_variates_lower_the_variance(family):
     net = two_layer(family)
     plain = spread(net, "sf")
-    assert spread(net, "sf", centring=True) < plain
+    assert spread(net, "sf", centering=True) < plain
     assert spread(net, "nvil") < plain
     assert spread(net, "muprop") < 0.5 * plain
 
