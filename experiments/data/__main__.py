@@ -30,7 +30,7 @@ def main() -> int:
     seconds = time.perf_counter() - start
     height, width = dataset.image_shape
     sizes = f"{len(dataset.train)} / {len(dataset.validation)} / {len(dataset.test)}"
-    print(f"{dataset.name}: {sizes} images of {height}x{width}, levels 0..{dataset.levels}")
+    print(f"{dataset.name}: {sizes} images of {height}x{width}, max_value 0..{dataset.max_value}")
     print(f"mean pixel of the training split: {dataset.train_mean().mean():.4f}")
     if args.dataset in SPECS:
         arrays_path, _ = cache.paths(cache_directory(args.cache_dir), SPECS[args.dataset])

@@ -42,7 +42,7 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 
     Example:
       >>> dataset = load("digits")
-      >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.levels
+      >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.max_value
       ((1197, 8, 8), dtype('uint8'), 16)
     """
     if name == "digits":
@@ -114,7 +114,7 @@ def _assemble(spec: Spec, arrays: Arrays) -> Dataset:
     else:
         validation = _split(arrays, "validation", slice(None))
     test = _split(arrays, "test", slice(None))
-    return Dataset(spec.name, train, validation, test, spec.levels, spec.num_classes)
+    return Dataset(spec.name, train, validation, test, spec.max_value, spec.num_classes)
 
 
 def _split(arrays: Arrays, name: str, part: slice) -> Split:

@@ -22,7 +22,7 @@ class Spec:
       splits: number of examples of each official split.
       held_out: how many examples at the end of `train` are the validation split (0 for a set that
         has a `validation` split of its own).
-      levels: the pixel value that means 1.0.
+      max_value: the pixel value that means 1.0.
       image_shape: height and width.
       num_classes: number of classes, or None without labels.
       published_order: whether the arrays are in the order of the published files, or else in the
@@ -34,7 +34,7 @@ class Spec:
     version: str
     splits: Mapping[str, int]
     held_out: int
-    levels: int
+    max_value: int
     image_shape: tuple[int, int]
     num_classes: int | None
     published_order: bool
@@ -54,7 +54,7 @@ SPECS: dict[str, Spec] = {
         version="3.0.1",
         splits={"train": 60_000, "test": 10_000},
         held_out=10_000,
-        levels=255,
+        max_value=255,
         image_shape=(28, 28),
         num_classes=10,
         published_order=True,
@@ -70,7 +70,7 @@ SPECS: dict[str, Spec] = {
         version="1.0.0",
         splits={"train": 50_000, "validation": 10_000, "test": 10_000},
         held_out=0,
-        levels=1,
+        max_value=1,
         image_shape=(28, 28),
         num_classes=None,
         published_order=False,

@@ -205,7 +205,7 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
                 images[index] = example["image"][..., 0]
                 labels[index] = example.get("label", 0)
                 bar.update()
-            arrays[f"{split}_images"] = _as_levels(images, spec.levels)
+            arrays[f"{split}_images"] = _scaled(images, spec.max_value)
             if spec.num_classes is not None:
                 arrays[f"{split}_labels"] = labels
     wrong = [name for name, array in arrays.items() if digest(array) != spec.digests[name]]
@@ -214,12 +214,12 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
     return arrays
 
 
-def _as_levels(images: np.ndarray, levels: int) -> np.ndarray:
-    """Pixels in 0..levels; bits that a PNG writer stored as 0 and 255 become 0 and 1."""
-    if levels == 1 and np.isin(images, (0, 255)).all():
+def _scaled(images: np.ndarray, max_value: int) -> np.ndarray:
+    """Pixels in 0..max_value; bits that a PNG writer stored as 0 and 255 become 0 and 1."""
+    if max_value == 1 and np.isin(images, (0, 255)).all():
         images = (images > 0).astype(np.uint8)
-    if images.max(initial=0) > levels:
-        raise ValueError(f"a pixel is {images.max()}, above {levels}")
+    if images.max(initial=0) > max_value:
+        raise ValueError(f"a pixel is {images.max()}, above {max_value}")
     return images
 
 

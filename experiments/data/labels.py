@@ -1,4 +1,4 @@
-"""Which images are labelled, and which labelled images a step reads: by the seed alone."""
+"""Labels for semi-supervised learning: which images are labeled, and random labels for timing."""
 
 import dataclasses
 
@@ -6,47 +6,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
-from ml_collections import ConfigDict
 
-from experiments.data import Dataset
+from experiments.data.datasets import Dataset
 from experiments.errors import UserError
 from gumbel.types import PRNGKey
 
 Indices = Int[Array, " labels"]
 
 
-def prepared(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """The dataset with the labels that the config asks for: its own, or random ones.
+def check(dataset: Dataset, *, num_labels: int, num_classes: int) -> None:
+    """Refuses a dataset without labels, of other classes, or with too few images of a class.
 
     Raises:
-      UserError: no labels, another number of classes, or too few images of a class to label.
+      UserError: it names the config key to change.
     """
-    if config.labels == "random":
-        dataset = _with_random_labels(dataset, config.num_classes)
     if dataset.num_classes is None or dataset.train.labels is None:
         raise UserError(
-            f"config.dataset={config.dataset}: it has no labels; use mnist or digits, "
+            f"config.dataset={dataset.name}: it has no labels; use mnist or digits, "
             "or config.labels=random"
         )
-    if dataset.num_classes != config.num_classes:
+    if dataset.num_classes != num_classes:
         raise UserError(
-            f"config.num_classes={config.num_classes}: {config.dataset} has "
+            f"config.num_classes={num_classes}: {dataset.name} has "
             f"{dataset.num_classes} classes; give that number, or config.labels=random"
         )
-    each = config.num_labels // config.num_classes
-    fewest = int(np.bincount(dataset.train.labels, minlength=config.num_classes).min())
-    if fewest < each:
+    fewest = int(np.bincount(dataset.train.labels, minlength=num_classes).min())
+    if fewest < num_labels // num_classes:
         raise UserError(
-            f"config.num_labels={config.num_labels}: {config.dataset} has a class of {fewest} "
-            f"training images; give at most {fewest * config.num_classes}"
+            f"config.num_labels={num_labels}: {dataset.name} has a class of {fewest} "
+            f"training images; give at most {fewest * num_classes}"
         )
-    return dataset
 
 
-def labelled(
+def labeled(
     key: PRNGKey, labels: Int[Array, " N"], *, num_labels: int, num_classes: int
 ) -> Indices:
-    """The indices of the images whose labels may be read, as many of each class.
+    """The indices of the images whose labels may be read, equally many of each class.
 
     Args:
       key: of the draw.
@@ -62,8 +57,8 @@ def labelled(
     return jax.vmap(of_class)(jnp.arange(num_classes)).reshape(-1)
 
 
-def _with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
-    """The same images under labels that say nothing of them, as the paper's timing has them."""
+def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
+    """The same images with random labels, as the paper times training with."""
     # RandomState's stream is frozen for good.
     random = np.random.RandomState(0)
     train, validation, test = (

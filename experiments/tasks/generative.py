@@ -1,5 +1,6 @@
-"""Section 4.2: a variational autoencoder with one layer of discrete latent variables."""
+"""Generative modeling, section 4.2: a VAE with one layer of discrete latent variables."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.models.base import (
+from experiments.errors import refuse
+from experiments.settings import Settings
+from experiments.tasks.base import Images, Pictures, Task, check_layers, positive_integers
+from experiments.tasks.layers import (
     KL,
     Constant,
-    Images,
-    Pictures,
     PixelLikelihood,
+    check_kl,
     event_shape,
     kl_per_example,
     layer_input,
@@ -111,3 +114,47 @@ class VAE(nnx.Module):
         for linear in self.decoder:
             hidden = jnp.tanh(linear(hidden))
         return hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The task's own settings.
+
+    Attributes:
+      decoder: widths of the decoder's hidden layers; unset, the paper's: none for Bernoulli
+        variables, one of 200 for categorical ones.
+      kl: the KL term of the training cost, see `kl_per_example`.
+    """
+
+    decoder: tuple[int, ...] | None = None
+    kl: KL = "sample"
+
+
+def check(settings: Settings) -> None:
+    """Refuses more than one layer, widths below 1 and a KL that does not suit the estimator."""
+    options: Options = settings.options
+    check_layers(settings, 1)
+    if not positive_integers(options.decoder or ()):
+        refuse("decoder", options.decoder, "give whole numbers of at least 1, such as (200,)")
+    check_kl(options.kl, settings.estimator.spec)
+
+
+def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> VAE:
+    """The autoencoder of the settings, with fresh parameters."""
+    options: Options = settings.options
+    decoder = options.decoder
+    if decoder is None:
+        decoder = (200,) if settings.latent == "categorical" else ()
+    return VAE(
+        pixel_mean,
+        settings.family,
+        num_variables=settings.num_variables[0],
+        num_classes=settings.num_classes,
+        standardize=settings.standardize,
+        decoder=decoder,
+        kl=options.kl,
+        rngs=nnx.Rngs(key),
+    )
+
+
+TASK = Task(build, options=Options, check=check)

@@ -1,4 +1,4 @@
-"""Section 4.1: a stochastic binary network that predicts the lower half of a digit."""
+"""Structured prediction, section 4.1: the lower half of a digit from the upper half."""
 
 import itertools
 import math
@@ -9,14 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.models.base import (
-    Constant,
-    Images,
-    Pictures,
-    PixelLikelihood,
-    event_shape,
-    layer_input,
-)
+from experiments.settings import Settings
+from experiments.tasks.base import Images, Pictures, Task, check_layers
+from experiments.tasks.layers import Constant, PixelLikelihood, event_shape, layer_input
 from gumbel import Family, samplers
 from gumbel.types import Batch, Cost, PRNGKey, Sampler
 
@@ -93,3 +88,18 @@ class SBN(nnx.Module):
         middle = images.shape[1] // 2
         flat = images.reshape(images.shape[0], -1)
         return flat[:, : middle * images.shape[2]], flat[:, middle * images.shape[2] :]
+
+
+def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> SBN:
+    """The network of the settings, with fresh parameters."""
+    return SBN(
+        pixel_mean,
+        settings.family,
+        layers=settings.num_variables,
+        num_classes=settings.num_classes,
+        standardize=settings.standardize,
+        rngs=nnx.Rngs(key),
+    )
+
+
+TASK = Task(build, check=check_layers)
