@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -31,6 +31,7 @@ from experiments.errors import UserError, one_line
 _log = logging.getLogger(__name__)
 
 PyTree = Any
+_Settings = dict[str, str | bool]
 
 
 class _Leaf(NamedTuple):
@@ -57,6 +58,8 @@ class Checkpoints:
         keep: how many of the newest checkpoints stay, at least 1.
         read_only: leave the directory as it is, which another process may be writing to; it has to
             exist.
+        settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
+            refused, one without any is not. None stores and compares none.
 
     Example:
         >>> import tempfile
@@ -67,11 +70,19 @@ class Checkpoints:
         (100, {'weights': array([0., 1., 2.])})
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 3,
+        *,
+        read_only: bool = False,
+        settings: Mapping[str, str | bool] | None = None,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
         self._read_only = read_only
+        self._settings = dict(settings or {})
         with _quiet():  # orbax warns that what is read-only is read-only
             self._manager = checkpoint_managers.CheckpointManager(
                 self.directory,
@@ -122,7 +133,8 @@ class Checkpoints:
             return
         leaves = _describe(state)
         data = b"".join(np.asarray(value).tobytes() for value in jax.tree.leaves(state))
-        record = {"leaves": leaves, "sha256": _digest(step, leaves, data)}
+        digest = _digest(step, leaves, self._settings, data)
+        record = {"leaves": leaves, "settings": self._settings, "sha256": digest}
         # One array of bytes, not one array a leaf: when one read of many fails, orbax's threads
         # write tracebacks to stderr that no caller can catch.
         stored = {"bytes": np.frombuffer(data, np.uint8)}
@@ -147,12 +159,13 @@ class Checkpoints:
             `(step, state)`, or None if there is no checkpoint at all.
 
         Raises:
-            UserError: every checkpoint is damaged, or holds another structure than `like`.
+            UserError: every checkpoint is damaged, or the newest whole one holds another structure
+                than `like` or was written under other settings.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
-                leaves, arrays = self._load(step)
+                leaves, settings, arrays = self._load(step)
             except Exception as error:  # whatever orbax makes of damaged files
                 _log.warning(
                     "checkpoint %s is damaged (%s): falling back to the one before it",
@@ -160,6 +173,7 @@ class Checkpoints:
                     textwrap.shorten(one_line(error), 160),
                 )
                 continue
+            self._refuse_other(settings, step)
             state = self._fill(step, like, leaves, arrays)
             if not self._read_only:
                 self._set_aside([later for later in steps if later > step])
@@ -171,7 +185,7 @@ class Checkpoints:
             )
         return None
 
-    def _load(self, step: int) -> tuple[list[_Leaf], list[np.ndarray]]:
+    def _load(self, step: int) -> tuple[list[_Leaf], _Settings, list[np.ndarray]]:
         """Read the checkpoint of `step` and hold it against its digest."""
         items = self._manager.restore(
             step,
@@ -180,8 +194,9 @@ class Checkpoints:
             ),
         )
         leaves = [_Leaf(path, dtype, tuple(shape)) for path, dtype, shape in items.record["leaves"]]
+        settings = items.record.get("settings", {})  # older checkpoints have none
         data = np.asarray(items.state["bytes"]).tobytes()
-        if _digest(step, leaves, data) != items.record["sha256"]:
+        if _digest(step, leaves, settings, data) != items.record["sha256"]:
             raise ValueError("its data does not match its SHA-256 digest")
         arrays, start = [], 0
         for leaf in leaves:
@@ -189,7 +204,21 @@ class Checkpoints:
             array = np.frombuffer(data, leaf.dtype, size, start)
             arrays.append(array.reshape(leaf.shape).copy())
             start += array.nbytes
-        return leaves, arrays
+        return leaves, settings, arrays
+
+    def _refuse_other(self, settings: _Settings, step: int) -> None:
+        """Raises UserError if a checkpoint was written under other settings than ours."""
+        ours = self._settings
+        names = [name for name in ours if settings.get(name, ours[name]) != ours[name]]
+        if names:
+            written = [f"{name}={settings[name]}" for name in names]
+            found = [f"{name}={ours[name]}" for name in names]
+            variables = [f"{name.upper()}={settings[name]}" for name in names]
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} was written with {', '.join(written)},"
+                f" this process has {', '.join(found)}: set {' '.join(variables)} to resume, or"
+                " take another --workdir"
+            )
 
     def _fill(
         self, step: int, like: PyTree, leaves: list[_Leaf], arrays: list[np.ndarray]
@@ -255,10 +284,11 @@ def _describe(state: PyTree) -> list[_Leaf]:
     return leaves
 
 
-def _digest(step: int, leaves: list[_Leaf], data: bytes) -> str:
-    """SHA-256 over the step, the leaves' paths, dtypes and shapes, and their bytes."""
-    head = json.dumps([step, leaves]).encode()
-    return hashlib.sha256(head + b"\0" + data).hexdigest()
+def _digest(step: int, leaves: list[_Leaf], settings: _Settings, data: bytes) -> str:
+    """SHA-256 over the step, the leaves' paths, dtypes and shapes, the settings, and the bytes."""
+    head = [step, leaves, *([settings] if settings else [])]
+    text = json.dumps(head, sort_keys=True).encode()
+    return hashlib.sha256(text + b"\0" + data).hexdigest()
 
 
 def _like(target: Any, array: np.ndarray) -> Any:

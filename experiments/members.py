@@ -62,7 +62,8 @@ class Member:
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
         path = self.job.workdir / CHECKPOINTS
-        self.checkpoints = stack.enter_context(Checkpoints(path))
+        checkpoints = Checkpoints(path, settings=records.numerics())
+        self.checkpoints = stack.enter_context(checkpoints)
         try:
             restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
         except UserError as error:

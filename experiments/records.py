@@ -30,11 +30,12 @@ def provenance() -> dict[str, Any]:
 
     Returns:
         `versions` of Python and the packages that matter (None if not installed), `device` as
-        platform, kind and count, `matmul_precision` as set in jax, and `git` with the commit and
-        whether files differ from it (None outside a git checkout). No host or user name.
+        platform, kind and count, the settings of `numerics` under shorter names, `xla_flags` as in
+        the environment (None if unset), and `git` with the commit and whether files differ from it
+        (None outside a git checkout). No host or user name.
     """
     devices = jax.devices()
-    config: Any = jax.config  # its options are attributes that no type declares
+    settings = numerics()
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
         "device": {
@@ -42,8 +43,30 @@ def provenance() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "matmul_precision": str(config.jax_default_matmul_precision or "default"),
+        "matmul_precision": settings["jax_default_matmul_precision"],
+        "prng_impl": settings["jax_default_prng_impl"],
+        "threefry_partitionable": settings["jax_threefry_partitionable"],
+        "x64": settings["jax_enable_x64"],
+        "xla_flags": os.environ.get("XLA_FLAGS"),
         "git": _git(_ROOT),
+    }
+
+
+def numerics() -> dict[str, str | bool]:
+    """The settings of jax that change a run's numbers, by their names in jax, as JSON data.
+
+    Each can be set by the environment variable of its name in capitals.
+
+    Example:
+        >>> numerics()["jax_default_prng_impl"]
+        'threefry2x32'
+    """
+    config: Any = jax.config  # its options are attributes that no type declares
+    return {
+        "jax_default_prng_impl": str(config.jax_default_prng_impl),
+        "jax_threefry_partitionable": bool(config.jax_threefry_partitionable),
+        "jax_default_matmul_precision": str(config.jax_default_matmul_precision or "default"),
+        "jax_enable_x64": bool(config.jax_enable_x64),
     }
 
 

@@ -15,7 +15,7 @@ from experiments import cli, engines, sweep
 from experiments.engines import Options
 from experiments.engines.compilations import shared_compilations
 from experiments.errors import UserError
-from experiments.reproduce import figures, protocol, speed, table2
+from experiments.reproduce import figures, presets, speed, table2
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
 
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _table1(arguments: argparse.Namespace, results: Path) -> Table1:
-    return Table1(protocol.PRESETS[arguments.preset], arguments.workdir, results)
+    return Table1(presets.PRESETS[arguments.preset], arguments.workdir, results)
 
 
 def _table2(arguments: argparse.Namespace, results: Path) -> Table2:
@@ -74,7 +74,7 @@ def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> i
 
 
 def _draw_curves(path: Path, model: str, title: str, table: Table1) -> None:
-    cells = [cell for cell in protocol.cells(table.preset) if cell.row.startswith(model)]
+    cells = [cell for cell in presets.cells(table.preset) if cell.row.startswith(model)]
     panels = {
         row: {cell.estimator: table.finals(cell) for cell in cells if cell.row == row}
         for row in dict.fromkeys(cell.row for cell in cells)
@@ -114,10 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", type=cli.path, required=True, help="where the runs train")
     parser.add_argument(
         "--preset",
-        choices=list(protocol.PRESETS),
+        choices=list(presets.PRESETS),
         default="full",
-        help="full: the paper's steps, days on two cores; short: a tenth of them, some hours; "
-        "smoke: a few minutes on digits",
+        help="full: the paper's protocol, days on one core; short: a tenth of its steps, some "
+        "hours; smoke: a few minutes on digits",
     )
     parser.add_argument(
         "--results",

@@ -1,145 +1,20 @@
-"""What Table 1 is: its cells, the settings each may pick from, and how long everything trains.
-
-Every estimator gets the same: the same learning rates, steps and seeds, and centring wherever there
-is a score function. Picked with the learning rate is variance normalization, on or off, where the
-estimator has it (unless the preset has it on for all): it divides the signal by up to some tens, so
-the best learning rate depends on it. MuProp, whose estimate has a signal and a correction, may have
-both normalized or the signal alone, which runs of the final length decide. Picked, too, is whether
-inputs are standardized, which suits some estimators and not others. Picked after that is the
-temperature's schedule, where the estimator reads a temperature that is annealed and the preset has
-several.
-"""
+"""How a cell of Table 1 picks its setting: the config it starts from, and each round's runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import grids, overrides
-from experiments.grids import LEARNING_RATES, Grid
+from experiments.grids import Grid
 from experiments.overrides import Overrides
-from experiments.reproduce.runs import CONFIGS, PAPER
+from experiments.reproduce.presets import Cell, Preset
+from experiments.reproduce.runs import CONFIGS
 from gumbel import estimators
 
-_PAPER = PAPER["table1"]
-ROWS: tuple[str, ...] = tuple(_PAPER["rows"])
-COLUMNS: tuple[str, ...] = tuple(_PAPER["columns"])
-# Described in the paper but left out of its table; VIMCO has an objective of its own.
-EXTRA_COLUMNS = ("nvil", "vimco")
-
-
-class Cell(NamedTuple):
-    """One cell of the table."""
-
-    row: str
-    estimator: str
-
-    @property
-    def name(self) -> str:
-        """`row-estimator`, for file names."""
-        return f"{self.row}-{self.estimator}"
-
-    @property
-    def model(self) -> str:
-        """`sbn` or `vae`."""
-        return self.row.split("_")[0]
-
-    @property
-    def paper(self) -> float | None:
-        """The paper's number, in nats, or None where it has none."""
-        if self.estimator not in COLUMNS:
-            return None
-        return float(_PAPER["rows"][self.row][COLUMNS.index(self.estimator)])
-
-
-class Preset(NamedTuple):
-    """How much to do.
-
-    Attributes:
-      name: of the preset.
-      learning_rates: to pick from.
-      schedules: of an annealed temperature, to pick from at the learning rate picked.
-      pick_steps: optimizer steps of a picking run.
-      final_steps: of a final run.
-      seeds: how many final runs; picking uses a seed that these do not.
-      pick_samples: m of the bounds of picking runs.
-      changes: to the config, for all runs.
-      columns, extra_columns: the estimators.
-      rows: of the table.
-      rows_at_once: how many rows train in one wave.
-      slope_rate: of slope-annealed straight-through.
-      variance_normalization: to pick from, for the estimators that have it.
-      standardize: to pick from, for every estimator, by model.
-    """
-
-    name: str
-    learning_rates: tuple[float, ...]
-    schedules: Grid
-    pick_steps: int
-    final_steps: int
-    seeds: int
-    pick_samples: int
-    changes: Overrides
-    columns: tuple[str, ...] = COLUMNS
-    extra_columns: tuple[str, ...] = EXTRA_COLUMNS
-    rows: tuple[str, ...] = ROWS
-    rows_at_once: int = 1
-    slope_rate: float = 1e-5
-    variance_normalization: tuple[bool, ...] = (True, False)
-    standardize: Mapping[str, tuple[bool, ...]] = {"sbn": (True, False), "vae": (True, False)}
-
-
-_SCHEDULES = grids.product(
-    {"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)},
-)
-# A tenth of the steps, so learning rates that begin where the paper's grid ends, and fall to 0 lest
-# the numbers show their noise; and the faster of the paper's rates for the temperature.
-_SHORT_CHANGES: Overrides = {
-    "learning_rate_schedule": "cosine",
-    "temperature.rate": 1e-4,
-    "eval_valid_samples": 20,
-}
-PRESETS = {
-    "full": Preset("full", LEARNING_RATES, _SCHEDULES, 100_000, 500_000, 3, 100, {}),
-    "short": Preset(
-        "short",
-        (1e-2, 3e-2, 1e-1),
-        [],
-        10_000,
-        50_000,
-        3,
-        20,
-        _SHORT_CHANGES,
-        rows_at_once=2,
-        slope_rate=2e-5,
-        variance_normalization=(True,),
-    ),
-    "smoke": Preset(
-        "smoke",
-        (3e-3,),
-        _SCHEDULES[:2],
-        200,
-        200,
-        2,
-        5,
-        {
-            "dataset": "digits",
-            "batch_size": 20,
-            "num_classes": 5,
-            "log_every": 100,
-            "eval_every": 100,
-            "checkpoint_every": 200,
-            "eval_samples": 5,
-        },
-        ("sf", "gumbel_softmax"),
-        (),
-        ("sbn_bernoulli", "vae_categorical"),
-        2,
-        standardize={"sbn": (True,), "vae": (True,)},
-    ),
-}
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
 _PICK_SEED = 1000
+_FINALISTS = 2  # learning rates in the second round
 VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
 SCALE_CORRECTION = "estimator.scale_correction"
 # The keys that are picked.
@@ -153,17 +28,13 @@ PICKED = (
 )
 
 
-def cells(preset: Preset) -> list[Cell]:
-    """The cells of a preset, row by row."""
-    columns = (*preset.columns, *preset.extra_columns)
-    return [Cell(row, estimator) for row in preset.rows for estimator in columns]
-
-
-def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigDict:
+def base_config(cell: Cell, preset: Preset, *, pick_steps: int | None = None) -> ConfigDict:
     """The config of a cell before anything is picked.
 
-    If `picking`, what is annealed and not itself picked is annealed faster, so that it goes through
-    as much of its course in a picking run as in a final one.
+    Args:
+      cell, preset: of the table.
+      pick_steps: the length of a picking run, in which what is annealed and not itself picked is
+        annealed faster, to go through as much of its course as in a final run; None for a final.
     """
     model, latent = cell.row.split("_")
     config = overrides.load(str(CONFIGS / f"{model}.py"))
@@ -171,15 +42,31 @@ def base_config(cell: Cell, preset: Preset, *, picking: bool = False) -> ConfigD
     if preset.changes.get("dataset") == "digits":
         changes["layers"] = _SMOKE_LAYERS[model]
     config = grids.config_at(config, changes)
-    faster = preset.final_steps / preset.pick_steps if picking else 1.0
+    faster = preset.final_steps / pick_steps if pick_steps else 1.0
     if cell.estimator == "slope_annealed_st":
         config.estimator.slope_rate = preset.slope_rate * faster
     if config.temperature.name == "exponential" and not preset.schedules:
         config.temperature.rate *= faster
         config.temperature.interval = max(1, round(config.temperature.interval / faster))
-    if picking and config.eval_valid_samples is not None:
+    if pick_steps and config.eval_valid_samples is not None:
         config.eval_valid_samples = preset.pick_samples
     return config
+
+
+def pick_points(cell: Cell, preset: Preset, ranked: Sequence[Sequence[Overrides]]) -> Grid | None:
+    """The runs of the next round of picking, None after the last.
+
+    Args:
+      cell, preset: of the table.
+      ranked: the settings of each round so far, best first.
+    """
+    rounds: list[Grid] = [first_points(cell, preset)]
+    if ranked:
+        best = ranked[-1][0]
+        rounds += filter(
+            None, (second_points(cell, preset, ranked[0]), schedule_points(cell, preset, best))
+        )
+    return rounds[len(ranked)] if len(ranked) < len(rounds) else None
 
 
 def first_points(cell: Cell, preset: Preset) -> Grid:
@@ -188,7 +75,8 @@ def first_points(cell: Cell, preset: Preset) -> Grid:
     Inputs that are not standardized learn more slowly: they go without the smallest learning rate.
     """
     points: Grid = []
-    for standardize in preset.standardize[cell.model]:
+    ways = preset.standardize[cell.model]
+    for standardize in ways[:1] if preset.second_steps else ways:
         skipped = 0 if standardize else int(len(preset.learning_rates) > 1)
         changed = {} if standardize else {STANDARDIZE: False}
         points += [
@@ -196,7 +84,8 @@ def first_points(cell: Cell, preset: Preset) -> Grid:
             for rate in preset.learning_rates[skipped:]
             for normalization in _normalizations(cell, preset)
         ]
-    return [point | _picking(preset) for point in points]
+    schedule = preset.schedules[0] if _annealed(cell, preset) else {}
+    return [point | schedule | _picking(preset, preset.pick_steps) for point in points]
 
 
 def _normalizations(cell: Cell, preset: Preset) -> Grid:
@@ -204,10 +93,7 @@ def _normalizations(cell: Cell, preset: Preset) -> Grid:
     options = estimators.spec(cell.estimator).options
     if "variance_normalization" not in options:
         return [{}]
-    ways: Grid = [{VARIANCE_NORMALIZATION: on} for on in preset.variance_normalization]
-    if "scale_correction" in options and True in preset.variance_normalization:
-        ways.append({VARIANCE_NORMALIZATION: True, SCALE_CORRECTION: False})
-    return ways
+    return [{VARIANCE_NORMALIZATION: on} for on in preset.variance_normalization]
 
 
 def biased(point: Mapping[str, Any]) -> bool:
@@ -215,31 +101,40 @@ def biased(point: Mapping[str, Any]) -> bool:
     return point.get(SCALE_CORRECTION) is False
 
 
-def finalist_points(preset: Preset, settings: Sequence[Overrides]) -> Grid:
-    """The runs, as long as final ones, that choose between MuProp with a bias and without.
-
-    Short runs would not do: what an estimator gains by less variance shows early, what it loses by
-    its bias late.
+def second_points(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Grid:
+    """The longer runs of the best of the first round, none where the preset has one round.
 
     Args:
-      preset: of the table.
-      settings: the best with a bias and the best without.
+      cell, preset: of the table.
+      ranked: the settings of the first round, best first.
     """
-    length = {"num_steps": preset.final_steps}
-    return [setting | _picking(preset) | length for setting in settings]
+    if preset.second_steps is None:
+        return []
+    points = list(ranked[:_FINALISTS])
+    points += [ranked[0] | {STANDARDIZE: way} for way in preset.standardize[cell.model][1:]]
+    return [point | _picking(preset, preset.second_steps) for point in points]
 
 
 def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
     """The runs that the temperature's schedule is picked from, none where it is not annealed.
 
+    The one of them that the round before had is the same run.
+
     Args:
       cell, preset: of the table.
       setting: what was picked before.
     """
-    annealed = base_config(cell, preset).temperature.name == "exponential"
-    if not annealed or not estimators.spec(cell.estimator).relaxes:
+    if not _annealed(cell, preset):
         return []
-    return [setting | schedule | _picking(preset) for schedule in preset.schedules]
+    length = _picking(preset, preset.second_steps or preset.pick_steps)
+    return [setting | schedule | length for schedule in preset.schedules]
+
+
+def _annealed(cell: Cell, preset: Preset) -> bool:
+    """Whether the cell has a temperature whose schedule is picked."""
+    if not preset.schedules or not estimators.spec(cell.estimator).relaxes:
+        return False
+    return bool(base_config(cell, preset).temperature.name == "exponential")
 
 
 def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
@@ -247,9 +142,9 @@ def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Ov
     return setting | {"seed": seed, "num_steps": preset.final_steps}
 
 
-def _picking(preset: Preset) -> Overrides:
+def _picking(preset: Preset, num_steps: int) -> Overrides:
     return {
         "seed": _PICK_SEED,
-        "num_steps": preset.pick_steps,
+        "num_steps": num_steps,
         "eval_samples": preset.pick_samples,
     }

@@ -76,17 +76,29 @@ class Runs:
         Returns:
           None if a job is still to be done, or all have failed.
         """
+        ranked = self.ranked(jobs, loss, keys)
+        return ranked[0] if ranked else None
+
+    def ranked(
+        self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
+    ) -> list[Overrides]:
+        """What was overridden, of `keys`, by each job with a loss, from the least loss on.
+
+        Args:
+          jobs, loss, keys: as for `best`.
+
+        Returns:
+          An empty list if a job is still to be done, or all have failed.
+        """
         losses = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
             if record is None and not (job.workdir / FAILURE).exists():
-                return None
+                return []
             if record is not None and (value := loss(record)) is not None:
                 losses[index] = value
-        if not losses:
-            return None
-        overrides = jobs[min(losses, key=lambda index: losses[index])].overrides
-        return {key: overrides[key] for key in keys if key in overrides}
+        overrides = [jobs[index].overrides for index in sorted(losses, key=losses.__getitem__)]
+        return [{key: each[key] for key in keys if key in each} for each in overrides]
 
     def records(self, jobs: Sequence[Job]) -> list[Record]:
         """The records of the jobs that are finished."""

@@ -3,6 +3,7 @@
 A run whose record is here counts as done, wherever it was trained.
 """
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,4 +72,9 @@ class Store:
 
 def _same(recorded: Record, config: Record) -> bool:
     """Whether a record is of this config; keys younger than the record had their defaults."""
-    return configs.flatten(configs.base()) | recorded == config
+    return _defaults() | recorded == config
+
+
+@functools.cache
+def _defaults() -> Record:
+    return configs.flatten(configs.base())

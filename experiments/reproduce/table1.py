@@ -1,12 +1,14 @@
 """Table 1: picks a setting a cell on validation, trains it on fresh seeds, collects the tests."""
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from experiments.overrides import Overrides
-from experiments.reproduce import protocol
-from experiments.reproduce.protocol import Cell, Preset
+from experiments.reproduce import presets, protocol
+from experiments.reproduce.presets import Cell, Preset
 from experiments.reproduce.runs import PAPER, Table, Wave, interval, provenance, shown
 from experiments.reproduce.store import Record
 from experiments.run import Job
@@ -15,43 +17,43 @@ NAME = "table1"
 _BIASED = "†"
 
 
+class _Round(NamedTuple):
+    """A round of picking: its runs, and once all are done, their settings, best first."""
+
+    jobs: list[Job]
+    ranked: list[Overrides]
+
+
 class Table1(Table):
     """The jobs of the table and what they have come to."""
 
     name = NAME
     preset: Preset
 
+    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
+        super().__init__(preset, workdir, results)
+        self._settings: dict[Cell, Overrides] = {}  # picked; a cell that has one keeps it
+
     def waves(self) -> Iterator[Wave]:
-        """What to train, in order of worth; to be asked for the next when one is done.
+        """What to train, in priority order, generated lazily: each wave needs those before."""
+        for name, cells, seed in presets.batches(self.preset):
+            if seed == 0:
+                yield from self._picking_waves(name, cells)
+            yield self._finals_wave(name, cells, seed)
 
-        The paper's 28 cells come first, with one seed each, a row at a time; then the columns that
-        it left out; then the other seeds.
-        """
-        preset = self.preset
-        for columns in (preset.columns, preset.extra_columns):
-            for name, rows in self._groups():
-                cells = [Cell(row, estimator) for row in rows for estimator in columns]
-                yield self._wave(f"{name}, picking", cells, self._firsts)
-                yield self._wave(f"{name}, picking by long runs", cells, self._finalists)
-                yield self._wave(f"{name}, picking the schedule", cells, self._schedules)
-                yield self._finals_wave(name, cells, 0)
-        for seed in range(1, preset.seeds):
-            for name, rows in self._groups():
-                cells = [cell for cell in protocol.cells(preset) if cell.row in rows]
-                yield self._finals_wave(name, cells, seed)
-
-    def _groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """The rows that train together, with a name for them."""
-        rows, size = self.preset.rows, self.preset.rows_at_once
-        for first in range(0, len(rows), size):
-            group = rows[first : first + size]
-            yield " and ".join(group), group
+    def _picking_waves(self, name: str, cells: Sequence[Cell]) -> Iterator[Wave]:
+        for number in itertools.count():
+            rounds = [list(self._rounds(cell)) for cell in cells]
+            jobs = [job for each in rounds if len(each) > number for job in each[number].jobs]
+            if not jobs:
+                return
+            yield self.runs.missing(f"{name}, picking, round {number + 1}", jobs)
 
     def write(self) -> dict[str, Any]:
         """Writes the table from the finished runs; returns what its JSON holds."""
         table = {
             "unit": PAPER[NAME]["unit"],
-            "cells": [self._cell(cell) for cell in protocol.cells(self.preset)],
+            "cells": [self._cell(cell) for cell in presets.cells(self.preset)],
         }
         return self.write_files(table, markdown)
 
@@ -65,54 +67,36 @@ class Table1(Table):
 
     def setting(self, cell: Cell) -> Overrides | None:
         """What was picked for a cell, or None if its runs are not all done or have all failed."""
-        setting = self._best(self._firsts(cell))
-        for stage in (self._finalists, self._schedules):
-            if jobs := stage(cell):
-                setting = self._best(jobs)
-        return setting
+        if cell not in self._settings:
+            *_, last = self._rounds(cell)
+            if last.ranked:
+                self._settings[cell] = last.ranked[0]
+        return self._settings.get(cell)
 
-    def _firsts(self, cell: Cell) -> list[Job]:
-        return self._jobs(cell, "pick", protocol.first_points(cell, self.preset))
-
-    def _finalists(self, cell: Cell) -> list[Job]:
-        firsts = self._firsts(cell)
-        if self._best(firsts) is None:
-            return []
-        found = [
-            self._best([job for job in firsts if protocol.biased(job.overrides) == biased])
-            for biased in (False, True)
-        ]
-        settings = [setting for setting in found if setting]
-        points = protocol.finalist_points(self.preset, settings) if len(settings) > 1 else []
-        return self._jobs(cell, "pick", points)
-
-    def _schedules(self, cell: Cell) -> list[Job]:
-        first = self._best(self._firsts(cell))
-        if first is None:
-            return []
-        return self._jobs(cell, "pick", protocol.schedule_points(cell, self.preset, first))
+    def _rounds(self, cell: Cell) -> Iterator[_Round]:
+        """The rounds of picking, up to the first that is not done."""
+        done: list[list[Overrides]] = []
+        while points := protocol.pick_points(cell, self.preset, done):
+            jobs = self._jobs(cell, "pick", points)
+            ranked = self.runs.ranked(jobs, lambda record: record["valid_nll"], protocol.PICKED)
+            yield _Round(jobs, ranked)
+            if not ranked:
+                return
+            done.append(ranked)
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
-        return self._jobs(cell, "final", [protocol.final_point(cell, self.preset, setting, seed)])[
-            0
-        ]
+        point = protocol.final_point(cell, self.preset, setting, seed)
+        return self._jobs(cell, "final", [point])[0]
 
     def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
-        base = protocol.base_config(cell, self.preset, picking=stage == "pick")
+        pick_steps = points[0]["num_steps"] if stage == "pick" else None
+        base = protocol.base_config(cell, self.preset, pick_steps=pick_steps)
         return self.runs.jobs(base, f"{stage}/{cell.name}", points)
 
-    def _best(self, jobs: Sequence[Job]) -> Overrides | None:
-        return self.runs.best(jobs, lambda record: record["valid_nll"], protocol.PICKED)
-
-    def _wave(self, name: str, cells: Sequence[Cell], jobs_of: Callable[[Cell], list[Job]]) -> Wave:
-        return self.runs.missing(name, [job for cell in cells for job in jobs_of(cell)])
-
     def _finals_wave(self, name: str, cells: Sequence[Cell], seed: int) -> Wave:
-        def job_of(cell: Cell) -> list[Job]:
-            setting = self.setting(cell)
-            return [] if setting is None else [self._final(cell, setting, seed)]
-
-        return self._wave(f"{name}, seed {seed}", cells, job_of)
+        picked = [(cell, setting) for cell in cells if (setting := self.setting(cell))]
+        jobs = [self._final(cell, setting, seed) for cell, setting in picked]
+        return self.runs.missing(f"{name}, seed {seed}", jobs)
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         """What the JSON says of a cell."""

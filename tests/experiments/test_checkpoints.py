@@ -1,4 +1,6 @@
 import collections
+import hashlib
+import json
 import logging
 import os
 import random
@@ -234,6 +236,74 @@ def test_another_structure_is_refused(tmp_path, like, difference):
         with pytest.raises(UserError, match=difference):
             checkpoints.restore(like)
         assert checkpoints.steps() == [1]
+
+
+SETTINGS = {"jax_default_matmul_precision": "default", "jax_enable_x64": False}
+
+
+def test_other_settings_are_refused(tmp_path):
+    state = {"w": np.zeros(3, np.float32)}
+    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+        checkpoints.save(1, state)
+        assert checkpoints.restore(state)[0] == 1
+    other = {"jax_default_matmul_precision": "highest", "jax_enable_x64": True}
+    with Checkpoints(tmp_path, settings=other) as checkpoints:
+        with pytest.raises(UserError) as raised:
+            checkpoints.restore(state)
+        assert checkpoints.steps() == [1]
+    assert str(raised.value) == (
+        f"checkpoint {tmp_path / '1'} was written with jax_default_matmul_precision=default, "
+        "jax_enable_x64=False, this process has jax_default_matmul_precision=highest, "
+        "jax_enable_x64=True: set JAX_DEFAULT_MATMUL_PRECISION=default JAX_ENABLE_X64=False to "
+        "resume, or take another --workdir"
+    )
+    assert restore(tmp_path, like=state)[0] == 1, "who reads alone need not give them"
+
+
+def edit_record(checkpoint, change):
+    """Changes the JSON that lies beside the data."""
+    (file,) = (f for f in checkpoint.rglob("*") if f.is_file() and b'"sha256"' in f.read_bytes())
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+
+
+def test_an_older_checkpoint_has_no_settings(tmp_path):
+    state = {"w": np.arange(3, dtype=np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+
+    def as_before(record):
+        del record["settings"]
+        head = json.dumps([1, [["['w']", "float32", [3]]]]).encode()
+        record["sha256"] = hashlib.sha256(head + b"\0" + state["w"].tobytes()).hexdigest()
+
+    edit_record(tmp_path / "1", as_before)
+    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+        step, restored = checkpoints.restore(state)
+        checkpoints.save(2, restored)
+    assert step == 1
+    assert_same(restored, state)
+    with (
+        Checkpoints(tmp_path, settings=SETTINGS | {"jax_enable_x64": True}) as checkpoints,
+        pytest.raises(UserError, match="2 was written with jax_enable_x64=False"),
+    ):
+        checkpoints.restore(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("settings"),
+        lambda record: record["settings"].update(jax_enable_x64=True),
+    ],
+)
+def test_damage_to_the_settings_is_noticed(tmp_path, change):
+    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.save(2, make_state(2))
+    edit_record(tmp_path / "2", change)
+    assert restore(tmp_path)[0] == 1
 
 
 SAVE_FOREVER = """

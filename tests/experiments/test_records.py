@@ -63,6 +63,17 @@ def test_provenance_names_the_precision_in_force():
         assert provenance()["matmul_precision"] == "default"
 
 
+def test_provenance_names_what_else_decides_numbers(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    found = provenance()
+    keys = ("prng_impl", "threefry_partitionable", "x64", "xla_flags")
+    assert [found[key] for key in keys] == ["threefry2x32", True, False, None]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(False), jax.enable_x64(True):
+        found = provenance()
+    assert [found[key] for key in keys] == ["rbg", False, True, "--xla_cpu_enable_fast_math=false"]
+
+
 def test_provenance_names_the_commit(tmp_path, monkeypatch):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]

@@ -5,19 +5,21 @@ And the smoke preset for real, from picking to figures.
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from experiments import config as configs
 from experiments import grids, records
 from experiments.errors import UserError
-from experiments.reproduce import figures, protocol, table2
+from experiments.reproduce import figures, presets, protocol, table2
 from experiments.reproduce.__main__ import _parser, main
-from experiments.reproduce.protocol import PRESETS, Cell
+from experiments.reproduce.presets import PRESETS, Cell
 from experiments.reproduce.runs import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table2 import Table2
 
+RESULTS = Path(__file__).parents[2] / "results"
 SMALL = PRESETS["smoke"]._replace(
     learning_rates=(1e-3, 3e-3),
     extra_columns=("vimco",),
@@ -53,7 +55,7 @@ def finish(job, *, valid, test, **more):
 
 
 def test_every_number_of_the_paper_has_its_cell():
-    cells = protocol.cells(PRESETS["full"])
+    cells = presets.cells(PRESETS["full"])
     assert len(cells) == 36
     assert sum(cell.paper is not None for cell in cells) == 28
     assert Cell("vae_categorical", "gumbel_softmax").paper == 101.5
@@ -61,20 +63,99 @@ def test_every_number_of_the_paper_has_its_cell():
 
 
 def test_cells_pick_from_the_papers_grid():
-    full = PRESETS["full"]
-    # Six learning rates; and the larger five for inputs that are not standardized.
-    assert len(protocol.first_points(Cell("sbn_bernoulli", "st"), full)) == 6 + 5
-    # With and without variance normalization, where there is a score function.
-    assert len(protocol.first_points(Cell("sbn_bernoulli", "sf"), full)) == 2 * (6 + 5)
-    # MuProp has a third way: the signal normalized, the correction not.
-    muprop = protocol.first_points(Cell("sbn_bernoulli", "muprop"), full)
-    assert len(muprop) == 3 * (6 + 5)
-    assert sum("estimator.scale_correction" in point for point in muprop) == 6 + 5
+    full, gumbel_softmax = PRESETS["full"], Cell("vae_bernoulli", "gumbel_softmax")
+    for cell in presets.cells(full):
+        points = protocol.first_points(cell, full)
+        assert [point["learning_rate"] for point in points] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+        assert all(point.get("estimator.variance_normalization", True) for point in points)
     picked = {"learning_rate": 1e-3}
-    assert len(protocol.schedule_points(Cell("vae_bernoulli", "gumbel_softmax"), full, picked)) == 4
+    assert len(protocol.schedule_points(gumbel_softmax, full, picked)) == 4
     # No schedule where the temperature is fixed, or is not read.
     assert protocol.schedule_points(Cell("sbn_bernoulli", "gumbel_softmax"), full, picked) == []
     assert protocol.schedule_points(Cell("vae_bernoulli", "sf"), full, picked) == []
+
+
+def test_short_picks_from_standardized_inputs_and_not_and_no_biased_muprop():
+    points = protocol.first_points(Cell(SBN, "muprop"), PRESETS["short"])
+    # Three learning rates; and the larger two for inputs that are not standardized.
+    assert len(points) == 3 + 2
+    assert not any("estimator.scale_correction" in point for point in points)
+
+
+def trained(table):
+    """Finishes what `full` trains; the names of the waves and the jobs of each.
+
+    By 25,000 steps 1e-3 leads 3e-3; by 100,000 it is behind, and inputs as they are lead.
+    """
+    waves = []
+    for wave in filter(lambda wave: wave.jobs, table.waves()):
+        waves.append(wave)
+        for job in wave.jobs:
+            config, early = job.config, job.config.num_steps == 25_000
+            valid = 60.0 + abs(config.learning_rate - (1e-3 if early else 3e-3))
+            valid += 1e-4 * (config.temperature.rate == 1e-5) + 1e-3 * config.standardize
+            finish(job, valid=valid, test=valid)
+    return waves
+
+
+def test_full_halves_its_way_to_a_setting(tmp_path):
+    preset = PRESETS["full"]._replace(rows=("vae_bernoulli",), columns=("gumbel_softmax",))
+    table = Table1(preset._replace(extra_columns=()), tmp_path / "work", tmp_path / "results")
+    first, second, schedules, *finals = trained(table)
+    assert [job.config.num_steps for job in first.jobs] == 6 * [25_000]
+    assert all(job.config.standardize for job in first.jobs)
+    assert [
+        (job.config.learning_rate, job.config.standardize, job.config.num_steps)
+        for job in second.jobs
+    ] == [(1e-3, True, 100_000), (3e-4, True, 100_000), (1e-3, False, 100_000)]
+    # One of the four schedules is that of the round before, and is not trained again.
+    assert {
+        (job.config.temperature.rate, job.config.temperature.interval, job.config.standardize)
+        for job in schedules.jobs
+    } == {(1e-5, 1000, False), (1e-4, 500, False), (1e-4, 1000, False)}
+    setting = table.setting(Cell("vae_bernoulli", "gumbel_softmax"))
+    assert setting == {
+        "learning_rate": 1e-3,
+        "standardize": False,
+        "temperature.rate": 1e-4,
+        "temperature.interval": 500,
+    }
+    assert [wave.jobs[0].config.seed for wave in finals] == [0, 1, 2]
+    for job in (wave.jobs[0] for wave in finals):
+        config = job.config
+        assert {key: configs.get(config, key) for key in setting} == setting
+        assert (config.num_steps, config.eval_samples, config.momentum) == (500_000, 1000, 0.9)
+        assert (config.optimizer, config.learning_rate_schedule) == ("sgd", "constant")
+
+
+def test_full_trains_cell_by_cell_within_its_budget(tmp_path):
+    table = Table1(PRESETS["full"], tmp_path / "work", tmp_path / "results")
+    waves = trained(table)
+    steps = {"pick": 0, "final": 0}
+    for job in (job for wave in waves for job in wave.jobs):
+        stage, name, _ = job.workdir.relative_to(table.runs.directory).parts
+        if not name.endswith(("nvil", "vimco")):
+            steps[stage] += job.config.num_steps
+    assert steps["final"] == 28 * 3 * 500_000
+    assert steps["pick"] == 13_800_000  # 0.33 of the finals of three seeds, 0.99 of those of one
+    assert steps["pick"] <= steps["final"] / 3
+    finals = [wave.name for wave in waves if "seed" in wave.name]
+    rows = ("sbn_bernoulli", "sbn_categorical", "vae_bernoulli", "vae_categorical")
+    own, others = ("gumbel_softmax", "st_gumbel_softmax"), ("sf", "darn", "muprop", "st")
+    others = (*others, "slope_annealed_st")
+    order = [(own + others, (0,)), (own, (1, 2)), (others, (1, 2)), (("nvil", "vimco"), (0, 1, 2))]
+    assert finals == [
+        f"{row}-{column}, seed {seed}"
+        for columns, seeds in order
+        for seed in seeds
+        for column in columns
+        for row in rows
+    ]
+    assert all(
+        "picking" in waves[index - 1].name
+        for index, wave in enumerate(waves)
+        if wave.name.endswith("seed 0")
+    )
 
 
 def test_picking_then_final_runs_then_the_table(table):
@@ -106,30 +187,13 @@ def test_picking_then_final_runs_then_the_table(table):
     assert not any(wave.jobs for wave in table.waves())
 
 
-def test_runs_of_the_final_length_decide_on_a_bias(tmp_path):
-    preset = SMALL._replace(columns=("muprop",), extra_columns=(), final_steps=1000)
-    table, cell = Table1(preset, tmp_path / "work", tmp_path / "results"), Cell(SBN, "muprop")
-    whole = {"learning_rate": 3e-3, "estimator.variance_normalization": True}
-    alone = whole | {"estimator.scale_correction": False}
-    long_runs = []
-    for wave in table.waves():
-        for job in wave.jobs:
-            biased = job.config.estimator.scale_correction is False
-            if job.config.num_steps == 1000 and job.config.seed == 1000:
-                assert table.setting(cell) is None or long_runs
-                long_runs.append(job.overrides)
-            valid = 60.0 + biased * (1.0 if job.config.num_steps == 1000 else -1.0)
-            valid += job.config.learning_rate != 3e-3
-            valid += not job.config.estimator.variance_normalization
-            finish(job, valid=valid, test=valid)
-    picked = [{k: v for k, v in point.items() if k in protocol.PICKED} for point in long_runs]
-    assert picked[:2] == [whole, alone]
-    assert len(picked) == 2 * 2  # in both rows
-    assert table.setting(cell) == whole  # by short runs, `alone` was ahead
+def test_a_biased_setting_is_marked(table):
     written = table.write()
+    entry = written["cells"][0]
+    entry |= {"mean": 60.0, "ci95": [60.0, 60.0], "setting": {"learning_rate": 3e-3}}
     assert "†" not in markdown(written)
-    written["cells"][0]["setting"] = alone
-    assert "60.0 ± 0.0† (58.9)" in markdown(written)
+    entry["setting"]["estimator.scale_correction"] = False
+    assert "60.0 ± 0.0, 0 of 2 seeds† (72.0)" in markdown(written)
     assert "† the signal alone is normalized" in markdown(written)
 
 
@@ -143,6 +207,15 @@ def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
         assert table.runs.store.record(job)
     elsewhere = Table1(SMALL, tmp_path / "other", tmp_path / "results")
     assert next(elsewhere.waves()).jobs == []
+
+
+def test_committed_records_count_as_done(tmp_path):
+    """They lack the keys and the provenance that came after them."""
+    table = Table1(PRESETS["short"], tmp_path / "work", RESULTS)
+    for row in presets.ROWS:
+        cell = Cell(row, "gumbel_softmax")
+        assert [record["seed"] for record in table.finals(cell)] == [0, 1, 2]
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_record_of_another_config_gives_way_to_the_run(table):
@@ -196,13 +269,18 @@ def test_what_is_annealed_goes_through_its_course_in_picking_runs():
     ):
         cell = Cell(row, estimator)
         picking, final = (
-            configs.get(protocol.base_config(cell, short, picking=picking), key)
-            for picking in (True, False)
+            configs.get(protocol.base_config(cell, short, pick_steps=steps), key)
+            for steps in (short.pick_steps, None)
         )
         assert picking * short.pick_steps == pytest.approx(final * short.final_steps)
     # Where the schedule is picked, its rates are the paper's.
-    full = protocol.base_config(Cell("vae_bernoulli", "st"), PRESETS["full"], picking=True)
+    full = protocol.base_config(Cell("vae_bernoulli", "st"), PRESETS["full"], pick_steps=25_000)
     assert full.temperature.rate == 1e-5
+    # The slope ends at 2 in every round of `full`.
+    for steps in (25_000, 100_000, None):
+        cell = Cell("sbn_bernoulli", "slope_annealed_st")
+        rate = protocol.base_config(cell, PRESETS["full"], pick_steps=steps).estimator.slope_rate
+        assert rate * (steps or 500_000) == pytest.approx(1.0)
 
 
 def test_a_table_of_another_preset_is_not_written_over(table, tmp_path):

@@ -442,6 +442,62 @@ def test_a_workdir_of_another_config(halfway, launch):
     assert snapshot(halfway) == before
 
 
+OTHER = {
+    "jax_default_prng_impl": ("threefry2x32", "rbg"),
+    "jax_threefry_partitionable": (True, False),
+    "jax_default_matmul_precision": ("default", "highest"),
+    "jax_enable_x64": (False, True),
+}
+
+
+@pytest.fixture(name="other")
+def fixture_other():
+    """Sets an option of jax as a process has it that was started with another value."""
+    before = {name: getattr(jax.config, name) for name in OTHER}
+    yield jax.config.update
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
+    metrics = (halfway / "metrics.jsonl").read_text()
+    mine, theirs = OTHER[name]
+    other(name, theirs)
+    assert refused(launch(halfway)) == (
+        f"error: checkpoint {halfway / 'checkpoints' / '35'} was written with {name}={mine}, this "
+        f"process has {name}={theirs}: set {name.upper()}={mine} to resume, or take another "
+        "--workdir"
+    )
+    assert (halfway / "metrics.jsonl").read_text() == metrics
+    assert checkpoints(halfway) == {"20", "30", "35"}
+
+
+def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, other):
+    other("jax_threefry_partitionable", False)
+    refused(launch(halfway))
+    other("jax_threefry_partitionable", True)
+    assert launch(halfway).status == 0
+    assert numbers(halfway) == numbers(finished[0])
+
+
+def test_a_run_from_before_settings_were_recorded_goes_on(launch, other, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, signal_at(35, signal.SIGTERM):
+        patch.setattr(records, "numerics", dict)
+        patch.setattr(records, "provenance", dict)
+        launch(tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == {"20", "30", "35"}
+    other("jax_default_matmul_precision", "highest")
+    assert launch(tmp_path / "run").status == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["matmul_precision"] == "highest"
+
+
+def test_a_finished_run_is_read_under_any_setting(finished, launch, other):
+    other("jax_enable_x64", True)
+    assert launch(finished[0]).status == 0
+
+
 def test_a_workdir_in_use(halfway, launch):
     before = snapshot(halfway)
     with (halfway / ".lock").open() as lock:
