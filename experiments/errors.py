@@ -26,8 +26,7 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(word: str, valid: Iterable[str]) -> list[str]:
-    """Up to three valid words that `word` may have been meant to be; the last parts of dotted keys
-    count, too.
+    """Up to three valid words that `word` may have been meant to be, also by a dotted key's end.
 
     Example:
       >>> nearest("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])

@@ -9,10 +9,14 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import gumbel
+from experiments.data import DATASETS
+from experiments.errors import check_choice, refuse
 from gumbel import estimators
 
 # Schedules of the temperature, and the keys below `temperature` that each reads.
@@ -29,24 +33,66 @@ SCHEDULES = {
 SHARED_OPTIONS = {"centering": True, "variance_normalization": True}
 
 
-def dynamic(default: float) -> Any:
-    """A field whose number may differ between runs of one compiled program."""
-    return dataclasses.field(default=default, metadata={"dynamic": True})
+LARGEST = 2**31 - 1  # steps and seeds are int32 on the device
+# And all other numbers are float32.
+SMALLEST_FLOAT, LARGEST_FLOAT = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+class Range(NamedTuple):
+    """Values that a key may have: those that pass the test; `fix` ends the error of the others."""
+
+    test: Callable[[Any], bool]
+    fix: str
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises UserError for a value outside."""
+        if not self.test(value):
+            refuse(key, value, self.fix)
+
+
+class Choice(NamedTuple):
+    """Names that a key may have for a value."""
+
+    names: Collection[str]
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises UserError for another name, with the nearest ones."""
+        check_choice(key, value, self.names)
+
+
+COUNT = Range(lambda v: 1 <= v <= LARGEST, f"give a whole number from 1 to {LARGEST}")
+SEED = Range(lambda v: 0 <= v <= LARGEST, f"give a whole number from 0 to {LARGEST}")
+POSITIVE = Range(lambda v: SMALLEST_FLOAT <= v <= LARGEST_FLOAT, "give a finite number over 0")
+NOT_NEGATIVE = Range(lambda v: 0 <= v <= LARGEST_FLOAT, "give a finite number of at least 0")
+SHARE = Range(lambda v: 0 <= v <= 1, "give a number in [0, 1]")
+ANY = Range(lambda _: True, "")
+
+
+def setting(default: Any, valid: Range | Choice = ANY, *, dynamic: bool = False) -> Any:
+    """A field of settings.
+
+    Args:
+      default: its type is that of the annotation.
+      valid: the values that it may have; None is let through where the annotation has it.
+      dynamic: whether its number may differ between runs of one compiled program.
+    """
+    return dataclasses.field(default=default, metadata={"valid": valid, "dynamic": dynamic})
 
 
 class Key(NamedTuple):
-    """A config key: its name, type, default, and whether it may be None."""
+    """A config key: its name, type, default, whether it may be None, and what `setting` says."""
 
     name: str
     kind: type
     default: Any
     optional: bool
+    valid: Range | Choice
     dynamic: bool
 
 
 @functools.cache
-def keys_of(fields: type) -> tuple[Key, ...]:
-    """The keys that a dataclass of settings declares; those of groups are left out."""
+def keys_of(fields: Any) -> tuple[Key, ...]:
+    """The keys that a dataclass of settings declares with a default."""
     hints = typing.get_type_hints(fields)
     found = []
     for field in dataclasses.fields(fields):
@@ -55,8 +101,8 @@ def keys_of(fields: type) -> tuple[Key, ...]:
             hint, optional = typing.get_args(hint)[0], True
         kind = typing.get_origin(hint) or hint
         if field.default is not dataclasses.MISSING:
-            dynamic_field = bool(field.metadata.get("dynamic"))
-            found.append(Key(field.name, kind, field.default, optional, dynamic_field))
+            valid, moves = field.metadata["valid"], field.metadata["dynamic"]
+            found.append(Key(field.name, kind, field.default, optional, valid, moves))
     return tuple(found)
 
 
@@ -70,12 +116,13 @@ def option_kind(option: Any) -> type | None:
 class Temperature:
     """The temperature and its schedule; see `gumbel.schedules`."""
 
-    name: str = "constant"
-    value: float = dynamic(1.0)
-    rate: float = dynamic(1e-5)
-    floor: float = dynamic(0.5)
-    interval: int = dynamic(1)
-    share: float = 1.0  # of the run's steps, after which a linear or cosine one is at its floor
+    name: str = setting("constant", Choice(SCHEDULES))
+    value: float = setting(1.0, POSITIVE, dynamic=True)
+    rate: float = setting(1e-5, NOT_NEGATIVE, dynamic=True)
+    floor: float = setting(0.5, POSITIVE, dynamic=True)
+    interval: int = setting(1, COUNT, dynamic=True)
+    # Of the run's steps, after which a linear or cosine one is at its floor.
+    share: float = setting(1.0, Range(lambda v: 0 < v <= 1, "give a number in (0, 1]"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,27 +177,35 @@ class Settings:
     options: Any
     estimator: Estimator
     temperature: Temperature
-    dataset: str = "binarized_mnist"
-    binarization: str = "threshold"  # of grey images; "dynamic": drawn anew for each minibatch
-    latent: str = "bernoulli"
-    layers: tuple[int, ...] = (200, 200)  # units of each stochastic layer
-    num_classes: int = 10  # of a categorical variable: units / num_classes variables a layer
-    standardize: bool = True  # pixels to mean 0, samples to mean 0 and variance 1, as inputs
-    optimizer: str = "sgd"
-    learning_rate: float = dynamic(1e-3)
-    learning_rate_schedule: str = "constant"  # or "cosine": down to 0 over the run's steps
-    momentum: float = dynamic(0.9)
-    batch_size: int = 100
-    num_steps: int = 200_000
-    seed: int = dynamic(0)
-    test_num_samples: int = 1000  # m of the final importance-weighted bound on test images
-    validation_num_samples: int | None = None  # the same on validation images; None: as for test
-    monitor_num_samples: int = 1  # m of the validation bound while training
-    eval_batch_size: int = 100
-    log_every: int = 1000
-    eval_every: int = 5000
-    checkpoint_every: int = 10_000
-    steps_per_call: int = 1000  # optimizer steps in one compiled call
+    dataset: str = setting("binarized_mnist", Choice(DATASETS))
+    # Of grey images; "dynamic": drawn anew for each minibatch.
+    binarization: str = setting("threshold", Choice(("threshold", "dynamic")))
+    latent: str = setting("bernoulli", Choice(("bernoulli", "categorical")))
+    layers: tuple[int, ...] = setting((200, 200))  # units of each stochastic layer
+    # Of a categorical variable: units / num_classes variables a layer.
+    num_classes: int = setting(10, COUNT)
+    # Pixels to mean 0, samples to mean 0 and variance 1, as inputs of layers.
+    standardize: bool = setting(default=True)
+    optimizer: str = setting("sgd", Choice(("sgd", "adam")))
+    learning_rate: float = setting(1e-3, POSITIVE, dynamic=True)
+    # "cosine": down to 0 over the run's steps.
+    learning_rate_schedule: str = setting("constant", Choice(("constant", "cosine")))
+    momentum: float = setting(
+        0.9, Range(lambda v: 0 <= v < 1, "give a number in [0, 1)"), dynamic=True
+    )
+    batch_size: int = setting(100, COUNT)
+    num_steps: int = setting(200_000, COUNT)
+    seed: int = setting(0, SEED, dynamic=True)
+    # m of the final importance-weighted bound on test images; on validation images, None for as
+    # many; and of the validation bound while training.
+    test_num_samples: int = setting(1000, COUNT)
+    validation_num_samples: int | None = setting(None, COUNT)
+    monitor_num_samples: int = setting(1, COUNT)
+    eval_batch_size: int = setting(100, COUNT)
+    log_every: int = setting(1000, COUNT)
+    eval_every: int = setting(5000, COUNT)
+    checkpoint_every: int = setting(10_000, COUNT)
+    steps_per_call: int = setting(1000, COUNT)  # optimizer steps in one compiled call
 
     @property
     def family(self) -> gumbel.Family:
@@ -177,25 +232,30 @@ class Settings:
             "test": self.test_num_samples,
         }
 
-    def items(self) -> Iterator[tuple[str, Any, bool]]:
-        """Each dotted key with its value and whether it is a dynamic hyperparameter."""
-        yield "task", self.task, False
-        groups = (("", self), ("temperature.", self.temperature), ("", self.options))
+    def groups(self) -> Iterator[tuple[str, Key, Any]]:
+        """Each dotted key that a dataclass declares, with its value."""
+        groups: tuple[tuple[str, Any], ...] = (
+            ("", self),
+            ("temperature.", self.temperature),
+            ("", self.options),
+        )
         for prefix, group in groups:
-            for key in keys_of(type(group)):
-                yield prefix + key.name, getattr(group, key.name), key.dynamic
-        yield "estimator.name", self.estimator.name, False
-        moving = self.estimator.dynamic
-        for option, value in self.estimator.values.items():
-            yield f"estimator.{option}", value, option in moving
+            kind: Any = type(group)
+            for key in keys_of(kind):
+                yield prefix + key.name, key, getattr(group, key.name)
 
     def flat(self) -> dict[str, Any]:
         """`{dotted key: value}` as JSON has it: tuples become lists."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v, _ in self.items()}
+        values: dict[str, Any] = {"task": self.task, "estimator.name": self.estimator.name}
+        values |= {dotted: value for dotted, _, value in self.groups()}
+        values |= {f"estimator.{name}": value for name, value in self.estimator.values.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def dynamic(self) -> dict[str, float | int]:
         """The dynamic hyperparameters by dotted key: the numbers that the program takes."""
-        return {key: value for key, value, moves in self.items() if moves}
+        found = {dotted: value for dotted, key, value in self.groups() if key.dynamic}
+        options = self.estimator.dynamic
+        return found | {f"estimator.{name}": value for name, value in options.items()}
 
     def program_key(self) -> str:
         """The same text for runs that share one compiled program."""

@@ -1,32 +1,23 @@
 """The command line of every experiment: a config file, overrides of its keys, and a workdir.
 
-    python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
-
-`run` is the launcher: whatever is the user's to mend becomes one line on stderr and status 2.
+python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
 """
 
-import argparse
-import contextlib
-import logging
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import absl.logging
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import overrides
-from experiments.errors import UserError, one_line
-from experiments.overrides import Overrides
-
-USER_ERROR = 2
-INTERRUPTED = 130
+from experiments import command
+from experiments.command import DefineFlags
+from experiments.config import files, overrides
+from experiments.config.overrides import Overrides
+from experiments.errors import UserError
 
 Main = Callable[..., int | None]
-DefineFlags = Callable[[flags.FlagValues], object]
 
 
 class Command(NamedTuple):
@@ -59,60 +50,18 @@ def run(
             `main` gets a fourth argument, the values of all flags by name.
 
     Returns:
-        The exit status: 2 for a UserError or a file that cannot be read or written, 130 after
-        Ctrl-C.
+        The exit status; see `command.launch`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def launch() -> int | None:
-        if _wants_help(arguments):
-            print(_help(main, arguments, define_flags))
+        if command.wants_help(arguments):
+            print("\n".join(_help(main, arguments, define_flags)))
             return 0
-        command, values = _read(arguments, define_flags)
-        return main(*command, *([values] if define_flags else []))
+        read, values = _read(arguments, define_flags)
+        return main(*read, *([values] if define_flags else []))
 
-    return guarded(launch, debug="--debug" in arguments)
-
-
-def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Run a command so that the user's mistakes become one line each.
-
-    Args:
-        command: returns the exit status, None standing for 0.
-        debug: show the traceback too.
-
-    Returns:
-        The exit status, as `run` does.
-    """
-    _set_up_logging()
-    try:
-        return command() or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (UserError, OSError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return USER_ERROR
-
-
-def count(text: str) -> int:
-    """An argument of argparse that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
-    return int(text)
-
-
-def path(text: str) -> Path:
-    """An argument of argparse that is a path; after `--output=` no shell expands its `~`."""
-    return Path(text).expanduser()
-
-
-def refuse_output(output: Path | None) -> None:
-    """Raises UserError, before the work, if there is no folder for `--output`."""
-    if output and not output.parent.is_dir():
-        raise UserError(f"--output={output}: there is no {output.parent}")
+    return command.guarded(launch, debug="--debug" in arguments)
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -129,101 +78,47 @@ def _read(
 ) -> tuple[Command, Mapping[str, Any]]:
     """The command, and the values of all flags."""
     tokens, rest = overrides.split(argv)
-    values = _parse_flags(rest, define_flags)
-    if not values["config"].value:
-        raise UserError(
-            "--config=FILE.py is missing: name a config file, such as configs/quickstart.py"
-        )
-    if not values["workdir"].value:
-        raise UserError("--workdir=DIR is missing: name a directory for the files of this run")
-    workdir = Path(values["workdir"].value).expanduser()
+    parsed, extra = command.parse_flags(rest, _define(define_flags))
+    if extra:
+        raise UserError(f"unexpected argument {extra[0]!r}: a flag looks like --workdir=DIR")
+    values = parsed.flag_values_dict()
+    file = command.required(
+        values["config"],
+        "config=FILE.py",
+        "name a config file, such as configs/quickstart.py",
+    )
+    directory = command.required(
+        values["workdir"],
+        "workdir=DIR",
+        "name a directory for the files of this run",
+    )
+    workdir = Path(directory).expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
-    config = overrides.load(values["config"].value)
-    command = Command(config, str(workdir), overrides.apply(config, tokens))
-    return command, values.flag_values_dict()
+    config = files.load(file)
+    return Command(config, str(workdir), overrides.apply(config, tokens)), values
 
 
-def _flags(define_flags: DefineFlags | None) -> flags.FlagValues:
-    values = flags.FlagValues()
-    define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("config", None, "the config file, a .py with get_config()", **define)
-    flags.DEFINE_string("workdir", None, "the directory for the files of this run", **define)
-    flags.DEFINE_bool("debug", False, "show the traceback of an error", **define)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", **define)
-    if define_flags:
-        define_flags(values)
-    return values
+def _define(define_flags: DefineFlags | None) -> DefineFlags:
+    def define_all(values: flags.FlagValues) -> None:
+        define: dict[str, Any] = {"flag_values": values}
+        flags.DEFINE_string("config", None, "the config file, a .py with get_config()", **define)
+        flags.DEFINE_string("workdir", None, "the directory for the files of this run", **define)
+        if define_flags:
+            define_flags(values)
+
+    return define_all
 
 
-def _parse_flags(argv: Sequence[str], define_flags: DefineFlags | None) -> flags.FlagValues:
-    values = _flags(define_flags)
-    with _flag_errors(values):
-        extra = values(["", *argv])[1:]
-        if extra:
-            raise UserError(f"unexpected argument {extra[0]!r}: a flag looks like --workdir=DIR")
-    return values
-
-
-@contextlib.contextmanager
-def _flag_errors(values: flags.FlagValues) -> Iterator[None]:
-    """Put absl's complaints in our words."""
-    try:
-        yield
-    except flags.UnrecognizedFlagError as error:
-        near = overrides.nearest(error.flagname, [name for name in values if len(name) > 1])
-        mend = f"did you mean --{near[0]}?" if near else "try --help"
-        raise UserError(
-            f"unknown flag --{error.flagname}: {mend} (a key of the config is overridden with"
-            " --config.KEY=VALUE)"
-        ) from error
-    except flags.Error as error:
-        raise UserError(f"{one_line(error)}: try --help") from error
-
-
-def _wants_help(argv: Sequence[str]) -> bool:
-    return any(argument in ("--help", "-help", "-h") for argument in argv)
-
-
-def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> str:
+def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> list[str]:
     """The usage; with the keys of the config file, if one is named that can be loaded."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
-    values = _flags(define_flags)
-    width = max(map(len, values)) + 2
-    lines = [
-        f"usage: {program} --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]",
-        "",
-        (main.__doc__ or "").strip(),
-        "",
-        *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
-    ]
+    define = _define(define_flags)
+    takes = "--config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]"
+    lines = command.usage(main.__doc__ or "", define, takes)
     _, rest = overrides.split(argv)
-    path = _parse_flags(rest, define_flags)["config"].value
-    if path:
-        lines += ["", f"keys of {path}, with their values:", ""]
-        lines += [f"  --config.{line}" for line in overrides.describe(overrides.load(path))]
-    else:
-        lines += ["", "with --config=FILE.py, --help also lists the keys of that file"]
-    return "\n".join(lines)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file'}: {error.strerror}"
-    return one_line(error)
-
-
-class _Formatter(logging.Formatter):
-    """`warning: message`, to go with `error: message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {super().format(record)}"
-
-
-def _set_up_logging() -> None:
-    """Warnings on stderr, one line each; nothing below a warning."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    path = command.parse_flags(rest, define)[0]["config"].value
+    if not path:
+        return [*lines, "", "with --config=FILE.py, --help also lists the keys of that file"]
+    described = overrides.describe(files.load(path))
+    lines += ["", f"keys of {path}, with their values:", ""]
+    return [*lines, *(f"  --config.{line}" for line in described)]

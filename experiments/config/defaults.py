@@ -75,6 +75,12 @@ def from_flat(flat: Mapping[str, Any]) -> Settings:
     return read(config)
 
 
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """`{dotted key: value}` of a config, as JSON has it: tuples become lists."""
+    values = ((key, get(config, key)) for key in keys(config))
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values}
+
+
 def get(config: Any, dotted: str) -> Any:
     """The value at a dotted key."""
     for part in dotted.split("."):
@@ -113,12 +119,14 @@ def _require(config: ConfigDict, dotted: str, file: str) -> Any:
 
 
 def _typed(key: Key, value: Any, prefix: str) -> Any:
+    """The value as the key's type, a whole number as a float where that is asked for."""
     if value is None and key.optional:
         return value
     kinds = (int, float) if key.kind is float else key.kind
     if not isinstance(value, kinds) or isinstance(value, bool) != (key.kind is bool):
         refuse(prefix + key.name, value, f"give a value like {key.default!r}")
-    return key.kind(value) if key.kind in (tuple, float) else value
+    convert: Any = key.kind
+    return convert(value) if convert in (tuple, float) else value
 
 
 def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:

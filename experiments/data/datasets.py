@@ -39,7 +39,7 @@ class Split:
     """Images [N, H, W] in uint8 and, where the set has them, labels [N] in int32.
 
     Raises:
-      ValueError: another dtype or rank, or as many labels as there are not images.
+      ValueError: another dtype or rank, or the number of labels differs from the number of images.
     """
 
     images: UInt8[np.ndarray, "N H W"]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from experiments.data import Dataset, Split
 from experiments.data.batches import Indices
 from experiments.errors import refuse
-from experiments.settings import Settings
+from experiments.settings import Range, Settings
 from gumbel import Family
 from gumbel.types import Batch, Cost, PRNGKey, Sampler
 
@@ -121,7 +121,7 @@ class Task:
     check: Callable[[Settings], object] = lambda _settings: None
     prepare: Callable[[Settings, Dataset], Dataset] = lambda _settings, dataset: dataset
     annealed: Callable[[Settings, Dynamic, Any], dict[str, Any]] = lambda *_: {}
-    extra: Callable[[Settings, Dataset, Model], Extra] | None = None
+    extra: Callable[[Settings, Dataset, Any], Extra] | None = None
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
 
@@ -129,7 +129,7 @@ class Task:
 def check_layers(settings: Settings, number: int | None = None) -> None:
     """Refuses layers that are empty or no multiples of the classes; if given, another number."""
     layers, classes = settings.layers, settings.num_classes
-    if not layers or not positive_integers(layers):
+    if not layers or not _positive_integers(layers):
         refuse("layers", layers, "give at least one layer, of 1 unit or more")
     if settings.latent == "categorical" and any(units % classes for units in layers):
         refuse("layers", layers, f"give multiples of {classes} classes")
@@ -137,6 +137,12 @@ def check_layers(settings: Settings, number: int | None = None) -> None:
         refuse("layers", layers, "give one layer, such as (200,)")
 
 
-def positive_integers(widths: Any) -> bool:
-    """Whether all items are integers of at least 1."""
+def _positive_integers(widths: Any) -> bool:
     return all(isinstance(width, int) and width >= 1 for width in widths)
+
+
+WIDTHS = Range(_positive_integers, "give whole numbers of at least 1, such as (200,)")
+THREE_WIDTHS = Range(
+    lambda widths: len(widths) == 3 and _positive_integers(widths),
+    "give three whole numbers of at least 1, such as (16, 32, 8)",
+)

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.errors import refuse
-from experiments.settings import Settings
-from experiments.tasks.base import Images, Pictures, Task, check_layers, positive_integers
+from experiments.settings import Choice, Settings, setting
+from experiments.tasks.base import WIDTHS, Images, Pictures, Task, check_layers
 from experiments.tasks.layers import (
-    KL,
+    KLS,
     Constant,
     PixelLikelihood,
     check_kl,
@@ -56,7 +55,7 @@ class VAE(nnx.Module):
         num_classes: int,
         standardize: bool,
         decoder: tuple[int, ...],
-        kl: KL,
+        kl: str,
         rngs: nnx.Rngs,
     ):
         self.family = family
@@ -126,16 +125,14 @@ class Options:
       kl: the KL term of the training cost, see `kl_per_example`.
     """
 
-    decoder: tuple[int, ...] | None = None
-    kl: KL = "sample"
+    decoder: tuple[int, ...] | None = setting(None, WIDTHS)
+    kl: str = setting("sample", Choice(KLS))
 
 
 def check(settings: Settings) -> None:
-    """Refuses more than one layer, widths below 1 and a KL that does not suit the estimator."""
+    """Refuses more than one layer, and a KL that does not suit the estimator."""
     options: Options = settings.options
     check_layers(settings, 1)
-    if not positive_integers(options.decoder or ()):
-        refuse("decoder", options.decoder, "give whole numbers of at least 1, such as (200,)")
     check_kl(options.kl, settings.estimator.spec)
 
 

@@ -2,32 +2,30 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from experiments.data import Dataset, Split, labels
-from experiments.data.batches import Indices, Purpose, batch_indices, key_for, pixels
-from experiments.errors import check_choice, refuse
-from experiments.settings import Settings, dynamic
+from experiments.data import Dataset
+from experiments.errors import refuse
+from experiments.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Choice, Settings, setting
+from experiments.tasks import labels
 from experiments.tasks.base import (
+    THREE_WIDTHS,
     Dynamic,
     Extra,
     Images,
-    Metrics,
     Pictures,
     Ranking,
+    Result,
     Task,
-    positive_integers,
 )
 from experiments.tasks.layers import (
     KERNEL,
-    KL,
+    KLS,
     Constant,
     Decoder,
     Encoder,
@@ -44,7 +42,28 @@ Labels = Int[Array, " B"]
 Style = Float[Array, "B S"]
 
 _LOG_SCALE = -2.0  # of the style, at the start
-_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The task's own settings."""
+
+    labels: str = setting("true", Choice(("true", "random")))  # random ones are for timing
+    num_labels: int = setting(100, COUNT)  # equally many of each class, drawn by the seed
+    labeled_batch_size: int = setting(20, COUNT)  # labeled images in a step
+    # The mean cross-entropy weighs alpha times the unlabeled images per label: 0.1 * 500 = 50.
+    alpha: float = setting(0.1, NOT_NEGATIVE, dynamic=True)
+    # Images that a labeled one counts as, in the bound.
+    labeled_weight: float = setting(50.0, NOT_NEGATIVE, dynamic=True)
+    style_dim: int = setting(16, COUNT)
+    # The weight of the style's KL at first; it falls to 1 over this share of the steps. A heavily
+    # penalized style leaves it to the class to say which digit it is.
+    style_beta: float = setting(4.0, POSITIVE, dynamic=True)
+    style_beta_share: float = setting(0.5, SHARE)
+    encoder: tuple[int, int, int] = setting((16, 32, 32), THREE_WIDTHS)  # of q(y|x), of q(z|x,y)
+    head: int = setting(128, COUNT)  # units where class and image meet in q(z | x, y)
+    decoder: tuple[int, int, int] = setting((16, 32, 8), THREE_WIDTHS)  # channels of p(x | y, z)
+    kl: str = setting("analytic", Choice(KLS))  # the KL term of the class
 
 
 class SemiSupervised(nnx.Module):
@@ -69,43 +88,33 @@ class SemiSupervised(nnx.Module):
     Args:
       pixel_mean: `[H, W]`, of the training split; H and W are multiples of 4.
       num_classes: K.
-      style_dim: S, the dimensions of z.
-      encoder: channels of the three convolutions of q(y | x), and of q(z | x, y), each of which
-        halves the image.
-      decoder: channels of the first three layers of p(x | y, z), of which the last doubles the
-        image, as does the fourth layer.
-      head: units of the layer where class and image meet in q(z | x, y).
-      kl: of y, in training: `analytic`, or one of a sample's, as in the VAE; that of z is at the
-        draw, too, if this is `sample`.
+      options: of the task; their `kl` is that of y in training. That of z is at the draw if this
+        is `sample`, and analytic otherwise.
       rngs: for the weights.
     """
 
     def __init__(
         self,
         pixel_mean: Float[Array, "H W"],
-        *,
         num_classes: int,
-        style_dim: int,
-        encoder: tuple[int, int, int],
-        decoder: tuple[int, int, int],
-        head: int,
-        kl: KL,
+        options: Options,
+        *,
         rngs: nnx.Rngs,
     ):
         self.family: Family = CATEGORICAL
-        self.num_classes, self.style_dim = num_classes, style_dim
-        self.kl = kl
-        shape = (pixel_mean.shape[0], pixel_mean.shape[1])
+        self.num_classes, self.style_dim, self.kl = num_classes, options.style_dim, options.kl
+        shape, head = (pixel_mean.shape[0], pixel_mean.shape[1]), options.head
         self.pixel_mean = Constant(pixel_mean)
-        self.class_encoder = Encoder(shape, encoder, rngs=rngs)
+        self.class_encoder = Encoder(shape, options.encoder, rngs=rngs)
         self.class_head = nnx.Linear(self.class_encoder.num_features, num_classes, rngs=rngs)
-        self.style_encoder = Encoder(shape, encoder, rngs=rngs)
+        self.style_encoder = Encoder(shape, options.encoder, rngs=rngs)
         self.style_from_image = nnx.Linear(
             self.style_encoder.num_features, head, kernel_init=KERNEL, rngs=rngs
         )
         self.style_from_class = nnx.Linear(num_classes, head, use_bias=False, rngs=rngs)
-        self.style_head = nnx.Linear(head, 2 * style_dim, rngs=rngs)
-        self.decoder = Decoder(num_classes + style_dim, shape, decoder, rngs=rngs)
+        self.style_head = nnx.Linear(head, 2 * self.style_dim, rngs=rngs)
+        num_inputs = num_classes + self.style_dim
+        self.decoder = Decoder(num_inputs, shape, options.decoder, rngs=rngs)
         self.pixel_bias = nnx.Param(pixel_logits(pixel_mean))
 
     def batch(self, images: Images) -> Batch:
@@ -198,94 +207,17 @@ class SemiSupervised(nnx.Module):
         return self.decoder(jnp.concatenate([y, z], axis=-1)) + self.pixel_bias[...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The task's own settings.
-
-    Attributes:
-      labels: `true`, or `random` ones of any `num_classes`, for timing.
-      num_labels: equally many of each class, drawn by the seed.
-      labeled_batch_size: labeled images in a step.
-      alpha: the mean cross-entropy weighs alpha times the unlabeled images per label.
-      labeled_weight: images that a labeled one counts as, in the bound.
-      style_dim: dimensions of the style.
-      style_beta: weight of the style's KL at first. It falls linearly to 1; a heavily penalized
-        style leaves it to the class to say which digit it is.
-      style_beta_share: of the run's steps, over which it falls.
-      encoder: channels of q(y | x), and of q(z | x, y).
-      head: units where class and image meet in q(z | x, y).
-      decoder: channels of p(x | y, z).
-      kl: the KL term of the class.
-    """
-
-    labels: str = "true"
-    num_labels: int = 100
-    labeled_batch_size: int = 20
-    alpha: float = dynamic(0.1)
-    labeled_weight: float = dynamic(50.0)
-    style_dim: int = 16
-    style_beta: float = dynamic(4.0)
-    style_beta_share: float = 0.5
-    encoder: tuple[int, int, int] = (16, 32, 32)
-    head: int = 128
-    decoder: tuple[int, int, int] = (16, 32, 8)
-    kl: KL = "analytic"
-
-
 def check(settings: Settings) -> None:
-    """Refuses labels, weights and widths that cannot work."""
-    options: Options = settings.options
-    check_choice("labels", options.labels, ("true", "random"))
+    """Refuses other classes than categorical ones, and what `labels` and `check_kl` refuse."""
     if settings.latent != "categorical":
         refuse("latent", settings.latent, "the class of semi_supervised is categorical")
-    classes, number = settings.num_classes, options.num_labels
-    if number < classes:
-        refuse("num_labels", number, f"give at least one label for each of {classes} classes")
-    if number % classes:
-        below, above = number // classes * classes, -(-number // classes) * classes
-        refuse("num_labels", number, f"give a multiple of {classes} classes: {below} or {above}")
-    if not 1 <= options.labeled_batch_size <= number:
-        fix = f"give a number from 1 to {number}"
-        refuse("labeled_batch_size", options.labeled_batch_size, fix)
-    for key in ("alpha", "labeled_weight"):
-        if not 0 <= getattr(options, key) <= _LARGEST:
-            refuse(key, getattr(options, key), "give a finite number of at least 0")
-    if not 0 < options.style_beta <= _LARGEST:
-        refuse("style_beta", options.style_beta, "give a finite number over 0")
-    if not 0 <= options.style_beta_share <= 1:
-        refuse("style_beta_share", options.style_beta_share, "give a number in [0, 1]")
-    for key in ("style_dim", "head"):
-        if getattr(options, key) < 1:
-            refuse(key, getattr(options, key), "give at least 1")
-    for key in ("encoder", "decoder"):
-        if len(getattr(options, key)) != 3 or not positive_integers(getattr(options, key)):
-            fix = "give three whole numbers of at least 1, such as (16, 32, 8)"
-            refuse(key, getattr(options, key), fix)
-    check_kl(options.kl, settings.estimator.spec)
+    labels.check(settings)
+    check_kl(settings.options.kl, settings.estimator.spec)
 
 
 def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> SemiSupervised:
     """The model of the settings, with fresh parameters."""
-    options: Options = settings.options
-    return SemiSupervised(
-        pixel_mean,
-        num_classes=settings.num_classes,
-        style_dim=options.style_dim,
-        encoder=options.encoder,
-        decoder=options.decoder,
-        head=options.head,
-        kl=options.kl,
-        rngs=nnx.Rngs(key),
-    )
-
-
-def prepare(settings: Settings, dataset: Dataset) -> Dataset:
-    """The dataset with the labels that the settings ask for: its own, or random ones."""
-    options: Options = settings.options
-    if options.labels == "random":
-        dataset = labels.with_random_labels(dataset, settings.num_classes)
-    labels.check(dataset, num_labels=options.num_labels, num_classes=settings.num_classes)
-    return dataset
+    return SemiSupervised(pixel_mean, settings.num_classes, settings.options, rngs=nnx.Rngs(key))
 
 
 def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
@@ -301,64 +233,26 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     N_l / N_u times `labeled_weight`, beside the mean of the others: at `labeled_weight` 1 every
     image counts once, at 50 each label is worth 50 images. The mean cross-entropy weighs
     alpha N_u / N_l, our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50).
-    Where that is from, and what else was tried, stands in results/README.md.
+    results/README.md says where that is from, and what else was tried.
     """
-    options: Options = settings.options
-    labeled_per_unlabeled = options.num_labels / len(dataset.train)
-    classes = jnp.asarray(dataset.train.labels)
+    labeled_per_unlabeled = settings.options.num_labels / len(dataset.train)
 
     def cost(
-        dynamic: Dynamic,
-        images: Images,
-        params: Params,
-        step: Int[Array, ""],
-        indices: Int[Array, " labeled"],
-    ) -> Float[Array, ""]:
-        key = jax.random.fold_in(key_for(dynamic["seed"], Purpose.EXTRA_STEP), step)
-        pixel_key, cost_key = jax.random.split(key)
-        drawn = settings.dynamic_binarization
-        costs = with_params(model, params).labeled_cost(
-            pixels(images[indices], dataset.max_value, pixel_key, dynamic=drawn),
-            classes[indices],
-            cost_key,
+        dynamic: Dynamic, params: Params, images: Images, classes: Labels, key: PRNGKey, step: Any
+    ) -> Cost:
+        return with_params(model, params).labeled_cost(
+            images,
+            classes,
+            key,
             bound_weight=dynamic["labeled_weight"] * labeled_per_unlabeled,
             label_weight=dynamic["alpha"] / labeled_per_unlabeled,
             **annealed(settings, dynamic, step),
         )
-        return jnp.mean(costs)
 
-    def indices(seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int) -> Indices:
-        chosen = labels.labeled(
-            key_for(seed, Purpose.EXTRA_CHOICE),
-            classes,
-            num_labels=options.num_labels,
-            num_classes=settings.num_classes,
-        )
-        rows = batch_indices(
-            seed,
-            start,
-            num_steps=num_steps,
-            size=options.num_labels,
-            batch_size=options.labeled_batch_size,
-            purpose=Purpose.EXTRA_SHUFFLE,
-        )
-        return chosen[rows]
-
-    return Extra("labeled_cost", cost, indices)
+    return labels.extra(settings, dataset, cost)
 
 
-def classification(logits: Float[np.ndarray, "N K"], split: Split) -> dict[str, Any]:
-    """The percentage of images taken for their own class, and counts by class and guess."""
-    assert split.labels is not None
-    confusion = np.zeros(2 * logits.shape[-1:], int)
-    np.add.at(confusion, (split.labels, logits.argmax(axis=-1)), 1)
-    return {
-        "accuracy": 100 * float(np.trace(confusion) / confusion.sum()),
-        "confusion": confusion,
-    }
-
-
-def _error(result: Mapping[str, Any]) -> float:
+def _error(result: Result) -> float:
     return 100 - float(result["validation_accuracy"])
 
 
@@ -366,11 +260,9 @@ TASK = Task(
     build,
     options=Options,
     check=check,
-    prepare=prepare,
+    prepare=labels.prepare,
     annealed=annealed,
     extra=labeled_images,
-    metrics=Metrics(
-        lambda model, images: model.class_logits(images), classification, {"accuracy": "%"}
-    ),
+    metrics=labels.METRICS,
     ranking=Ranking("validation error, %", _error),
 )

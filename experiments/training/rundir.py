@@ -1,16 +1,15 @@
 """A run's directory: the names of its files, and holding it against other configs and processes."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+import filelock
 
-from experiments import config as configs
-from experiments import records
 from experiments.errors import UserError
+from experiments.settings import Settings
+from experiments.training import records
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 SWEEP = "sweep.json"
@@ -23,7 +22,7 @@ class InUseError(UserError):
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claimed(workdir: Path, settings: Settings) -> Iterator[None]:
     """Makes the directory this process's within the block, unless it is another config's.
 
     Raises:
@@ -35,7 +34,7 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
             raise UserError(f"--workdir={workdir} is that of a sweep: choose another directory")
         if (workdir / CONFIG).exists():
             theirs = records.read_json(workdir / CONFIG)
-            refuse_another(theirs, configs.flatten(config), workdir)
+            refuse_another(theirs, settings.flat(), workdir)
         yield
 
 
@@ -49,23 +48,17 @@ def locked(workdir: Path, *, wait: bool = False) -> Iterator[None]:
       workdir: the directory.
       wait: until the other process is done, instead of raising `InUseError`.
     """
+    lock = filelock.FileLock(workdir / ".lock", timeout=-1 if wait else 0)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a")
+        held = lock.acquire()
+    except filelock.Timeout:
+        raise InUseError(
+            f"--workdir={workdir} is in use by another process: wait for it, or choose another"
+        ) from None
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUseError(
-                f"--workdir={workdir} is in use by another process: wait for it, or choose another"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be locked ({error.strerror}): choose a file system "
-                "that has file locks, such as a local disk"
-            ) from error
+    with held:
         yield
 
 

@@ -26,10 +26,10 @@ seed's final run right after the picking, so the table fills from the start.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from experiments import grids
-from experiments.grids import LEARNING_RATES, Grid
-from experiments.overrides import Overrides
-from experiments.reproduce.runs import PAPER
+from experiments.config import Overrides
+from experiments.reproduce.table import PAPER
+from experiments.sweeps import grids
+from experiments.sweeps.grids import LEARNING_RATES, Grid
 
 _PAPER = PAPER["table1"]
 ROWS: tuple[str, ...] = tuple(_PAPER["rows"])
@@ -127,7 +127,7 @@ _SCHEDULES = grids.product(
 _SHORT_CHANGES: Overrides = {
     "learning_rate_schedule": "cosine",
     "temperature.rate": 1e-4,
-    "eval_valid_samples": 20,
+    "validation_num_samples": 20,
 }
 PRESETS = {
     "full": Preset(
@@ -138,7 +138,7 @@ PRESETS = {
         500_000,
         3,
         20,
-        {"eval_valid_samples": 20},
+        {"validation_num_samples": 20},
         rows_at_once=None,
         slope_rate=2e-6,
         variance_normalization=(True,),
@@ -172,7 +172,7 @@ PRESETS = {
             "log_every": 100,
             "eval_every": 100,
             "checkpoint_every": 200,
-            "eval_samples": 5,
+            "test_num_samples": 5,
         },
         ("sf", "gumbel_softmax"),
         (),

@@ -15,21 +15,23 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from experiments import config as configs
-from experiments import grids, overrides, records, training
-from experiments.compiled import Compiled
-from experiments.overrides import Overrides
-from experiments.reproduce.runs import CONFIGS, PAPER
+from experiments import config
+from experiments.config import Overrides
+from experiments.reproduce.table import CONFIGS, PAPER
+from experiments.settings import Settings
+from experiments.sweeps import grids
+from experiments.training import records
+from experiments.training.compiled import Compiled
+from experiments.training.program import dynamic_of
+from experiments.training.provenance import provenance
 
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
 CLASSES = (5, 10, 20, 50, 100, 200)
@@ -39,21 +41,21 @@ class Timed:
     """A compiled program with a state to step from.
 
     Args:
-      config: of the run.
+      settings: of the run.
     """
 
-    def __init__(self, config: ConfigDict) -> None:
-        compiled = Compiled(config)
-        self.hypers = {k: v[None] for k, v in training.hypers_of(config).items()}
+    def __init__(self, settings: Settings) -> None:
+        compiled = Compiled(settings)
+        self.dynamic = {k: v[None] for k, v in dynamic_of(settings).items()}
         self.images, moving = compiled.images, np.ones(1, bool)
-        self.state = compiled.init(self.hypers, self.images)
+        self.state = compiled.init(self.dynamic, self.images)
         self.per_call = 1 if jax.default_backend() == "cpu" else 100
-        indices = compiled.indices(self.hypers["seed"], 0, num_steps=self.per_call)
+        indices = compiled.indices(self.dynamic["seed"], 0, num_steps=self.per_call)
         self.arguments = indices, moving
 
         def program(num_steps: int) -> Any:
             rows = indices[:, :num_steps]
-            return compiled.run.lower(self.hypers, self.images, self.state, rows, moving).compile()
+            return compiled.run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
 
         self.run = program(self.per_call)
         # The compiler counts the body of a loop once, and what is done once besides.
@@ -67,7 +69,7 @@ class Timed:
         jax.block_until_ready(self.state)
         began = time.perf_counter()
         for _ in range(num_calls):
-            self.state, _ = self.run(self.hypers, self.images, self.state, *self.arguments)
+            self.state, _ = self.run(self.dynamic, self.images, self.state, *self.arguments)
         jax.block_until_ready(self.state)
         return time.perf_counter() - began
 
@@ -83,10 +85,12 @@ def measure(
       turns: of each side.
       turn_seconds: about how long a turn lasts.
     """
-    base = overrides.load(str(CONFIGS / "semi_supervised.py"))
-    point = {"labels": "random", "num_classes": num_classes, "num_labels": num_classes * 10}
+    base = config.load(str(CONFIGS / "semi_supervised.py"))
+    trial = {"labels": "random", "num_classes": num_classes, "num_labels": num_classes * 10}
     sides = {
-        name: Timed(grids.config_at(base, {**changes, **point, "estimator.name": name}))
+        name: Timed(
+            config.read(grids.config_at(base, {**changes, **trial, "estimator.name": name}))
+        )
         for name in ESTIMATORS
     }
     calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
@@ -131,35 +135,6 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return ratios
 
 
-def draw(speeds: Axes, ratios: Axes, measured: Mapping[str, Any]) -> None:
-    """Steps per second by number of classes, and the ratios."""
-    for name in ESTIMATORS:
-        rows = [row for row in measured["rows"] if row["estimator"] == name]
-        speeds.plot(
-            [row["num_classes"] for row in rows],
-            [row["steps_per_second"] for row in rows],
-            marker="o",
-            label=name,
-        )
-    speeds.set(xscale="log", yscale="log", xlabel="classes", ylabel="steps per second")
-    speeds.set_title(f"speed, {measured['device']['kind']}")
-    for key, label in (
-        ("speedup", "measured"),
-        ("flop_ratio", "by arithmetic alone"),
-        ("paper", "the paper's"),
-    ):
-        points = [(r["num_classes"], r[key]) for r in measured["ratios"] if r[key] is not None]
-        style = "none" if key == "paper" else "-"
-        ratios.plot(*zip(*points, strict=True), marker="o", linestyle=style, label=label)
-    ratios.set(xscale="log", yscale="log", xlabel="classes", ylabel="times")
-    ratios.set_title("Gumbel-Softmax over marginalization")
-    counts = sorted({row["num_classes"] for row in measured["rows"]})
-    for axes in (speeds, ratios):
-        axes.set_xticks(counts, [str(count) for count in counts])
-        axes.minorticks_off()
-        axes.legend(frameon=False)
-
-
 def write(
     path: Path, changes: Overrides, classes: Sequence[int] = CLASSES, **options: Any
 ) -> dict[str, Any]:
@@ -175,7 +150,7 @@ def write(
     here: dict[str, Any] = {
         "program": _program(changes),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        **records.provenance(),
+        **provenance(),
     }
     if path.exists():
         before = records.read_json(path)
@@ -195,7 +170,8 @@ def write(
 
 def _program(changes: Overrides) -> dict[str, Any]:
     """What the speed depends on besides the estimator and the number of classes."""
-    base = overrides.load(str(CONFIGS / "semi_supervised.py"))
-    program: dict[str, Any] = json.loads(configs.program_key(grids.config_at(base, changes)))
+    base = config.load(str(CONFIGS / "semi_supervised.py"))
+    settings = config.read(grids.config_at(base, changes))
+    program: dict[str, Any] = json.loads(settings.program_key())
     varied = ("estimator.name", "labels", "num_classes", "num_labels", "num_steps")
     return {key: value for key, value in program.items() if key not in varied}

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
-from experiments import config as configs
-from experiments import grids, records
-from experiments.engines.attempt import FAILURE
+from experiments import config
+from experiments.config import Overrides
 from experiments.errors import UserError
-from experiments.overrides import Overrides
 from experiments.reproduce.store import Record, Store
-from experiments.run import RESULT, Job
-from experiments.workdir import refuse_another
+from experiments.sweeps import grids
+from experiments.sweeps.engines.attempt import FAILURE
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import RESULT, refuse_another
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -43,11 +43,15 @@ class Runs:
         self.directory = workdir.absolute() / table
         self.store = Store(results / table, self.directory)
 
-    def jobs(self, base: ConfigDict, path: str, points: Sequence[Mapping[str, Any]]) -> list[Job]:
-        """A job for each point of a grid over the config, in directories below `path`."""
+    def jobs(self, base: ConfigDict, path: str, trials: Sequence[Overrides]) -> list[Job]:
+        """A job for each trial over the config, in directories below `path`."""
         return [
-            Job(grids.config_at(base, point), self.directory / path / grids.name(point), point)
-            for point in points
+            Job(
+                config.read(grids.config_at(base, trial)),
+                self.directory / path / grids.name(trial),
+                trial,
+            )
+            for trial in trials
         ]
 
     def missing(self, name: str, jobs: Sequence[Job]) -> Wave:
@@ -60,7 +64,7 @@ class Runs:
         for job in missing:
             if (job.workdir / RESULT).exists():
                 theirs = records.read_json(job.workdir / RESULT)["config"]
-                refuse_another(theirs, configs.flatten(job.config), job.workdir)
+                refuse_another(theirs, job.settings.flat(), job.workdir)
         return Wave(name, missing)
 
     def best(
@@ -145,7 +149,7 @@ def provenance(found: Sequence[Record]) -> dict[str, Any]:
     """Where the numbers of a cell come from, of the records of its final runs."""
     return {
         "steps": found[0]["steps"],
-        "eval_samples": found[0]["eval_samples"],
+        "test_num_samples": found[0]["test_num_samples"],
         "device": found[0]["device"],
         "commits": sorted({record["git"]["commit"] for record in found if record["git"]}),
     }
@@ -158,6 +162,8 @@ def interval(values: Sequence[float]) -> list[float] | None:
       >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
       [57.52, 62.48]
     """
+    from scipy import stats  # takes a second to import
+
     if len(values) < 2:
         return None
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))

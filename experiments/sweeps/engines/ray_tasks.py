@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from experiments.engines import Job, Options, Outcome, Report
-from experiments.engines.attempt import attempt, fail, no_space
 from experiments.errors import UserError, one_line
-from experiments.run import RESULT, Programs
-from experiments.signals import Stop, graceful_stop
+from experiments.sweeps.engines import Job, Options, Outcome, Report
+from experiments.sweeps.engines.attempt import attempt, fail, no_space
+from experiments.training.compilations import keep_compilations
+from experiments.training.run import Programs
+from experiments.training.rundir import RESULT
+from experiments.training.signals import Stop, graceful_stop
 
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
@@ -91,6 +93,7 @@ def _work(job: Job) -> Outcome:
     # core of the machine; this is how it is told that there is one.
     os.environ.setdefault("NPROC", "1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tasks may share a GPU
+    keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
 

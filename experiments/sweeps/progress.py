@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
-from experiments import grids, records
-from experiments.run import METRICS, RESULT, Job
+from experiments.sweeps import grids
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import METRICS, RESULT
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 8192
@@ -38,9 +40,9 @@ def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
     if (job.workdir / RESULT).exists():
         result = records.read_json(job.workdir / RESULT)
-        return Standing(True, result["steps"], result["valid_nll"])
+        return Standing(True, result["steps"], result["validation_bound"])
     rows = _last_rows(job)
-    bounds = [row["valid_bound"] for row in rows if row.get("valid_bound") is not None]
+    bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]
     return Standing(False, rows[-1]["step"] if rows else 0, bounds[-1] if bounds else None)
 
 
@@ -160,7 +162,7 @@ class Display:
     def _total(self) -> int:
         """All the steps there are to do; a run that has failed takes no more."""
         return sum(
-            each.step if job.workdir in self._failed else job.config.num_steps
+            each.step if job.workdir in self._failed else job.settings.num_steps
             for job, each in zip(self._jobs, self._standings, strict=True)
         )
 

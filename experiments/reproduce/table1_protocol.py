@@ -5,11 +5,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import grids, overrides
-from experiments.grids import Grid
-from experiments.overrides import Overrides
-from experiments.reproduce.presets import Cell, Preset
-from experiments.reproduce.runs import CONFIGS
+from experiments.config import Overrides, load
+from experiments.reproduce.table import CONFIGS
+from experiments.reproduce.table1_presets import Cell, Preset
+from experiments.sweeps import grids
+from experiments.sweeps.grids import Grid
 from gumbel import estimators
 
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
@@ -37,55 +37,55 @@ def base_config(cell: Cell, preset: Preset, *, pick_steps: int | None = None) ->
         annealed faster, to go through as much of its course as in a final run; None for a final.
     """
     model, latent = cell.row.split("_")
-    config = overrides.load(str(CONFIGS / f"{model}.py"))
+    config = load(str(CONFIGS / f"{model}.py"))
     changes = preset.changes | {"latent": latent, "estimator.name": cell.estimator}
     if preset.changes.get("dataset") == "digits":
         changes["layers"] = _SMOKE_LAYERS[model]
     config = grids.config_at(config, changes)
     faster = preset.final_steps / pick_steps if pick_steps else 1.0
-    if cell.estimator == "slope_annealed_st":
+    if "slope_rate" in estimators.spec(cell.estimator).options:
         config.estimator.slope_rate = preset.slope_rate * faster
     if config.temperature.name == "exponential" and not preset.schedules:
         config.temperature.rate *= faster
         config.temperature.interval = max(1, round(config.temperature.interval / faster))
-    if pick_steps and config.eval_valid_samples is not None:
-        config.eval_valid_samples = preset.pick_samples
+    if pick_steps and config.validation_num_samples is not None:
+        config.validation_num_samples = preset.pick_samples
     return config
 
 
-def pick_points(cell: Cell, preset: Preset, ranked: Sequence[Sequence[Overrides]]) -> Grid | None:
+def pick_trials(cell: Cell, preset: Preset, ranked: Sequence[Sequence[Overrides]]) -> Grid | None:
     """The runs of the next round of picking, None after the last.
 
     Args:
       cell, preset: of the table.
       ranked: the settings of each round so far, best first.
     """
-    rounds: list[Grid] = [first_points(cell, preset)]
+    rounds: list[Grid] = [first_trials(cell, preset)]
     if ranked:
         best = ranked[-1][0]
         rounds += filter(
-            None, (second_points(cell, preset, ranked[0]), schedule_points(cell, preset, best))
+            None, (second_trials(cell, preset, ranked[0]), schedule_trials(cell, preset, best))
         )
     return rounds[len(ranked)] if len(ranked) < len(rounds) else None
 
 
-def first_points(cell: Cell, preset: Preset) -> Grid:
+def first_trials(cell: Cell, preset: Preset) -> Grid:
     """The runs that the learning rate is picked from, and what goes with it.
 
     Inputs that are not standardized learn more slowly: they go without the smallest learning rate.
     """
-    points: Grid = []
+    trials: Grid = []
     ways = preset.standardize[cell.model]
     for standardize in ways[:1] if preset.second_steps else ways:
         skipped = 0 if standardize else int(len(preset.learning_rates) > 1)
         changed = {} if standardize else {STANDARDIZE: False}
-        points += [
+        trials += [
             {"learning_rate": rate} | normalization | changed
             for rate in preset.learning_rates[skipped:]
             for normalization in _normalizations(cell, preset)
         ]
     schedule = preset.schedules[0] if _annealed(cell, preset) else {}
-    return [point | schedule | _picking(preset, preset.pick_steps) for point in points]
+    return [trial | schedule | _picking(preset, preset.pick_steps) for trial in trials]
 
 
 def _normalizations(cell: Cell, preset: Preset) -> Grid:
@@ -96,12 +96,12 @@ def _normalizations(cell: Cell, preset: Preset) -> Grid:
     return [{VARIANCE_NORMALIZATION: on} for on in preset.variance_normalization]
 
 
-def biased(point: Mapping[str, Any]) -> bool:
+def biased(trial: Mapping[str, Any]) -> bool:
     """Whether a run is of MuProp with its signal alone normalized, which is biased."""
-    return point.get(SCALE_CORRECTION) is False
+    return trial.get(SCALE_CORRECTION) is False
 
 
-def second_points(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Grid:
+def second_trials(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Grid:
     """The longer runs of the best of the first round, none where the preset has one round.
 
     Args:
@@ -110,12 +110,12 @@ def second_points(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Gr
     """
     if preset.second_steps is None:
         return []
-    points = list(ranked[:_FINALISTS])
-    points += [ranked[0] | {STANDARDIZE: way} for way in preset.standardize[cell.model][1:]]
-    return [point | _picking(preset, preset.second_steps) for point in points]
+    trials = list(ranked[:_FINALISTS])
+    trials += [ranked[0] | {STANDARDIZE: way} for way in preset.standardize[cell.model][1:]]
+    return [trial | _picking(preset, preset.second_steps) for trial in trials]
 
 
-def schedule_points(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
+def schedule_trials(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
     """The runs that the temperature's schedule is picked from, none where it is not annealed.
 
     The one of them that the round before had is the same run.
@@ -137,7 +137,7 @@ def _annealed(cell: Cell, preset: Preset) -> bool:
     return bool(base_config(cell, preset).temperature.name == "exponential")
 
 
-def final_point(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
+def final_trial(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
     """The final run of a cell at a picked setting and a seed."""
     return setting | {"seed": seed, "num_steps": preset.final_steps}
 
@@ -146,5 +146,5 @@ def _picking(preset: Preset, num_steps: int) -> Overrides:
     return {
         "seed": _PICK_SEED,
         "num_steps": num_steps,
-        "eval_samples": preset.pick_samples,
+        "test_num_samples": preset.pick_samples,
     }

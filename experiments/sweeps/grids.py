@@ -1,4 +1,4 @@
-"""Grids of runs: what each run of a sweep overrides, from a config file or the command line."""
+"""Grids of trials: what each run of a sweep overrides, from a config file or the command line."""
 
 import copy
 import hashlib
@@ -11,12 +11,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import overrides
+from experiments.config import Overrides, Token, apply, get
 from experiments.errors import UserError
-from experiments.overrides import Overrides, Token
 
-Grid = list[Overrides]
+Trial = Overrides  # what one run of a grid overrides
+Grid = list[Trial]
 
 # The paper's, of which each estimator's best is picked on the validation set (Appendix, Table 1).
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -33,14 +32,14 @@ def product(axes: Mapping[str, Iterable[Any]]) -> Grid:
       [{'learning_rate': 0.0001, 'seed': 0}, {'learning_rate': 0.001, 'seed': 0}]
     """
     values = itertools.product(*axes.values())
-    return [dict(zip(axes, point, strict=True)) for point in values]
+    return [dict(zip(axes, trial, strict=True)) for trial in values]
 
 
 def parse(text: str, config: ConfigDict) -> Grid:
     """The grid that a text such as `learning_rate=1e-4,1e-3;seed=0..4` names.
 
-    Keys are parted by semicolons and values by commas, outside of brackets; `0..4` stands for the
-    whole numbers from 0 to 4. The config says which keys there are and of what type.
+    Semicolons separate keys, and commas values, outside of brackets; `0..4` stands for the whole
+    numbers from 0 to 4. The config says which keys there are and of what type.
 
     Raises:
       UserError: an unknown key, a key given twice, a value of the wrong type, or no value at all.
@@ -60,38 +59,38 @@ def parse(text: str, config: ConfigDict) -> Grid:
     return _distinct(product(axes))
 
 
-def checked(points: object, config: ConfigDict, source: str) -> Grid:
-    """The points that a config file's `get_sweep()` returned, with values of the config's types.
+def checked(trials: object, config: ConfigDict, source: str) -> Grid:
+    """The trials that a config file's `get_sweep()` returned, with values of the config's types.
 
     Args:
-      points: what it returned: a list of `{dotted key: value}`.
+      trials: what it returned: a list of `{dotted key: value}`.
       config: says which keys there are and of what type.
-      source: of the points, to begin an error message with.
+      source: of the trials, to begin an error message with.
 
     Raises:
-      UserError: not such a list, no point, an unknown key or a value of the wrong type.
+      UserError: not such a list, no trial, an unknown key or a value of the wrong type.
     """
-    if not isinstance(points, Sequence) or not all(isinstance(p, Mapping) for p in points):
+    if not isinstance(trials, Sequence) or not all(isinstance(p, Mapping) for p in trials):
         raise UserError(f"{source} must return a list of {{'dotted.key': value}}")
-    if not points:
+    if not trials:
         raise UserError(f"{source} returns no run: name one at least, or use {_EXAMPLE}")
     return _distinct(
-        {key: _typed(config, key, str(value), source) for key, value in point.items()}
-        for point in points
+        {key: _typed(config, key, str(value), source) for key, value in trial.items()}
+        for trial in trials
     )
 
 
 def union(grids: Iterable[Grid]) -> Grid:
-    """The runs of all the grids, those that several have once.
+    """The runs of all the grids, each once.
 
     Example:
       >>> union([[{"seed": 0}], [{"seed": 0}, {"seed": 1}]])
       [{'seed': 0}, {'seed': 1}]
     """
-    return _distinct(point for grid in grids for point in grid)
+    return _distinct(trial for grid in grids for trial in grid)
 
 
-def name(point: Mapping[str, Any]) -> str:
+def name(trial: Mapping[str, Any]) -> str:
     """The name of a run's directory: a hash of what it overrides, the same on every machine.
 
     Example:
@@ -100,36 +99,36 @@ def name(point: Mapping[str, Any]) -> str:
       >>> name({"seed": 1})
       'fbe47f6d82'
     """
-    canonical = json.dumps(point, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(trial, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-def label(point: Mapping[str, Any]) -> str:
-    """A point in one line.
+def label(trial: Mapping[str, Any]) -> str:
+    """A trial in one line.
 
     Example:
       >>> label({"learning_rate": 0.001, "seed": 0})
       'learning_rate=0.001 seed=0'
     """
-    return " ".join(f"{key}={value}" for key, value in point.items()) or "the config as it is"
+    return " ".join(f"{key}={value}" for key, value in trial.items()) or "the config as it is"
 
 
-def config_at(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
-    """A locked copy of the config with the point's values."""
+def config_at(config: ConfigDict, trial: Mapping[str, Any]) -> ConfigDict:
+    """A locked copy of the config with the trial's values."""
     changed = copy.deepcopy(config)  # keeps the types of keys that are unset
-    changed.update_from_flattened_dict(dict(point))
+    changed.update_from_flattened_dict(dict(trial))
     return changed.lock()
 
 
 def varied(grid: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values differ between the points, in order of appearance.
+    """The keys whose values differ between the trials, in order of appearance.
 
     Example:
       >>> varied([{"momentum": 0.9, "seed": 0}, {"momentum": 0.9, "seed": 1}])
       ['seed']
     """
-    keys = dict.fromkeys(key for point in grid for key in point)
-    return [key for key in keys if len({repr(point.get(key)) for point in grid}) > 1]
+    keys = dict.fromkeys(key for trial in grid for key in trial)
+    return [key for key in keys if len({repr(trial.get(key)) for trial in grid}) > 1]
 
 
 def _split(key: str, text: str) -> list[str]:
@@ -156,12 +155,12 @@ def _typed(config: ConfigDict, key: str, text: str, source: str) -> Any:
     """The value that a text stands for at this key, as the command line would have it."""
     scratch = copy.deepcopy(config)
     try:
-        overrides.apply(scratch, [Token(key, f"--config.{key}={text}")])
+        apply(scratch, [Token(key, f"--config.{key}={text}")])
     except UserError as error:
         raise UserError(f"{source}: {str(error).replace('--config.', '')}") from error
-    return configs.get(scratch, key)
+    return get(scratch, key)
 
 
-def _distinct(points: Iterable[Overrides]) -> Grid:
-    """The points without repeats, in order."""
-    return list({name(point): point for point in points}.values())
+def _distinct(trials: Iterable[Overrides]) -> Grid:
+    """The trials without repeats, in order."""
+    return list({name(trial): trial for trial in trials}.values())

@@ -1,4 +1,4 @@
-"""Engine `process`: spawned workers, single-threaded; one a core, each born and kept on its core.
+"""Engine `process`: spawned workers, single-threaded; one a core, each pinned to its core.
 
 With fewer workers than cores none is pinned, as another sweep would pin its own to the same cores.
 The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
@@ -16,13 +16,13 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from experiments import progress
-from experiments.engines import Job, Options, Outcome, Report
-from experiments.engines.attempt import attempt, fail, no_space
-from experiments.engines.compilations import shared_compilations
 from experiments.errors import UserError
-from experiments.run import Programs
-from experiments.signals import Stop
+from experiments.sweeps import progress
+from experiments.sweeps.engines import Job, Options, Outcome, Report
+from experiments.sweeps.engines.attempt import attempt, fail, no_space
+from experiments.training.compilations import keep_compilations
+from experiments.training.run import Programs
+from experiments.training.signals import Stop
 
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
@@ -31,11 +31,6 @@ _DEATHS = 3  # of workers over one run, with no step gained, until it counts as 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
-    with shared_compilations():
-        _train(jobs, options, stop, report)
-
-
-def _train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     cores = _cores()
     count = min(options.workers or len(cores), len(jobs))
     queue = _Queue(jobs)
@@ -187,7 +182,7 @@ def _cores() -> Sequence[int | None]:
 
 @contextlib.contextmanager
 def _on_core(core: int | None) -> Iterator[None]:
-    """Has the processes that are started within the block born on this core."""
+    """Pins processes started in this block to `core`."""
     if core is None:
         yield
         return
@@ -201,7 +196,7 @@ def _on_core(core: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c_ignored() -> Iterator[None]:
-    """Has the processes that are started within the block ignore Ctrl-C from their first moment."""
+    """Makes processes started in this block ignore Ctrl-C from their first moment."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -213,9 +208,10 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 
 def _work(jobs: Connection) -> None:
-    """A worker's life: trains the runs that it is handed, until there are no more."""
+    """A worker: trains the runs that it is handed, until there are no more."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     os.environ.setdefault("NPROC", "1")  # XLA's threads, where the worker is not pinned
+    keep_compilations()
     stop, programs = Stop(), Programs()
 
     def on_sigterm(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""One run: its directory's files, how far it is, and what went wrong with it."""
+"""One run in training: its directory's files, how far it is, and what went wrong with it."""
 
 import contextlib
 from collections.abc import Mapping
@@ -7,27 +7,28 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import evaluation, plots, records, training
-from experiments.checkpoints import Checkpoints
-from experiments.compiled import Compiled
+from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
-from experiments.training import Trace, TrainState, key_for
-from experiments.workdir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+from experiments.settings import Settings
+from experiments.training import evaluation, provenance, records
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.compiled import Compiled
+from experiments.training.metrics import MetricsLog
+from experiments.training.program import Trace, TrainState
+from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
 
 
 class Job(NamedTuple):
     """One run to train.
 
     Attributes:
-      config: validated.
+      settings: checked.
       workdir: the run's directory.
       overrides: what was changed from the config file, for the record.
     """
 
-    config: ConfigDict
+    settings: Settings
     workdir: Path
     overrides: Mapping[str, Any]
 
@@ -39,7 +40,7 @@ class Saved(NamedTuple):
     seconds: np.ndarray  # spent so far, over all the processes of this run
 
 
-class Member:
+class RunState:
     """A run in training.
 
     Args:
@@ -52,7 +53,7 @@ class Member:
     """
 
     checkpoints: Checkpoints
-    log: records.MetricsLog
+    log: MetricsLog
 
     def __init__(self, job: Job, row: int) -> None:
         self.job, self.row = job, row
@@ -62,7 +63,7 @@ class Member:
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
         path = self.job.workdir / CHECKPOINTS
-        checkpoints = Checkpoints(path, settings=records.numerics())
+        checkpoints = Checkpoints(path, settings=provenance.numerics())
         self.checkpoints = stack.enter_context(checkpoints)
         try:
             restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
@@ -72,7 +73,7 @@ class Member:
         if restored:
             self.step, (state, seconds) = restored
             self.seconds_before = float(seconds)
-        log = records.MetricsLog(self.job.workdir, self.step if restored else None)
+        log = MetricsLog(self.job.workdir, self.step if restored else None)
         self.log = stack.enter_context(log)
         return state
 
@@ -89,7 +90,7 @@ class Member:
         saved = self.checkpoints.steps()
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was due"
         self.error = UserError(
-            f"{what}: lower config.learning_rate={self.job.config.learning_rate} or raise the "
+            f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
             f"temperature; {kept}"
         )
 
@@ -100,10 +101,12 @@ class Member:
 
     def draw(self, compiled: Compiled, state: TrainState) -> None:
         """Draws the run's picture."""
-        config = self.job.config
+        from experiments.training import plots  # matplotlib takes a second to import
+
+        settings = self.job.settings
         images = jnp.asarray(compiled.dataset.test.images[:10])
-        key = key_for(config.seed, training.PICTURE)
-        pixels, picture_key = evaluation.pixels(config, compiled.dataset, images, key)
+        key = key_for(settings.seed, Purpose.PICTURE)
+        pixels, picture_key = evaluation.pixels(compiled.program, images, key)
         pictures = compiled.pictures(state.params, pixels, picture_key)
         grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
         np.savez_compressed(
@@ -115,19 +118,19 @@ class Member:
             self.job.workdir / PICTURE,
             records.read_metrics(self.job.workdir / METRICS),
             pictures,
-            title=f"{config.model}, {config.latent}, {config.estimator.name}",
+            title=f"{settings.task}, {settings.latent}, {settings.estimator.name}",
         )
 
     def finish(self, numbers: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Writes `result.json`, the mark of a finished run, and returns what it holds."""
-        config = self.job.config
+        settings = self.job.settings
         result = {
             **numbers,
             "steps": self.step,
-            "eval_samples": config.eval_samples,
-            "seed": config.seed,
+            "test_num_samples": settings.test_num_samples,
+            "seed": settings.seed,
             "overrides": dict(self.job.overrides),
-            "config": configs.flatten(config),
+            "config": settings.flat(),
             "train_seconds": self.seconds_before + seconds,
         }
         records.write_json(self.job.workdir / RESULT, result)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments import records, run
 from experiments.errors import UserError, one_line
-from experiments.run import InUseError, Job, Programs
-from experiments.signals import Stop
+from experiments.training import records, run
+from experiments.training.loop import Stopped
+from experiments.training.run import Programs
+from experiments.training.run_state import Job
+from experiments.training.rundir import InUseError
+from experiments.training.signals import Stop
 
 FAILURE = "failure.json"
 
@@ -38,7 +41,7 @@ def attempt(jobs: Sequence[Job], stop: Stop, programs: Programs) -> list[Outcome
         results: Sequence[dict[str, Any] | Exception] = run.train_together(
             jobs, stop=stop, programs=programs
         )
-    except run.Stopped:
+    except Stopped:
         return [Outcome("stopped")] * len(jobs)
     except Exception as error:  # whatever it is, the other runs of the sweep go on
         results = [error] * len(jobs)
@@ -79,4 +82,6 @@ def is_no_space(error: BaseException) -> bool:
 
 def no_space(workdir: Path) -> OSError:
     """The error that ends a sweep whose disk is full."""
-    return OSError(errno.ENOSPC, "No space left on device: the same command goes on", str(workdir))
+    return OSError(
+        errno.ENOSPC, "No space left on device: rerun the same command to resume", str(workdir)
+    )

@@ -1,153 +1,24 @@
-"""What a sweep comes to: its settings by their loss on validation, as a table and as a plot.
-
-The loss is the bound, or, for models that classify, the error. The test set is left out: settings
-are picked on the validation set alone.
-"""
+"""The plot of a sweep: the mean loss by swept value."""
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import grids, records
-from experiments.progress import nats
-from experiments.run import RESULT, Job
+from experiments.sweeps import grids
+from experiments.sweeps.report import Row
 
-TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
 _MOST_PANELS = 12
 
 
-class Loss(NamedTuple):
-    """What settings are ranked by.
-
-    Attributes:
-      label: with its unit.
-      of: its value in what `result.json` holds; infinite if it is not known.
-    """
-
-    label: str
-    of: Callable[[Mapping[str, Any]], float]
-
-
-def loss_of(config: ConfigDict) -> Loss:
-    """The loss of runs of this config."""
-    if configs.semi_supervised(config):
-        return Loss("validation error, %", lambda result: 100 - result["valid_accuracy"])
-
-    def bound(result: Mapping[str, Any]) -> float:
-        return math.inf if result["valid_nll"] is None else float(result["valid_nll"])
-
-    return Loss("validation bound, nats", bound)
-
-
-class Row(NamedTuple):
-    """One setting of the swept keys other than the seed.
-
-    Attributes:
-      setting: what its runs override, without the seed.
-      losses: `{seed: loss}` of its finished runs.
-      missing: `{run's directory name: why}` of the others.
-    """
-
-    setting: dict[str, Any]
-    losses: dict[int, float]
-    missing: dict[str, str]
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds; infinite if no run has finished."""
-        return statistics.fmean(self.losses.values()) if self.losses else math.inf
-
-
-def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
-    """The settings, the best first, those with a missing run last among equals.
-
-    Args:
-      jobs: all runs of the grid.
-      failures: why runs failed, by directory.
-    """
-    rows: dict[str, Row] = {}
-    loss = loss_of(jobs[0].config)
-    for job in jobs:
-        setting = {key: value for key, value in job.overrides.items() if key != "seed"}
-        row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
-        path = job.workdir / RESULT
-        if path.exists():
-            result = records.read_json(path)
-            row.losses[result["seed"]] = loss.of(result)
-        else:
-            row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
-    return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
-
-
-def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:
-    """Writes the table, as JSON and Markdown, and the plot; returns the Markdown."""
-    rows = rows_of(jobs, failures)
-    keys = grids.varied([row.setting for row in rows])
-    loss = loss_of(jobs[0].config)
-    text = markdown(rows, keys, loss.label)
-    num_samples = configs.final_samples(jobs[0].config)["validation"]
-    records.write_json(
-        directory / TABLE,
-        {
-            "loss": f"{loss.label}, {num_samples} discrete samples",
-            "keys": keys,
-            "rows": [
-                {
-                    "overrides": row.setting,
-                    "mean": row.mean,
-                    "by_seed": {str(seed): value for seed, value in row.losses.items()},
-                    "missing": row.missing,
-                }
-                for row in rows
-            ],
-        },
-    )
-    (directory / TEXT).write_text(text, encoding="utf-8")
-    plot(directory / PLOT, rows, keys, loss.label)
-    return text
-
-
-def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:
-    """The table, a line a setting; several seeds show as their mean and range.
-
-    Example:
-      >>> row = Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})
-      >>> print(markdown([row], ["momentum"], "validation bound, nats"))
-      | momentum | validation bound, nats | seeds |
-      |---|---|---|
-      | 0.9 | 62.00 (61.50 to 62.50) | 2 |
-      <BLANKLINE>
-    """
-    head = [*keys, label, "seeds"]
-    missing = any(row.missing for row in rows)
-    lines = [_line([*head, "missing"] if missing else head), "|---" * (len(head) + missing) + "|"]
-    for row in rows:
-        losses = row.losses.values()
-        shown = nats(row.mean) if losses else ""
-        if len(losses) > 1:
-            shown += f" ({nats(min(losses))} to {nats(max(losses))})"
-        cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(losses))]
-        if missing:
-            cells.append("; ".join(f"{name}: {why}" for name, why in row.missing.items()))
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def plot(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
+def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
     """Draws the mean loss by swept value.
 
     A curve for one key, a heat map for two, a heat map for each value of the rest for more; a
@@ -234,7 +105,7 @@ def _heat_maps(
     keys: Sequence[str],
     shape: tuple[int, int],
 ) -> Colorbar:
-    """A map for each panel, the first key upwards and the second across, in one colour scale."""
+    """A map for each panel, the first key upwards and the second across, in one color scale."""
     upwards, across = keys[0], keys[1]
     ups, acrosses = _values(rows, upwards), _values(rows, across)
     low, high = _scale(rows)

@@ -6,29 +6,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import models, records, training, validation
-from experiments.checkpoints import Checkpoints
-from experiments.compiled import prepared_dataset
+from experiments import config
 from experiments.data import Dataset
 from experiments.errors import UserError
-from experiments.members import Saved
-from experiments.workdir import CHECKPOINTS, CONFIG
+from experiments.settings import Settings
+from experiments.tasks.layers import with_params
+from experiments.training import records
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.compiled import prepared_dataset
+from experiments.training.program import Program, dynamic_of
+from experiments.training.run_state import Saved
+from experiments.training.rundir import CHECKPOINTS, CONFIG
 
 
 class Trained(NamedTuple):
     """A model and what it was trained on.
 
     Attributes:
-      config: of the run.
+      settings: of the run.
       step: of the checkpoint.
       model: a `Model` that holds the trained parameters.
       dataset: prepared as the run had it.
     """
 
-    config: ConfigDict
+    settings: Settings
     step: int
     model: Any
     dataset: Dataset
@@ -41,8 +43,8 @@ def load(workdir: str | Path) -> Trained:
       workdir: of a run that is finished, stopped or still going.
 
     Raises:
-      UserError: it holds no run or no checkpoint, or one of another version; the dataset cannot be
-        had.
+      UserError: it holds no run or no checkpoint, or one of another version; the dataset is
+        unavailable.
 
     Example:
       >>> load("runs/quickstart")
@@ -54,15 +56,14 @@ def load(workdir: str | Path) -> Trained:
         raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
-    config = configs.unflatten(records.read_json(workdir / CONFIG))
-    validation.validate(config)
-    dataset = prepared_dataset(config)
-    program = training.make_program(config, dataset)
-    images = jnp.asarray(dataset.train.images[: config.batch_size])
-    state = jax.eval_shape(program.init, training.hypers_of(config), images)
+    settings = config.from_flat(records.read_json(workdir / CONFIG))
+    dataset = prepared_dataset(settings)
+    program = Program.make(settings, dataset)
+    images = jnp.asarray(dataset.train.images[: settings.batch_size])
+    state = jax.eval_shape(program.init, dynamic_of(settings), images)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore(like=Saved(state, np.zeros(())))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
     step, saved = restored
-    return Trained(config, step, models.with_params(program.model, saved.state.params), dataset)
+    return Trained(settings, step, with_params(program.model, saved.state.params), dataset)

@@ -7,20 +7,32 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from experiments.engines.attempt import Outcome
-from experiments.run import Job
-from experiments.signals import Stop
+from absl import flags
 
-__all__ = ["ENGINES", "Engine", "Job", "Options", "Outcome", "Report", "default", "load"]
+from experiments.sweeps.engines.attempt import Outcome
+from experiments.training.run_state import Job
+from experiments.training.signals import Stop
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Job",
+    "Options",
+    "Outcome",
+    "Report",
+    "default",
+    "define_flags",
+    "load",
+]
 
 Report = Callable[[Job, Outcome], object]
 
 ENGINES = {
-    "process": "experiments.engines.process",
-    "vmap": "experiments.engines.vmapped",
-    "ray": "experiments.engines.ray_tasks",
+    "process": "experiments.sweeps.engines.process",
+    "vmap": "experiments.sweeps.engines.vmapped",
+    "ray": "experiments.sweeps.engines.ray_tasks",
 }
 
 
@@ -48,6 +60,25 @@ class Engine(Protocol):
           UserError: the engine cannot work here.
           OSError: there is no space left.
         """
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of commands that train with an engine."""
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_enum(
+        "engine",
+        None,
+        list(ENGINES),
+        "process (default on CPU), vmap (default on an accelerator) or ray",
+        **define,
+    )
+    flags.DEFINE_integer(
+        "workers",
+        None,
+        "runs at once; by default one a core, with vmap all",
+        lower_bound=1,
+        **define,
+    )
 
 
 def load(name: str) -> Engine:

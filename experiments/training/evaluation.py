@@ -1,17 +1,18 @@
-"""The m-sample bound with discrete samples, by a streaming log-mean-exp."""
+"""The importance-weighted (IWAE) bound with discrete samples, and other numbers of a split."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Key, UInt8
 
-from experiments import models, training
-from experiments.data import Dataset, Split
-from experiments.training import Program
+from experiments.data import batches
+from experiments.tasks.base import Images, Metrics
+from experiments.tasks.layers import objective as objective_of
+from experiments.tasks.layers import with_params
+from experiments.training.program import Program
 from gumbel import Family, Objective, samplers
 from gumbel.types import Batch, Params, PRNGKey
 
@@ -68,18 +69,16 @@ def streaming_bound(
 ImageCosts = Callable[[Params, UInt8[Array, "B H W"], PRNGKey], Float[Array, " B"]]
 
 
-def image_costs(
-    config: ConfigDict, program: Program, dataset: Dataset, num_samples: int
-) -> ImageCosts:
-    """The function that gives the m-sample bound of each of a batch of images.
+def image_costs(program: Program, num_samples: int) -> ImageCosts:
+    """The function that gives the bound of each of a batch of images, with that many samples.
 
     Grey images under dynamic binarization are drawn once per image and not per sample.
     """
     model = program.model
-    objective = models.objective(model, hard=True)
+    objective = objective_of(model, hard=True)
 
     def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
-        shown, sample_key = pixels(config, dataset, images, key)
+        shown, sample_key = pixels(program, images, key)
         batch = model.batch(shown)
         return streaming_bound(
             objective, model.family, params, batch, sample_key, num_samples=num_samples
@@ -141,64 +140,47 @@ def dataset_bounds(
     return [float(total) / len(images) for total in totals]
 
 
-def class_logits(config: ConfigDict, program: Program, dataset: Dataset) -> Any:
-    """The function `(params, images, key) -> logits [B, K]` of a model that is a classifier.
+def image_outputs(program: Program, metrics: Metrics) -> Callable[..., Array]:
+    """The function `(params, images, key) -> [B, ...]` that the task's metrics summarize.
 
     Grey images under dynamic binarization are those draws that `image_costs` makes from the key.
     """
 
-    def logits(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, "B K"]:
-        shown, _ = pixels(config, dataset, images, key)
-        return models.with_params(program.model, params).class_logits(shown)
+    def outputs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Array:
+        shown, _ = pixels(program, images, key)
+        return metrics.output(with_params(program.model, params), shown)
 
-    return logits
+    return outputs
 
 
-def confusions(
-    class_logits: Callable[..., Float[Array, "runs B K"]],
+def dataset_outputs(
+    outputs: Callable[..., Array],
     params: Params,
-    split: Split,
+    images: UInt8[np.ndarray, "N H W"],
     keys: Key[Array, " runs"],
     *,
     batch_size: int,
-) -> list[Int[np.ndarray, "K K"]]:
-    """How many images of each class (rows) are taken for each class (columns), by run.
-
-    Args:
-      class_logits: `(params, images, keys) -> logits [runs, B, K]`.
-      params: of the models, with a leading axis of runs.
-      split: with labels.
-      keys: of each run.
-      batch_size: images in a call.
-    """
-    assert split.labels is not None
-    counts: list[Int[np.ndarray, "K K"]] = []
-    for start, logits in _over_batches(class_logits, params, split.images, keys, batch_size):
-        if not counts:
-            counts = [np.zeros(2 * logits.shape[-1:], int) for _ in keys]
-        true = split.labels[start : start + logits.shape[1]]
-        for count, found in zip(counts, logits.argmax(axis=-1), strict=True):
-            np.add.at(count, (true, found), 1)
-    return counts
+) -> np.ndarray:
+    """What `outputs` gives for each image of a split, `[runs, N, ...]`; see `dataset_bounds`."""
+    found = [part for _, part in _over_batches(outputs, params, images, keys, batch_size)]
+    return np.concatenate(found, axis=1)
 
 
-def accuracy(confusion: Int[np.ndarray, "K K"]) -> float:
-    """The percentage of images that are taken for their own class.
+def pictures(program: Program) -> Callable[[Params, Images, PRNGKey], OrderedDict[str, Images]]:
+    """The function `(params, pixels, key) -> {name: images}`, in the model's order."""
 
-    Example:
-      >>> accuracy(np.array([[3, 0], [1, 4]]))
-      87.5
-    """
-    return 100 * float(np.trace(confusion) / confusion.sum())
+    def rows(params: Params, shown: Images, key: PRNGKey) -> OrderedDict[str, Images]:
+        # Other dictionaries leave a compiled function sorted.
+        return OrderedDict(with_params(program.model, params).pictures(shown, key))
+
+    return rows
 
 
-def pixels(
-    config: ConfigDict, dataset: Dataset, images: UInt8[Array, "B H W"], key: PRNGKey
-) -> tuple[Float[Array, "B H W"], PRNGKey]:
+def pixels(program: Program, images: UInt8[Array, "B H W"], key: PRNGKey) -> tuple[Images, PRNGKey]:
     """The pixels of images that are evaluated or shown, and a key for what is drawn next."""
     pixel_key, sample_key = jax.random.split(key)
-    dynamic = config.binarization == "dynamic"
-    return training.pixels(images, dataset.levels, pixel_key, dynamic=dynamic), sample_key
+    dynamic = program.settings.dynamic_binarization
+    return batches.pixels(images, program.max_value, pixel_key, dynamic=dynamic), sample_key
 
 
 def _over_batches(

@@ -1,15 +1,14 @@
-"""Engine `vmap`: all runs that differ only in traced numbers train as one program."""
+"""Engine `vmap`: all runs that differ only in dynamic hyperparameters train as one program."""
 
 import contextlib
 import resource
 import time
 from collections.abc import Sequence
 
-from experiments import config as configs
-from experiments.engines import Job, Options, Report
-from experiments.engines.attempt import attempt, no_space
-from experiments.run import Programs
-from experiments.signals import Stop
+from experiments.sweeps.engines import Job, Options, Report
+from experiments.sweeps.engines.attempt import attempt, no_space
+from experiments.training.run import Programs
+from experiments.training.signals import Stop
 
 _RETRY_SECONDS = 1.0
 _FILES_A_RUN, _OTHER_FILES = 4, 128
@@ -41,7 +40,7 @@ def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     """The jobs, by the program that they share, at most so many together."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(configs.program_key(job.config), []).append(job)
+        groups.setdefault(job.settings.program_key(), []).append(job)
     return [
         group[first : first + most]
         for group in groups.values()
