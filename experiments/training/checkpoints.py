@@ -1,49 +1,33 @@
 """Checkpoints that are either restored bit for bit or refused.
 
-Orbax writes them, each in a temporary directory that is renamed when complete, so a process
-killed while saving leaves the earlier ones whole. What orbax does not notice is damage after the
-fact, so a SHA-256 digest of every leaf is stored beside the state and checked on restoring.
+Orbax writes them in its own layout, which its tools read, each in a temporary directory that is
+renamed when complete, so a process killed while saving leaves the earlier ones whole. What orbax
+does not notice is damage after the fact, so a SHA-256 digest of all leaves is stored beside the
+state and checked on restoring.
 """
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
-import math
 import os
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import absl.logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from experiments.errors import UserError, one_line
+from experiments.training import leaves as of_leaves
+from experiments.training.leaves import Leaf, PyTree, Settings
 
 _log = logging.getLogger(__name__)
-
-PyTree = Any
-_Settings = dict[str, str | bool]
-
-
-class _Leaf(NamedTuple):
-    """What a leaf looks like from outside: where it hangs in the tree, its dtype and shape."""
-
-    path: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        sizes = ",".join(map(str, self.shape))
-        return f"{self.path or 'state'} {self.dtype}[{sizes}]"
 
 
 class Checkpoints:
@@ -131,13 +115,12 @@ class Checkpoints:
             raise ValueError(f"step {step} lies before the newest checkpoint, {newest}")
         if step == newest:
             return
-        leaves = _describe(state)
-        data = b"".join(np.asarray(value).tobytes() for value in jax.tree.leaves(state))
-        digest = _digest(step, leaves, self._settings, data)
+        leaves = of_leaves.described(state)
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        digest = of_leaves.digest(step, leaves, self._settings, arrays)
         record = {"leaves": leaves, "settings": self._settings, "sha256": digest}
-        # One array of bytes, not one array a leaf: when one read of many fails, orbax's threads
-        # write tracebacks to stderr that no caller can catch.
-        stored = {"bytes": np.frombuffer(data, np.uint8)}
+        # Orbax stores no empty arrays; the record has their shapes.
+        stored = jax.tree.map(lambda leaf: np.asarray(leaf) if np.size(leaf) else None, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(stored), record=ocp.args.JsonSave(record)
         )
@@ -166,6 +149,8 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 leaves, settings, arrays = self._load(step)
+            except UserError:
+                raise
             except Exception as error:  # whatever orbax makes of damaged files
                 _log.warning(
                     "checkpoint %s is damaged (%s): falling back to the one before it",
@@ -185,28 +170,35 @@ class Checkpoints:
             )
         return None
 
-    def _load(self, step: int) -> tuple[list[_Leaf], _Settings, list[np.ndarray]]:
+    def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
         """Read the checkpoint of `step` and hold it against its digest."""
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
-            ),
-        )
-        leaves = [_Leaf(path, dtype, tuple(shape)) for path, dtype, shape in items.record["leaves"]]
-        settings = items.record.get("settings", {})  # older checkpoints have none
-        data = np.asarray(items.state["bytes"]).tobytes()
-        if _digest(step, leaves, settings, data) != items.record["sha256"]:
+        with _quiet():
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
+                ),
+            )
+        record, found = items.record, of_leaves.named(items.state)
+        leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
+        if "bytes" in found and not any(leaf.name in found for leaf in leaves):
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} was written by version 0.1: finish the run"
+                " with that, or take another --workdir"
+            )
+        arrays = [
+            np.asarray(found[leaf.name]) if leaf.name in found else np.zeros(leaf.shape, leaf.dtype)
+            for leaf in leaves
+        ]
+        same = [
+            Leaf(leaf.name, a.dtype.name, a.shape) for leaf, a in zip(leaves, arrays, strict=True)
+        ]
+        digest = of_leaves.digest(step, same, record["settings"], arrays)
+        if digest != record["sha256"]:
             raise ValueError("its data does not match its SHA-256 digest")
-        arrays, start = [], 0
-        for leaf in leaves:
-            size = math.prod(leaf.shape)
-            array = np.frombuffer(data, leaf.dtype, size, start)
-            arrays.append(array.reshape(leaf.shape).copy())
-            start += array.nbytes
-        return leaves, settings, arrays
+        return leaves, record["settings"], arrays
 
-    def _refuse_other(self, settings: _Settings, step: int) -> None:
+    def _refuse_other(self, settings: Settings, step: int) -> None:
         """Raises UserError if a checkpoint was written under other settings than ours."""
         ours = self._settings
         names = [name for name in ours if settings.get(name, ours[name]) != ours[name]]
@@ -220,20 +212,17 @@ class Checkpoints:
                 " take another --workdir"
             )
 
-    def _fill(
-        self, step: int, like: PyTree, leaves: list[_Leaf], arrays: list[np.ndarray]
-    ) -> PyTree:
+    def _fill(self, step: int, like: PyTree, saved: list[Leaf], arrays: list[np.ndarray]) -> PyTree:
         """Hang the loaded arrays into the tree of `like`."""
-        wanted_leaves = _describe(like)
-        if wanted_leaves != leaves:
-            saved, wanted = _first_difference(leaves, wanted_leaves)
+        wanted = of_leaves.described(like)
+        if wanted != saved:
+            theirs, ours = of_leaves.first_difference(saved, wanted)
             raise UserError(
                 f"checkpoint {self.directory / str(step)} is of another model or version: it has"
-                f" {saved}, this run has {wanted}; take another --workdir, or the config and code"
+                f" {theirs}, this run has {ours}; take another --workdir, or the config and code"
                 " that wrote it"
             )
-        targets, structure = jax.tree.flatten(like)
-        return jax.tree.unflatten(structure, map(_like, targets, arrays))
+        return of_leaves.filled(like, arrays)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Rename damaged checkpoints, so that the run can write those steps again."""
@@ -268,47 +257,3 @@ def _one_error(directory: Path) -> Iterator[None]:
             raise
         full = errno.ENOSPC
         raise OSError(full, os.strerror(full), str(directory)) from error
-
-
-def _describe(state: PyTree) -> list[_Leaf]:
-    """The leaves of `state` as seen from outside, in the tree's own order."""
-    leaves = []
-    for path, value in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = jax.tree_util.keystr(path)
-        array = value if hasattr(value, "dtype") else np.asarray(value)
-        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"{name} is a typed PRNG key: store jax.random.key_data of it")
-        if array.dtype.kind in "OSU":
-            raise TypeError(f"{name} is a {type(value).__name__}, not an array or a number")
-        leaves.append(_Leaf(name, array.dtype.name, tuple(array.shape)))
-    return leaves
-
-
-def _digest(step: int, leaves: list[_Leaf], settings: _Settings, data: bytes) -> str:
-    """SHA-256 over the step, the leaves' paths, dtypes and shapes, the settings, and the bytes."""
-    head = [step, leaves, *([settings] if settings else [])]
-    text = json.dumps(head, sort_keys=True).encode()
-    return hashlib.sha256(text + b"\0" + data).hexdigest()
-
-
-def _like(target: Any, array: np.ndarray) -> Any:
-    """`array` as the kind of leaf that `target` is."""
-    if isinstance(target, jax.Array):
-        # An uncommitted array stays free to follow the others, as it was in the first run.
-        return jax.device_put(array, target.sharding if target.committed else None)
-    if isinstance(target, jax.ShapeDtypeStruct):
-        return jax.device_put(array, target.sharding)
-    if isinstance(target, np.ndarray):
-        return array
-    return type(target)(array.item())
-
-
-def _first_difference(saved: list[_Leaf], wanted: list[_Leaf]) -> tuple[str, str]:
-    """The first leaf in which two descriptions differ, in words, from both sides."""
-    saved_by_path = {leaf.path: leaf for leaf in saved}
-    wanted_by_path = {leaf.path: leaf for leaf in wanted}
-    for path in [*saved_by_path, *wanted_by_path]:
-        mine, theirs = saved_by_path.get(path), wanted_by_path.get(path)
-        if mine != theirs:
-            return str(mine or f"no {path}"), str(theirs or f"no {path}")
-    return "its leaves in one order", "them in another"

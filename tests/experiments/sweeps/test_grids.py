@@ -4,9 +4,10 @@ import pytest
 from ml_collections import config_dict
 
 from configs import anneal, sbn, vae
-from experiments import config as configs
-from experiments import grids, validation
+from experiments.config import read
 from experiments.errors import UserError
+from experiments.settings import SCHEDULES
+from experiments.sweeps import grids
 
 
 @pytest.fixture(name="config")
@@ -30,14 +31,14 @@ def test_a_text_names_the_product(config):
         ("learning_rate=1e-3,0.001,1e-2", [1e-3, 1e-2]),
         ("layers=(200,),(100, 50)", [(200,), (100, 50)]),
         ("estimator.name=sf,st", ["sf", "st"]),
-        ("estimator.centring=true,false", [True, False]),
+        ("estimator.centering=true,false", [True, False]),
         ("estimator.decay=0.9,1", [0.9, 1.0]),
         ("kl=sample;", ["sample"]),
     ],
 )
 def test_values_have_the_type_of_the_config(config, text, values):
-    [key] = {key for point in grids.parse(text, config) for key in point}
-    parsed = [point[key] for point in grids.parse(text, config)]
+    [key] = {key for trial in grids.parse(text, config) for key in trial}
+    parsed = [trial[key] for trial in grids.parse(text, config)]
     assert parsed == values
     assert [type(value) for value in parsed] == [type(value) for value in values]
 
@@ -68,7 +69,7 @@ def test_wrong_texts(config, text, message):
 
 
 @pytest.mark.parametrize(
-    ("points", "message"),
+    ("trials", "message"),
     [
         ([], "get_sweep() of a.py returns no run"),
         ({"seed": [1]}, "must return a list of {'dotted.key': value}"),
@@ -78,22 +79,22 @@ def test_wrong_texts(config, text, message):
         ([{"seed": "x"}], "get_sweep() of a.py: seed=x: seed takes an integer"),
     ],
 )
-def test_wrong_sweeps_of_a_config_file(config, points, message):
+def test_wrong_sweeps_of_a_config_file(config, trials, message):
     with pytest.raises(UserError) as error:
-        grids.checked(points, config, "get_sweep() of a.py")
+        grids.checked(trials, config, "get_sweep() of a.py")
     assert message in str(error.value)
 
 
 def test_a_sweep_of_a_config_file_is_typed_and_without_repeats(config):
-    points = [{"seed": 1, "learning_rate": 1}, {"learning_rate": 1.0, "seed": 1}, {}]
-    assert grids.checked(points, config, "") == [{"seed": 1, "learning_rate": 1.0}, {}]
+    trials = [{"seed": 1, "learning_rate": 1}, {"learning_rate": 1.0, "seed": 1}, {}]
+    assert grids.checked(trials, config, "") == [{"seed": 1, "learning_rate": 1.0}, {}]
 
 
 def test_names_are_stable_and_tell_runs_apart(config):
     grid = grids.parse("learning_rate=1e-4,1e-3;seed=0..4;layers=(200,),(100,)", config)
-    assert len({grids.name(point) for point in grid}) == 20
-    shuffled = [dict(sorted(point.items(), reverse=True)) for point in grid]
-    assert [grids.name(point) for point in shuffled] == [grids.name(point) for point in grid]
+    assert len({grids.name(trial) for trial in grid}) == 20
+    shuffled = [dict(sorted(trial.items(), reverse=True)) for trial in grid]
+    assert [grids.name(trial) for trial in shuffled] == [grids.name(trial) for trial in grid]
     # Renaming them would orphan the runs of sweeps that are under way.
     assert grids.name({"learning_rate": 1e-3, "seed": 0}) == "150a403aa7"
 
@@ -112,29 +113,29 @@ def test_the_ready_grids_are_valid():
         config = module.get_config()
         grid = grids.checked(module.get_sweep(), config, module.__name__)
         assert len(grid) == size
-        for point in grid:
-            validation.validate(grids.config_at(config, point))
-    names = {point["temperature.name"] for point in anneal.get_sweep()}
-    assert names == set(configs.SCHEDULES)
+        for trial in grid:
+            read(grids.config_at(config, trial))
+    names = {trial["temperature.name"] for trial in anneal.get_sweep()}
+    assert names == set(SCHEDULES)
 
 
-def test_a_program_key_leaves_out_the_traced_numbers_alone(config):
+def test_a_program_key_leaves_out_the_dynamic_hyperparameters_alone(config):
     traced = grids.parse(
         "learning_rate=1,2;momentum=0.1;seed=1;temperature.rate=1;temperature.interval=7", config
     )
     other = grids.parse("batch_size=7,8;temperature.name=linear,cosine;num_steps=1000", config)
-    keys = {configs.program_key(grids.config_at(config, point)) for point in traced}
-    assert keys == {configs.program_key(config)}
-    keys = {configs.program_key(grids.config_at(config, point)) for point in other}
+    keys = {read(grids.config_at(config, trial)).program_key() for trial in traced}
+    assert keys == {read(config).program_key()}
+    keys = {read(grids.config_at(config, trial)).program_key() for trial in other}
     assert len(keys) == 4
-    assert configs.program_key(config) not in keys
+    assert read(config).program_key() not in keys
 
 
-def test_a_float_option_of_the_estimator_is_traced_once_it_is_set(config):
+def test_a_float_option_of_the_estimator_is_dynamic_once_it_is_set(config):
     config.estimator.name = "nvil"
-    points = grids.parse("estimator.decay=0.5,0.9", config)
-    keys = {configs.program_key(grids.config_at(config, point)) for point in points}
+    trials = grids.parse("estimator.decay=0.5,0.9", config)
+    keys = {read(grids.config_at(config, trial)).program_key() for trial in trials}
     assert len(keys) == 1
-    assert configs.program_key(config) not in keys
+    assert read(config).program_key() not in keys
     assert config.estimator.get_type("decay") is float
     assert isinstance(config.estimator.get_ref("decay"), config_dict.FieldReference)

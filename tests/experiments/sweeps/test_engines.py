@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experiments.engines import Job, Options, vmapped
+from experiments.engines import process as process_engine
 
 from configs import semi_supervised
 from experiments import cli, grids, overrides, progress, records, run, sweep, sweep_report
-from experiments.checkpoints import Checkpoints
-from experiments.engines import Job, Options, vmapped
-from experiments.engines import process as process_engine
 from experiments.errors import UserError
+from experiments.training.checkpoints import Checkpoints
 from tests.experiments import small
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 CONFIG = """
 from experiments import grids
@@ -130,7 +130,7 @@ def test_the_table_and_the_plot(by_process):
         assert row["mean"] == pytest.approx(sum(row["by_seed"].values()) / 2)
         for seed, bound in row["by_seed"].items():
             path = by_process / "runs" / grids.name(row["overrides"] | {"seed": int(seed)})
-            assert records.read_json(path / "result.json")["valid_nll"] == bound
+            assert records.read_json(path / "result.json")["validation_bound"] == bound
     assert len((by_process / "table.md").read_text().splitlines()) == 2 + 3
     assert (by_process / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
@@ -141,7 +141,7 @@ def assert_close(actual: Path, expected: Path) -> None:
     assert set(ours) == set(theirs)
     for name, (result, rows) in ours.items():
         other_result, other_rows = theirs[name]
-        for key in ("valid_nll", "test_nll"):
+        for key in ("validation_bound", "test_bound"):
             assert result.pop(key) == pytest.approx(other_result.pop(key), rel=1e-5)
         assert result == other_result
         assert len(rows) == len(other_rows)
@@ -230,7 +230,7 @@ def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, by_process)
     wait_for(more_steps(50))
     child.send_signal(signal.SIGTERM)
     _, err = finish(child, 128 + signal.SIGTERM)
-    assert "the same command goes on" in err
+    assert "rerun the same command to resume" in err
     assert "Traceback" not in err
 
     child = start(home, "interrupted", "--engine=process", "--workers=1")
@@ -430,7 +430,7 @@ def test_a_full_disk_ends_the_sweep(tmp_path, monkeypatch, fail):
     monkeypatch.setattr(run, "train_together", save)
     line = fail("--engine=vmap", workdir=str(tmp_path))
     assert "runs/" in line
-    assert "No space left on device: the same command goes on" in line
+    assert "No space left on device: rerun the same command to resume" in line
 
 
 def test_a_bug_in_one_run_is_recorded_with_its_traceback(tmp_path, monkeypatch):
@@ -446,7 +446,7 @@ def test_a_bug_in_one_run_is_recorded_with_its_traceback(tmp_path, monkeypatch):
 
     def mended(jobs: list[Job], **_: object) -> list[dict[str, Any]]:
         for job in jobs:
-            records.write_json(job.workdir / "result.json", {"steps": 60, "valid_nll": 7.0})
+            records.write_json(job.workdir / "result.json", {"steps": 60, "validation_bound": 7.0})
         return [{}] * len(jobs)
 
     # Those that failed are tried again.
@@ -470,7 +470,7 @@ def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
         sweep.open_directory(tmp_path, config, grid)
         jobs = sweep.jobs_of(config, grid, tmp_path)
         for job in jobs:
-            result = {"valid_nll": 7.0 - job.config.learning_rate, "seed": 0, "steps": 60}
+            result = {"validation_bound": 7.0 - job.config.learning_rate, "seed": 0, "steps": 60}
             job.workdir.mkdir(parents=True, exist_ok=True)
             records.write_json(job.workdir / "result.json", result)
         assert sweep._conclude(tmp_path, jobs, {}, 0) == 0
@@ -557,13 +557,17 @@ def test_the_standing_of_a_run(tmp_path):
     job, _ = jobs_in(tmp_path)
     assert progress.standing(job) == progress.Standing(done=False, step=0, bound=None)
     job.workdir.mkdir(parents=True)
-    rows = [{"step": 0, "valid_bound": 9.0}, {"step": 10, "valid_bound": 8.0}, {"step": 20}]
+    rows = [
+        {"step": 0, "validation_bound": 9.0},
+        {"step": 10, "validation_bound": 8.0},
+        {"step": 20},
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (job.workdir / "metrics.jsonl").write_text(lines + '{"step": 3')
     assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
     (job.workdir / "metrics.jsonl").write_text("x" * 10_000 + "\n" + lines)
     assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
-    records.write_json(job.workdir / "result.json", {"steps": 60, "valid_nll": 7.0})
+    records.write_json(job.workdir / "result.json", {"steps": 60, "validation_bound": 7.0})
     assert progress.standing(job) == progress.Standing(done=True, step=60, bound=7.0)
 
 
@@ -571,7 +575,7 @@ def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
     first, second = jobs_in(tmp_path)
     with progress.Display([first, second]) as display:
         first.workdir.mkdir(parents=True)
-        records.write_json(first.workdir / "result.json", {"steps": 60, "valid_nll": 7.125})
+        records.write_json(first.workdir / "result.json", {"steps": 60, "validation_bound": 7.125})
         display.done(first)
         display.failed(second, "why")
     done, failed = capsys.readouterr().err.splitlines()
@@ -591,7 +595,7 @@ def report(tmp_path: Path, bounds: dict[str, float | None]) -> tuple[list[Any], 
         jobs.append(job)
         if bound is not None:
             job.workdir.mkdir(parents=True)
-            result = {"valid_nll": bound, "seed": job.config.seed}
+            result = {"validation_bound": bound, "seed": job.config.seed}
             records.write_json(job.workdir / "result.json", result)
     text = sweep_report.write(tmp_path, jobs, {jobs[-1].workdir: "a | b"})
     return records.read_json(tmp_path / "table.json")["rows"], text
@@ -626,7 +630,7 @@ def test_a_classifier_is_ranked_by_its_error(tmp_path):
     jobs = sweep.jobs_of(config, grids.product({"alpha": (0.1, 1.0)}), tmp_path)
     for job, accuracy, bound in zip(jobs, (90.0, 95.0), (100.0, 110.0), strict=True):
         job.workdir.mkdir(parents=True)
-        result = {"valid_nll": bound, "valid_accuracy": accuracy, "seed": 0}
+        result = {"validation_bound": bound, "validation_accuracy": accuracy, "seed": 0}
         records.write_json(job.workdir / "result.json", result)
     lines = sweep_report.write(tmp_path, jobs, {}).splitlines()
     assert lines[0] == "| alpha | validation error, % | seeds |"

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.checkpoints import Checkpoints
 from experiments.errors import UserError
+from experiments.training.checkpoints import Checkpoints
 
 Pair = collections.namedtuple("Pair", ["first", "second"])
 
@@ -309,7 +309,7 @@ def test_damage_to_the_settings_is_noticed(tmp_path, change):
 SAVE_FOREVER = """
 import sys
 import numpy as np
-from experiments.checkpoints import Checkpoints
+from experiments.training.checkpoints import Checkpoints
 with Checkpoints(sys.argv[1]) as checkpoints:
     step = max(checkpoints.steps(), default=0)
     print("ready", flush=True)
@@ -320,7 +320,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 
 
 def test_a_kill_while_saving_loses_nothing_complete(tmp_path):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     delays = random.Random(0)
     newest = 0
     for _ in range(2):

@@ -8,18 +8,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from experiments.reproduce.presets import PRESETS, Cell
 
 from experiments import config as configs
 from experiments import grids, records
 from experiments.errors import UserError
 from experiments.reproduce import figures, presets, protocol, table2
 from experiments.reproduce.__main__ import _parser, main
-from experiments.reproduce.presets import PRESETS, Cell
-from experiments.reproduce.runs import interval
+from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table2 import Table2
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 SMALL = PRESETS["smoke"]._replace(
     learning_rates=(1e-3, 3e-3),
     extra_columns=("vimco",),
@@ -39,10 +39,10 @@ def finish(job, *, valid, test, **more):
     """Leaves what a finished run of the job leaves."""
     job.workdir.mkdir(parents=True)
     result = {
-        "valid_nll": valid,
-        "test_nll": test,
+        "validation_bound": valid,
+        "test_bound": test,
         "steps": job.config.num_steps,
-        "eval_samples": job.config.eval_samples,
+        "test_num_samples": job.config.test_num_samples,
         "seed": job.config.seed,
         "config": configs.flatten(job.config),
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
@@ -50,7 +50,7 @@ def finish(job, *, valid, test, **more):
         **more,
     }
     records.write_json(job.workdir / "result.json", result)
-    lines = [json.dumps({"step": step, "valid_bound": valid + 1}) for step in (0, 100)]
+    lines = [json.dumps({"step": step, "validation_bound": valid + 1}) for step in (0, 100)]
     (job.workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
@@ -124,7 +124,7 @@ def test_full_halves_its_way_to_a_setting(tmp_path):
     for job in (wave.jobs[0] for wave in finals):
         config = job.config
         assert {key: configs.get(config, key) for key in setting} == setting
-        assert (config.num_steps, config.eval_samples, config.momentum) == (500_000, 1000, 0.9)
+        assert (config.num_steps, config.test_num_samples, config.momentum) == (500_000, 1000, 0.9)
         assert (config.optimizer, config.learning_rate_schedule) == ("sgd", "constant")
 
 
@@ -226,7 +226,7 @@ def test_a_record_of_another_config_gives_way_to_the_run(table):
     assert table.runs.store.record(changed) is None  # neither the record nor the run is its own
     shutil.rmtree(job.workdir)
     finish(changed, valid=50.0, test=50.0)
-    assert table.runs.store.record(changed)["valid_nll"] == 50.0
+    assert table.runs.store.record(changed)["validation_bound"] == 50.0
     assert table.runs.store.record(job) is None
 
 
@@ -322,7 +322,7 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
                 job,
                 valid=110.0 if better else 100.0,
                 test=100.0 + draw,
-                valid_accuracy=95.0 if better else 90.0,
+                validation_accuracy=95.0 if better else 90.0,
                 test_accuracy=90.0 + draw,
             )
     assert trained == [

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import models, training
+from experiments.data import batches
+from experiments.tasks.layers import objective as objective_of
+from experiments.training.program import Program, dynamic_of, temperature_at
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
 
@@ -29,7 +30,7 @@ def fixture_images(dataset):
 
 
 batch_indices = jax.jit(
-    partial(training.batch_indices, size=NUM_IMAGES, batch_size=BATCH_SIZE),
+    partial(batches.batch_indices, size=NUM_IMAGES, batch_size=BATCH_SIZE),
     static_argnames="num_steps",
 )
 
@@ -71,7 +72,7 @@ def test_batches_depend_on_the_seed():
 
 
 def test_a_batch_of_the_whole_set():
-    indices = training.batch_indices(0, 2, num_steps=3, size=4, batch_size=4)
+    indices = batches.batch_indices(0, 2, num_steps=3, size=4, batch_size=4)
     np.testing.assert_array_equal(np.sort(indices), [[0, 1, 2, 3]] * 3)
 
 
@@ -81,9 +82,9 @@ def test_a_batch_of_the_whole_set():
 def test_grey_pixels_are_scaled_or_drawn():
     grey = jnp.broadcast_to(jnp.array([0, 1, 8, 16], jnp.uint8), (10_000, 1, 4))
     key = jax.random.key(0)
-    scaled = training.pixels(grey, 16, key, dynamic=False)
+    scaled = batches.pixels(grey, 16, key, dynamic=False)
     np.testing.assert_array_equal(scaled[0, 0], [0, 1 / 16, 1 / 2, 1])
-    drawn = np.asarray(training.pixels(grey, 16, key, dynamic=True))
+    drawn = np.asarray(batches.pixels(grey, 16, key, dynamic=True))
     assert set(np.unique(drawn)) == {0, 1}
     # Five standard errors: fails once in a million for a right mean, surely for one 0.03 off.
     np.testing.assert_allclose(drawn.mean(axis=0)[0], scaled[0, 0], atol=5 * 0.5 / 100)
@@ -93,27 +94,27 @@ def test_grey_pixels_are_scaled_or_drawn():
 def test_binary_pixels_stay_as_they_are():
     binary = jnp.array([[[0, 1, 1]]], jnp.uint8)
     for dynamic in (False, True):
-        drawn = training.pixels(binary, 1, jax.random.key(0), dynamic=dynamic)
+        drawn = batches.pixels(binary, 1, jax.random.key(0), dynamic=dynamic)
         np.testing.assert_array_equal(drawn, binary)
 
 
 @pytest.mark.parametrize("binarization", ["threshold", "dynamic"])
 def test_dynamic_binarization_draws_anew_at_each_step(binarization):
     """With an estimator that draws nothing, and no learning, only the pixels can move the cost."""
-    config = small.config(
+    settings = small.settings(
         estimator__name="marginalization",
         binarization=binarization,
         learning_rate=1e-30,
         optimizer="adam",
     )
-    grey = small.dataset(levels=16)
+    grey = small.dataset(max_value=16)
     dataset = grey.binarized() if binarization == "threshold" else grey
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     same_batch = jnp.tile(jnp.arange(BATCH_SIZE), (8, 1))
 
     @small.quick_jit
     def costs(images):
-        return program.run(hypers, images, program.init(hypers, images), same_batch)[1].cost
+        return program.run(dynamic, images, program.init(dynamic, images), same_batch)[1].cost
 
     found = np.asarray(costs(jnp.asarray(dataset.train.images)))
     assert len(np.unique(found)) == (1 if binarization == "threshold" else 8)
@@ -125,10 +126,10 @@ def test_dynamic_binarization_draws_anew_at_each_step(binarization):
 @pytest.fixture(scope="module", name="sbn")
 def fixture_sbn(dataset, images):
     """A program whose temperature moves, its jitted functions, and how often they were traced."""
-    config = small.config(
+    settings = small.settings(
         temperature__name="exponential", temperature__rate=0.02, learning_rate=0.05
     )
-    program = training.make_program(config, dataset)
+    program = Program.make(settings, dataset)
     traces = []
 
     def counted(*arguments):
@@ -137,35 +138,35 @@ def fixture_sbn(dataset, images):
 
     init, run = jax.jit(program.init), jax.jit(counted)
 
-    def after(hypers, sizes):
+    def after(dynamic, sizes):
         """The state and the trace after steps grouped into calls of these sizes."""
-        state, parts = init(hypers, images), []
+        state, parts = init(dynamic, images), []
         for size in sizes:
-            indices = batch_indices(hypers["seed"], state.step, num_steps=size)
-            state, trace = run(hypers, images, state, indices)
+            indices = batch_indices(dynamic["seed"], state.step, num_steps=size)
+            state, trace = run(dynamic, images, state, indices)
             parts.append(trace)
         return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    return config, program, after, traces
+    return settings, program, after, traces
 
 
 def test_steps_do_not_depend_on_how_they_are_grouped(sbn):
     """Bit for bit between the sizes of a loop; a lone step is another program and rounds anew."""
-    config, _, after, _ = sbn
-    hypers = training.hypers_of(config)
-    state, trace = after(hypers, [60])
+    settings, _, after, _ = sbn
+    dynamic = dynamic_of(settings)
+    state, trace = after(dynamic, [60])
     assert int(state.step) == NUM_STEPS
     assert trace.cost.shape == trace.temperature.shape == (NUM_STEPS,)
-    assert_identical(after(hypers, [20, 20, 20]), (state, trace))
-    lone_state, lone_trace = after(hypers, [1] * NUM_STEPS)
-    assert_identical(after(hypers, [1] * NUM_STEPS), (lone_state, lone_trace))
+    assert_identical(after(dynamic, [20, 20, 20]), (state, trace))
+    lone_state, lone_trace = after(dynamic, [1] * NUM_STEPS)
+    assert_identical(after(dynamic, [1] * NUM_STEPS), (lone_state, lone_trace))
     np.testing.assert_allclose(lone_trace.cost, trace.cost, rtol=1e-4)
     assert distance(lone_state.params, state.params) < 1e-4
     # Differences of this size would show: the steps went far beyond the tolerance.
-    assert distance(state.params, after(hypers, [20])[0].params) > 0.01
+    assert distance(state.params, after(dynamic, [20])[0].params) > 0.01
 
 
-TRACED = {
+DYNAMIC = {
     "seed": 1,
     "learning_rate": 0.02,
     "momentum": 0.5,
@@ -176,46 +177,46 @@ TRACED = {
 }
 
 
-def test_traced_numbers_change_the_run_but_not_the_program(sbn):
-    config, _, after, traces = sbn
-    assert set(TRACED) == set(configs.traced_keys(config))
-    hypers = training.hypers_of(config)
-    state, _ = after(hypers, [20])
+def test_dynamic_hyperparameters_change_the_run_but_not_the_program(sbn):
+    settings, _, after, traces = sbn
+    assert set(DYNAMIC) == set(settings.dynamic())
+    dynamic = dynamic_of(settings)
+    state, _ = after(dynamic, [20])
     traced_before = len(traces)
-    for key, value in TRACED.items():
-        other, _ = after(hypers | {key: jnp.asarray(value, hypers[key].dtype)}, [20])
+    for key, value in DYNAMIC.items():
+        other, _ = after(dynamic | {key: jnp.asarray(value, dynamic[key].dtype)}, [20])
         assert distance(other.params, state.params) > 1e-5, key
     assert len(traces) == traced_before
 
 
-def test_float_options_of_estimators_are_traced_and_counts_are_not():
-    keys = configs.traced_keys(small.config(estimator__name="nvil", estimator__baseline_hidden=3))
-    assert set(keys) == {*TRACED}
-    config = small.config(
+def test_float_options_of_estimators_are_dynamic_and_counts_are_not():
+    keys = small.settings(estimator__name="nvil", estimator__baseline_hidden=3).dynamic()
+    assert set(keys) == {*DYNAMIC}
+    settings = small.settings(
         estimator__name="nvil",
         estimator__decay=0.5,
         estimator__baseline_learning_rate=0.1,
         estimator__baseline_hidden=3,
     )
-    added = set(configs.traced_keys(config)) - set(TRACED)
+    added = set(settings.dynamic()) - set(DYNAMIC)
     assert added == {"estimator.decay", "estimator.baseline_learning_rate"}
-    assert set(training.hypers_of(config)) == set(configs.traced_keys(config))
+    assert set(dynamic_of(settings)) == set(settings.dynamic())
 
 
 def test_a_grid_of_runs_as_one_program(sbn, images):
     """A vmap over stacked numbers gives each run as it is alone, up to rounding."""
-    config, program, after, _ = sbn
-    hypers = training.hypers_of(config)
-    runs = [hypers] + [
-        hypers | {key: jnp.asarray(TRACED[key], hypers[key].dtype)}
+    settings, program, after, _ = sbn
+    dynamic = dynamic_of(settings)
+    runs = [dynamic] + [
+        dynamic | {key: jnp.asarray(DYNAMIC[key], dynamic[key].dtype)}
         for key in ("seed", "learning_rate", "temperature.interval")
     ]
 
     @small.quick_jit
     @jax.vmap
-    def grid(hypers):
-        indices = batch_indices(hypers["seed"], 0, num_steps=20)
-        return program.run(hypers, images, program.init(hypers, images), indices)
+    def grid(dynamic):
+        indices = batch_indices(dynamic["seed"], 0, num_steps=20)
+        return program.run(dynamic, images, program.init(dynamic, images), indices)
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
     states, traces = grid(stacked)
@@ -228,14 +229,14 @@ def test_a_grid_of_runs_as_one_program(sbn, images):
 
 def test_a_step_descends_the_gradient_with_momentum(dataset, images):
     """Two steps with the exact gradient against the same two written out."""
-    config = small.config(estimator__name="marginalization", learning_rate=0.1, momentum=0.9)
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    settings = small.settings(estimator__name="marginalization", learning_rate=0.1, momentum=0.9)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     indices = jnp.arange(2 * BATCH_SIZE).reshape(2, BATCH_SIZE)
-    start = small.quick_jit(program.init)(hypers, images)
+    start = small.quick_jit(program.init)(dynamic, images)
     run = small.quick_jit(program.run)
-    state, trace = run(hypers, images, start, indices)
+    state, trace = run(dynamic, images, start, indices)
 
-    objective = models.objective(program.model, temperature=1.0)
+    objective = objective_of(program.model, temperature=1.0)
 
     @small.quick_jit
     def value_and_grad(params, images):
@@ -266,26 +267,32 @@ def test_a_step_descends_the_gradient_with_momentum(dataset, images):
 )
 @pytest.mark.parametrize("interval", [1, 7])
 def test_scheduled_temperatures(name, expected, interval):
-    config = small.config(
+    settings = small.settings(
         temperature__name=name,
         temperature__value=2.0,
         temperature__rate=0.03,
         temperature__floor=0.5,
         temperature__interval=interval,
     )
-    hypers = training.hypers_of(config)
+    dynamic = dynamic_of(settings)
     for step in (0, 1, 6, 7, 13, 48, 59):
-        found = training.temperature_at(config, hypers, jnp.asarray(step), jnp.asarray(9.0))
+        found = temperature_at(
+            settings.temperature, NUM_STEPS, dynamic, jnp.asarray(step), jnp.asarray(9.0)
+        )
         assert float(found) == pytest.approx(expected(step // interval * interval), rel=1e-5)
 
 
 def test_a_schedule_may_take_a_share_of_the_steps():
-    config = small.config(
+    settings = small.settings(
         temperature__name="linear", temperature__floor=0.5, temperature__share=0.5
     )
-    hypers = training.hypers_of(config)
+    dynamic = dynamic_of(settings)
     found = [
-        float(training.temperature_at(config, hypers, jnp.asarray(step), jnp.zeros(())))
+        float(
+            temperature_at(
+                settings.temperature, NUM_STEPS, dynamic, jnp.asarray(step), jnp.zeros(())
+            )
+        )
         for step in (0, NUM_STEPS // 4, NUM_STEPS // 2, NUM_STEPS)
     ]
     assert found == pytest.approx([1.0, 0.75, 0.5, 0.5])
@@ -294,19 +301,19 @@ def test_a_schedule_may_take_a_share_of_the_steps():
 @pytest.fixture(scope="module", name="learned")
 def fixture_learned(dataset, images):
     """`run(value, learning_rate)` of a program that learns its temperature."""
-    config = small.config(
+    settings = small.settings(
         "vae",
         kl="relaxed",  # the cost then reads the temperature itself, too
         temperature__name="learned",
         temperature__floor=0.25,
         momentum=0.0,
     )
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     indices = jnp.tile(jnp.arange(BATCH_SIZE), (30, 1))
 
     @small.quick_jit
     def run(value, learning_rate):
-        mine = hypers | {"temperature.value": value, "learning_rate": learning_rate}
+        mine = dynamic | {"temperature.value": value, "learning_rate": learning_rate}
         state = program.init(mine, images)
         after, trace = program.run(mine, images, state, indices)
         return state, after, trace
@@ -335,8 +342,8 @@ def test_a_learned_temperature_stays_over_its_floor(learned):
 
 
 def test_a_scheduled_temperature_has_nothing_to_learn(sbn):
-    config, _, after, _ = sbn
-    state, trace = after(training.hypers_of(config), [20])
+    settings, _, after, _ = sbn
+    state, trace = after(dynamic_of(settings), [20])
     assert float(state.temperature) == 0
     np.testing.assert_allclose(trace.temperature, np.exp(-0.02 * np.arange(20)), rtol=1e-5)
 
@@ -345,16 +352,16 @@ def test_a_scheduled_temperature_has_nothing_to_learn(sbn):
 
 
 def trains(name, model, latent, dataset, images):
-    config = small.config(model, latent=latent, estimator__name=name)
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    settings = small.settings(model, latent=latent, estimator__name=name)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     indices = jnp.arange(4 * BATCH_SIZE).reshape(4, BATCH_SIZE)
 
     @small.quick_jit
-    def train(hypers, images):
-        start = program.init(hypers, images)
-        return start, *program.run(hypers, images, start, indices)
+    def train(dynamic, images):
+        start = program.init(dynamic, images)
+        return start, *program.run(dynamic, images, start, indices)
 
-    start, state, trace = train(hypers, images)
+    start, state, trace = train(dynamic, images)
     assert int(state.step) == 4
     assert trace.cost.shape == (4,)
     for leaf in jax.tree.leaves((state, trace)):

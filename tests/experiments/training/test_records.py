@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from experiments import records
 from experiments.errors import UserError
-from experiments.records import MetricsLog, provenance, read_json, read_metrics, write_json
+from experiments.training import provenance as provenance_module
+from experiments.training.metrics import MetricsLog
+from experiments.training.provenance import provenance
+from experiments.training.records import read_json, read_metrics, write_json
 
 
 def events(workdir):
@@ -80,7 +82,7 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(records, "_ROOT", tmp_path.resolve())
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve())
     assert provenance()["git"] is None, "no repository"
     git("init")
     assert provenance()["git"] is None, "no commit"
@@ -91,7 +93,7 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("two")
     assert provenance()["git"]["dirty"] is True
     (tmp_path / "inner").mkdir()
-    monkeypatch.setattr(records, "_ROOT", tmp_path.resolve() / "inner")
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve() / "inner")
     assert provenance()["git"] is None, "the repository of somebody else"
 
 
@@ -152,11 +154,11 @@ def test_unreadable_json(tmp_path):
 def test_metrics_are_lines_and_events(tmp_path):
     with MetricsLog(tmp_path / "new") as log:
         log.append(1, train_cost=jnp.float32(2.5), temperature=np.float64(1))
-        log.append(1, valid_nll=None)
+        log.append(1, validation_bound=None)
         log.append(2, train_cost=float("nan"), steps_per_second=7)
     assert read_metrics(log.path) == [
         {"step": 1, "train_cost": 2.5, "temperature": 1.0},
-        {"step": 1, "valid_nll": None},
+        {"step": 1, "validation_bound": None},
         {"step": 2, "train_cost": None, "steps_per_second": 7},
     ]
     assert sorted(events(tmp_path / "new")) == [
@@ -180,10 +182,10 @@ def test_append_refuses_what_is_no_log_line(tmp_path):
 
 def test_a_line_is_on_disk_when_append_returns(tmp_path):
     script = (
-        "import os, signal, sys; from experiments.records import MetricsLog;"
+        "import os, signal, sys; from experiments.training.metrics import MetricsLog;"
         "log = MetricsLog(sys.argv[1]); log.append(3, a=1.5); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", script, tmp_path], cwd=root, check=False)
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "a": 1.5}]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments.config import cli
 from experiments.errors import UserError
 
 CONFIG = """
@@ -222,12 +222,12 @@ def test_errors_of_main_are_one_line(capsys, error, message):
 
 def test_debug_shows_the_traceback(capsys):
     def main(config, workdir, overrides):
-        raise UserError("mend this")
+        raise UserError("fix this")
 
     assert cli.run(main, ["--config=config.py", "--workdir=w", "--debug"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.endswith("error: mend this\n")
+    assert err.endswith("error: fix this\n")
 
 
 def test_ctrl_c_is_no_traceback(capsys):
@@ -263,7 +263,7 @@ def test_help(capsys):
 
 SCRIPT = """
 import logging, sys
-from experiments import cli
+from experiments.config import cli
 def main(config, workdir, overrides):
     logging.getLogger("experiments.x").warning("careful")
     logging.getLogger("absl").info("chatter")
@@ -273,7 +273,7 @@ sys.exit(cli.run(main))
 
 
 def test_as_a_process():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "--config.seed=3", "--config=config.py", "--workdir=w"],
         env=os.environ | {"PYTHONPATH": str(root)},

@@ -10,10 +10,15 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from configs import semi_supervised
-from experiments import cli, evaluation, labels, models, records, train, training, validation
+from experiments import config, train
+from experiments.config import cli
 from experiments.data import Split, load
-from experiments.models import SemiSupervised
-from experiments.models.semi_supervised import depth_to_space
+from experiments.tasks import labels, layers
+from experiments.tasks import semi_supervised as task
+from experiments.tasks.layers import depth_to_space
+from experiments.tasks.semi_supervised import SemiSupervised
+from experiments.training import compiled, evaluation, records
+from experiments.training.program import Program, dynamic_of
 from gumbel import CATEGORICAL, estimators, exact, samplers
 from scripts import class_gradients
 from tests.experiments import small
@@ -24,7 +29,7 @@ QUICK = ("marginalization", "gumbel_softmax")  # compiling the others takes a mi
 SMALL = {
     "dataset": "digits",
     "batch_size": 10,
-    "labelled_batch_size": 10,
+    "labeled_batch_size": 10,
     "encoder": (2, 2, 2),
     "decoder": (2, 2, 2),
     "head": 4,
@@ -51,21 +56,17 @@ def fixture_model(images):
     def make(key):
         model = SemiSupervised(
             mean,
-            num_classes=NUM_CLASSES,
-            style_dim=STYLE_DIM,
-            encoder=(3, 4, 5),
-            decoder=(4, 3, 2),
-            head=6,
-            kl="analytic",
+            NUM_CLASSES,
+            task.Options(style_dim=STYLE_DIM, encoder=(3, 4, 5), decoder=(4, 3, 2), head=6),
             rngs=nnx.Rngs(0),
         )
-        flat, unravel = ravel_pytree(models.params_of(model))
+        flat, unravel = ravel_pytree(layers.params_of(model))
         made.append(model)
         return unravel(flat + 0.3 * jax.random.normal(key, flat.shape))
 
     made = []
     params = small.quick_jit(make)(jax.random.key(7))
-    return models.with_params(made[0], params)
+    return layers.with_params(made[0], params)
 
 
 def sigmoid(x):
@@ -93,12 +94,12 @@ def class_probabilities(model, images):
 
 
 def expected(model, images, key, **annealed):
-    params, objective = models.params_of(model), models.objective(model, **annealed)
+    params, objective = layers.params_of(model), layers.objective(model, **annealed)
     return exact.expected_cost(objective, params, images, key, CATEGORICAL)
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
-def test_the_unlabelled_cost_is_the_bound_written_out(model, images, beta):
+def test_the_unlabeled_cost_is_the_bound_written_out(model, images, beta):
     """sum_y q(y) [-log p(x|y,z) - log p(y) + beta KL_z] - H(q(y|x)), in plain loops."""
     objective_key, _ = jax.random.split(KEY)  # as the library's passes hand it on
     noise = np.asarray(jax.random.normal(objective_key, (len(images), STYLE_DIM)))
@@ -116,7 +117,7 @@ def test_the_unlabelled_cost_is_the_bound_written_out(model, images, beta):
     np.testing.assert_allclose(found, bounds, rtol=1e-5)
 
 
-def test_the_labelled_cost_is_the_bound_written_out(model, images):
+def test_the_labeled_cost_is_the_bound_written_out(model, images):
     noise = np.asarray(jax.random.normal(KEY, (len(images), STYLE_DIM)))
     q, classes = class_probabilities(model, images), np.array([0, 2, 1, 2])
     costs = [
@@ -124,7 +125,7 @@ def test_the_labelled_cost_is_the_bound_written_out(model, images):
         - 7.0 * math.log(q[index, classes[index]])
         for index, image in enumerate(images)
     ]
-    found = model.labelled_cost(
+    found = model.labeled_cost(
         images, jnp.asarray(classes), KEY, bound_weight=0.5, label_weight=7.0, style_beta=3.0
     )
     np.testing.assert_allclose(found, costs, rtol=1e-5)
@@ -133,8 +134,8 @@ def test_the_labelled_cost_is_the_bound_written_out(model, images):
 def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     """At discrete classes and with both KL terms at the sample; |z| < 4.5 is 1 error in 150,000."""
     image, num_samples = images[:1], 20_000
-    objective = models.objective(model, hard=True)
-    params = models.params_of(model)
+    objective = layers.objective(model, hard=True)
+    params = layers.params_of(model)
 
     def draw(key):
         return samplers.trace(objective, params, image, key, samplers.hard_draw(CATEGORICAL))[0][0]
@@ -156,14 +157,14 @@ def test_the_kl_of_a_sample_is_that_of_the_style_too(model, images):
     draw = samplers.hard_draw(CATEGORICAL)
 
     def cost(model, **options):
-        params = models.params_of(model)
-        return samplers.trace(models.objective(model, **options), params, images, KEY, draw)[0]
+        params = layers.params_of(model)
+        return samplers.trace(layers.objective(model, **options), params, images, KEY, draw)[0]
 
     np.testing.assert_allclose(cost(at_draw, temperature=0.5), cost(model, hard=True), rtol=1e-5)
 
 
 def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, images):
-    params, objective = models.params_of(model), models.objective(model)
+    params, objective = layers.params_of(model), layers.objective(model)
 
     def flops(name):
         estimator = estimators.make(name, CATEGORICAL)
@@ -233,7 +234,7 @@ def test_labels_are_as_many_of_each_class_and_the_seeds_alone():
 
     def draw(seed):
         key = jax.random.key(seed)
-        return np.asarray(labels.labelled(key, classes, num_labels=20, num_classes=4))
+        return np.asarray(labels.labeled(key, classes, num_labels=20, num_classes=4))
 
     first, again, other = draw(0), draw(0), draw(1)
     assert len(set(first.tolist())) == 20
@@ -242,18 +243,17 @@ def test_labels_are_as_many_of_each_class_and_the_seeds_alone():
     assert len(set(first) & set(other)) < 10
 
 
-def config_of(**changes):
-    config = semi_supervised.get_config()
-    config.update_from_flattened_dict(SMALL | changes)
-    validation.validate(config)
-    return config
+def settings_of(**changes):
+    made = semi_supervised.get_config()
+    made.update_from_flattened_dict(SMALL | changes)
+    return config.read(made)
 
 
 @pytest.fixture(name="program", scope="module")
 def fixture_program():
-    config = config_of()
-    dataset = labels.prepared(config, load("digits"))
-    return training.make_program(config, dataset), training.hypers_of(config), dataset
+    settings = settings_of()
+    dataset = labels.prepare(settings, load("digits"))
+    return Program.make(settings, dataset), dynamic_of(settings), dataset
 
 
 def test_a_steps_images_do_not_depend_on_where_calls_begin(program):
@@ -263,7 +263,7 @@ def test_a_steps_images_do_not_depend_on_where_calls_begin(program):
     np.testing.assert_array_equal(whole[13:20], indices(0, 13, num_steps=7))
 
 
-def test_only_the_labelled_images_show_their_labels(program):
+def test_only_the_labeled_images_show_their_labels(program):
     indices = np.asarray(program[0].indices(0, 0, num_steps=40))[:, 10:]
     read, times = np.unique(indices, return_counts=True)
     assert len(read) == 100
@@ -281,35 +281,35 @@ def test_only_the_labelled_images_show_their_labels(program):
 def test_estimators_train_every_parameter(name):
     # VIMCO weighs samples by their log weights, so it needs the KL at the sample.
     kl = "sample" if name == "vimco" else "analytic"
-    config = config_of(**{"estimator.name": name, "kl": kl})
-    dataset = labels.prepared(config, load("digits"))
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    settings = settings_of(**{"estimator.name": name, "kl": kl})
+    dataset = labels.prepare(settings, load("digits"))
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     images = jnp.asarray(dataset.train.images)
 
     @small.quick_jit
-    def run(hypers, images):
-        start = program.init(hypers, images)
-        return start, *program.run(hypers, images, start, program.indices(0, 0, num_steps=4))
+    def run(dynamic, images):
+        start = program.init(dynamic, images)
+        return start, *program.run(dynamic, images, start, program.indices(0, 0, num_steps=4))
 
-    start, state, trace = run(hypers, images)
+    start, state, trace = run(dynamic, images)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, trace)))
-    assert trace.metrics["labelled_cost"].shape == (4,)
+    assert trace.metrics["labeled_cost"].shape == (4,)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start.params, state.params)
     assert min(jax.tree.leaves(moved)) > 0, moved
 
 
-def test_alpha_weighs_the_labels_alone_and_is_traced(program):
-    program, hypers, dataset = program
+def test_alpha_weighs_the_labels_alone_and_is_dynamic(program):
+    program, dynamic, dataset = program
     images = jnp.asarray(dataset.train.images)
 
     @small.quick_jit
-    def costs(hypers):
-        start = program.init(hypers, images)
-        trace = program.run(hypers, images, start, program.indices(0, 0, num_steps=1))[1]
-        return trace.cost[0], trace.metrics["labelled_cost"][0]
+    def costs(dynamic):
+        start = program.init(dynamic, images)
+        trace = program.run(dynamic, images, start, program.indices(0, 0, num_steps=1))[1]
+        return trace.cost[0], trace.metrics["labeled_cost"][0]
 
     (free, without), (same, some), (_, more) = (
-        costs(hypers | {"alpha": jnp.asarray(alpha), "labelled_weight": jnp.ones(())})
+        costs(dynamic | {"alpha": jnp.asarray(alpha), "labeled_weight": jnp.ones(())})
         for alpha in (0.0, 0.1, 0.2)
     )
     assert float(free) == float(same)
@@ -321,10 +321,10 @@ def test_alpha_weighs_the_labels_alone_and_is_traced(program):
 
 
 def test_beta_falls_to_one_over_its_share_of_the_steps():
-    config = config_of(style_beta=4.0, style_beta_share=0.5)  # 10 of 20 steps
-    hypers = training.hypers_of(config)
+    settings = settings_of(style_beta=4.0, style_beta_share=0.5)  # 10 of 20 steps
+    dynamic = dynamic_of(settings)
     steps = (0, 5, 10, 20)
-    found = [float(training.annealed(config, hypers, step)["style_beta"]) for step in steps]
+    found = [float(task.annealed(settings, dynamic, step)["style_beta"]) for step in steps]
     assert found == [4.0, 2.5, 1.0, 1.0]
 
 
@@ -340,15 +340,16 @@ def test_confusion_counts_images_by_class_and_guess():
         return jax.nn.one_hot(images[:, 0, 0], 3)[None]
 
     keys = jax.random.split(KEY, 1)
-    [confusion] = evaluation.confusions(logits, {}, split, keys, batch_size=2)
-    assert confusion.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 2]]
-    assert evaluation.accuracy(confusion) == pytest.approx(80.0)
+    [outputs] = evaluation.dataset_outputs(logits, {}, split.images, keys, batch_size=2)
+    found = labels.classification(outputs, split)
+    assert found["confusion"].tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 2]]
+    assert found["accuracy"] == pytest.approx(80.0)
 
 
 def launch(workdir, *changes):
     flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    config = f"--config={semi_supervised.__file__}"
-    return cli.run(train.main, [config, f"--workdir={workdir}", *flags, *changes])
+    file = f"--config={semi_supervised.__file__}"
+    return cli.run(train.main, [file, f"--workdir={workdir}", *flags, *changes])
 
 
 def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
@@ -359,7 +360,7 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
     assert confusion.sum(axis=1).tolist() == np.bincount(load("digits").test.labels).tolist()
     assert result["test_accuracy"] == pytest.approx(100 * np.trace(confusion) / confusion.sum())
     metrics = records.read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert all("valid_accuracy" in row for row in metrics)
+    assert all("validation_accuracy" in row for row in metrics)
     with np.load(tmp_path / "run" / "pictures.npz") as pictures:
         assert pictures["style 1"].shape == (11, 8, 8)
         assert pictures.files == [f"style {row}" for row in range(1, 11)]
@@ -371,29 +372,29 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
         (["num_labels=5"], "config.num_labels=5: give at least one label for each of 10 classes"),
         (["num_labels=105"], "config.num_labels=105: give a multiple of 10 classes: 100 or 110"),
         (["num_labels=1190"], "digits has a class of"),
-        (["labelled_batch_size=101"], "give a number from 1 to 100"),
+        (["labeled_batch_size=101"], "give a number from 1 to 100"),
         (["alpha=-0.1"], "config.alpha=-0.1: give a finite number of at least 0"),
         (["alpha=nan"], "config.alpha=nan: give a finite number of at least 0"),
-        (["labelled_weight=-1.0"], "config.labelled_weight=-1.0: give a finite number of at least"),
+        (["labeled_weight=-1.0"], "config.labeled_weight=-1.0: give a finite number of at least"),
         (["style_beta=0.0"], "config.style_beta=0.0: give a finite number over 0"),
         (["style_beta_share=1.5"], "config.style_beta_share=1.5: give a number in [0, 1]"),
         (["labels=fake"], "choose one of true, random"),
         (["num_classes=20"], "digits has 10 classes; give that number, or config.labels=random"),
         (["latent=bernoulli"], "the class of semi_supervised is categorical"),
-        (["style_dim=0"], "config.style_dim=0: give at least 1"),
+        (["style_dim=0"], "config.style_dim=0: give a whole number from 1"),
         (["encoder=(16, 32)"], "give three whole numbers of at least 1"),
         (["dataset=binarized_mnist"], "it has no labels; use mnist or digits"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_mend(tmp_path, capsys, monkeypatch, changes, said):
     binarized = load("digits").binarized()
-    unlabelled = type(binarized)(
-        "binarized_mnist", *(Split(s.images) for s in (binarized.train,) * 3), levels=1
+    unlabeled = type(binarized)(
+        "binarized_mnist", *(Split(s.images) for s in (binarized.train,) * 3), max_value=1
     )
     real = load
     monkeypatch.setattr(
-        "experiments.compiled.load",
-        lambda name: unlabelled if name == "binarized_mnist" else real(name),
+        "experiments.training.compiled.load",
+        lambda name: unlabeled if name == "binarized_mnist" else real(name),
     )
     assert launch(tmp_path / "run", *(f"--config.{change}" for change in changes)) == 2
     assert said in capsys.readouterr().err
@@ -401,7 +402,7 @@ def test_a_mistake_is_one_line_with_its_mend(tmp_path, capsys, monkeypatch, chan
 
 
 def test_more_classes_than_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.compiled._memory", lambda: 1 << 10)
+    monkeypatch.setattr(compiled, "device_memory", lambda: 1 << 10)
     assert launch(tmp_path / "run", "--config.estimator.name=marginalization") == 2
     said = capsys.readouterr().err
     assert "config.estimator.name=marginalization: a step needs" in said

@@ -20,22 +20,26 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import (
-    cli,
+from experiments import config as configs
+from experiments import train
+from experiments.config import cli
+from experiments.data import batches
+from experiments.data.batches import Purpose
+from experiments.errors import UserError
+from experiments.tasks import layers
+from experiments.training import (
     compiled,
     evaluation,
+    loading,
     loop,
-    models,
+    metrics,
+    provenance,
     records,
-    train,
-    trained,
-    training,
 )
-from experiments import config as configs
-from experiments.errors import UserError
+from experiments.training.program import Program, dynamic_of
 from tests.experiments import small
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NUM_STEPS, LOG_EVERY, SAVE_EVERY = 60, 5, 10
 SEED = 3  # of the kills: one in a save, one before and one after
 
@@ -104,15 +108,15 @@ def launched(home: Path, workdir: Path, *arguments: str) -> Ended:
 @contextlib.contextmanager
 def signal_at(step: int, signum: int) -> Iterator[None]:
     """Sends this process a signal as soon as a step is logged."""
-    append = records.MetricsLog.append
+    append = metrics.MetricsLog.append
 
-    def append_and_send(self: records.MetricsLog, logged: int, **scalars: Any) -> None:
+    def append_and_send(self: metrics.MetricsLog, logged: int, **scalars: Any) -> None:
         append(self, logged, **scalars)
         if logged == step:
             signal.raise_signal(signum)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.MetricsLog, "append", append_and_send)
+        patch.setattr(metrics.MetricsLog, "append", append_and_send)
         yield
 
 
@@ -183,7 +187,7 @@ def test_the_files_of_a_run(finished, home):
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
     events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
-    for name in (b"train_cost", b"valid_bound", b"temperature", b"steps_per_second"):
+    for name in (b"train_cost", b"validation_bound", b"temperature", b"steps_per_second"):
         assert name in events
     assert f"numbers: {workdir / 'result.json'}" in ended.out
     assert f"picture: {workdir / 'picture.png'}" in ended.out
@@ -193,7 +197,7 @@ def test_the_metrics_of_a_run(finished):
     rows = records.read_metrics(finished[0] / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(0, NUM_STEPS + 1, LOG_EVERY))
     for row in rows:
-        assert ("valid_bound" in row) == (row["step"] % SAVE_EVERY == 0)
+        assert ("validation_bound" in row) == (row["step"] % SAVE_EVERY == 0)
         assert all(np.isfinite(value) for value in row.values())
     for row in rows[1:]:
         assert {"train_cost", "temperature", "steps_per_second", "signal_scale"} <= set(row)
@@ -205,76 +209,79 @@ def test_the_metrics_of_a_run(finished):
 def test_the_result_of_a_run(finished):
     workdir, ended = finished
     result = json.loads((workdir / "result.json").read_text())
-    for name in ("test_nll", "valid_nll", "train_seconds", "eval_seconds"):
+    for name in ("test_bound", "validation_bound", "train_seconds", "eval_seconds"):
         assert result[name] > 0
     assert result["steps"] == NUM_STEPS
-    assert (result["seed"], result["eval_samples"], result["overrides"]) == (0, 5, {})
+    assert (result["seed"], result["test_num_samples"], result["overrides"]) == (0, 5, {})
     assert result["config"] == json.loads((workdir / "config.json").read_text())
     assert result["versions"]["jax"] == jax.__version__
     assert result["device"]["platform"] == jax.default_backend()
     assert result["matmul_precision"]
     assert set(result["git"] or {"commit", "dirty"}) == {"commit", "dirty"}
-    assert f"test {result['test_nll']:.2f} (5-sample bound, nats), " in ended.out
-    assert f"validation {result['valid_nll']:.2f} (5-sample)" in ended.out
+    assert f"test {result['test_bound']:.2f} (5-sample bound, nats), " in ended.out
+    assert f"validation {result['validation_bound']:.2f} (5-sample)" in ended.out
 
 
 def test_the_bound_improves(finished):
     workdir, _ = finished
     rows = records.read_metrics(workdir / "metrics.jsonl")
-    bounds = [row["valid_bound"] for row in rows if "valid_bound" in row]
+    bounds = [row["validation_bound"] for row in rows if "validation_bound" in row]
     assert bounds[-1] < bounds[0] - 1
     result = json.loads((workdir / "result.json").read_text())
     # More samples than the one of the validation bound while training.
-    assert result["valid_nll"] < bounds[-1]
+    assert result["validation_bound"] < bounds[-1]
 
 
 def test_the_loop_takes_the_steps_of_the_program(finished, home):
     """There in calls of five, here in a single one."""
     workdir, _ = finished
     config = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
-    dataset = compiled.prepared_dataset(config)
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    settings = configs.read(config)
+    dataset = compiled.prepared_dataset(settings)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     images = jnp.asarray(dataset.train.images)
 
     @small.quick_jit
-    def costs(hypers):
-        indices = training.batch_indices(
-            hypers["seed"], 0, num_steps=NUM_STEPS, size=len(images), batch_size=20
+    def costs(dynamic):
+        indices = batches.batch_indices(
+            dynamic["seed"], 0, num_steps=NUM_STEPS, size=len(images), batch_size=20
         )
-        return program.run(hypers, images, program.init(hypers, images), indices)[1].cost
+        return program.run(dynamic, images, program.init(dynamic, images), indices)[1].cost
 
     rows = records.read_metrics(workdir / "metrics.jsonl")[1:]
-    means = np.asarray(costs(hypers)).reshape(-1, LOG_EVERY).mean(axis=1)
+    means = np.asarray(costs(dynamic)).reshape(-1, LOG_EVERY).mean(axis=1)
     np.testing.assert_allclose([row["train_cost"] for row in rows], means, rtol=1e-4)
 
 
 def test_a_finished_run_gives_its_model_back(finished):
     workdir, _ = finished
-    config, step, model, dataset = trained.load(workdir)
+    settings, step, model, dataset = loading.load(workdir)
     assert step == NUM_STEPS
-    assert configs.flatten(config) == json.loads((workdir / "config.json").read_text())
-    program = training.make_program(config, dataset)
-    costs = jax.jit(evaluation.image_costs(config, program, dataset, config.eval_samples))
+    assert settings.flat() == json.loads((workdir / "config.json").read_text())
+    program = Program.make(settings, dataset)
+    costs = jax.jit(evaluation.image_costs(program, settings.test_num_samples))
     bound = evaluation.dataset_bound(
         costs,
-        models.params_of(model),
+        layers.params_of(model),
         dataset.test.images,
-        jax.random.split(training.key_for(config.seed, training.FINAL))[1],
-        batch_size=config.eval_batch_size,
+        jax.random.split(batches.key_for(settings.seed, Purpose.FINAL))[1],
+        batch_size=settings.eval_batch_size,
     )
     result = json.loads((workdir / "result.json").read_text())
-    assert bound == pytest.approx(result["test_nll"], rel=1e-5)
+    assert bound == pytest.approx(result["test_bound"], rel=1e-5)
 
 
 def test_no_model_where_nothing_was_trained(tmp_path):
     with pytest.raises(UserError, match=r"has no config.json: name the --workdir of a run"):
-        trained.load(tmp_path)
-    records.write_json(tmp_path / "config.json", configs.flatten(configs.base()))
+        loading.load(tmp_path)
+    records.write_json(
+        tmp_path / "config.json", configs.flatten(configs.base("structured_prediction"))
+    )
     for directory in (None, tmp_path / "checkpoints"):
         if directory:
             directory.mkdir()
         with pytest.raises(UserError, match="has no checkpoint yet: train it first"):
-            trained.load(tmp_path)
+            loading.load(tmp_path)
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, launch):
@@ -300,7 +307,7 @@ def test_overrides_are_recorded(launch, tmp_path):
 
 
 def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(train.run, "train", lambda *_: {"test_nll": 1.0, "valid_nll": 1.0})
+    monkeypatch.setattr(train.run, "train", lambda *_: {"test_bound": 1.0, "validation_bound": 1.0})
     config = small.config("sbn", estimator__name="st")
     overrides = {"temperature.rate": 1e-4, "learning_rate": 0.1}
     assert train.main(config, str(tmp_path), overrides) == 0
@@ -314,7 +321,7 @@ def test_sigterm_saves_and_leaves(stopped):
     assert ended.status == 128 + signal.SIGTERM
     assert ended.out == ""
     lines = ended.err.strip().splitlines()
-    assert lines[-1] == f"stopped at step 35 of {NUM_STEPS}: the same command goes on"
+    assert lines[-1] == f"stopped at step 35 of {NUM_STEPS}: rerun the same command to resume"
     assert checkpoints(workdir) == {"20", "30", "35"}
     assert not (workdir / "result.json").exists()
 
@@ -331,7 +338,7 @@ def test_ctrl_c_at_either_end(step, finished, launch, tmp_path):
         ended = launch(tmp_path)
     assert ended.status == 128 + signal.SIGINT
     where = step or LOG_EVERY
-    assert f"stopped at step {where} of {NUM_STEPS}: the same command goes on" in ended.err
+    assert f"stopped at step {where} of {NUM_STEPS}: rerun the same command to resume" in ended.err
     assert str(where) in checkpoints(tmp_path)
     assert not (tmp_path / "result.json").exists()
     assert launch(tmp_path).status == 0
@@ -342,9 +349,11 @@ def test_ctrl_c_at_either_end(step, finished, launch, tmp_path):
 # 14,000 or so save a checkpoint where one is due, and 13,000 more take and log the next steps.
 KILLED = """
 import os, signal, sys
-from experiments import cli, records, train
+from experiments import train
+from experiments.config import cli
+from experiments.training import metrics
 
-left, step, append = int(sys.argv.pop()), int(sys.argv.pop()), records.MetricsLog.append
+left, step, append = int(sys.argv.pop()), int(sys.argv.pop()), metrics.MetricsLog.append
 
 def count(frame, event, argument):
     global left
@@ -357,7 +366,7 @@ def append_and_count(self, logged, **scalars):
     if logged == step:
         sys.setprofile(count)
 
-records.MetricsLog.append = append_and_count
+metrics.MetricsLog.append = append_and_count
 cli.run(train.main)
 """
 
@@ -406,7 +415,9 @@ def spoil(checkpoint: Path) -> None:
 def test_a_damaged_newest_checkpoint(halfway, finished, launch, caplog):
     spoil(halfway / "checkpoints" / "35")
     ended = launch(halfway)
-    [said] = [r.getMessage() for r in caplog.records if r.name == "experiments.checkpoints"]
+    [said] = [
+        r.getMessage() for r in caplog.records if r.name == "experiments.training.checkpoints"
+    ]
     assert f"checkpoint {halfway / 'checkpoints' / '35'} is damaged" in said
     assert "falling back to the one before" in said
     assert ended.status == 0
@@ -483,8 +494,8 @@ def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, othe
 
 def test_a_run_from_before_settings_were_recorded_goes_on(launch, other, tmp_path):
     with pytest.MonkeyPatch.context() as patch, signal_at(35, signal.SIGTERM):
-        patch.setattr(records, "numerics", dict)
-        patch.setattr(records, "provenance", dict)
+        patch.setattr(provenance, "numerics", dict)
+        patch.setattr(provenance, "provenance", dict)
         launch(tmp_path / "run")
     assert checkpoints(tmp_path / "run") == {"20", "30", "35"}
     other("jax_default_matmul_precision", "highest")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.signals import graceful_stop
+from experiments.training.signals import graceful_stop
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -69,7 +69,7 @@ def test_outside_the_main_thread_the_flag_stays_false():
 
 LOOP = """
 import sys, time
-from experiments.signals import graceful_stop
+from experiments.training.signals import graceful_stop
 with graceful_stop() as stop:
     print("ready", flush=True)
     while not stop.requested:
@@ -81,7 +81,7 @@ sys.exit(stop.exit_status)
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_leaves_cleanly(signum):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     child = subprocess.Popen(
         [sys.executable, "-c", LOOP],
         cwd=root,

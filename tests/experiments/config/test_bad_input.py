@@ -1,13 +1,14 @@
-"""What a user may get wrong, each through the launcher: one line that names the mend, status 2."""
+"""What a user may get wrong, each through the launcher: one line that names the fix, status 2."""
 
 from pathlib import Path
 
 import pytest
 
-from experiments import cli, train
+from experiments import train
+from experiments.config import cli
 from gumbel import estimators
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 TINY = (
     "--config.dataset=digits",
     "--config.num_steps=20",
@@ -15,7 +16,7 @@ TINY = (
     "--config.eval_every=10",
     "--config.checkpoint_every=10",
     "--config.batch_size=10",
-    "--config.eval_samples=2",
+    "--config.test_num_samples=2",
 )
 
 
@@ -58,8 +59,8 @@ def fixture_refused(tmp_path, capsys):
         (["--config.temperature.name=exponental"], "did you mean exponential"),
         (["--config.learning_rate=fast"], "learning_rate takes a number"),
         (["--config.num_steps=1.5"], "num_steps takes an integer"),
-        (["--config.learning_rate=-1.0"], "give a number over 0"),
-        (["--config.learning_rate=nan"], "give a number over 0"),
+        (["--config.learning_rate=-1.0"], "give a finite number over 0"),
+        (["--config.learning_rate=nan"], "give a finite number over 0"),
         (["--config.temperature.value=0.0"], "config.temperature.value=0.0: give a finite number"),
         (["--config.temperature.value=-1.0"], "config.temperature.value=-1.0: give a finite"),
         (["--config.temperature.value=inf"], "config.temperature.value=inf: give a finite"),
@@ -79,7 +80,10 @@ def fixture_refused(tmp_path, capsys):
         (["--config.layers=()"], "give at least one layer"),
         (["--config.layers=(200, 0)"], "give at least one layer, of 1 unit or more"),
         (["--config.layers=(2.5,)"], "layers takes a tuple of the same types"),
-        (["--config.model=vae"], "this config file has no kl: use --config=configs/vae.py"),
+        (
+            ["--config.task=generative"],
+            "config has no decoder: begin get_config() with experiments.config.base('generative')",
+        ),
         (["--config.batch_size=100000"], "digits has 1197 training images; give at most that"),
         (["--config.estimator.num_samples=3"], "'gumbel_softmax' has no option 'num_samples'"),
         (
@@ -152,7 +156,10 @@ def test_a_mistake_in_the_config_of_a_vae(refused, arguments, said):
         ("config.batch_size = 'all'", "config.batch_size='all': give a value like 100"),
         ("config.standardize = 1", "config.standardize=1: give a value like True"),
         ("config.layers = (200, 'a')", "give at least one layer, of 1 unit or more"),
-        ("config.eval_valid_samples = 3_000_000_000", "give a whole number from 1 to 2147483647"),
+        (
+            "config.validation_num_samples = 3_000_000_000",
+            "give a whole number from 1 to 2147483647",
+        ),
     ],
 )
 def test_a_mistake_in_a_config_file(tmp_path, capsys, changes, said):
@@ -161,7 +168,7 @@ def test_a_mistake_in_a_config_file(tmp_path, capsys, changes, said):
 from experiments.config import base
 
 def get_config():
-    config = base()
+    config = base("structured_prediction")
     with config.ignore_type():
         {changes}
     return config

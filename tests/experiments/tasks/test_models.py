@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import models
-from experiments.models import SBN, VAE
-from experiments.models.base import PixelLikelihood, layer_input
+from experiments.tasks import layers
+from experiments.tasks.generative import VAE
+from experiments.tasks.layers import PixelLikelihood, layer_input
+from experiments.tasks.structured_prediction import SBN
 from gumbel import BERNOULLI, CATEGORICAL, exact
 from tests.experiments import small
 
@@ -135,9 +136,9 @@ def kl_cost(kl, family, logits, prior, z):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_sbn_cost(family, relaxed, standardize):
     model, seen = make_sbn(family, standardize=standardize), {}
-    params = models.params_of(model)
+    params = layers.params_of(model)
     batch = model.batch(IMAGES)
-    cost = models.objective(model)(params, batch, KEY, forced(family, relaxed, seen))
+    cost = layers.objective(model)(params, batch, KEY, forced(family, relaxed, seen))
     assert list(seen) == ["h1", "h1 z", "h2", "h2 z"]
 
     flat = np.asarray(IMAGES).reshape(2, -1)
@@ -166,8 +167,8 @@ def test_sbn_cost(family, relaxed, standardize):
 def test_vae_cost(family, kl, relaxed, hard):
     standardize = kl == "sample"
     model, seen = make_vae(family, kl, standardize=standardize), {}
-    params = models.params_of(model)
-    objective = models.objective(model, temperature=TEMPERATURE, hard=hard)
+    params = layers.params_of(model)
+    objective = layers.objective(model, temperature=TEMPERATURE, hard=hard)
     cost = objective(params, model.batch(IMAGES), KEY, forced(family, relaxed, seen))
 
     flat = np.asarray(IMAGES).reshape(2, -1)
@@ -187,13 +188,13 @@ def test_the_sampled_kl_has_the_analytic_one_as_its_mean(family):
     costs = []
     for kl in ("sample", "analytic"):
         model = make_vae(family, kl)
-        params, batch = models.params_of(model), model.batch(IMAGES)
-        costs.append(exact.expected_cost(models.objective(model), params, batch, KEY, family))
+        params, batch = layers.params_of(model), model.batch(IMAGES)
+        costs.append(exact.expected_cost(layers.objective(model), params, batch, KEY, family))
     np.testing.assert_allclose(*costs, rtol=1e-5)
 
     model, seen = make_vae(family, "analytic"), {}
     sampler = forced(family, False, seen)
-    one_draw = models.objective(model)(models.params_of(model), batch, KEY, sampler)
+    one_draw = layers.objective(model)(layers.params_of(model), batch, KEY, sampler)
     assert np.abs(one_draw - costs[0]).min() > 0.01, "one draw would do"
 
 
@@ -219,24 +220,24 @@ def test_biases_start_at_the_pixel_means():
 
 def test_a_cost_does_not_read_its_model_s_own_parameters():
     one, other = make_vae(BERNOULLI, seed=0), make_vae(BERNOULLI, seed=1)
-    params = models.params_of(other)
+    params = layers.params_of(other)
     costs = [
-        models.objective(model)(params, model.batch(IMAGES), KEY, forced(BERNOULLI, False, {}))
+        layers.objective(model)(params, model.batch(IMAGES), KEY, forced(BERNOULLI, False, {}))
         for model in (one, other)
     ]
     np.testing.assert_array_equal(*costs)
-    own = models.objective(one)(
-        models.params_of(one), one.batch(IMAGES), KEY, forced(BERNOULLI, False, {})
+    own = layers.objective(one)(
+        layers.params_of(one), one.batch(IMAGES), KEY, forced(BERNOULLI, False, {})
     )
     assert np.abs(own - costs[0]).min() > 1e-3
 
 
 def test_with_params_is_a_copy():
     one, other = make_sbn(BERNOULLI, seed=0), make_sbn(BERNOULLI, seed=1)
-    before = jax.tree.map(np.array, models.params_of(one))
-    copy = models.with_params(one, models.params_of(other))
-    jax.tree.map(np.testing.assert_array_equal, models.params_of(copy), models.params_of(other))
-    jax.tree.map(np.testing.assert_array_equal, models.params_of(one), before)
+    before = jax.tree.map(np.array, layers.params_of(one))
+    copy = layers.with_params(one, layers.params_of(other))
+    jax.tree.map(np.testing.assert_array_equal, layers.params_of(copy), layers.params_of(other))
+    jax.tree.map(np.testing.assert_array_equal, layers.params_of(one), before)
     # The mean image is no parameter, and stays.
     assert sum(leaf.size for leaf in jax.tree.leaves(before)) == 6 * 3 + 3 + 3 * 2 + 2 + 2 * 6 + 6
     np.testing.assert_array_equal(copy.upper_mean[...], one.upper_mean[...])
@@ -285,7 +286,7 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
         config.decoder = None
     mean = jnp.full((28, 28), 0.5)
     made = jax.eval_shape(
-        lambda key: models.params_of(models.build(config, mean, key)), jax.random.key(0)
+        lambda key: layers.params_of(models.build(config, mean, key)), jax.random.key(0)
     )
     kernels = [leaf.shape for leaf in jax.tree.leaves(made) if leaf.ndim == 2]
     event = (200,) if latent == "bernoulli" else (20, 10)
@@ -295,8 +296,8 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
     assert sorted(kernels) == sorted(shapes)
     built = models.build(config, mean, jax.random.key(0))
     sites = exact.event_shapes(
-        models.objective(built),
-        models.params_of(built),
+        layers.objective(built),
+        layers.params_of(built),
         built.batch(jnp.zeros((1, 28, 28))),
         KEY,
         built.family,

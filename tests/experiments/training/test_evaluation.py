@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import evaluation, models, training
+from experiments.tasks import generative, layers
+from experiments.training import evaluation
+from experiments.training.program import Program
 from gumbel import BERNOULLI, CATEGORICAL, exact, samplers
 from tests.experiments import small
 from tests.gumbel.nets import FAMILIES, two_layer
@@ -107,24 +109,23 @@ def test_converges_to_the_likelihood_of_a_stack(family):
 
 def small_vae(family):
     """A VAE of three variables as an objective whose prior and posterior are far from uniform."""
-    config = small.config("vae", latent=family.name, layers=(6,), num_classes=2, kl="analytic")
-    if family is BERNOULLI:
-        config.layers = (3,)
+    units = (3,) if family is BERNOULLI else (6,)
+    settings = small.settings("vae", latent=family.name, layers=units, kl="analytic")
     dataset = small.dataset()
-    model = models.build(config, jnp.asarray(dataset.train_mean()), jax.random.key(0))
-    params = models.params_of(model)
+    model = generative.build(settings, jnp.asarray(dataset.train_mean()), jax.random.key(0))
+    params = layers.params_of(model)
     params["prior"] = jax.random.normal(jax.random.key(1), params["prior"].shape)
     params["encoder"]["kernel"] = 2 * params["encoder"]["kernel"]
     params["likelihood"]["linear"]["kernel"] = 2 * params["likelihood"]["linear"]["kernel"]
     batch = model.batch(jnp.asarray(dataset.test.images[:2], jnp.float32))
     return two_layer(family)._replace(
-        objective=models.objective(model, hard=True), params=params, batch=batch
+        objective=layers.objective(model, hard=True), params=params, batch=batch
     ), model
 
 
 def vae_likelihood(net, model):
     """`log sum_z p(z) p(x | z)`, which does not ask the encoder."""
-    filled = models.with_params(model, net.params)
+    filled = layers.with_params(model, net.params)
     event = filled.event
     values = net.family.support(event)
     log_prior = net.family.log_prob(net.params["prior"], values).sum(axis=-1)
@@ -202,15 +203,14 @@ def test_a_batch_over_the_whole_split():
 
 def test_pixels_are_drawn_once_for_all_samples_of_an_image():
     """With a likelihood that reads no sample, more samples must not change the cost."""
-    dataset = small.dataset(levels=16)
-    config = small.config(binarization="dynamic")
-    program = training.make_program(config, dataset)
-    params = models.params_of(program.model)
+    dataset = small.dataset(max_value=16)
+    program = Program.make(small.settings(binarization="dynamic"), dataset)
+    params = layers.params_of(program.model)
     params["likelihood"]["linear"]["kernel"] *= 0
     images = jnp.asarray(dataset.test.images)
 
     def costs(num_samples, key):
-        image_costs = evaluation.image_costs(config, program, dataset, num_samples)
+        image_costs = evaluation.image_costs(program, num_samples)
         return small.quick_jit(image_costs)(params, images, key)
 
     np.testing.assert_allclose(costs(1, KEY), costs(12, KEY), rtol=1e-5)
