@@ -18,11 +18,13 @@ from experiments.errors import UserError
 from experiments.reproduce.store import Record, record_of
 from experiments.training import records
 
+SHORT = {"structured_prediction": "sbn", "generative": "vae"}  # in names of files and tables
+
 
 def name_of(record: Record) -> str:
     """Task, latent, estimator, steps and seed of a run."""
     config = record["config"]
-    parts = (config["task"], config["latent"], config["estimator.name"])
+    parts = (SHORT.get(config["task"], config["task"]), config["latent"], config["estimator.name"])
     return "-".join((*parts, str(record["steps"]), f"seed{record['seed']}"))
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from absl import flags
 
 from experiments import command
+from scripts.collect import SHORT
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
-MODELS = {"structured_prediction": "sbn", "generative": "vae"}
-COLUMNS = [(task, latent) for task in MODELS for latent in ("bernoulli", "categorical")]
+COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categorical")]
 
 Run = dict[str, Any]
 
@@ -51,7 +51,7 @@ def full_runs(runs: Iterable[Run]) -> str:
     runs = [run for run in runs if _as_said(run)]
     rows = [
         (
-            f"`{MODELS[run['config']['task']]}`, {run['config']['latent']}",
+            f"`{SHORT[run['config']['task']]}`, {run['config']['latent']}",
             f"`{run['config']['estimator.name']}`",
             f"{run['steps']:,}",
             f"{run['seed']}",
@@ -81,7 +81,7 @@ def short_runs(runs: Iterable[Run]) -> str:
         (f"`{name}`", *(row.get(column, "not run") for column in COLUMNS))
         for name, row in cells.items()
     ]
-    return table(("estimator", *(f"`{MODELS[task]}`, {latent}" for task, latent in COLUMNS)), rows)
+    return table(("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows)
 
 
 def tables(results: Path) -> str:

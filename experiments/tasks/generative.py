@@ -85,14 +85,14 @@ class VAE(nnx.Module):
         prior = jnp.broadcast_to(self.prior[...], logits.shape)
         kind = "sample" if hard else self.kl
         kl = kl_per_example(self.family, kind, logits, prior, z, temperature)
-        return self.likelihood.cost(self._decode(z), batch["pixels"]) + kl
+        return self.likelihood.cost(self.decode(z), batch["pixels"]) + kl
 
     def pictures(self, images: Images, key: PRNGKey) -> Pictures:
         """The digits, their reconstructions, and three rows of samples from the prior."""
         posterior_key, *prior_keys = jax.random.split(key, 4)
 
         def decoded(z: Sample) -> Images:
-            return self.likelihood.mean(self._decode(z)).reshape(-1, *self.image_shape)
+            return self.likelihood.mean(self.decode(z)).reshape(-1, *self.image_shape)
 
         logits = self._encode(self.batch(images)["pixels"])
         z = samplers.hard(self.family, posterior_key)("z", logits)
@@ -108,7 +108,8 @@ class VAE(nnx.Module):
             pixels = pixels - self.pixel_mean[...]
         return self.encoder(pixels).reshape(-1, *self.event)
 
-    def _decode(self, z: Sample) -> Float[Array, "B H"]:
+    def decode(self, z: Sample) -> Float[Array, "B H"]:
+        """The top layer below the pixels, from samples."""
         hidden = layer_input(self.family, z, standardize=self.standardize)
         for linear in self.decoder:
             hidden = jnp.tanh(linear(hidden))

@@ -166,10 +166,10 @@ class SemiSupervised(nnx.Module):
     def pictures(self, images: Images, key: PRNGKey) -> Pictures:
         """Analogies: each row has an image and its style in every class."""
         y = jax.nn.one_hot(jnp.argmax(self.class_logits(images), axis=-1), self.num_classes)
-        mean, _ = self._style(images, y)
+        mean, _ = self.style(images, y)
 
         def drawn(one_hot: Float[Array, " K"]) -> Images:
-            return jax.nn.sigmoid(self._decode(jnp.broadcast_to(one_hot, y.shape), mean))
+            return jax.nn.sigmoid(self.decode(jnp.broadcast_to(one_hot, y.shape), mean))
 
         columns = jax.vmap(drawn, out_axes=1)(jnp.eye(self.num_classes))
         rows = jnp.concatenate([images[:, None], columns], axis=1)
@@ -184,25 +184,25 @@ class SemiSupervised(nnx.Module):
         """
         logits = self.class_logits(images)[:, None]
         y = sample("y", logits)
-        mean, log_scale = self._style(images, y[:, 0])
+        mean, log_scale = self.style(images, y[:, 0])
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         z = mean + jnp.exp(log_scale) * noise
         if at_draw:  # log q(z) - log p(z)
             kl = 0.5 * (jnp.square(z) - jnp.square(noise)) - log_scale
         else:
             kl = 0.5 * (jnp.square(mean) + jnp.exp(2 * log_scale) - 1) - log_scale
-        log_likelihood = BERNOULLI.log_prob(self._decode(y[:, 0], z), images)
+        log_likelihood = BERNOULLI.log_prob(self.decode(y[:, 0], z), images)
         cost = style_beta * samplers.sum_per_example(kl) - samplers.sum_per_example(log_likelihood)
         return logits, y, cost
 
-    def _style(self, images: Images, y: Classes) -> tuple[Style, Style]:
+    def style(self, images: Images, y: Classes) -> tuple[Style, Style]:
         """The mean and the log of the scale of q(z | x, y)."""
         from_image = self.style_from_image(self.style_encoder(images - self.pixel_mean[...]))
         hidden = jax.nn.relu(from_image + self.style_from_class(y))
         mean, log_scale = jnp.split(self.style_head(hidden), 2, axis=-1)
         return mean, log_scale + _LOG_SCALE
 
-    def _decode(self, y: Classes, z: Style) -> Images:
+    def decode(self, y: Classes, z: Style) -> Images:
         """The logits of p(x | y, z)."""
         return self.decoder(jnp.concatenate([y, z], axis=-1)) + self.pixel_bias[...]
 

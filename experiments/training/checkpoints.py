@@ -183,8 +183,8 @@ class Checkpoints:
         leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
         if "bytes" in found and not any(leaf.name in found for leaf in leaves):
             raise UserError(
-                f"checkpoint {self.directory / str(step)} was written by version 0.1: finish the run"
-                " with that, or take another --workdir"
+                f"checkpoint {self.directory / str(step)} was written by version 0.1: finish the"
+                " run with that, or take another --workdir"
             )
         arrays = [
             np.asarray(found[leaf.name]) if leaf.name in found else np.zeros(leaf.shape, leaf.dtype)

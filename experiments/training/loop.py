@@ -72,7 +72,7 @@ class Loop:
             while behind := self._behind():
                 num_steps = min(settings.log_every, settings.num_steps - behind[0].step)
                 began = time.monotonic()
-                state, trace = self._advance(state, behind, num_steps)
+                state, trace = self.advance(state, behind, num_steps)
                 speed = num_steps / (time.monotonic() - began)
                 moved = self._take_in(behind, state, trace)
                 bar.update(num_steps)
@@ -104,7 +104,7 @@ class Loop:
         lowest = min((run.step for run in going), default=0)
         return [run for run in going if run.step == lowest]
 
-    def _advance(
+    def advance(
         self, state: TrainState, behind: Sequence[RunState], num_steps: int
     ) -> tuple[TrainState, Trace]:
         """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""

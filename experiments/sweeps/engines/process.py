@@ -33,7 +33,7 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
     """See `engines.Engine`."""
     cores = _cores()
     count = min(options.workers or len(cores), len(jobs))
-    queue = _Queue(jobs)
+    queue = Queue(jobs)
     workers: list[_Worker] = []
     try:
         pinned = cores if count >= len(cores) else [None]
@@ -50,7 +50,7 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
             worker.end()
 
 
-class _Queue:
+class Queue:
     """The runs still to be handed out, and what is known of those that killed their worker."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -120,7 +120,7 @@ def _busy(workers: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.job]
 
 
-def _listen(workers: list[_Worker], queue: _Queue, report: Report) -> None:
+def _listen(workers: list[_Worker], queue: Queue, report: Report) -> None:
     """Takes in what has become of runs, and replaces the workers that died."""
     ready = connection.wait([worker.connection for worker in _busy(workers)], _POLL_SECONDS)
     for index, worker in enumerate(workers):
@@ -132,7 +132,7 @@ def _listen(workers: list[_Worker], queue: _Queue, report: Report) -> None:
             workers[index] = _Worker(worker.core)
 
 
-def _stop(workers: Sequence[_Worker], queue: _Queue, report: Report) -> None:
+def _stop(workers: Sequence[_Worker], queue: Queue, report: Report) -> None:
     """Has the workers save their runs, and waits until they have."""
     for worker in workers:
         worker.process.terminate()
@@ -148,7 +148,7 @@ def _stop(workers: Sequence[_Worker], queue: _Queue, report: Report) -> None:
                 _settle(worker, outcome, queue, report)
 
 
-def _settle(worker: _Worker, outcome: Outcome | None, queue: _Queue, report: Report) -> None:
+def _settle(worker: _Worker, outcome: Outcome | None, queue: Queue, report: Report) -> None:
     """Takes the worker's run from it and sees to what is next for the run."""
     job, worker.job = worker.job, None
     assert job is not None

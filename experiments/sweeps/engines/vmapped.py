@@ -16,7 +16,7 @@ _FILES_A_RUN, _OTHER_FILES = 4, 128
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`; `options.workers` is the most runs of one program."""
-    most = _most_open(len(jobs))
+    most = most_open(len(jobs))
     if options.workers:
         most = min(most, options.workers)
     waiting = list(jobs)
@@ -48,7 +48,7 @@ def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     ]
 
 
-def _most_open(runs: int) -> int:
+def most_open(runs: int) -> int:
     """How many of the runs can have their files open; raises the soft limit as far as needed."""
     wanted = _FILES_A_RUN * runs + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -82,8 +82,9 @@ def fixture_refused(tmp_path, capsys):
         (["--config.layers=(2.5,)"], "layers takes a tuple of the same types"),
         (
             ["--config.task=generative"],
-            "config has no decoder: begin get_config() with experiments.config.base('generative')",
+            "no decoder: begin get_config() with experiments.config.base",
         ),
+        (["--config.task=generativ"], "config.task='generativ' is not known: did you mean generat"),
         (["--config.batch_size=100000"], "digits has 1197 training images; give at most that"),
         (["--config.estimator.num_samples=3"], "'gumbel_softmax' has no option 'num_samples'"),
         (

@@ -92,7 +92,7 @@ def test_digits_splits_are_fixed_disjoint_and_complete():
     [
         ("mnst", "mnist"),
         ("binarised_mnist", "binarized_mnist"),
-        ("x", "digits or mnist"),
+        ("x", "choose one of digits, mnist"),
         (3, "mnist"),
     ],
 )
@@ -112,5 +112,5 @@ def test_command_prints_an_error_as_one_line():
     assert (result.returncode, result.stdout) == (2, "")
     assert (
         result.stderr
-        == "error: unknown dataset 'binarised_mnist'; did you mean binarized_mnist or mnist?\n"
+        == "error: unknown dataset 'binarised_mnist': did you mean binarized_mnist?\n"
     )

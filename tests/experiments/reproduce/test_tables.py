@@ -8,16 +8,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiments.reproduce.presets import PRESETS, Cell
 
-from experiments import config as configs
-from experiments import grids, records
+from experiments import command
+from experiments.config import from_flat, get
 from experiments.errors import UserError
-from experiments.reproduce import figures, presets, protocol, table2
-from experiments.reproduce.__main__ import _parser, main
+from experiments.reproduce import figures, table2
+from experiments.reproduce import table1_presets as presets
+from experiments.reproduce import table1_protocol as protocol
+from experiments.reproduce.__main__ import define_flags, main
 from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1, markdown
+from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
+from experiments.training import records
 
 RESULTS = Path(__file__).parents[3] / "results"
 SMALL = PRESETS["smoke"]._replace(
@@ -41,10 +44,10 @@ def finish(job, *, valid, test, **more):
     result = {
         "validation_bound": valid,
         "test_bound": test,
-        "steps": job.config.num_steps,
-        "test_num_samples": job.config.test_num_samples,
-        "seed": job.config.seed,
-        "config": configs.flatten(job.config),
+        "steps": job.settings.num_steps,
+        "test_num_samples": job.settings.test_num_samples,
+        "seed": job.settings.seed,
+        "config": job.settings.flat(),
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
         "git": {"commit": "abc", "dirty": False},
         **more,
@@ -65,21 +68,21 @@ def test_every_number_of_the_paper_has_its_cell():
 def test_cells_pick_from_the_papers_grid():
     full, gumbel_softmax = PRESETS["full"], Cell("vae_bernoulli", "gumbel_softmax")
     for cell in presets.cells(full):
-        points = protocol.first_points(cell, full)
-        assert [point["learning_rate"] for point in points] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
-        assert all(point.get("estimator.variance_normalization", True) for point in points)
+        trials = protocol.first_trials(cell, full)
+        assert [trial["learning_rate"] for trial in trials] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+        assert all(trial.get("estimator.variance_normalization", True) for trial in trials)
     picked = {"learning_rate": 1e-3}
-    assert len(protocol.schedule_points(gumbel_softmax, full, picked)) == 4
+    assert len(protocol.schedule_trials(gumbel_softmax, full, picked)) == 4
     # No schedule where the temperature is fixed, or is not read.
-    assert protocol.schedule_points(Cell("sbn_bernoulli", "gumbel_softmax"), full, picked) == []
-    assert protocol.schedule_points(Cell("vae_bernoulli", "sf"), full, picked) == []
+    assert protocol.schedule_trials(Cell("sbn_bernoulli", "gumbel_softmax"), full, picked) == []
+    assert protocol.schedule_trials(Cell("vae_bernoulli", "sf"), full, picked) == []
 
 
 def test_short_picks_from_standardized_inputs_and_not_and_no_biased_muprop():
-    points = protocol.first_points(Cell(SBN, "muprop"), PRESETS["short"])
+    trials = protocol.first_trials(Cell(SBN, "muprop"), PRESETS["short"])
     # Three learning rates; and the larger two for inputs that are not standardized.
-    assert len(points) == 3 + 2
-    assert not any("estimator.scale_correction" in point for point in points)
+    assert len(trials) == 3 + 2
+    assert not any("estimator.scale_correction" in trial for trial in trials)
 
 
 def trained(table):
@@ -91,7 +94,7 @@ def trained(table):
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         waves.append(wave)
         for job in wave.jobs:
-            config, early = job.config, job.config.num_steps == 25_000
+            config, early = job.settings, job.settings.num_steps == 25_000
             valid = 60.0 + abs(config.learning_rate - (1e-3 if early else 3e-3))
             valid += 1e-4 * (config.temperature.rate == 1e-5) + 1e-3 * config.standardize
             finish(job, valid=valid, test=valid)
@@ -102,15 +105,15 @@ def test_full_halves_its_way_to_a_setting(tmp_path):
     preset = PRESETS["full"]._replace(rows=("vae_bernoulli",), columns=("gumbel_softmax",))
     table = Table1(preset._replace(extra_columns=()), tmp_path / "work", tmp_path / "results")
     first, second, schedules, *finals = trained(table)
-    assert [job.config.num_steps for job in first.jobs] == 6 * [25_000]
-    assert all(job.config.standardize for job in first.jobs)
+    assert [job.settings.num_steps for job in first.jobs] == 6 * [25_000]
+    assert all(job.settings.standardize for job in first.jobs)
     assert [
-        (job.config.learning_rate, job.config.standardize, job.config.num_steps)
+        (job.settings.learning_rate, job.settings.standardize, job.settings.num_steps)
         for job in second.jobs
     ] == [(1e-3, True, 100_000), (3e-4, True, 100_000), (1e-3, False, 100_000)]
     # One of the four schedules is that of the round before, and is not trained again.
     assert {
-        (job.config.temperature.rate, job.config.temperature.interval, job.config.standardize)
+        (job.settings.temperature.rate, job.settings.temperature.interval, job.settings.standardize)
         for job in schedules.jobs
     } == {(1e-5, 1000, False), (1e-4, 500, False), (1e-4, 1000, False)}
     setting = table.setting(Cell("vae_bernoulli", "gumbel_softmax"))
@@ -122,8 +125,8 @@ def test_full_halves_its_way_to_a_setting(tmp_path):
     }
     assert [wave.jobs[0].config.seed for wave in finals] == [0, 1, 2]
     for job in (wave.jobs[0] for wave in finals):
-        config = job.config
-        assert {key: configs.get(config, key) for key in setting} == setting
+        config = job.settings
+        assert {key: config.flat()[key] for key in setting} == setting
         assert (config.num_steps, config.test_num_samples, config.momentum) == (500_000, 1000, 0.9)
         assert (config.optimizer, config.learning_rate_schedule) == ("sgd", "constant")
 
@@ -135,7 +138,7 @@ def test_full_trains_cell_by_cell_within_its_budget(tmp_path):
     for job in (job for wave in waves for job in wave.jobs):
         stage, name, _ = job.workdir.relative_to(table.runs.directory).parts
         if not name.endswith(("nvil", "vimco")):
-            steps[stage] += job.config.num_steps
+            steps[stage] += job.settings.num_steps
     assert steps["final"] == 28 * 3 * 500_000
     assert steps["pick"] == 13_800_000  # 0.33 of the finals of three seeds, 0.99 of those of one
     assert steps["pick"] <= steps["final"] / 3
@@ -161,12 +164,12 @@ def test_full_trains_cell_by_cell_within_its_budget(tmp_path):
 def test_picking_then_final_runs_then_the_table(table):
     for wave in table.waves():
         for job in wave.jobs:
-            best = job.config.learning_rate == 3e-3
-            slow = 0.0 if job.config.temperature.interval == 500 else 0.5
-            slow += 10.0 * job.config.estimator.variance_normalization
-            slow += 5.0 * (job.config.standardize == (job.config.estimator.name == "sf"))
+            best = job.settings.learning_rate == 3e-3
+            slow = 0.0 if job.settings.temperature.interval == 500 else 0.5
+            slow += 10.0 * job.settings.estimator.values["variance_normalization"]
+            slow += 5.0 * (job.settings.standardize == (job.settings.estimator.name == "sf"))
             valid = (60.0 if best else 70.0) + slow
-            finish(job, valid=valid, test=valid - 10.0 + job.config.seed)
+            finish(job, valid=valid, test=valid - 10.0 + job.settings.seed)
     assert table.setting(Cell("sbn_bernoulli", "sf")) == {
         "learning_rate": 3e-3,
         "estimator.variance_normalization": False,
@@ -222,7 +225,7 @@ def test_a_record_of_another_config_gives_way_to_the_run(table):
     job = next(table.waves()).jobs[0]
     finish(job, valid=60.0, test=60.0)
     table.runs.store.record(job)
-    changed = job._replace(config=grids.config_at(job.config, {"batch_size": 7}))
+    changed = job._replace(settings=from_flat(job.settings.flat() | {"batch_size": 7}))
     assert table.runs.store.record(changed) is None  # neither the record nor the run is its own
     shutil.rmtree(job.workdir)
     finish(changed, valid=50.0, test=50.0)
@@ -238,14 +241,18 @@ def test_a_record_outlives_keys_that_are_added_to_the_config(table):
     del result["config"]["learning_rate_schedule"]  # at its default, which the run used unknowing
     records.write_json(path, result)
     assert table.runs.store.record(job)
-    decaying = grids.config_at(job.config, {"learning_rate_schedule": "cosine"})
-    assert table.runs.store.record(job._replace(config=decaying)) is None
+    decaying = from_flat(job.settings.flat() | {"learning_rate_schedule": "cosine"})
+    assert table.runs.store.record(job._replace(settings=decaying)) is None
 
 
 def test_a_finished_run_of_another_config_is_in_the_way(table):
     """It would be taken for done by the sweep, and never be trained."""
     job = next(table.waves()).jobs[0]
-    finish(job._replace(config=grids.config_at(job.config, {"batch_size": 7})), valid=1.0, test=1.0)
+    finish(
+        job._replace(settings=from_flat(job.settings.flat() | {"batch_size": 7})),
+        valid=1.0,
+        test=1.0,
+    )
     with pytest.raises(UserError, match=r"belongs to another config \(batch_size=7\): choose"):
         next(table.waves())
 
@@ -269,7 +276,7 @@ def test_what_is_annealed_goes_through_its_course_in_picking_runs():
     ):
         cell = Cell(row, estimator)
         picking, final = (
-            configs.get(protocol.base_config(cell, short, pick_steps=steps), key)
+            get(protocol.base_config(cell, short, pick_steps=steps), key)
             for steps in (short.pick_steps, None)
         )
         assert picking * short.pick_steps == pytest.approx(final * short.final_steps)
@@ -316,7 +323,7 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     for wave in table.waves():
         trained.append((wave.name, len(wave.jobs)))
         for job in wave.jobs:
-            draw, better = job.config.seed - 10, job.config.alpha == 1.0
+            draw, better = job.settings.seed - 10, job.settings.alpha == 1.0
             # The better accuracy has the worse bound, and the worse test accuracy.
             finish(
                 job,
@@ -344,8 +351,14 @@ def test_table2_picks_for_each_estimator_in_full(tmp_path):
     assert len(next(table.waves()).jobs) == 5 * 3
 
 
+def given(*arguments):
+    """The flags and arguments of a command line."""
+    values, rest = command.parse_flags(arguments, define_flags)
+    return values.flag_values_dict(), rest
+
+
 def reproduce(target, tmp_path):
-    return main(_parser().parse_args([target, f"--workdir={tmp_path}", "--preset=smoke"]))
+    return main(*given(target, f"--workdir={tmp_path}", "--preset=smoke"))
 
 
 def test_figures_need_their_runs(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments import tasks
 from experiments.tasks import layers
 from experiments.tasks.generative import VAE
 from experiments.tasks.layers import PixelLikelihood, layer_input
@@ -280,13 +281,13 @@ def test_vae_pictures(family):
     ],
 )
 def test_the_architectures_of_the_paper(model, latent, shapes):
-    layers = (200,) if model == "vae" else (200, 200)
-    config = small.config(model, latent=latent, layers=layers, num_classes=10)
-    if model == "vae":
-        config.decoder = None
+    units = (200,) if model == "vae" else (200, 200)
+    unset = {"decoder": None} if model == "vae" else {}
+    settings = small.settings(model, latent=latent, layers=units, num_classes=10, **unset)
+    build = tasks.load(settings.task).build
     mean = jnp.full((28, 28), 0.5)
     made = jax.eval_shape(
-        lambda key: layers.params_of(models.build(config, mean, key)), jax.random.key(0)
+        lambda key: layers.params_of(build(settings, mean, key)), jax.random.key(0)
     )
     kernels = [leaf.shape for leaf in jax.tree.leaves(made) if leaf.ndim == 2]
     event = (200,) if latent == "bernoulli" else (20, 10)
@@ -294,7 +295,7 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
         assert made["prior"].shape == event
         kernels = [shape for shape in kernels if shape != event]
     assert sorted(kernels) == sorted(shapes)
-    built = models.build(config, mean, jax.random.key(0))
+    built = build(settings, mean, jax.random.key(0))
     sites = exact.event_shapes(
         layers.objective(built),
         layers.params_of(built),
@@ -302,4 +303,4 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
         KEY,
         built.family,
     )
-    assert list(sites.values()) == [event] * len(layers)
+    assert list(sites.values()) == [event] * len(units)

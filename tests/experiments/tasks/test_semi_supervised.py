@@ -76,9 +76,9 @@ def sigmoid(x):
 def one_image(model, image, noise, label, beta=1.0):
     """`-log p(x | y, z) + beta KL(q(z | x, y) || p(z))` of an image and class, pixel by pixel."""
     y = np.eye(NUM_CLASSES, dtype=np.float32)[[label]]
-    mean, log_scale = (np.asarray(a[0], np.float64) for a in model._style(image[None], y))
+    mean, log_scale = (np.asarray(a[0], np.float64) for a in model.style(image[None], y))
     z = [m + math.exp(s) * float(e) for m, s, e in zip(mean, log_scale, noise, strict=True)]
-    logits = np.asarray(model._decode(y, jnp.asarray([z], jnp.float32))[0], np.float64)
+    logits = np.asarray(model.decode(y, jnp.asarray([z], jnp.float32))[0], np.float64)
     cost = 0.0
     for pixel, logit in zip(np.asarray(image).ravel(), logits.ravel(), strict=True):
         cost -= math.log(sigmoid(logit) if pixel else sigmoid(-logit))
@@ -174,7 +174,7 @@ def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, ima
 
         return jax.jit(value).lower(params).compile().cost_analysis()["flops"]
 
-    decoder = jax.jit(model._decode).lower(jnp.ones((4, NUM_CLASSES)), jnp.ones((4, STYLE_DIM)))
+    decoder = jax.jit(model.decode).lower(jnp.ones((4, NUM_CLASSES)), jnp.ones((4, STYLE_DIM)))
     decoder = decoder.compile().cost_analysis()["flops"]
     # Two more classes cost two more decoders and little else: no encoder.
     more = flops("marginalization") - flops("gumbel_softmax")

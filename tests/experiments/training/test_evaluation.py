@@ -130,7 +130,7 @@ def vae_likelihood(net, model):
     values = net.family.support(event)
     log_prior = net.family.log_prob(net.params["prior"], values).sum(axis=-1)
     log_joint = [
-        log_prior - filled.likelihood.cost(filled._decode(values), jnp.tile(pixels, (8, 1)))
+        log_prior - filled.likelihood.cost(filled.decode(values), jnp.tile(pixels, (8, 1)))
         for pixels in net.batch["pixels"]
     ]
     return np.log(np.exp(np.asarray(log_joint, np.float64)).sum(axis=1))

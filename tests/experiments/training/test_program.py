@@ -256,6 +256,14 @@ def test_a_step_descends_the_gradient_with_momentum(dataset, images):
 # The temperature
 
 
+def at(settings, step, raw=0.0):
+    """The temperature of a step."""
+    dynamic = dynamic_of(settings)
+    return temperature_at(
+        settings.temperature, settings.num_steps, dynamic, jnp.asarray(step), jnp.asarray(raw)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -274,11 +282,8 @@ def test_scheduled_temperatures(name, expected, interval):
         temperature__floor=0.5,
         temperature__interval=interval,
     )
-    dynamic = dynamic_of(settings)
     for step in (0, 1, 6, 7, 13, 48, 59):
-        found = temperature_at(
-            settings.temperature, NUM_STEPS, dynamic, jnp.asarray(step), jnp.asarray(9.0)
-        )
+        found = at(settings, step, 9.0)
         assert float(found) == pytest.approx(expected(step // interval * interval), rel=1e-5)
 
 
@@ -286,15 +291,7 @@ def test_a_schedule_may_take_a_share_of_the_steps():
     settings = small.settings(
         temperature__name="linear", temperature__floor=0.5, temperature__share=0.5
     )
-    dynamic = dynamic_of(settings)
-    found = [
-        float(
-            temperature_at(
-                settings.temperature, NUM_STEPS, dynamic, jnp.asarray(step), jnp.zeros(())
-            )
-        )
-        for step in (0, NUM_STEPS // 4, NUM_STEPS // 2, NUM_STEPS)
-    ]
+    found = [float(at(settings, step)) for step in (0, NUM_STEPS // 4, NUM_STEPS // 2, NUM_STEPS)]
     assert found == pytest.approx([1.0, 0.75, 0.5, 0.5])
 
 

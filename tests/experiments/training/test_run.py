@@ -181,7 +181,7 @@ def test_the_files_of_a_run(finished, home):
         "result.json",
     }
     expected = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
-    assert json.loads((workdir / "config.json").read_text()) == configs.flatten(expected)
+    assert json.loads((workdir / "config.json").read_text()) == configs.read(expected).flat()
     assert checkpoints(workdir) == {"40", "50", "60"}
     picture = (workdir / "picture.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -274,9 +274,7 @@ def test_a_finished_run_gives_its_model_back(finished):
 def test_no_model_where_nothing_was_trained(tmp_path):
     with pytest.raises(UserError, match=r"has no config.json: name the --workdir of a run"):
         loading.load(tmp_path)
-    records.write_json(
-        tmp_path / "config.json", configs.flatten(configs.base("structured_prediction"))
-    )
+    records.write_json(tmp_path / "config.json", small.settings().flat())
     for directory in (None, tmp_path / "checkpoints"):
         if directory:
             directory.mkdir()
@@ -546,7 +544,7 @@ def test_a_cost_that_diverges_at_once(launch, tmp_path):
 )
 def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, launch, monkeypatch):
     """Put in by hand at step 48: first in the cost alone, then in the state alone."""
-    advance = loop.Loop._advance
+    advance = loop.Loop.advance
 
     def spoiled_advance(self, state, behind, num_steps):
         start = behind[0].step
@@ -558,7 +556,7 @@ def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, lau
         return state, trace
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_advance", spoiled_advance)
+        patch.setattr(loop.Loop, "advance", spoiled_advance)
         ended = launch(halfway)
     assert ended.status == 2
     line = ended.err.splitlines()[-1]
