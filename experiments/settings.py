@@ -106,12 +106,6 @@ def keys_of(fields: Any) -> tuple[Key, ...]:
     return tuple(found)
 
 
-def option_kind(option: Any) -> type | None:
-    """The type of an estimator's option, if a config can hold it."""
-    kinds = (bool, int, float, str, tuple)
-    return next((k for k in kinds if option.annotation in (k, k | None)), None)
-
-
 @dataclasses.dataclass(frozen=True)
 class Temperature:
     """The temperature and its schedule; see `gumbel.schedules`."""
@@ -159,7 +153,7 @@ class Estimator:
         return {
             option: value
             for option, value in self.options.items()
-            if option in known and option_kind(known[option]) is float
+            if option in known and known[option].kind is float
         }
 
 

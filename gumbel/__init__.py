@@ -21,6 +21,7 @@ Example, a gradient through a categorical variable of one's own:
 """
 
 from gumbel import estimators, exact, samplers, schedules
+from gumbel.checks import check_objective
 from gumbel.densities import (
     binary_concrete_log_prob,
     exp_gumbel_softmax_log_prob,
@@ -51,6 +52,7 @@ __all__ = [
     "Sampler",
     "binary_concrete",
     "binary_concrete_log_prob",
+    "check_objective",
     "estimators",
     "exact",
     "exp_gumbel_softmax",

@@ -4,7 +4,8 @@ For sites with joint values `z_1..z_N` the expected cost of an example is
 
     E[f(z)] = sum_n q(z_n) f(z_n),    q(z_n) = prod_site q(z_site | earlier sites),
 
-a smooth function of the parameters, so its gradient is exact too.
+a smooth function of the parameters, so its gradient is exact too. Coupled examples, which share a
+scalar cost, are enumerated together: N counts the joint values of the whole batch.
 """
 
 import math
@@ -14,57 +15,45 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel import samplers
-from gumbel.families import Family
-from gumbel.types import Batch, Cost, Logits, Objective, Params, PRNGKey, Sample
+from gumbel.independence import (
+    count_values,
+    event_shape,
+    layout,
+    num_variables,
+    require_independent,
+)
+from gumbel.samplers import Pass, Record, Site, total, trace
+from gumbel.sites import FamilyLike
+from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 MAX_VALUES = 1 << 16
 
 
-def event_shapes(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: Family
-) -> dict[str, tuple[int, ...]]:
-    """The per-example shape of each site's logits, found without running the objective.
-
-    Returns:
-      `{site: shape}` in the order of the calls: `(..., D)` or `(..., D, K)`.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note_shapes(params: Params, batch: Batch, key: PRNGKey) -> None:
-        draw = samplers.hard_draw(family)
-        _, records = samplers.trace(objective, params, batch, key, draw)
-        shapes.update({site: record.logits.shape[1:] for site, record in records.items()})
-
-    jax.eval_shape(note_shapes, params, batch, key)
-    return shapes
-
-
-def count_values(family: Family, shapes: dict[str, tuple[int, ...]]) -> int:
-    """The number of joint values of all sites together."""
-    return math.prod(
-        family.num_values(shape) ** family.num_variables(shape) for shape in shapes.values()
-    )
-
-
-def check_count(
-    family: Family, shapes: dict[str, tuple[int, ...]], max_values: int = MAX_VALUES
-) -> int:
+def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
     """Returns the number of joint values, or raises if it is over `max_values`.
+
+    Args:
+      plan: of `gumbel.independence.layout`.
+      max_values: the most joint values to enumerate.
 
     Raises:
       ValueError: it names the sites and how many joint values they have.
     """
-    count = count_values(family, shapes)
+    counts = {
+        site: count_values(record, coupled=plan.coupled) for site, record in plan.records.items()
+    }
+    count = math.prod(counts.values())
     if count > max_values:
         sites = ", ".join(
-            f"{site}: {family.num_values(shape)}^{family.num_variables(shape)}"
-            for site, shape in shapes.items()
+            f"{site}: {record.family.num_values(tuple(record.logits.shape))}"
+            f"^{num_variables(record, coupled=plan.coupled)}"
+            for site, record in plan.records.items()
         )
+        whole = ", of the whole batch, as its examples share one cost" if plan.coupled else ""
         shown = str(count) if count < 10**12 else f"about 10^{math.log10(count):.0f}"
         raise ValueError(
-            f"enumeration needs {shown} joint values ({sites}), over max_values={max_values}: "
-            "use fewer or smaller variables, or an estimator that samples"
+            f"enumeration needs {shown} joint values ({sites}){whole}, over max_values="
+            f"{max_values}: use fewer or smaller variables, or an estimator that samples"
         )
     return count
 
@@ -74,7 +63,7 @@ def expected_cost(
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    family: Family,
+    family: FamilyLike,
     *,
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
@@ -86,16 +75,17 @@ def expected_cost(
     Args:
       objective, params, batch: see `gumbel.Objective`.
       key: gives the objective's own noise, the same for every joint value.
-      family: of all sites.
+      family: of the sites: one for all, a mapping by site, or None.
       max_values: the most joint values to enumerate.
       chunk_size: how many joint values are held in memory at once; `None` holds all of them.
         With a chunk size, a backward pass recomputes each chunk instead of storing it.
 
     Returns:
-      The expected cost `[B]`, differentiable in `params`.
+      The expected cost, `[B]`, or `[]` of coupled examples; differentiable in `params`.
 
     Raises:
-      ValueError: more than `max_values` joint values; the message says how many.
+      ValueError: more than `max_values` joint values; the message says how many. Or, where values
+        are known, an example's samples change another's cost.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -106,18 +96,23 @@ def expected_cost(
       >>> exact.expected_cost(objective, logits, target, jax.random.key(0), BERNOULLI).tolist()
       [1.0]
     """
-    shapes = event_shapes(objective, params, batch, key, family)
-    count = check_count(family, shapes, max_values)
+    plan = layout(objective, params, batch, key, family)
+    count = check_count(plan, max_values)
+    require_independent(objective, params, batch, key, family)
 
     def weighted_cost(index: Array) -> Cost:
-        indices = _site_indices(index, family, shapes)
-
-        def draw(site: str, _key: PRNGKey, logits: Logits) -> Sample:
-            z = family.joint_value(indices[site], shapes[site])
-            return jnp.broadcast_to(z, logits.shape).astype(logits.dtype)
-
-        cost, records = samplers.trace(objective, params, batch, key, draw)
-        return jnp.exp(samplers.log_prob(family, records)) * cost
+        values = {}
+        for site, record in plan.records.items():
+            number = count_values(record, coupled=plan.coupled)
+            values[site] = _joint_value(record, index % number, coupled=plan.coupled)
+            index = index // number
+        forced = trace(
+            objective, params, batch, key, family, _given_value, given=values, like=plan.records
+        )
+        weight = jnp.exp(total([forced.sum(_weight(r)) for r in forced.records.values()]))
+        # An impossible value counts for nothing, even if its cost is infinite.
+        possible = weight > 0
+        return jnp.where(possible, weight * jnp.where(possible, forced.cost, 0), 0)
 
     values = jnp.arange(count)
     if chunk_size is None or chunk_size >= count:
@@ -126,12 +121,30 @@ def expected_cost(
     return jnp.sum(jax.lax.map(remat, values, batch_size=chunk_size), axis=0)
 
 
+def _joint_value(record: Record, index: Array, *, coupled: bool) -> Sample:
+    """Joint value number `index` of a site, for all examples of the batch alike."""
+    shape, dtype = record.logits.shape, record.logits.dtype
+    value = record.family.joint_value(index, event_shape(record, coupled=coupled), dtype)
+    return value if coupled else jnp.broadcast_to(value[None], shape)
+
+
+def _given_value(site: Site, _key: PRNGKey) -> Sample:
+    return site.given
+
+
+def _weight(record: Record) -> Float[Array, "B *D"]:
+    """`log q(z)`; a masked variable, which is 0 for each of its K numbers, has weight 1/K."""
+    log_prob = record.family.log_prob(record.logits, record.z)
+    num_values = record.family.num_values(tuple(record.logits.shape))
+    return record.masked(log_prob, fill=-math.log(num_values))
+
+
 def value_and_grad(
     objective: Objective,
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    family: Family,
+    family: FamilyLike,
     *,
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
@@ -151,21 +164,10 @@ def value_and_grad(
       >>> float(value), grad.tolist()
       (0.5, [[-0.25]])
     """
+    require_independent(objective, params, batch, key, family)
 
     def mean_cost(params: Params) -> Float[Array, ""]:
         limits: dict[str, Any] = {"max_values": max_values, "chunk_size": chunk_size}
         return jnp.mean(expected_cost(objective, params, batch, key, family, **limits))
 
     return jax.value_and_grad(mean_cost)(params)
-
-
-def _site_indices(
-    index: Array, family: Family, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, Array]:
-    """Splits a joint index over all sites into one index per site (mixed radix)."""
-    indices = {}
-    for site, shape in shapes.items():
-        radix = family.num_values(shape) ** family.num_variables(shape)
-        indices[site] = index % radix
-        index = index // radix
-    return indices

@@ -1,34 +1,97 @@
-"""Samplers to inject into an objective, and the traced pass that every estimator is made of.
+"""Samplers to inject into an objective, and the recorded pass that every estimator is made of.
 
 Hard evaluation, the mean field, an observed label and one term of an enumeration are all samplers.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array, Float, PyTree
 
 from gumbel.families import Family
-from gumbel.types import Batch, Cost, Logits, Objective, Params, PRNGKey, Sample, Sampler
+from gumbel.numerics import upcast
+from gumbel.sites import (
+    Draw,
+    FamilyLike,
+    Record,
+    RecordingSampler,
+    Records,
+    Site,
+    check_trace,
+    families,
+    loop_length,
+)
+from gumbel.types import (
+    Batch,
+    Cost,
+    Logits,
+    Mask,
+    Objective,
+    Params,
+    PRNGKey,
+    Sample,
+    Sampler,
+)
 
-Draw = Callable[[str, PRNGKey, Logits], Sample]
+__all__ = [
+    "Draw",
+    "Pass",
+    "Record",
+    "Records",
+    "Site",
+    "condition",
+    "hard",
+    "hard_draw",
+    "mean_field",
+    "observe",
+    "sum_per_example",
+    "trace",
+]
 
 
-class Record(NamedTuple):
-    """What one site saw in a pass: its `logits` and the value `z` that was returned for them."""
+class Pass(NamedTuple):
+    """One recorded pass through an objective.
 
-    logits: Logits
-    z: Sample
+    Attributes:
+      cost: `[B]`, in nats; or `[]`, of coupled examples. In float32 at least.
+      records: `{site: Record}`, in the order of the calls.
+      aux: what the objective returned beside its cost, or None.
+    """
 
+    cost: Cost
+    records: Records
+    aux: PyTree
 
-Records = dict[str, Record]
+    @property
+    def coupled(self) -> bool:
+        """Whether all examples share one cost."""
+        return jnp.ndim(self.cost) == 0
+
+    def sum(self, per_variable: Float[Array, "B *D"]) -> Cost:
+        """The sum of what belongs to one cost: over an example's variables, or over all."""
+        return jnp.sum(per_variable) if self.coupled else sum_per_example(per_variable)
+
+    def log_prob(self) -> Cost:
+        """`sum_site sum_d log q(z_d)` of all the samples that a cost depends on."""
+        return total([self.sum(record.log_prob()) for record in self.records.values()])
 
 
 def trace(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, draw: Draw
-) -> tuple[Cost, Records]:
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    draw: Draw,
+    *,
+    given: Mapping[str, PyTree] | None = None,
+    like: Records | None = None,
+) -> Pass:
     """Runs the objective once, taking each site's value from `draw`, and records the sites.
 
     Args:
@@ -36,46 +99,90 @@ def trace(
       params, batch: the objective's own.
       key: split once into the objective's key and the sites' keys, which are told apart by the
         order of the sites: two passes with one key draw the same samples.
-      draw: `draw(site, key, logits) -> z`.
-
-    Returns:
-      The cost `[B]` and `{site: Record(logits, z)}`, in the order of the calls.
+      family: of the sites: one for all, a mapping by site, or None.
+      draw: `draw(site, key) -> z`, `site` a `gumbel.samplers.Site`.
+      given: by site, what `draw` is to find in `site.given`: arrays of the layout of `Record.z`.
+      like: the records of an earlier pass; needed with `given`.
 
     Raises:
-      ValueError: a site asked for twice, no site at all, or a cost that is not one per example.
+      TypeError: the cost is not a floating-point array, or what is returned is not a cost.
+      ValueError: a site asked for twice or inside another transformation, no site at all, an empty
+        batch, or a cost or site whose first axis is not the batch.
     """
     objective_key, sites_key = jax.random.split(key)
-    records: Records = {}
-
-    def sample(site: str, logits: Logits) -> Sample:
-        if site in records:
-            raise ValueError(f"objective sampled site {site!r} twice: give each call its own name")
-        z = draw(site, jax.random.fold_in(sites_key, len(records)), logits)
-        records[site] = Record(logits, z)
-        return z
-
-    cost = objective(params, batch, objective_key, sample)
+    sample = RecordingSampler(draw, sites_key, families(family), given, like)
+    cost, aux = _cost_and_aux(objective(params, batch, objective_key, sample))
+    records = sample.records
     if not records:
         raise ValueError("objective sampled no site: call sample(site, logits) for each variable")
-    site, first = next(iter(records.items()))
-    if not jnp.ndim(first.logits):
-        raise ValueError(f"logits of site {site!r} are a scalar: their first axis is for examples")
-    batch_size = first.logits.shape[0]
-    if jnp.shape(cost) != (batch_size,):
-        raise ValueError(
-            f"objective returned a cost of shape {jnp.shape(cost)}: return one cost per example, "
-            f"({batch_size},)"
+    if cost.ndim:
+        _check_batch(cost.shape[0], records)
+    return Pass(upcast(cost), records, aux)
+
+
+def _cost_and_aux(returned: Any) -> tuple[Array, PyTree]:
+    aux = None
+    if isinstance(returned, tuple):
+        if len(returned) != 2:
+            raise TypeError(
+                f"objective returned a tuple of {len(returned)}: return the cost, or (cost, aux)"
+            )
+        returned, aux = returned
+    if not isinstance(returned, jax.Array | np.ndarray | np.generic | float | int):
+        raise TypeError(
+            f"objective returned a {type(returned).__name__} for its cost: return an array of one "
+            "cost per example, or a scalar"
         )
-    return cost, records
+    cost = jnp.asarray(returned)
+    if not jnp.issubdtype(cost.dtype, jnp.floating):
+        raise TypeError(
+            f"objective returned a cost of dtype {cost.dtype}, whose gradient is 0: return floats"
+        )
+    if cost.ndim > 1:
+        raise ValueError(
+            f"objective returned a cost of shape {cost.shape}: return one cost per example, [B], "
+            "or a scalar, which couples the examples"
+        )
+    if cost.shape == (0,):
+        raise ValueError("objective returned a cost of shape (0,): the batch has no examples")
+    return cost, aux
 
 
-def hard_draw(family: Family) -> Draw:
+def _check_batch(batch_size: int, records: Records) -> None:
+    for site, record in records.items():
+        shape = jnp.shape(record.logits)
+        batched = len(shape) > record.family.event_ndims
+        if not batched or shape[0] != batch_size:
+            raise ValueError(
+                f"logits of site {site!r} have shape {shape}, but the cost has shape "
+                f"({batch_size},): put the batch axis of {batch_size} first in both, or return a "
+                "scalar cost if the examples share the site"
+            )
+
+
+def total(costs: list[Cost]) -> Cost:
+    """The elementwise sum of arrays of one shape."""
+    return jnp.sum(jnp.stack(costs), axis=0)
+
+
+def sum_per_example(per_variable: Float[Array, "B *D"]) -> Float[Array, " B"]:
+    """Sums everything but the leading batch axis."""
+    return jnp.sum(per_variable.reshape(per_variable.shape[0], -1), axis=1)
+
+
+def hard_draw(site: Site, key: PRNGKey) -> Sample:
     """Draws discrete samples, through which no gradient flows."""
-    return lambda _site, key, logits: family.sample(key, logits)
+    return site.family.sample(key, site.logits)
 
 
-def hard(family: Family, key: PRNGKey) -> Sampler:
+def hard(family: FamilyLike, key: PRNGKey) -> Sampler:
     """A sampler of discrete values: what every evaluation injects.
+
+    Make it where it is used: inside the function that is jitted or vmapped, not outside.
+
+    Args:
+      family: of the sites: one for all, a mapping by site, or None if every call names its own.
+      key: the sites' keys are folded in by the order of the calls.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -84,43 +191,133 @@ def hard(family: Family, key: PRNGKey) -> Sampler:
       >>> sample("h", jnp.array([[-1e4, 1e4]])).tolist()
       [[0.0, 1.0]]
     """
-    calls = 0
-
-    def sample(site: str, logits: Logits) -> Sample:
-        nonlocal calls
-        z = family.sample(jax.random.fold_in(key, calls), logits)
-        calls += 1
-        return z
-
-    return sample
+    return RecordingSampler(hard_draw, key, families(family))
 
 
-def mean_field(family: Family) -> Sampler:
+def mean_field(family: FamilyLike) -> Sampler:
     """A sampler that returns the mean of each variable instead of a draw."""
-    return lambda _site, logits: family.mean(logits)
+    return RecordingSampler(
+        lambda site, _key: site.family.mean(site.logits), None, families(family)
+    )
+
+
+class _ObservingSampler:
+    """A sampler that answers for observed sites, and asks another for the rest."""
+
+    def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
+        self._values = {site: jnp.asarray(value) for site, value in values.items()}
+        self._otherwise = otherwise
+        self._traces = [get_opaque_trace_state()]
+        self._steps: list[Array] = []  # the index of each loop that is being traced
+        self.unused = set(self._values)
+
+    def __call__(
+        self,
+        site: str,
+        logits: Logits,
+        /,
+        *,
+        family: Family | str | None = None,
+        where: Mask | None = None,
+    ) -> Sample:
+        if site not in self._values:
+            options = {"family": family, "where": where}
+            given = {name: option for name, option in options.items() if option is not None}
+            return self._otherwise(site, logits, **given)  # type: ignore[arg-type]
+        check_trace(self._traces[-1], site)
+        value = self._values[site]
+        for step in self._steps:  # a loop's axis follows the batch axis
+            if value.ndim < 2:
+                break
+            value = jax.lax.dynamic_index_in_dim(value, step, axis=1, keepdims=False)
+        if value.shape != jnp.shape(logits):
+            raise ValueError(
+                f"observed value of site {site!r} has shape {value.shape}, but its logits have "
+                f"{jnp.shape(logits)}: give one value per variable, one-hot if it is categorical"
+            )
+        self.unused.discard(site)
+        return value.astype(jnp.result_type(logits))
+
+    def scan(
+        self,
+        body: Callable[[Any, Any], tuple[Any, Any]],
+        carry: Any,
+        xs: Any = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int = 1,
+    ) -> tuple[Any, Any]:
+        def step(carry: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+            index, x = inputs
+            self._steps.append(index)
+            self._traces.append(get_opaque_trace_state())
+            try:
+                return body(carry, x)
+            finally:
+                self._steps.pop()
+                self._traces.pop()
+
+        steps = jnp.arange(loop_length(xs, length))
+        return self._otherwise.scan(step, carry, (steps, xs), reverse=reverse, unroll=unroll)
 
 
 def observe(values: Mapping[str, Sample], otherwise: Sampler) -> Sampler:
     """A sampler that returns `values[site]` where the site is observed, else asks `otherwise`.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from gumbel import CATEGORICAL, samplers
-      >>> label = jnp.array([[[0.0, 1.0]]])
-      >>> sample = samplers.observe({"y": label}, samplers.mean_field(CATEGORICAL))
-      >>> sample("y", jnp.zeros((1, 1, 2))).tolist(), sample("h", jnp.zeros((1, 1, 2))).tolist()
-      ([[[0.0, 1.0]]], [[[0.5, 0.5]]])
+        Prefer `condition`, which also refuses an observed site that the objective never samples.
+
+        Args:
+          values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
+          otherwise: the sampler of the other sites.
+
+        Raises:
+          ValueError: when a site is sampled whose value has another shape than its logits.
+
+        Example:
+          >>> import jax.numpy as jnp
+    import numpy as np
+          >>> from gumbel import CATEGORICAL, samplers
+          >>> label = jnp.array([[[0.0, 1.0]]])
+          >>> sample = samplers.observe({"y": label}, samplers.mean_field(CATEGORICAL))
+          >>> sample("y", jnp.zeros((1, 1, 2))).tolist(), sample("h", jnp.zeros((1, 1, 2))).tolist()
+          ([[[0.0, 1.0]]], [[[0.5, 0.5]]])
     """
-    return lambda site, logits: values[site] if site in values else otherwise(site, logits)
+    return _ObservingSampler(values, otherwise)
 
 
-def sum_per_example(per_variable: Float[Array, "B *D"]) -> Float[Array, " B"]:
-    """Sums everything but the leading batch axis."""
-    return jnp.sum(per_variable.reshape(per_variable.shape[0], -1), axis=1)
+def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
+    """The objective with some of its sites observed.
 
+    Any estimator or sampler serves what is left of its sites.
 
-def log_prob(family: Family, records: Records) -> Float[Array, " B"]:
-    """`sum_site sum_d log q(z_d)`: the log-probability of all recorded samples, per example."""
-    return jnp.stack(
-        [sum_per_example(family.log_prob(record.logits, record.z)) for record in records.values()]
-    ).sum(axis=0)
+    Args:
+      objective: see `gumbel.Objective`.
+      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
+
+    Returns:
+      An objective that raises a ValueError if it did not sample every site of `values`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gumbel import BERNOULLI, samplers
+      >>> def objective(params, batch, key, sample):
+      ...     return sample("y", params)[:, 0] + 10 * sample("h", params)[:, 0]
+      >>> observed = samplers.condition(objective, {"y": jnp.ones((1, 1))})
+      >>> sample = samplers.mean_field(BERNOULLI)
+      >>> observed(jnp.zeros((1, 1)), None, jax.random.key(0), sample).tolist()
+      [6.0]
+    """
+
+    def conditioned(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Any:
+        observing = _ObservingSampler(values, sample)
+        returned = objective(params, batch, key, observing)
+        if observing.unused:
+            site = min(observing.unused)
+            sampled = getattr(sample, "records", {})
+            near = difflib.get_close_matches(site, sampled, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "leave it out, or correct its name"
+            raise ValueError(f"observed site {site!r} was never sampled: {hint}")
+        return returned
+
+    return conditioned

@@ -59,7 +59,7 @@ def converted(value: Any) -> Any:
         return value
     found = {}
     for key, item in value.items():
-        if key == "model" and item in TASKS:
+        if key == "model" and isinstance(item, str) and item in TASKS:
             found["task"] = TASKS[item]
         else:
             found[KEYS.get(key, key)] = converted(item)

@@ -97,9 +97,8 @@ def _options() -> dict[str, type]:
     found = {}
     for name in estimators.names():
         for option, declared in estimators.spec(name).options.items():
-            kind = settings.option_kind(declared)
-            if kind is not None:
-                found[option] = kind
+            if declared.kind is not None:
+                found[option] = declared.kind
     return found
 
 

@@ -35,7 +35,7 @@ from experiments.tasks.layers import (
     with_params,
 )
 from gumbel import BERNOULLI, CATEGORICAL, Family, samplers, schedules
-from gumbel.types import Batch, Cost, Logits, Params, PRNGKey, Sample, Sampler
+from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
 
 Classes = Float[Array, "B K"]
 Labels = Int[Array, " B"]
@@ -150,10 +150,7 @@ class SemiSupervised(nnx.Module):
     ) -> Cost:
         """The cost of a labeled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-
-        def observe(_site: str, _logits: Logits) -> Sample:
-            return observed
-
+        observe = samplers.observe({"y": observed}, samplers.mean_field(self.family))
         logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
         bound = cost + math.log(self.num_classes)

@@ -45,9 +45,8 @@ def streaming_bound(
     at_once = min(samples_at_once, num_samples)
 
     def cost_of(index: Array) -> Float[Array, " B"]:
-        draw = samplers.hard_draw(family)
         sample_key = jax.random.fold_in(key, index)
-        return samplers.trace(objective, params, batch, sample_key, draw)[0]
+        return samplers.trace(objective, params, batch, sample_key, family, samplers.hard_draw).cost
 
     def add(
         carry: tuple[Float[Array, " B"], Float[Array, " B"]], start: Array

@@ -1,17 +1,29 @@
 """Exact marginalization as an estimator: neither variance nor bias, for a pass per value."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel import exact
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.families import Family
+from gumbel.estimators.options import Range
+from gumbel.independence import layout, require_independent
+from gumbel.samplers import hard_draw, trace
+from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
-@register("marginalization", unbiased=True, enumerates=True)
+@register(
+    "marginalization",
+    unbiased=True,
+    enumerates=True,
+    derivatives="all",
+    passes="N + N",
+    ranges={"max_values": Range(minimum=1), "chunk_size": Range(minimum=1)},
+    kinds={"chunk_size": int},
+)
 def marginalization(
-    family: Family, *, max_values: int = exact.MAX_VALUES, chunk_size: int | None = None
+    family: Families, *, max_values: int = exact.MAX_VALUES, chunk_size: int | None = None
 ) -> Estimator:
     """Sums over every joint value of the sites: the exact gradient.
 
@@ -27,8 +39,8 @@ def marginalization(
     """
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        shapes = exact.event_shapes(objective, params, batch, key, family)
-        exact.check_count(family, shapes, max_values)
+        exact.check_count(layout(objective, params, batch, key, family), max_values)
+        require_independent(objective, params, batch, key, family)
         return ()
 
     def surrogate(
@@ -42,6 +54,11 @@ def marginalization(
         cost = exact.expected_cost(
             objective, params, batch, key, family, max_values=max_values, chunk_size=chunk_size
         )
-        return jnp.mean(cost), (state, Info(cost, {}))
+        aux = None
+        if layout(objective, params, batch, key, family).aux is not None:
+            # The key that the enumeration gives to the objective's noise; its sites draw from it.
+            draw_key = jax.random.fold_in(key, 1)
+            aux = trace(objective, params, batch, draw_key, family, hard_draw).aux
+        return jnp.mean(cost), (state, Info(cost, {}, aux))
 
     return Estimator(init, surrogate)

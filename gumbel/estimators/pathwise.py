@@ -1,71 +1,83 @@
 """Estimators of one pass whose gradient flows through the sample: cheap, and biased."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gumbel import samplers, schedules
+from gumbel import schedules
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.families import Family
+from gumbel.estimators.derivatives import first_derivative_only
+from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
-from gumbel.samplers import Draw
+from gumbel.samplers import trace
 from gumbel.schedules import Schedule
-from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
+from gumbel.sites import Draw, Families, Site
+from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
-@register("st", unbiased=False, straight_through=True)
-def st(family: Family) -> Estimator:
+@register("st", unbiased=False, independent=False, smooth=True)
+def st(family: Families) -> Estimator:
     """Straight-through: a hard sample forward, the gradient of its mean backward.
 
         dz/dlogits := d mean(logits)/dlogits
 
     Exact for a cost that is linear in the samples of one layer, biased otherwise. It does not read
-    the temperature.
+    the temperature, and has no second derivative.
 
     Source: Bengio, Léonard and Courville (2013).
     """
 
-    def draw_at(_temperature: Temperature) -> Draw:
-        return lambda _site, key, logits: straight_through(
-            family.sample(key, logits), family.mean(logits)
-        )
+    def draw(site: Site, key: PRNGKey) -> Sample:
+        z = site.family.sample(key, site.logits)
+        return straight_through(z, site.family.mean(site.logits))
 
-    return _single_pass(draw_at)
+    return _single_pass(family, lambda _temperature: draw, "st")
 
 
-@register("gumbel_softmax", unbiased=False, relaxes=True)
-def gumbel_softmax(family: Family) -> Estimator:
+@register(
+    "gumbel_softmax",
+    unbiased=False,
+    relaxes=True,
+    independent=False,
+    smooth=True,
+    derivatives="relaxed",
+)
+def gumbel_softmax(family: Families) -> Estimator:
     """Gumbel-Softmax: the relaxed sample forward and backward.
 
         y = softmax((logits + g) / temperature),    g ~ Gumbel(0, 1)
 
     (its binary form for Bernoulli variables) takes the place of the discrete sample. Biased for
     the discrete objective at every temperature above 0; as the temperature falls the bias falls
-    and the variance rises.
+    and the variance rises. Its derivatives of any order are those of the relaxed objective.
 
     Source: Jang, Gu and Poole (2017), section 2.1; Maddison, Mnih and Teh (2017).
     """
 
     def draw_at(temperature: Temperature) -> Draw:
-        return lambda _site, key, logits: family.relax(key, logits, temperature)
+        return lambda site, key: site.family.relax(
+            key, site.logits, temperature_of(site.name, temperature)
+        )
 
-    return _single_pass(draw_at)
+    return _single_pass(family, draw_at, None)
 
 
-@register("st_gumbel_softmax", unbiased=False, relaxes=True, straight_through=True)
-def st_gumbel_softmax(family: Family) -> Estimator:
+@register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
+def st_gumbel_softmax(family: Families) -> Estimator:
     """Straight-Through Gumbel-Softmax: one-hot forward, the relaxed sample's gradient backward.
 
     Source: Jang, Gu and Poole (2017), section 2.2.
     """
 
     def draw_at(temperature: Temperature) -> Draw:
-        return lambda _site, key, logits: family.relax(key, logits, temperature, hard=True)
+        return lambda site, key: site.family.relax(
+            key, site.logits, temperature_of(site.name, temperature), hard=True
+        )
 
-    return _single_pass(draw_at)
+    return _single_pass(family, draw_at, "st_gumbel_softmax")
 
 
 class SlopeState(NamedTuple):
@@ -74,9 +86,19 @@ class SlopeState(NamedTuple):
     step: Int[Array, ""]
 
 
-@register("slope_annealed_st", unbiased=False, straight_through=True)
+@register(
+    "slope_annealed_st",
+    unbiased=False,
+    independent=False,
+    smooth=True,
+    ranges={
+        "slope_rate": Range(minimum=0.0),
+        "slope_maximum": Range(minimum=1e-30),
+        "slope_interval": Range(minimum=1),
+    },
+)
 def slope_annealed_st(
-    family: Family,
+    family: Families,
     *,
     slope: Schedule | None = None,
     slope_rate: float = 1e-5,
@@ -112,18 +134,44 @@ def slope_annealed_st(
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         steepness = jnp.asarray(slope(state.step), jnp.float32)
 
-        def draw(_site: str, key: PRNGKey, logits: Logits) -> Sample:
-            steeper = family.mean(steepness * upcast(logits)).astype(logits.dtype)
-            return straight_through(family.sample(key, logits), steeper)
+        def draw(site: Site, key: PRNGKey) -> Sample:
+            logits = site.logits
+            wide = upcast(logits)
+            steeper = site.family.mean(steepness.astype(wide.dtype) * wide).astype(logits.dtype)
+            return straight_through(site.family.sample(key, logits), steeper)
 
-        cost, _ = samplers.trace(objective, params, batch, key, draw)
-        return jnp.mean(cost), (SlopeState(state.step + 1), Info(cost, {"slope": steepness}))
+        drawn = trace(objective, params, batch, key, family, draw)
+        value = first_derivative_only(jnp.mean(drawn.cost), "slope_annealed_st")
+        info = Info(drawn.cost, {"slope": steepness}, drawn.aux)
+        return value, (SlopeState(state.step + 1), info)
 
     return Estimator(init, surrogate)
 
 
-def _single_pass(draw_at: Callable[[Temperature], Draw]) -> Estimator:
-    """The estimator that differentiates one pass with the samples of `draw_at(temperature)`."""
+def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | float:
+    """The temperature of a site, of one for all or of a mapping.
+
+    Raises:
+      ValueError: the mapping does not name the site.
+    """
+    if not isinstance(temperature, Mapping):
+        return temperature
+    if site not in temperature:
+        named = ", ".join(map(repr, temperature)) or "none"
+        raise ValueError(f"no temperature for site {site!r}: the mapping names {named}")
+    return temperature[site]
+
+
+def _single_pass(
+    family: Families, draw_at: Callable[[Temperature], Draw], first_only: str | None
+) -> Estimator:
+    """The estimator that differentiates one pass with the samples of `draw_at(temperature)`.
+
+    Args:
+      family: of the sites.
+      draw_at: gives the draw.
+      first_only: the estimator's name, if its second derivative is to be refused.
+    """
 
     def init(_objective: Objective, _params: Params, _batch: Batch, _key: PRNGKey) -> State:
         return ()
@@ -136,7 +184,17 @@ def _single_pass(draw_at: Callable[[Temperature], Draw]) -> Estimator:
         temperature: Temperature,
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, _ = samplers.trace(objective, params, batch, key, draw_at(temperature))
-        return jnp.mean(cost), (state, Info(cost, {}))
+        drawn = trace(objective, params, batch, key, family, draw_at(temperature))
+        if isinstance(temperature, Mapping):
+            for site in temperature:
+                if site not in drawn.records:
+                    known = ", ".join(map(repr, drawn.records))
+                    raise ValueError(
+                        f"temperature names site {site!r}, which was not sampled: sites are {known}"
+                    )
+        value = jnp.mean(drawn.cost)
+        if first_only:
+            value = first_derivative_only(value, first_only)
+        return value, (state, Info(drawn.cost, {}, drawn.aux))
 
     return Estimator(init, surrogate)

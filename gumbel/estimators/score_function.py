@@ -9,16 +9,34 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from gumbel import samplers
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.signal import Normalizer, SignalState
-from gumbel.families import Family
+from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.options import Range
+from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.independence import require_independent
+from gumbel.samplers import Pass, hard_draw, trace
+from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 
-@register("sf", unbiased=True)
+def surrogate_cost(drawn: Pass, baseline: Cost, scale: Float[Array, ""]) -> Cost:
+    """`cost + (box - 1) (cost - baseline) / scale`, `box` the magic box of `log q(z)`.
+
+    Its value is the cost. At scale 1 its derivatives of any order estimate those of the expected
+    cost; the first is `grad f + (f - baseline) / scale * grad log q(z)`.
+
+    Args:
+      drawn: a pass with discrete samples.
+      baseline: constants that do not depend on the samples, of the shape of the cost or a scalar.
+      scale: of the score's part.
+    """
+    baseline = jax.lax.stop_gradient(baseline)
+    return drawn.cost + (magic_box(drawn.log_prob()) - 1) * (drawn.cost - baseline) / scale
+
+
+@register("sf", unbiased=True, derivatives="all", ranges={"decay": DECAY})
 def sf(
-    family: Family,
+    family: Families,
     *,
     centering: bool = False,
     variance_normalization: bool = False,
@@ -33,15 +51,15 @@ def sf(
       centering: subtract a moving average of `f`; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
         of `f`; this scales the estimate.
-      decay: of the moving averages.
+      decay: of the moving averages, in [0, 1).
 
     Source: Williams (1992); Jang, Gu and Poole (2017), section 3.2.
     """
-    normalizer = Normalizer.make(centering, variance_normalization, decay)
+    normalizer = Normalizer(centering, variance_normalization, decay)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        cost, _ = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
-        return normalizer.init(cost)
+        require_independent(objective, params, batch, key, family)
+        return normalizer.init(trace(objective, params, batch, key, family, hard_draw).cost)
 
     def surrogate(
         objective: Objective,
@@ -51,10 +69,12 @@ def sf(
         temperature: Temperature,
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
-        signal, state = normalizer(state, cost)
-        value = jnp.mean(cost + signal * samplers.log_prob(family, records))
-        return value, (state, Info(cost, {"signal_scale": jnp.std(signal)}))
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        baseline, scale = normalizer.baseline(state), normalizer.scale(state)
+        signal = jax.lax.stop_gradient((drawn.cost - baseline) / scale)
+        value = jnp.mean(surrogate_cost(drawn, baseline, scale))
+        info = Info(drawn.cost, {"signal_scale": jnp.std(signal)}, drawn.aux)
+        return value, (normalizer.update(state, drawn.cost), info)
 
     return Estimator(init, surrogate)
 
@@ -79,7 +99,8 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
     leaves = jax.tree.leaves(batch)
     kinds = [jnp.result_type(leaf) for leaf in leaves]
     numbers = [any(jnp.issubdtype(kind, t) for t in (jnp.number, jnp.bool_)) for kind in kinds]
-    if not leaves or not all(numbers) or not all(map(jnp.ndim, leaves)):
+    lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if not all(numbers) or len(lengths) != 1 or () in lengths:
         raise ValueError(
             "nvil's baseline sees all of the batch, which has to be arrays of numbers, the first"
             " axis for examples: give features=, a function of the batch to [B, F]"
@@ -87,9 +108,18 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
     return jax.vmap(lambda example: ravel_pytree(example)[0].astype(jnp.float32))(batch)
 
 
-@register("nvil", unbiased=True)
+@register(
+    "nvil",
+    unbiased=True,
+    derivatives="all",
+    ranges={
+        "decay": DECAY,
+        "baseline_hidden": Range(minimum=1),
+        "baseline_learning_rate": Range(minimum=0.0),
+    },
+)
 def nvil(
-    family: Family,
+    family: Families,
     *,
     centering: bool = True,
     variance_normalization: bool = False,
@@ -98,34 +128,35 @@ def nvil(
     baseline_learning_rate: float = 1e-3,
     features: Features = flat_features,
 ) -> Estimator:
-    """NVIL: the score function with a centred signal and an input-dependent baseline.
+    """NVIL: the score function with a centered signal and an input-dependent baseline.
 
         signal = (f(z) - c - C(x)) / max(1, sigma)
 
     divided only with `variance_normalization`. `c` is a moving average of `f`; `C` a network of one
     hidden layer, fitted to `f - c` by least squares; the baselines do not look at `z`, so the
-    estimate stays unbiased.
+    estimate stays unbiased. Coupled examples share the mean of their `C(x)`.
 
     Args:
       family: of the sites.
       centering: subtract `c`.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
-        of the centred signal; this scales the estimate.
-      decay: of the moving averages.
-      baseline_hidden: units of the baseline's hidden layer.
+        of the signal above; this scales the estimate.
+      decay: of the moving averages, in [0, 1).
+      baseline_hidden: units of the baseline's hidden layer, at least 1.
       baseline_learning_rate: of its Adam optimizer, whose state is part of the estimator's.
       features: `batch -> [B, F]`, what the baseline sees: anything but the samples.
 
     Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
     """
-    normalizer = Normalizer.make(centering, variance_normalization, decay)
+    normalizer = Normalizer(centering, variance_normalization, decay)
     optimizer = optax.adam(baseline_learning_rate)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:
+        require_independent(objective, params, batch, key, family)
         cost_key, weight_key = jax.random.split(key)
-        cost, _ = samplers.trace(objective, params, batch, cost_key, samplers.hard_draw(family))
+        cost = trace(objective, params, batch, cost_key, family, hard_draw).cost
         num_features = features(batch).shape[-1]
-        scale = 1.0 / jnp.sqrt(num_features)
+        scale = num_features**-0.5
         baseline = {
             "w1": scale * jax.random.normal(weight_key, (num_features, baseline_hidden)),
             "b1": jnp.zeros(baseline_hidden),
@@ -142,31 +173,34 @@ def nvil(
         temperature: Temperature,
         state: NVILState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
+        drawn = trace(objective, params, batch, key, family, hard_draw)
         inputs = features(batch)
-        target = normalizer.centre(state.signal, cost)
+        if not drawn.coupled and inputs.shape[:1] != drawn.cost.shape:
+            raise ValueError(
+                f"nvil's features have shape {inputs.shape}, but there are {drawn.cost.shape[0]} "
+                "costs: give features=, a function of the batch to [B, F]"
+            )
+        target = normalizer.center(state.signal, drawn.cost)
 
         def baseline_loss(
             baseline: dict[str, Float[Array, "..."]],
         ) -> tuple[Float[Array, ""], Cost]:
-            residual = target - _baseline(baseline, inputs)
+            per_example = _baseline(baseline, inputs)
+            residual = target - (jnp.mean(per_example) if drawn.coupled else per_example)
             return jnp.mean(jnp.square(residual)), residual
 
         (loss, residual), gradient = jax.value_and_grad(baseline_loss, has_aux=True)(state.baseline)
-        signal = jax.lax.stop_gradient(normalizer.scale(state.signal, residual))
-        value = jnp.mean(cost + signal * samplers.log_prob(family, records))
+        scale = normalizer.scale(state.signal)
+        value = jnp.mean(surrogate_cost(drawn, drawn.cost - residual, scale))
 
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         next_state = NVILState(
-            SignalState(
-                mean=normalizer.update(state.signal, cost).mean,
-                variance=normalizer.update(state.signal, residual).variance,
-            ),
+            normalizer.update(state.signal, drawn.cost, spread_of=residual),
             optax.apply_updates(state.baseline, updates),
             optimizer_state,
         )
-        info = Info(cost, {"signal_scale": jnp.std(signal), "baseline_loss": loss})
-        return value, (next_state, info)
+        metrics = {"signal_scale": jnp.std(residual / scale), "baseline_loss": loss}
+        return value, (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)
 
@@ -174,5 +208,5 @@ def nvil(
 def _baseline(
     baseline: dict[str, Float[Array, "..."]], inputs: Float[Array, "B F"]
 ) -> Float[Array, " B"]:
-    hidden = jnp.tanh(inputs @ baseline["w1"] + baseline["b1"])
+    hidden = jnp.tanh(inputs @ baseline["w1"] + baseline["b1"][None])
     return hidden @ baseline["w2"] + baseline["b2"]

@@ -1,17 +1,19 @@
-"""Centering and scaling of a learning signal by moving averages, for the score-function estimators.
+"""Centering and scaling of a learning signal by moving averages, for score-function estimators.
 
 A score-function estimate is `signal * grad log q(z)`. Subtracting a number that does not depend on
 `z` leaves its expectation alone and lowers its variance; dividing by a scale evens out the size of
 the steps (and so changes the expectation by that factor).
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel.numerics import concrete_or_none
+from gumbel.estimators.options import Range
+
+DECAY = Range(minimum=0.0, below=1.0)
 
 
 class SignalState(NamedTuple):
@@ -25,7 +27,7 @@ class Normalizer(NamedTuple):
     """`(signal - mean) / max(1, sigma)`, each part an option.
 
     The averages are those of earlier batches: they do not depend on this batch's samples, which
-    is what keeps the centred estimate unbiased.
+    is what keeps the centered estimate unbiased.
 
     Attributes:
       centering: subtract the moving average of the signal.
@@ -39,44 +41,45 @@ class Normalizer(NamedTuple):
     variance_normalization: bool
     decay: float
 
-    @classmethod
-    def make(cls, centering: bool, variance_normalization: bool, decay: float) -> Self:
-        """As the class, but refuses averages that would not stay finite.
-
-        Raises:
-          ValueError: a known `decay` is outside of [0, 1).
-        """
-        known = concrete_or_none(decay)
-        if known is not None and not 0 <= known < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 averages 100 batches")
-        return cls(centering, variance_normalization, decay)
-
     def init(self, signal: Float[Array, "..."]) -> SignalState:
-        """Starts the averages from the signal of one batch, so that the first step is centred."""
+        """Starts the averages from the signal of one batch, so that the first step is centered."""
         signal = jax.lax.stop_gradient(signal).astype(jnp.float32)
         return SignalState(jnp.mean(signal), jnp.var(signal))
 
-    def update(self, state: SignalState, signal: Float[Array, "..."]) -> SignalState:
-        """Moves the averages towards the statistics of this batch's signal."""
+    def update(
+        self,
+        state: SignalState,
+        signal: Float[Array, "..."],
+        spread_of: Float[Array, "..."] | None = None,
+    ) -> SignalState:
+        """Moves the averages toward the statistics of this batch's signal.
+
+        A single number, the signal of coupled examples, has its distance from the average instead
+        of a variance of its own.
+
+        Args:
+          state: the averages of earlier batches.
+          signal: of this batch.
+          spread_of: what the variance is of, if not of the centered signal.
+        """
         new = self.init(signal)
+        spread = jax.lax.stop_gradient(signal - state.mean if spread_of is None else spread_of)
+        variance = jnp.mean(jnp.square(spread)) if spread.size == 1 else jnp.var(spread)
         return SignalState(
             self.decay * state.mean + (1 - self.decay) * new.mean,
-            self.decay * state.variance + (1 - self.decay) * new.variance,
+            self.decay * state.variance + (1 - self.decay) * variance.astype(jnp.float32),
         )
 
-    def centre(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
+    def center(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
         """The signal, a constant, less its moving average if `centering`."""
-        signal = jax.lax.stop_gradient(signal)
-        return signal - state.mean.astype(signal.dtype) if self.centering else signal
+        return jax.lax.stop_gradient(signal) - self.baseline(state)
 
-    def scale(self, state: SignalState, values: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The values over `max(1, sigma)` if `variance_normalization`."""
+    def baseline(self, state: SignalState) -> Float[Array, ""]:
+        """The moving average if `centering`, else 0."""
+        return state.mean if self.centering else jnp.zeros_like(state.mean)
+
+    def scale(self, state: SignalState) -> Float[Array, ""]:
+        """`max(1, sigma)` if `variance_normalization`, else 1."""
         if not self.variance_normalization:
-            return values
-        return values / jnp.maximum(1.0, jnp.sqrt(state.variance)).astype(values.dtype)
-
-    def __call__(
-        self, state: SignalState, signal: Float[Array, "..."]
-    ) -> tuple[Float[Array, "..."], SignalState]:
-        """The normalized signal, a constant, and the next state."""
-        return self.scale(state, self.centre(state, signal)), self.update(state, signal)
+            return jnp.ones_like(state.variance)
+        return jnp.maximum(1.0, jnp.sqrt(state.variance))

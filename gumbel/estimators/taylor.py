@@ -1,31 +1,33 @@
 """Score-function estimators whose baseline is a first-order Taylor expansion: DARN and MuProp."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel import samplers
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.signal import Normalizer, SignalState
-from gumbel.families import Family
-from gumbel.samplers import Records
-from gumbel.types import Batch, Cost, Logits, Objective, Params, PRNGKey, Sample
+from gumbel.estimators.derivatives import first_derivative_only, magic_box
+from gumbel.estimators.options import Range
+from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.independence import require_independent
+from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
+from gumbel.sites import Families
+from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
 Slopes = dict[str, Sample]
 
 
-@register("darn", unbiased=False)
+@register("darn", unbiased=False, smooth=True, passes="2 + 2", ranges={"decay": DECAY})
 def darn(
-    family: Family,
+    family: Families,
     *,
     centering: bool = False,
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
-    """DARN's estimator: a Taylor baseline towards the uniform mean, its correction left out.
+    """DARN's estimator: a Taylor baseline toward the uniform mean, its correction left out.
 
     Each variable `i` has the baseline `b_i = f(z) + f'_i(z) (zbar_i - z_i)`, the value at `zbar`
     (1/2 for Bernoulli variables, 1/K for categorical ones) of the tangent at the sample, so that
@@ -35,42 +37,45 @@ def darn(
     It is unbiased for one layer of Bernoulli variables and a quadratic `f`, and biased otherwise:
     `b_i` depends on the sample and no term makes up for that. In a stack, `f'` passes through a
     later layer by the derivative of its mean. The tangent has to be the one at the sample: with the
-    tangent at `zbar` the signal of a linear `f` would be zero.
+    tangent at `zbar` the signal of a linear `f` would be zero. It has no second derivative.
 
     Args:
       family: of the sites.
       centering: subtract a moving average of the signal.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
         variance over variables and examples.
-      decay: of the moving averages.
+      decay: of the moving averages, in [0, 1).
 
     Source: Gregor, Danihelka, Mnih, Blundell and Wierstra (2014); the "1/2" estimator of Gu et
     al. (2016).
     """
-    normalizer = Normalizer.make(centering, variance_normalization, decay)
+    normalizer = Normalizer(centering, variance_normalization, decay)
 
     def signals_of(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
-    ) -> tuple[Cost, Records, dict[str, Float[Array, "B *D"]]]:
-        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
+    ) -> tuple[Pass, dict[str, Float[Array, "B *D"]]]:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
 
-        def probed(_site: str, key: PRNGKey, logits: Logits) -> Sample:
-            mean = family.mean(logits)
-            return family.sample(key, logits) + (mean - stop_gradient(mean))
+        def probed(site: Site, key: PRNGKey) -> Sample:
+            mean = site.family.mean(site.logits)
+            return site.family.sample(key, site.logits) + (mean - stop_gradient(mean)) + site.given
 
         # The same key, so the same samples.
-        _, slopes = _value_and_slopes(objective, params, batch, key, probed, records)
+        given = {site: jnp.zeros_like(record.z) for site, record in drawn.records.items()}
+        _, slopes = _slopes(objective, params, batch, key, family, probed, drawn.records, given)
         signal = {}
-        for site, (logits, z) in records.items():
-            product = slopes[site] * (z - family.uniform_mean(logits))
-            signal[site] = product.sum(axis=-1) if family.event_ndims else product
-        return cost, records, signal
+        for site, record in drawn.records.items():
+            uniform = record.family.uniform_mean(record.logits)
+            product = (slopes[site] * (record.z - uniform)).astype(jnp.float32)
+            signal[site] = product.sum(axis=-1) if record.family.event_ndims else product
+        return drawn, signal
 
     def pooled(signal: dict[str, Float[Array, "B *D"]]) -> Float[Array, " N"]:
         return jnp.concatenate([s.ravel() for s in signal.values()])
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        return normalizer.init(pooled(signals_of(objective, params, batch, key)[2]))
+        require_independent(objective, params, batch, key, family)
+        return normalizer.init(pooled(signals_of(objective, params, batch, key)[1]))
 
     def surrogate(
         objective: Objective,
@@ -80,67 +85,101 @@ def darn(
         temperature: Temperature,
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, records, signal = signals_of(objective, params, batch, key)
+        drawn, signal = signals_of(objective, params, batch, key)
+        baseline, scale = normalizer.baseline(state), normalizer.scale(state)
         score = [
-            samplers.sum_per_example(
-                normalizer(state, signal[site])[0] * family.log_prob(logits, z)
-            )
-            for site, (logits, z) in records.items()
+            drawn.sum(stop_gradient((signal[site] - baseline) / scale) * record.log_prob())
+            for site, record in drawn.records.items()
         ]
-        value = jnp.mean(cost + sum(score))
-        info = Info(cost, {"signal_scale": jnp.std(normalizer(state, pooled(signal))[0])})
-        return value, (normalizer.update(state, pooled(signal)), info)
+        scores = total(score)
+        value = jnp.mean(drawn.cost + scores - stop_gradient(scores))
+        metrics = {"signal_scale": jnp.std(pooled(signal)) / scale}
+        next_state = normalizer.update(state, pooled(signal))
+        value = first_derivative_only(value, "darn")
+        return value, (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)
 
 
-@register("muprop", unbiased=True)
+class _Expansion(NamedTuple):
+    """The Taylor expansion that one layer's baseline is.
+
+    Attributes:
+      cost: f at the expansion point, a constant.
+      innovations: by layer, `sum_d slope_d (z_d - mean_d)`, differentiable in the means.
+    """
+
+    cost: Cost
+    innovations: dict[int, Cost]
+
+
+@register(
+    "muprop",
+    unbiased=True,
+    derivatives="all",
+    passes="(1 + L) + (1 + L)",
+    ranges={"decay": DECAY, "expansion": Range(choices=("local", "mean_field"))},
+)
 def muprop(
-    family: Family,
+    family: Families,
     *,
+    expansion: str = "local",
     centering: bool = False,
     variance_normalization: bool = False,
     scale_correction: bool = True,
     decay: float = 0.99,
 ) -> Estimator:
-    """MuProp: a Taylor baseline at the mean field, with the correction that makes it unbiased.
+    """MuProp: a Taylor baseline at a mean field, with the correction that makes it unbiased.
 
-        h = f(zbar) + sum_l f'_l(zbar) (z_l - mu_l(z_<l))
-        estimate = (f(z) - h) grad log q(z) + sum_l f'_l(zbar) grad mu_l(z_<l) + grad f(z)
+    With `mu_l(z_<l)` the mean of layer `l` given the samples below it, layer `l` has the baseline
 
-    `zbar` is the mean field, `f'_l` the total derivative there in the output of layer `l`, and
-    `mu_l(z_<l)` the mean of layer `l` given the samples below it. Expanding in the innovations
-    `z_l - mu_l(z_<l)`, which have mean zero given the layers below, makes one `h` serve every
-    layer of a stack: the terms of the later layers vanish in expectation.
+        h_l = f_l + sum_{k >= l} f'_lk . (z_k - mu_k(z_<k))
+
+    and the estimate is
+
+        grad f(z) + sum_l [ (f(z) - h_l) grad log q_l(z_l | z_<l) + f'_ll . grad mu_l(z_<l) ].
+
+    `f_l` is the cost of a mean-field pass that starts from the samples below layer `l`, and `f'_lk`
+    its total derivative there in the output of layer `k`. All that is subtracted depends on earlier
+    samples only, or has mean zero given them. With `expansion="mean_field"` one pass, which starts
+    from the input, serves every layer: cheaper, and for the later layers of a stack much noisier,
+    as their samples are far from its point. For one layer both are the same. The sites of one loop
+    count as one layer.
 
     Args:
       family: of the sites.
-      centering: subtract a moving average of `f - h`; unbiased all the same.
-      variance_normalization: divide `f - h` and the correction by `max(1, sigma)`, sigma^2 a
-        moving average of the variance of `f - h`; this scales the estimate.
-      scale_correction: if False, variance normalization divides `f - h` alone. Then the estimate
-        is biased towards the mean field's gradient, the more so the larger sigma is.
-      decay: of the moving averages.
+      expansion: `local`, L + 1 passes with L layers; or `mean_field`, 2 passes.
+      centering: subtract a moving average of `f - h_l`; unbiased all the same.
+      variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, sigma^2 a
+        moving average of the variance of `f - h_l` over layers; this scales the estimate.
+      scale_correction: if False, variance normalization divides `f - h_l` alone. Then the estimate
+        is biased toward the mean field's gradient, the more so the larger sigma is.
+      decay: of the moving averages, in [0, 1).
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
     """
-    normalizer = Normalizer.make(centering, variance_normalization, decay)
+    normalizer = Normalizer(centering, variance_normalization, decay)
 
-    def residual_of(
+    def expanded(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
-    ) -> tuple[Cost, Records, Slopes, Cost]:
-        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
-
-        def mean_field(_site: str, _key: PRNGKey, logits: Logits) -> Sample:
-            return family.mean(logits)
-
-        value, slopes = _value_and_slopes(objective, params, batch, key, mean_field, records)
-        innovations = {site: z - family.mean(logits) for site, (logits, z) in records.items()}
-        residual = cost - value - _inner(slopes, innovations)
-        return cost, records, slopes, residual
+    ) -> tuple[Pass, dict[int, _Expansion], Float[Array, "L ..."]]:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        layers = list(dict.fromkeys(record.block for record in drawn.records.values()))
+        expansions: dict[int, _Expansion] = {}
+        for layer in layers:
+            if expansion == "mean_field" and expansions:
+                expansions[layer] = next(iter(expansions.values()))
+            else:
+                expansions[layer] = _expand(objective, params, batch, key, family, drawn, layer)
+        residuals = [
+            drawn.cost - expansions[layer].cost - total(_from(expansions[layer], layer))
+            for layer in layers
+        ]
+        return drawn, expansions, stop_gradient(jnp.stack(residuals))
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        return normalizer.init(residual_of(objective, params, batch, key)[3])
+        require_independent(objective, params, batch, key, family)
+        return normalizer.init(expanded(objective, params, batch, key)[2])
 
     def surrogate(
         objective: Objective,
@@ -150,46 +189,116 @@ def muprop(
         temperature: Temperature,
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, records, slopes, residual = residual_of(objective, params, batch, key)
-        signal, next_state = normalizer(state, residual)
-        means = {site: family.mean(logits) for site, (logits, _) in records.items()}
-        correction = _inner(slopes, means)
-        if scale_correction:
-            correction = normalizer.scale(state, correction)
-        value = jnp.mean(cost + signal * samplers.log_prob(family, records) + correction)
-        return value, (next_state, Info(cost, {"signal_scale": jnp.std(signal)}))
+        drawn, expansions, residuals = expanded(objective, params, batch, key)
+        scale = normalizer.scale(state)
+        log_q = _log_prob_by_layer(drawn)
+        everything = magic_box(total(list(log_q.values()))) - 1
+        controlled = everything * (drawn.cost - normalizer.baseline(state))
+        controlled -= _control_variate(log_q, expansions)
+        value = drawn.cost + _without_value(controlled) / scale
+        if not scale_correction:
+            corrections = total([own.innovations[layer] for layer, own in expansions.items()])
+            value -= _without_value(corrections) * (1 - 1 / scale)
+        metrics = {"signal_scale": jnp.std(residuals) / scale}
+        next_state = normalizer.update(state, residuals)
+        return jnp.mean(value), (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)
 
 
-def _value_and_slopes(
+def _expand(
     objective: Objective,
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    draw: Callable[[str, PRNGKey, Logits], Sample],
-    records: Records,
-) -> tuple[Cost, Slopes]:
-    """The cost of the pass with `draw`, and its total derivative in each site's output.
+    family: Families,
+    drawn: Pass,
+    layer: int,
+) -> _Expansion:
+    """Expands at the samples below `layer`, and from there on at the means given them."""
+    records = drawn.records
 
-    The derivative is taken in a probe added to what `draw` returns, so it includes the effect on
-    later sites. Both are constants: no gradient flows through them.
+    def draw(site: Site, _key: PRNGKey) -> Sample:
+        if records[site.name].block < layer:
+            return site.given
+        return site.family.mean(site.logits) + site.given
+
+    given = {
+        site: record.z if record.block < layer else jnp.zeros_like(record.z)
+        for site, record in records.items()
+    }
+    cost, slopes = _slopes(objective, params, batch, key, family, draw, records, given)
+    innovations: dict[int, list[Cost]] = {}
+    for site, record in records.items():
+        if record.block >= layer:
+            product = slopes[site] * (stop_gradient(record.z) - record.mean())
+            innovations.setdefault(record.block, []).append(
+                drawn.sum(product.astype(drawn.cost.dtype))
+            )
+    return _Expansion(cost, {block: total(terms) for block, terms in innovations.items()})
+
+
+def _from(expansion: _Expansion, layer: int) -> list[Cost]:
+    """The innovations of a layer and of those above it."""
+    return [value for block, value in expansion.innovations.items() if block >= layer]
+
+
+def _log_prob_by_layer(drawn: Pass) -> dict[int, Cost]:
+    terms: dict[int, list[Cost]] = {}
+    for record in drawn.records.values():
+        terms.setdefault(record.block, []).append(drawn.sum(record.log_prob()))
+    return {layer: total(found) for layer, found in terms.items()}
+
+
+def _control_variate(log_q: dict[int, Cost], expansions: dict[int, _Expansion]) -> Cost:
+    """What has expectation 0 whatever the parameters, and MuProp's baselines for a derivative.
+
+    With `D(x)` the magic box, layer `l` has the terms
+
+        D(q_<l) (D(q_l) - 1) f_l + D(q_l) i_ll + sum_{k > l} (D(q_l) - 1) D(q_k) i_lk
+
+    where `i_lk` is the innovation of layer `k` with the slopes of layer `l`.
+    """
+    terms, below = [], jnp.zeros_like(next(iter(log_q.values())))
+    for layer, own in expansions.items():
+        up_to = below + log_q[layer]
+        box = magic_box(log_q[layer])
+        terms.append((magic_box(up_to) - magic_box(below)) * own.cost)
+        terms.append(box * own.innovations[layer])
+        terms += [
+            (box - 1) * magic_box(log_q[above]) * innovation
+            for above, innovation in own.innovations.items()
+            if above > layer
+        ]
+        below = up_to
+    return total(terms)
+
+
+def _without_value(x: Cost) -> Cost:
+    """0, with the derivatives of `x`."""
+    return x - stop_gradient(x)
+
+
+def _slopes(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: Families,
+    draw: Draw,
+    records: Records,
+    given: Slopes,
+) -> tuple[Cost, Slopes]:
+    """The cost of the pass with `draw`, and its total derivative in what each site is given.
+
+    A draw that adds what it is given to its value makes this the derivative in the site's output,
+    the effect on later sites included. Both are constants: no gradient flows through them.
     """
 
-    def probed(probes: Slopes) -> tuple[Float[Array, ""], Cost]:
-        def draw_probed(site: str, key: PRNGKey, logits: Logits) -> Sample:
-            return draw(site, key, logits) + probes[site]
-
-        cost, _ = samplers.trace(objective, stop_gradient(params), batch, key, draw_probed)
+    def summed(given: Slopes) -> tuple[Float[Array, ""], Cost]:
+        args = (stop_gradient(params), batch, key)
+        cost = trace(objective, *args, family, draw, given=given, like=records).cost
         return jnp.sum(cost), cost
 
-    probes = {site: jnp.zeros_like(record.z) for site, record in records.items()}
-    slopes, cost = jax.grad(probed, has_aux=True)(probes)
-    return cost, stop_gradient(slopes)
-
-
-def _inner(slopes: Slopes, values: dict[str, Sample]) -> Cost:
-    """`sum_site <slope, value>`, per example."""
-    return jnp.stack(
-        [samplers.sum_per_example(slopes[site] * value) for site, value in values.items()]
-    ).sum(axis=0)
+    slopes, cost = jax.grad(summed, has_aux=True)(stop_gradient(given))
+    return stop_gradient(cost), stop_gradient(slopes)

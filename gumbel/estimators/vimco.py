@@ -1,20 +1,34 @@
 """VIMCO: the multi-sample objective, with a baseline for each sample from the other samples."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from gumbel import samplers
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.signal import Normalizer, SignalState
-from gumbel.families import Family
+from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.options import Range
+from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.independence import require_independent
+from gumbel.samplers import hard_draw, trace
+from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
+Costs = Float[Array, "m *B"]
 
-@register("vimco", unbiased=True, multi_sample=True)
+
+@register(
+    "vimco",
+    unbiased=True,
+    multi_sample=True,
+    derivatives="all",
+    passes="m + m",
+    ranges={"num_samples": Range(minimum=2), "decay": DECAY},
+)
 def vimco(
-    family: Family,
+    family: Families,
     *,
     num_samples: int = 5,
     centering: bool = False,
@@ -27,7 +41,8 @@ def vimco(
 
     This, and not `E[f(z)]`, is what it descends: `f` has to be a negative log weight, such as
     `-log p(x, z) + log q(z)` or `-log p(x | z)`. The signal of sample `i` is `L` less the same
-    bound with `f(z_i)` replaced by the mean of the others. `info.cost` is `L`.
+    bound with `f(z_i)` replaced by the mean of the others, which is the geometric mean of their
+    weights. A sample of infinite cost has weight 0. `info.cost` is `L`.
 
     Args:
       family: of the sites.
@@ -35,31 +50,25 @@ def vimco(
       centering: subtract a moving average of the signal; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
         variance; this scales the score's part of the estimate.
-      decay: of the moving averages.
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least 2.
+      decay: of the moving averages, in [0, 1).
 
     Source: Mnih and Rezende (2016), equations 7 to 10.
     """
-    if num_samples < 2 or num_samples != int(num_samples):
-        raise ValueError(f"vimco needs num_samples to be an integer >= 2, not {num_samples}")
-
-    normalizer = Normalizer.make(centering, variance_normalization, decay)
+    normalizer = Normalizer(centering, variance_normalization, decay)
 
     def samples(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
-    ) -> tuple[Float[Array, "m B"], Float[Array, "m B"]]:
-        def one_sample(key: PRNGKey) -> tuple[Cost, Cost]:
-            draw = samplers.hard_draw(family)
-            cost, records = samplers.trace(objective, params, batch, key, draw)
-            return cost, samplers.log_prob(family, records)
+    ) -> tuple[Costs, Costs, PyTree]:
+        def one_sample(key: PRNGKey) -> tuple[Cost, Cost, PyTree]:
+            drawn = trace(objective, params, batch, key, family, hard_draw)
+            return drawn.cost, drawn.log_prob(), drawn.aux
 
         return jax.vmap(one_sample)(jax.random.split(key, num_samples))
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        cost, _ = samples(objective, params, batch, key)
-        return normalizer.init(_bound(cost) - _leave_one_out_bounds(cost))
+        require_independent(objective, params, batch, key, family)
+        cost, _, _ = samples(objective, params, batch, key)
+        return normalizer.init(bound(cost)[None] - _baselines(cost))
 
     def surrogate(
         objective: Objective,
@@ -69,26 +78,37 @@ def vimco(
         temperature: Temperature,
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost, log_q = samples(objective, params, batch, key)
-        bound = _bound(cost)
-        signal, state = normalizer(state, bound - _leave_one_out_bounds(cost))
-        value = jnp.mean(bound + jnp.sum(signal * log_q, axis=0))
-        return value, (state, Info(bound, {"signal_scale": jnp.std(signal)}))
+        cost, log_q, aux = samples(objective, params, batch, key)
+        value = bound(cost)
+        baselines, scale = jax.lax.stop_gradient(_baselines(cost)), normalizer.scale(state)
+        signal = jax.lax.stop_gradient(value)[None] - baselines
+        # Each baseline depends on the other samples only: box of theirs, times (own box - 1).
+        everything = jnp.sum(log_q, axis=0)
+        others = magic_box(everything[None] - log_q)
+        control = others * (magic_box(log_q) - 1) * (baselines + normalizer.baseline(state))
+        score = (magic_box(everything) - 1) * value - jnp.sum(control, axis=0)
+        metrics = {"signal_scale": jnp.std(signal) / scale}
+        first_aux = jax.tree.map(lambda leaf: leaf[0], aux)
+        info = Info(value, metrics, first_aux)
+        return jnp.mean(value + score / scale), (normalizer.update(state, signal), info)
 
     return Estimator(init, surrogate)
 
 
-def _bound(cost: Float[Array, "m B"]) -> Float[Array, " B"]:
+def bound(cost: Costs) -> Cost:
     """`-log (1/m) sum_i exp(-cost_i)`."""
-    return jnp.log(cost.shape[0]) - logsumexp(-cost, axis=0)
+    return math.log(cost.shape[0]) - logsumexp(-cost, axis=0)
 
 
-def _leave_one_out_bounds(cost: Float[Array, "m B"]) -> Float[Array, "m B"]:
+def _baselines(cost: Costs) -> Costs:
     """For each sample, the bound with its cost replaced by the mean of the others' costs.
 
-    The mean of the costs is the geometric mean of the weights.
+    Where all the others have weight 0 that is infinite, and 0 takes its place: any function of the
+    others is a baseline.
     """
     num_samples = cost.shape[0]
-    others = (jnp.sum(cost, axis=0) - cost) / (num_samples - 1)
-    own = jnp.eye(num_samples, dtype=bool)[:, :, None]
-    return jax.vmap(_bound)(jnp.where(own, others[:, None], cost[None]))
+    own = jnp.eye(num_samples, dtype=bool).reshape(num_samples, num_samples, *[1] * (cost.ndim - 1))
+    # Not the sum of all less its own, which is NaN where that is infinite.
+    others = jnp.sum(jnp.where(own, 0, cost[None]), axis=1) / (num_samples - 1)
+    replaced = jax.vmap(bound)(jnp.where(own, others[:, None], cost[None]))
+    return jnp.where(jnp.isposinf(replaced), 0, replaced)

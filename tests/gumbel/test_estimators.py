@@ -123,15 +123,16 @@ def broken_score_function(mistake: str) -> Estimator:
     family = BERNOULLI
 
     def surrogate(objective, params, batch, key, temperature, state):
-        cost, records = samplers.trace(objective, params, batch, key, samplers.hard_draw(family))
+        drawn = samplers.trace(objective, params, batch, key, family, samplers.hard_draw)
+        cost, records = drawn.cost, drawn.records
         signal = jax.lax.stop_gradient(cost)
         if mistake == "a layer is left out":
-            records = {"h2": records["h2"]}
+            drawn = drawn._replace(records={"h2": records["h2"]})
         elif mistake == "the baseline looks at the sample":
             signal = signal - jax.lax.stop_gradient(records["h1"].z).sum(axis=-1)
         elif mistake == "the signal is a fifth too small":
             signal = 0.8 * signal
-        value = jnp.mean(cost + signal * samplers.log_prob(family, records))
+        value = jnp.mean(cost + signal * drawn.log_prob())
         return value, (state, Info(cost, {}))
 
     return estimators.make("sf", family)._replace(surrogate=surrogate)

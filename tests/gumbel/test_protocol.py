@@ -164,7 +164,7 @@ def test_a_family_may_be_named():
 
 @pytest.mark.parametrize("num_samples", [1, 2.5])
 def test_vimco_wants_two_samples_at_least(num_samples):
-    with pytest.raises(ValueError, match="num_samples to be an integer >= 2"):
+    with pytest.raises(ValueError, match="num_samples must be an integer >= 2, got"):
         estimators.make("vimco", BERNOULLI, num_samples=num_samples)
 
 
@@ -217,21 +217,27 @@ def test_an_estimator_of_one_family_refuses_the_other():
 
 def test_objectives_that_break_the_protocol_are_told_so():
     def trace(objective):
-        draw = samplers.hard_draw(BERNOULLI)
-        return samplers.trace(objective, jnp.zeros((4, 2)), None, KEY, draw)
+        params = jnp.zeros((4, 2))
+        return samplers.trace(objective, params, None, KEY, BERNOULLI, samplers.hard_draw)
 
     with pytest.raises(ValueError, match="sampled site 'z' twice"):
         trace(lambda params, batch, key, sample: sample("z", params) + sample("z", params))
     with pytest.raises(ValueError, match="sampled no site"):
         trace(lambda params, batch, key, sample: params.sum(axis=-1))
-    with pytest.raises(
-        ValueError, match=r"cost of shape \(\): return one cost per example, \(4,\)"
-    ):
-        trace(lambda params, batch, key, sample: sample("z", params).sum())
-    with pytest.raises(ValueError, match=r"cost of shape \(\)"):
-        trace(lambda params, batch, key, sample: 0.0 if sample("z", params) is None else 1.0)
-    with pytest.raises(ValueError, match="logits of site 'z' are a scalar"):
-        trace(lambda params, batch, key, sample: sample("z", params[0, 0]))
+    with pytest.raises(ValueError, match=r"cost of shape \(4, 2\): return one cost per example"):
+        trace(lambda params, batch, key, sample: sample("z", params))
+    with pytest.raises(ValueError, match=r"site 'z' have shape \(2,\), but the cost has .*\(4,\)"):
+        trace(lambda params, batch, key, sample: sample("z", params[0])[0] * params[:, 0])
+    with pytest.raises(ValueError, match=r"site 'z' have shape \(\), but the cost"):
+        trace(lambda params, batch, key, sample: sample("z", params[0, 0]) * params[:, 0])
+    with pytest.raises(TypeError, match="dtype int32, whose gradient is 0"):
+        trace(lambda params, batch, key, sample: sample("z", params).sum(-1).astype(int))
+    with pytest.raises(TypeError, match="a tuple of 3"):
+        trace(lambda params, batch, key, sample: (sample("z", params).sum(-1), 0, 0))
+    with pytest.raises(TypeError, match="a dict for its cost"):
+        trace(lambda params, batch, key, sample: {"cost": sample("z", params).sum(-1)})
+    with pytest.raises(ValueError, match="the batch has no examples"):
+        trace(lambda params, batch, key, sample: sample("z", params[:0]).sum(-1))
 
 
 def test_samplers_mean_field_and_observe():

@@ -93,15 +93,15 @@ def fixture_refused(tmp_path, capsys):
         ),
         (
             ["--config.estimator.name=sf", "--config.estimator.decay=1.0"],
-            "config.estimator.decay=1.0: give a number in [0, 1)",
+            "decay must be in [0, 1), got 1.0",
         ),
         (
             ["--config.estimator.name=nvil", "--config.estimator.baseline_hidden=0"],
-            "config.estimator.baseline_hidden=0: give a number from 1 to",
+            "baseline_hidden must be an integer >= 1, got 0",
         ),
         (
             ["--config.estimator.name=slope_annealed_st", "--config.estimator.slope_rate=nan"],
-            "config.estimator.slope_rate=nan: give a number from 0 to",
+            "slope_rate must be a finite number >= 0, got nan",
         ),
         (["--config.latent=categorical", "--config.num_classes=1"], "give at least 2"),
         (

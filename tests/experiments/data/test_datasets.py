@@ -111,6 +111,5 @@ def test_command_prints_an_error_as_one_line():
     result = run_python("-m", "experiments.data", "--dataset=binarised_mnist")
     assert (result.returncode, result.stdout) == (2, "")
     assert (
-        result.stderr
-        == "error: unknown dataset 'binarised_mnist': did you mean binarized_mnist?\n"
+        result.stderr == "error: unknown dataset 'binarised_mnist': did you mean binarized_mnist?\n"
     )

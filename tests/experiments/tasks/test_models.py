@@ -14,6 +14,7 @@ from experiments.tasks.generative import VAE
 from experiments.tasks.layers import PixelLikelihood, layer_input
 from experiments.tasks.structured_prediction import SBN
 from gumbel import BERNOULLI, CATEGORICAL, exact
+from gumbel.independence import layout
 from tests.experiments import small
 
 FAMILIES = (BERNOULLI, CATEGORICAL)
@@ -296,11 +297,12 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
         kernels = [shape for shape in kernels if shape != event]
     assert sorted(kernels) == sorted(shapes)
     built = build(settings, mean, jax.random.key(0))
-    sites = exact.event_shapes(
+    plan = layout(
         layers.objective(built),
         layers.params_of(built),
         built.batch(jnp.zeros((1, 28, 28))),
         KEY,
         built.family,
     )
-    assert list(sites.values()) == [event] * len(units)
+    shapes = [record.logits.shape for record in plan.records.values()]
+    assert shapes == [(1, *event)] * len(units)

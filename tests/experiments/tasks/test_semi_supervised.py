@@ -138,7 +138,8 @@ def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     params = layers.params_of(model)
 
     def draw(key):
-        return samplers.trace(objective, params, image, key, samplers.hard_draw(CATEGORICAL))[0][0]
+        made = samplers.trace(objective, params, image, key, CATEGORICAL, samplers.hard_draw)
+        return made.cost[0]
 
     def bound(key):
         return expected(model, image, key)[0]
@@ -154,11 +155,11 @@ def test_the_kl_of_a_sample_is_that_of_the_style_too(model, images):
     """So that a training cost is the log weight of its sample, which VIMCO needs."""
     at_draw = nnx.merge(*nnx.split(model))
     at_draw.kl = "sample"
-    draw = samplers.hard_draw(CATEGORICAL)
 
     def cost(model, **options):
         params = layers.params_of(model)
-        return samplers.trace(layers.objective(model, **options), params, images, KEY, draw)[0]
+        objective = layers.objective(model, **options)
+        return samplers.trace(objective, params, images, KEY, CATEGORICAL, samplers.hard_draw).cost
 
     np.testing.assert_allclose(cost(at_draw, temperature=0.5), cost(model, hard=True), rtol=1e-5)
 

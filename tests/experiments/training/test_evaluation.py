@@ -39,8 +39,9 @@ def direct_bound(net, num_samples):
     @jax.vmap
     def cost(index):
         key = jax.random.fold_in(KEY, index)
-        draw = samplers.hard_draw(net.family)
-        return samplers.trace(net.objective, net.params, net.batch, key, draw)[0]
+        return samplers.trace(
+            net.objective, net.params, net.batch, key, net.family, samplers.hard_draw
+        ).cost
 
     costs = np.asarray(cost(jnp.arange(num_samples)), np.float64)
     return -np.log(np.exp(-costs).mean(axis=0)), costs

@@ -1,0 +1,285 @@
+"""`check_objective`: what a new model does, before anything is trained."""
+
+import dataclasses
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gumbel import estimators
+from gumbel.estimators import Spec
+from gumbel.independence import (
+    count_values,
+    differ,
+    effects,
+    is_concrete,
+    layout,
+    leaks,
+    replayed,
+    with_flipped,
+)
+from gumbel.samplers import Pass, hard_draw, trace
+from gumbel.sites import FamilyLike
+from gumbel.types import Batch, Objective, Params, PRNGKey
+
+
+class SiteReport(NamedTuple):
+    """What `check_objective` found at one site.
+
+    Attributes:
+      name: of the site.
+      family: name of its family.
+      shape: of its logits; the axes of loops follow the batch axis.
+      loops: how many loops it is in.
+      num_values: joint values that one cost depends on.
+      used: whether the cost, or another site, depends on the samples.
+      smooth: whether it does so differentiably: what a gradient through the sample needs.
+      trained: whether the logits depend on the parameters.
+      leaks: whether one example's samples change another example's cost.
+    """
+
+    name: str
+    family: str
+    shape: tuple[int, ...]
+    loops: int
+    num_values: int
+    used: bool
+    smooth: bool
+    trained: bool
+    leaks: bool
+
+
+class EstimatorReport(NamedTuple):
+    """Whether an estimator can serve the objective.
+
+    Attributes:
+      name: of the estimator.
+      passes: forward + backward passes through the objective, at its default options.
+      reason: why it cannot serve; empty if it can.
+    """
+
+    name: str
+    passes: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `check_objective` found; `print` shows it as text.
+
+    Attributes:
+      sites: in the order of the calls.
+      batch_size: of a cost per example, or None where the examples are coupled.
+      finite: whether the cost was finite.
+      deterministic: whether one key gave one cost twice.
+      has_aux: whether the objective returns more than the cost.
+      estimators: all that are registered.
+      problems: what is wrong, a sentence each.
+    """
+
+    sites: tuple[SiteReport, ...]
+    batch_size: int | None
+    finite: bool
+    deterministic: bool
+    has_aux: bool
+    estimators: tuple[EstimatorReport, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+    def serving(self) -> tuple[str, ...]:
+        """The names of the estimators that can serve the objective."""
+        return tuple(report.name for report in self.estimators if not report.reason)
+
+    def __str__(self) -> str:
+        cost = (
+            "one for the whole batch, whose examples are coupled"
+            if self.batch_size is None
+            else f"one for each of {self.batch_size} examples"
+        )
+        lines = [f"cost: {cost}{', with aux' if self.has_aux else ''}", "sites:"]
+        for site in self.sites:
+            loops = f", in {site.loops} loop{'s' * (site.loops > 1)}" if site.loops else ""
+            values = site.num_values if site.num_values < 10**9 else f"{site.num_values:.1e}"
+            lines.append(
+                f"  {site.name}: {site.family} {list(site.shape)}{loops}, {values} joint values"
+            )
+        width = max(len(report.name) for report in self.estimators)
+        lines.append("estimators (forward + backward passes):")
+        for report in self.estimators:
+            said = f"no: {report.reason}" if report.reason else report.passes
+            lines.append(f"  {report.name:{width}}  {said}")
+        lines += ["problems:", *(f"  {problem}" for problem in self.problems or ("none",))]
+        return "\n".join(lines)
+
+
+def check_objective(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike = None
+) -> Report:
+    """Looks at a new model: its sites, its cost, its gradients, and what can train it.
+
+    It runs the objective a few times, a time or two for each site, and relies on values: call it
+    outside of `jit`.
+
+    Args:
+      objective, params, batch: see `gumbel.Objective`; a small batch will do.
+      key: for the samples.
+      family: of the sites: one for all, a mapping by site, or None if every call names its own.
+
+    Returns:
+      What was found, to print or to test (`report.ok`).
+
+    Raises:
+      TypeError, ValueError: the objective cannot be run, or arguments are traced.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, gumbel
+      >>> def objective(params, batch, key, sample):
+      ...     z = sample("switch", params["logits"] + batch)
+      ...     return jnp.mean(z, axis=-1)
+      >>> params, batch = {"logits": jnp.zeros((1, 3))}, jnp.zeros((4, 3))
+      >>> key = jax.random.key(0)
+      >>> report = gumbel.check_objective(objective, params, batch, key, gumbel.BERNOULLI)
+      >>> report.ok, report.sites[0].num_values, "muprop" in report.serving()
+      (True, 8, True)
+    """
+    if not is_concrete(params, batch, key):
+        raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
+    arguments = (objective, params, batch, key)
+    plan = layout(*arguments, family)
+    drawn = trace(*arguments, family, hard_draw)
+    again = trace(*arguments, family, hard_draw)
+    leaking = leaks(*arguments, drawn)
+    smooth, trained = _smooth(*arguments, drawn), _trained(*arguments, family)
+    sites = tuple(
+        SiteReport(
+            name,
+            record.family.name,
+            tuple(record.logits.shape),
+            len(record.loops),
+            count_values(record, coupled=plan.coupled),
+            differ(effects(drawn), effects(with_flipped(*arguments, drawn, name, every=1))),
+            name in smooth,
+            name in trained,
+            name in leaking,
+        )
+        for name, record in plan.records.items()
+    )
+    report = Report(
+        sites,
+        None if plan.coupled else plan.cost.shape[0],
+        bool(np.isfinite(drawn.cost).all()),
+        not differ(effects(drawn), effects(again)),
+        plan.aux is not None,
+        tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
+        (),
+    )
+    return dataclasses.replace(report, problems=tuple(_problems(report)))
+
+
+def _smooth(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass
+) -> set[str]:
+    """The sites in whose samples the cost, or another site's logits, have a derivative."""
+    values = {site: record.z for site, record in drawn.records.items()}
+
+    def mixed(values: dict[str, Any]) -> Any:
+        return _mix(replayed(objective, params, batch, key, drawn.records, values))
+
+    slopes = jax.grad(mixed)(values)
+    return {site for site, slope in slopes.items() if np.any(np.asarray(slope) != 0)}
+
+
+def _mix(drawn: Pass) -> Any:
+    """A weighted sum of a pass's costs and logits, whose derivatives do not cancel."""
+    arrays = [drawn.cost, *(record.logits for record in drawn.records.values())]
+    mixed = jnp.zeros((), drawn.cost.dtype)
+    for index, array in enumerate(arrays):
+        weights = jax.random.normal(jax.random.key(index), array.shape)
+        mixed += jnp.sum(weights * jnp.where(jnp.isfinite(array), array, 0).astype(weights.dtype))
+    return mixed
+
+
+def _trained(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> set[str]:
+    """The sites whose logits have a derivative in the parameters."""
+
+    def logits(params: Params) -> dict[str, Any]:
+        records = trace(objective, params, batch, key, family, hard_draw).records
+        return {site: record.logits for site, record in records.items()}
+
+    values, pullback = jax.vjp(logits, params)
+    found = set()
+    for index, site in enumerate(values):
+        cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
+        noise = jax.random.normal(jax.random.key(index), values[site].shape)
+        cotangents[site] = noise.astype(values[site].dtype)
+        leaves = jax.tree.leaves(pullback(cotangents))
+        floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        if any(np.any(np.asarray(leaf) != 0) for leaf in floats):
+            found.add(site)
+    return found
+
+
+def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
+    num_values = math.prod(site.num_values for site in sites)
+    return EstimatorReport(
+        spec.name, _passes(spec, plan, num_values), _reason(spec, sites, num_values)
+    )
+
+
+def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
+    for site in sites:
+        if site.family not in spec.families:
+            return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
+        if spec.independent and site.leaks:
+            return f"examples depend on each other at site {site.name!r}"
+        if spec.smooth and site.used and not site.smooth:
+            return f"the cost has no derivative in the samples of site {site.name!r}"
+    limit = spec.options["max_values"].default if spec.enumerates else num_values
+    return f"{num_values} joint values, over max_values={limit}" if num_values > limit else ""
+
+
+def _passes(spec: Spec, plan: Pass, num_values: int) -> str:
+    """`Spec.passes` with numbers for its letters."""
+    options = spec.options
+    numbers = {
+        "L": len({record.block for record in plan.records.values()}),
+        "m": options["num_samples"].default if "num_samples" in options else 1,
+        "N": num_values,
+    }
+    return re.sub(r"\b[LmN]\b", lambda match: str(numbers[match.group()]), spec.passes)
+
+
+def _problems(report: Report) -> list[str]:
+    problems = []
+    if not report.finite:
+        problems.append("the cost is not finite")
+    if not report.deterministic:
+        problems.append(
+            "one key gives two costs: take all randomness from the key that the objective is given"
+        )
+    for site in report.sites:
+        at = f"site {site.name!r}"
+        if site.leaks:
+            problems.append(
+                f"one example's samples at {at} change another's cost: return a scalar cost, or "
+                "put the batch axis first in the logits"
+            )
+        if not site.used:
+            problems.append(f"nothing depends on the samples of {at}")
+        elif not site.smooth:
+            problems.append(
+                f"the cost has no derivative in the samples of {at}: estimators whose gradient "
+                "flows through the sample cannot train it"
+            )
+        if not site.trained:
+            problems.append(f"the logits of {at} do not depend on the parameters")
+    return problems

@@ -1,0 +1,388 @@
+"""The sites of one pass through an objective: how each is drawn, in loops too, and recorded."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array, Float, PyTree
+
+from gumbel.families import Family, family
+from gumbel.numerics import floating
+from gumbel.types import Logits, Mask, PRNGKey, Sample
+
+FamilyLike: TypeAlias = "Family | str | Mapping[str, Family | str] | Families | None"
+
+
+class Families(NamedTuple):
+    """The family of each site: one for all, one for each name, or as the call of a site says.
+
+    Attributes:
+      default: of the sites that `by_site` does not name.
+      by_site: by the name of the site.
+      served: the names of the families that `server` can serve; all of them if empty.
+      server: the estimator's name, for messages.
+    """
+
+    default: Family | None
+    by_site: Mapping[str, Family]
+    served: tuple[str, ...] = ()
+    server: str = ""
+
+    def restricted(self, served: tuple[str, ...], server: str) -> "Families":
+        """These, checked against what an estimator can serve.
+
+        Raises:
+          ValueError: a family that is known already is not among them.
+        """
+        restricted = self._replace(served=served, server=server)
+        for known in (self.default, *self.by_site.values()):
+            if known is not None:
+                restricted.check(known)
+        return restricted
+
+    def check(self, known: Family, site: str | None = None) -> Family:
+        """`known`, unless the estimator cannot serve it."""
+        if self.served and known.name not in self.served:
+            at = "" if site is None else f" of site {site!r}"
+            raise ValueError(
+                f"estimator {self.server!r} cannot serve {known.name} variables{at}: it is "
+                f"defined for {', '.join(self.served)}"
+            )
+        return known
+
+    def at(self, site: str, given: Family | str | None) -> Family:
+        """The family of a site, `given` with its call or not.
+
+        Raises:
+          ValueError: it has none, or two.
+        """
+        listed = self.by_site.get(site)
+        if given is not None:
+            found = family(given) if isinstance(given, str) else given
+            if listed is not None and listed != found:
+                raise ValueError(
+                    f"site {site!r} is called with family {found.name}, and listed as "
+                    f"{listed.name}: give it one of them"
+                )
+            return self.check(found, site)
+        found_or_none = self.default if listed is None else listed
+        if found_or_none is None:
+            raise ValueError(
+                f"site {site!r} has no family: list it in the families given, or call "
+                f"sample({site!r}, logits, family=...)"
+            )
+        return self.check(found_or_none, site)
+
+
+def families(spec: FamilyLike) -> Families:
+    """What is given as `family`, as `Families`.
+
+    Args:
+      spec: a family or its name, for all sites; a mapping from sites to them; None if every call
+        of a site names its own.
+
+    Raises:
+      ValueError: there is no family of this name.
+      TypeError: it is something else.
+
+    Example:
+      >>> families({"edge": "categorical", "gate": "bernoulli"}).at("gate", None).name
+      'bernoulli'
+    """
+    if isinstance(spec, Families):
+        return spec
+    if isinstance(spec, Mapping):
+        return Families(None, {site: _family(one) for site, one in spec.items()})
+    return Families(None if spec is None else _family(spec), {})
+
+
+def _family(spec: Any) -> Family:
+    if isinstance(spec, str):
+        return family(spec)
+    if not isinstance(spec, Family):
+        raise TypeError(
+            f"family is {spec!r}: give gumbel.BERNOULLI, gumbel.CATEGORICAL, a name, or a mapping "
+            "from sites to them"
+        )
+    return spec
+
+
+class Site(NamedTuple):
+    """What a draw is asked for.
+
+    Attributes:
+      name: of the site.
+      logits: 0 where masked.
+      family: of its variables.
+      given: this site's entry in what the pass was given, at this step of its loops.
+    """
+
+    name: str
+    logits: Logits
+    family: Family
+    given: PyTree = None
+
+
+Draw: TypeAlias = Callable[[Site, PRNGKey], Sample]
+
+
+class Record(NamedTuple):
+    """What one site saw in a pass; a site in loops has an axis of steps for each, `[B, T, ...]`.
+
+    Attributes:
+      logits: 0 where masked.
+      z: the value that was returned for them.
+      family: of its variables.
+      where: the mask of its variables, or None.
+      block: the sites of one outermost loop share a number; every other site has its own. Sites
+        depend on those of lower numbers only, and within a loop on each other.
+      loops: which loops the site is in, from the outermost one.
+    """
+
+    logits: Logits
+    z: Sample
+    family: Family
+    where: Mask | None = None
+    block: int = 0
+    loops: tuple[int, ...] = ()
+
+    def masked(self, per_variable: Float[Array, "B *D"], fill: float = 0.0) -> Float[Array, "..."]:
+        """`per_variable`, with `fill` at masked variables."""
+        return per_variable if self.where is None else jnp.where(self.where, per_variable, fill)
+
+    def log_prob(self) -> Float[Array, "B *D"]:
+        """`log q(z)` of each variable, 0 where masked."""
+        return self.masked(self.family.log_prob(self.logits, self.z))
+
+    def mean(self) -> Sample:
+        """`E[z]`, 0 where masked."""
+        return _apply_mask(self.family.mean(self.logits), self.where, self.family)
+
+
+Records: TypeAlias = dict[str, Record]
+
+
+class _Loop(NamedTuple):
+    """What sites of one level of loops share while they are traced."""
+
+    key: PRNGKey | None
+    path: tuple[int, ...]
+    given: Mapping[str, PyTree]
+    records: Records
+    trace: Any  # JAX's trace state when the level began
+    calls: list[int]  # how many sites and loops have been asked for
+
+
+class RecordingSampler:
+    """A `Sampler` that draws each site by a `Draw`, and records it.
+
+    Args:
+      draw: gives the value of a site.
+      key: the sites' keys are folded in by the order of the calls; None for draws without noise.
+      families: of the sites.
+      given: for each site what its draw is to find in `Site.given`: arrays of the site's layout.
+      like: records of an earlier pass, or their shapes, which say in what loops those sites are.
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        key: PRNGKey | None,
+        families: Families,
+        given: Mapping[str, PyTree] | None = None,
+        like: Mapping[str, "Record"] | None = None,
+    ) -> None:
+        self._draw = draw
+        self._families = families
+        self._like = like or {}
+        self._levels = [_Loop(key, (), given or {}, {}, get_opaque_trace_state(), [0])]
+
+    @property
+    def records(self) -> Records:
+        """What has been recorded, in the order of the calls."""
+        return self._levels[0].records
+
+    def __call__(
+        self,
+        site: str,
+        logits: Logits,
+        /,
+        *,
+        family: Family | str | None = None,
+        where: Mask | None = None,
+    ) -> Sample:
+        """See `gumbel.Sampler`."""
+        level = self._levels[-1]
+        check_trace(level.trace, site)
+        if any(site in outer.records for outer in self._levels):
+            raise ValueError(
+                f"objective sampled site {site!r} twice: give each call its own name, and each "
+                "pass its own sampler"
+            )
+        found = self._families.at(site, family)
+        logits = check_logits(site, logits, found)
+        mask = _checked_mask(site, where, logits, found)
+        logits = _apply_mask(logits, mask, found)
+        position = self._next(level)
+        key = None if level.key is None else jax.random.fold_in(level.key, position)
+        z = self._draw(Site(site, logits, found, level.given.get(site)), key)  # type: ignore[arg-type]
+        z = _apply_mask(z, mask, found)
+        level.records[site] = Record(logits, z, found, mask, position, level.path)
+        return z
+
+    def scan(
+        self,
+        body: Callable[[Any, Any], tuple[Any, Any]],
+        carry: Any,
+        xs: Any = None,
+        length: int | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int = 1,
+    ) -> tuple[Any, Any]:
+        """See `gumbel.Sampler`."""
+        level = self._levels[-1]
+        check_trace(level.trace, None)
+        position = self._next(level)
+        key = None if level.key is None else jax.random.fold_in(level.key, position)
+        path = (*level.path, position)
+        given = {
+            site: _steps_first(value, self._like[site].family)
+            for site, value in level.given.items()
+            if self._like[site].loops[: len(path)] == path
+        }
+        found: dict[str, tuple[Family, tuple[int, ...]]] = {}
+
+        def step(carry: Any, inputs: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+            index, x, here = inputs
+            step_key = None if key is None else jax.random.fold_in(key, index)
+            inner = _Loop(step_key, path, here, {}, get_opaque_trace_state(), [0])
+            with self._entered(inner):
+                carry, y = body(carry, x)
+            arrays = {}
+            for name, record in inner.records.items():
+                arrays[name] = (record.logits, record.z, record.where)
+                # Without the arrays, which must not leave the loop's trace by this way.
+                found[name] = (record.family, record.loops)
+            return carry, (y, arrays)
+
+        steps = jnp.arange(loop_length(xs, length))
+        carry, (ys, stacked) = jax.lax.scan(
+            step, carry, (steps, xs, given), reverse=reverse, unroll=unroll
+        )
+        for name, (logits, z, where) in stacked.items():
+            of_site, loops = found[name]
+            level.records[name] = Record(
+                _batch_first(logits, of_site),
+                _batch_first(z, of_site),
+                of_site,
+                None if where is None else _batch_first(where, None),
+                position,
+                loops,
+            )
+        return carry, ys
+
+    @contextmanager
+    def _entered(self, level: _Loop) -> Iterator[None]:
+        self._levels.append(level)
+        try:
+            yield
+        finally:
+            self._levels.pop()
+
+    def _next(self, level: _Loop) -> int:
+        level.calls[0] += 1
+        return level.calls[0] - 1
+
+
+def check_trace(began: Any, site: str | None) -> None:
+    """Refuses a call inside a JAX transformation that began after the sampler did.
+
+    Raises:
+      ValueError: it names the site, and the way out.
+    """
+    if get_opaque_trace_state() != began:
+        what = "sample.scan is called" if site is None else f"site {site!r} is sampled"
+        raise ValueError(
+            f"{what} inside a JAX transformation that began after its sampler was made, where one "
+            "draw would serve every iteration: write a loop as sample.scan(body, carry, xs), a "
+            "vmap as a further axis of the logits, and take the call out of jit, checkpoint, cond "
+            "or while_loop"
+        )
+
+
+def check_logits(site: str, logits: Logits, family: Family) -> Logits:
+    """The logits of a site as an array, if they can be.
+
+    Raises:
+      TypeError: they are not floating-point.
+      ValueError: they lack the axis of values of a categorical variable, or it is empty.
+    """
+    try:
+        logits = floating(logits)
+    except TypeError as error:
+        raise TypeError(f"site {site!r}: {error}") from None
+    if logits.ndim < family.event_ndims or (family.event_ndims and not logits.shape[-1]):
+        raise ValueError(
+            f"logits of site {site!r} have shape {logits.shape}: a {family.name} variable needs a "
+            "last axis of at least one value"
+        )
+    return logits
+
+
+def loop_length(xs: PyTree, length: int | None) -> int:
+    """How many steps a loop over `xs` has.
+
+    Raises:
+      ValueError: neither `xs` nor `length` says so.
+    """
+    leaves = jax.tree.leaves(xs)
+    if length is None and not leaves:
+        raise ValueError("sample.scan needs xs, or length=, the number of steps")
+    return int(jnp.shape(leaves[0])[0]) if length is None else length
+
+
+def _checked_mask(site: str, where: Any, logits: Logits, family: Family) -> Mask | None:
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    shape = logits.shape[: logits.ndim - family.event_ndims]
+    fits = where.ndim == len(shape) and all(
+        size in (1, whole) for size, whole in zip(where.shape, shape, strict=True)
+    )
+    if where.dtype != bool or not fits:
+        raise ValueError(
+            f"where= of site {site!r} is {where.dtype}{list(where.shape)}: give booleans of shape "
+            f"{list(shape)}, one per variable, or with axes of size 1"
+        )
+    return where
+
+
+def _apply_mask(values: Sample, where: Mask | None, family: Family) -> Sample:
+    """`values`, 0 where masked."""
+    if where is None:
+        return values
+    return jnp.where(where[..., None] if family.event_ndims else where, values, 0)
+
+
+def _loop_axis(rank_of_step: int, event_ndims: int) -> int:
+    """Where the axis of steps goes: after the batch axis, and before that of the values."""
+    return min(1, rank_of_step - event_ndims)
+
+
+def _batch_first(stacked: Array, family: Family | None) -> Array:
+    """What a loop stacked, `[T, B, ...]`, as `[B, T, ...]`; `family` is None for masks."""
+    event_ndims = 0 if family is None else family.event_ndims
+    return jnp.moveaxis(stacked, 0, _loop_axis(stacked.ndim - 1, event_ndims))
+
+
+def _steps_first(value: PyTree, family: Family) -> PyTree:
+    """The inverse of `_batch_first`, for the outermost loop of a site's layout."""
+
+    def move(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf, _loop_axis(leaf.ndim - 1, family.event_ndims), 0)
+
+    return jax.tree.map(move, value)

@@ -1,0 +1,228 @@
+"""Sites in loops: every estimator and sampler against the same net unrolled."""
+
+import time
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
+from tests.gumbel.nets import FAMILIES, Net
+from tests.gumbel.test_estimators import critical_z, estimates, is_accepted, largest_z
+
+KEY = jax.random.key(3)
+UNBIASED = [
+    name
+    for name in estimators.names()
+    if estimators.spec(name).unbiased and not estimators.spec(name).multi_sample
+]
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def recurrent(family, *, num_steps, unrolled=False, batch_size=2) -> Net:
+    """A state machine of one variable a step, whose logits depend on the state and the input."""
+    width = 1 if family is BERNOULLI else 3
+    event = (1,) if family is BERNOULLI else (1, 3)
+    keys = jax.random.split(jax.random.key(11), 4)
+    params = {
+        "in": jax.random.normal(keys[0], (2, width)),
+        "back": jax.random.normal(keys[1], (width, width)),
+        "out": 2.0 * jax.random.normal(keys[2], (width,)),
+    }
+    batch = jax.random.normal(keys[3], (batch_size, num_steps, 2))
+
+    def objective(params, batch, key, sample):
+        batch = jnp.swapaxes(batch, 0, 1)
+
+        def step(state, x, site):
+            hidden, cost = state
+            logits = (x @ params["in"] + hidden @ params["back"]).reshape(-1, *event)
+            z = sample(site, logits).reshape(-1, width)
+            return (z, cost + jnp.sin(2 * (z @ params["out"]) + x[:, 0]))
+
+        state = (jnp.zeros((batch_size, width)), jnp.zeros(batch_size))
+        if unrolled:
+            for index in range(num_steps):
+                state = step(state, batch[index], f"z{index}")
+        else:
+            state, _ = sample.scan(lambda s, x: (step(s, x, "z"), None), state, batch)
+        return state[1]
+
+    return Net(family, objective, params, batch)
+
+
+def exact_gradient(net):
+    @jax.jit
+    def value_and_grad(params):
+        return exact.value_and_grad(net.objective, params, net.batch, KEY, net.family)
+
+    value, gradient = value_and_grad(net.params)
+    return float(value), np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
+
+
+@every_family
+def test_enumeration_of_a_loop_is_that_of_the_unrolled_net(family):
+    steps = 5
+    value, gradient = exact_gradient(recurrent(family, num_steps=steps))
+    unrolled_value, unrolled = exact_gradient(recurrent(family, num_steps=steps, unrolled=True))
+    assert value == pytest.approx(unrolled_value, rel=1e-5)
+    np.testing.assert_allclose(gradient, unrolled, rtol=1e-4, atol=1e-5)
+
+
+@every_family
+@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "marginalization"])
+def test_unbiased_estimators_match_enumeration_of_the_unrolled_net(name, family):
+    net = recurrent(family, num_steps=5)
+    _, expected = exact_gradient(recurrent(family, num_steps=5, unrolled=True))
+    found = estimates(net, estimators.make(name, family))
+    assert largest_z(*found, expected) < critical_z(len(expected))
+
+
+@every_family
+@pytest.mark.parametrize("name", ["st", "gumbel_softmax", "darn"])
+def test_biased_estimators_have_the_mean_that_they_have_in_the_unrolled_net(name, family):
+    estimator = estimators.make(name, family)
+    mean, error = estimates(recurrent(family, num_steps=5), estimator)
+    other, other_error = estimates(recurrent(family, num_steps=5, unrolled=True), estimator)
+    assert largest_z(mean, np.hypot(error, other_error), other) < critical_z(len(mean))
+    assert not is_accepted(recurrent(family, num_steps=5), estimator)
+
+
+@every_family
+def test_vimco_in_a_loop_has_the_mean_that_it_has_in_the_unrolled_net(family):
+    estimator = estimators.make("vimco", family, num_samples=3)
+    mean, error = estimates(recurrent(family, num_steps=5), estimator)
+    other, other_error = estimates(recurrent(family, num_steps=5, unrolled=True), estimator)
+    assert largest_z(mean, np.hypot(error, other_error), other) < critical_z(len(mean))
+
+
+def walk(params, batch, key, sample):
+    """The squared end of a walk of unit steps."""
+
+    def body(height, _):
+        z = sample("step", params + 0 * batch)
+        return height + (2 * z[:, 0] - 1), None
+
+    return sample.scan(body, jnp.zeros(batch.shape[0]), length=50)[0] ** 2
+
+
+@pytest.mark.parametrize("name", ["st", "sf", "muprop", "nvil", "darn"])
+def test_every_step_draws_for_itself(name):
+    """The mean square of a walk is its number of steps; of one draw, repeated, 2,500."""
+    batch = jnp.zeros((2000, 1))
+    estimator = estimators.make(name, BERNOULLI)
+    state = jax.jit(lambda: estimator.init(walk, jnp.zeros(1), batch, KEY))()
+    _, (_, info) = jax.jit(
+        lambda: estimator.surrogate(walk, jnp.zeros(1), batch, KEY, 1.0, state)
+    )()
+    assert np.mean(info.cost) == pytest.approx(50, abs=5 * 50 * np.sqrt(2 / 2000))
+
+
+def test_hard_sampler_and_its_records_in_nested_loops():
+    """A site in two loops is one site with two further axes of variables, [B, T1, T2, ...]."""
+
+    def objective(params, batch, key, sample):
+        def inner(total, shift):
+            z = sample("z", batch + shift)
+            return total + z.sum((-2, -1)), z
+
+        def outer(total, shifts):
+            return sample.scan(inner, total, shifts)
+
+        total, z = sample.scan(outer, jnp.zeros(4), jnp.zeros((3, 2)))
+        first = sample("after", batch)
+        return total + first.sum((-2, -1)), z
+
+    batch = jnp.zeros((4, 5, 6))
+    drawn = samplers.trace(objective, None, batch, KEY, CATEGORICAL, samplers.hard_draw)
+    record = drawn.records["z"]
+    assert record.z.shape == (4, 3, 2, 5, 6)
+    assert list(drawn.records) == ["z", "after"]
+    assert drawn.records["after"].block > record.block
+    # aux holds the same values, stacked by the loops: [T1, T2, B, ...].
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(drawn.aux), 2, 0), record.z)
+    # All 6 steps and 4 examples differ.
+    assert len(np.unique(np.asarray(record.z).reshape(24, -1), axis=0)) == 24
+    sample = samplers.hard(CATEGORICAL, KEY)
+    cost, _ = objective(None, batch, KEY, sample)
+    np.testing.assert_allclose(cost, 35.0)
+
+
+def test_enumeration_and_muprop_go_through_nested_loops():
+    def objective(params, batch, key, sample):
+        def inner(state, x):
+            z = sample("z", params["w"] * (x + state)[:, None])[:, 0]
+            return state + z, None
+
+        def outer(state, xs):
+            gate = sample("gate", params["v"] * state[:, None])[:, 0]
+            state, _ = sample.scan(inner, 0.5 * state + gate, xs)
+            return state, None
+
+        state, _ = sample.scan(outer, jnp.zeros(2), batch)
+        return jnp.cos(state)
+
+    params = {"w": jnp.array(0.7), "v": jnp.array(-0.4)}
+    batch = jax.random.normal(KEY, (2, 2, 2))  # [T1, T2, B]
+    net = Net(BERNOULLI, objective, params, batch)
+    assert is_accepted(net, estimators.make("muprop", BERNOULLI))
+    assert is_accepted(net, estimators.make("sf", BERNOULLI))
+
+
+def test_observed_values_are_those_of_each_step():
+    values = jax.random.bernoulli(KEY, 0.5, (3, 4, 2, 5)).astype(jnp.float32)  # [B, T1, T2, D]
+
+    def objective(params, batch, key, sample):
+        def inner(_, x):
+            return None, sample("z", jnp.zeros((3, 5)) + x)
+
+        def outer(_, xs):
+            return sample.scan(inner, None, xs)
+
+        _, z = sample.scan(outer, None, jnp.zeros((4, 2)))
+        return sample("w", jnp.zeros((3, 1)))[:, 0], z
+
+    observed = samplers.condition(objective, {"z": values})
+    _, z = observed(None, None, KEY, samplers.hard(BERNOULLI, KEY))
+    np.testing.assert_array_equal(jnp.moveaxis(z, 2, 0), values)
+
+
+def test_a_loop_may_run_backward_and_needs_a_length():
+    def objective(params, batch, key, sample):
+        def body(total, x):
+            return total + x * sample("z", batch)[:, 0], x
+
+        total, seen = sample.scan(body, jnp.zeros(3), jnp.arange(4.0), reverse=True, unroll=2)
+        return total, seen
+
+    logits = jnp.full((3, 1), 1e4)
+    drawn = samplers.trace(objective, None, logits, KEY, BERNOULLI, samplers.hard_draw)
+    np.testing.assert_array_equal(drawn.cost, 6.0)
+    np.testing.assert_array_equal(drawn.aux, jnp.arange(4.0))
+    with pytest.raises(ValueError, match="needs xs, or length="):
+        samplers.hard(BERNOULLI, KEY).scan(lambda c, x: (c, x), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gumbel_softmax", "sf", "muprop"])
+def test_compile_time_does_not_grow_with_the_number_of_steps(name):
+    estimator = estimators.make(name, CATEGORICAL)
+
+    def compile_seconds(num_steps):
+        net = recurrent(CATEGORICAL, num_steps=num_steps)
+        state = estimator.init(net.objective, net.params, net.batch, KEY)
+        gradient = jax.grad(
+            lambda p: estimator.surrogate(net.objective, p, net.batch, KEY, 1.0, state)[0]
+        )
+        seconds = []
+        for _ in range(5):
+            jax.clear_caches()
+            start = time.perf_counter()
+            jax.jit(gradient).lower(net.params).compile()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    compile_seconds(5)
+    assert compile_seconds(100) < 1.5 * compile_seconds(5)

@@ -1,0 +1,544 @@
+"""What an objective may look like: families by site, masks, shapes, coupled examples, aux."""
+
+from functools import partial
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
+from tests.gumbel.nets import Net
+from tests.gumbel.test_estimators import critical_z, estimates, initial_state, largest_z
+
+KEY = jax.random.key(4)
+UNBIASED = [
+    name
+    for name in estimators.names()
+    if estimators.spec(name).unbiased and not estimators.spec(name).multi_sample
+]
+every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_unbiased = pytest.mark.parametrize("name", UNBIASED)
+
+
+def gradient_by_enumeration(net):
+    value = jax.jit(lambda p: exact.value_and_grad(net.objective, p, net.batch, KEY, net.family)[1])
+    return np.asarray(jax.flatten_util.ravel_pytree(value(net.params))[0], np.float64)
+
+
+def check_unbiased(net, name, expected=None):
+    expected = gradient_by_enumeration(net) if expected is None else expected
+    found = estimates(net, estimators.make(name, net.family))
+    assert largest_z(*found, expected) < critical_z(len(expected))
+
+
+# Variables of several kinds.
+
+
+def mixed_objective(params, batch, key, sample, *, named=False):
+    """A categorical edge chooses which of three gates counts."""
+    options = [{"family": CATEGORICAL}, {"family": "bernoulli"}] if named else [{}, {}]
+    edge = sample("edge", params["edge"] + batch[:, None, :], **options[0])
+    gate = sample("gate", params["gate"] * batch + edge[:, 0], **options[1])
+    return jnp.sin(jnp.sum(edge[:, 0] * gate, axis=-1) + gate @ params["value"])
+
+
+MIXED = {"edge": CATEGORICAL, "gate": "bernoulli"}
+
+
+def mixed_net(family=MIXED, *, named=False):
+    keys = jax.random.split(KEY, 3)
+    params = {
+        "edge": jax.random.normal(keys[0], (1, 3)),
+        "gate": jnp.array([1.0, -0.5, 0.3]),
+        "value": jnp.array([1.0, 2.0, -1.0]),
+    }
+    batch = jax.random.normal(keys[1], (2, 3))
+    return Net(family, partial(mixed_objective, named=named), params, batch)
+
+
+@every_unbiased
+def test_one_estimator_serves_a_mixture_of_families(name):
+    # By the order of a brute-force sum over 3 * 2^3 joint values.
+    net = mixed_net()
+    total = jnp.zeros(2)
+
+    def brute_force(params):
+        cost = jnp.zeros(2)
+        for edge in np.eye(3, dtype=np.float32):
+            for bits in np.ndindex(2, 2, 2):
+                gate = jnp.asarray(bits, jnp.float32)[None]
+                given = {
+                    "edge": jnp.tile(edge[None, None], (2, 1, 1)),
+                    "gate": jnp.tile(gate, (2, 1)),
+                }
+                value = mixed_objective(params, net.batch, KEY, lambda s, _: given[s])
+                edge_logits = params["edge"] + net.batch[:, None, :]
+                log_q = CATEGORICAL.log_prob(edge_logits, given["edge"]).sum(-1)
+                gate_logits = params["gate"] * net.batch + given["edge"][:, 0]
+                log_q += BERNOULLI.log_prob(gate_logits, given["gate"]).sum(-1)
+                cost += jnp.exp(log_q) * value
+        return jnp.mean(cost)
+
+    expected = jax.flatten_util.ravel_pytree(jax.grad(brute_force)(net.params))[0]
+    check_unbiased(net, name, np.asarray(expected, np.float64) + float(total.sum()))
+
+
+@every_estimator
+def test_a_family_may_come_with_the_call(name):
+    by_call, by_mapping = mixed_net(None, named=True), mixed_net()
+    gradients = []
+    for net in (by_call, by_mapping):
+        estimator = estimators.make(name, net.family)
+        state = initial_state(net, estimator)
+        gradient = jax.jit(
+            lambda p, net=net, estimator=estimator, state=state: jax.grad(
+                estimator.surrogate, argnums=1, has_aux=True
+            )(net.objective, p, net.batch, KEY, 0.7, state)[0]
+        )
+        gradients.append(gradient(net.params))
+    jax.tree.map(np.testing.assert_array_equal, *gradients)
+
+
+@pytest.mark.parametrize("name", [n for n in estimators.names() if estimators.spec(n).relaxes])
+def test_each_site_may_have_its_temperature(name):
+    net = mixed_net()
+    estimator = estimators.make(name, MIXED)
+
+    def value(temperature):
+        return estimator.surrogate(net.objective, net.params, net.batch, KEY, temperature, ())[0]
+
+    shared = value(0.7)
+    assert value({"edge": 0.7, "gate": 0.7}) == shared
+    if name == "gumbel_softmax":
+        assert value({"edge": 0.7, "gate": 2.0}) != shared
+    gradient = jax.grad(value)({"edge": 0.7, "gate": 2.0})
+    assert all(float(slope) != 0 for slope in gradient.values())
+    with pytest.raises(
+        ValueError, match="no temperature for site 'gate': the mapping names 'edge'"
+    ):
+        value({"edge": 0.7})
+    with pytest.raises(ValueError, match="temperature names site 'gaet', which was not sampled"):
+        value({"edge": 0.7, "gate": 0.7, "gaet": 1.0})
+
+
+def test_families_that_are_missing_wrong_or_two_are_refused():
+    net = mixed_net()
+
+    def trace(family, named=False):
+        objective = partial(mixed_objective, named=named)
+        return samplers.trace(objective, net.params, net.batch, KEY, family, samplers.hard_draw)
+
+    with pytest.raises(ValueError, match="site 'gate' has no family"):
+        trace({"edge": CATEGORICAL})
+    with pytest.raises(
+        ValueError, match="site 'edge' is called with family categorical, and listed"
+    ):
+        trace({"edge": BERNOULLI, "gate": BERNOULLI}, named=True)
+    with pytest.raises(TypeError, match="give gumbel.BERNOULLI"):
+        trace(3)
+    with pytest.raises(ValueError, match="did you mean 'bernoulli'"):
+        trace({"edge": CATEGORICAL, "gate": "bernouli"})
+
+
+# Masks.
+
+
+def masked_objective(params, batch, key, sample):
+    z = sample("z", params["logits"] + batch["shift"], where=batch["where"])
+    return jnp.cos(z @ params["value"])
+
+
+@every_unbiased
+def test_masked_variables_are_inert(name):
+    """The estimate is that of the variables that are left, whatever the masked logits."""
+    where = jnp.array([[True, True, False], [False, True, False]])
+    shift = jnp.where(where, 0.3, jnp.nan)
+    params = {"logits": jnp.array([[0.5, -1.0, 2.0]]), "value": jnp.array([1.0, 2.0, 3.0])}
+    net = Net(BERNOULLI, masked_objective, params, {"shift": shift, "where": where})
+
+    def brute_force(params):
+        costs = []
+        for row in range(2):
+            kept = np.flatnonzero(np.asarray(where[row]))
+            cost = 0.0
+            for bits in np.ndindex(*[2] * len(kept)):
+                z = jnp.zeros(3).at[kept].set(jnp.asarray(bits, jnp.float32))
+                log_q = BERNOULLI.log_prob(params["logits"][0, kept] + 0.3, z[kept]).sum()
+                cost += jnp.exp(log_q) * jnp.cos(z @ params["value"])
+            costs.append(cost)
+        return jnp.mean(jnp.stack(costs))
+
+    expected = jax.flatten_util.ravel_pytree(jax.grad(brute_force)(params))[0]
+    expected = np.asarray(expected, np.float64)
+    np.testing.assert_allclose(gradient_by_enumeration(net), expected, rtol=1e-4, atol=1e-6)
+    # nvil's baseline sees the batch, in which masked places may hold anything.
+    options = {"features": lambda batch: batch["where"].astype(float)} if name == "nvil" else {}
+    found = estimates(net, estimators.make(name, BERNOULLI, **options))
+    assert largest_z(*found, expected) < critical_z(len(expected))
+
+
+@every_estimator
+@pytest.mark.parametrize("family", [BERNOULLI, CATEGORICAL], ids=lambda family: family.name)
+def test_what_is_masked_has_no_value_and_no_gradient(name, family):
+    shape = (2, 4) if family is BERNOULLI else (2, 4, 3)
+    where = jnp.array([[True, False, True, True], [False, False, True, True]])
+    expanded = where if family is BERNOULLI else jnp.broadcast_to(where[..., None], shape)
+    logits = jnp.where(expanded, jax.random.normal(KEY, shape), jnp.inf)
+
+    def objective(params, batch, key, sample):
+        z = sample("z", params, where=where)
+        return jnp.square(z.reshape(2, -1).sum(-1)), z
+
+    estimator = estimators.make(name, family)
+    state = estimator.init(objective, logits, jnp.zeros((2, 1)), KEY)
+    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+        objective, logits, jnp.zeros((2, 1)), KEY, 0.5, state
+    )
+    assert np.all(np.asarray(info.aux)[~np.asarray(expanded)] == 0)
+    assert np.all(np.asarray(gradient)[~np.asarray(expanded)] == 0)
+    assert np.isfinite(gradient).all()
+    if family is CATEGORICAL:
+        np.testing.assert_allclose(np.asarray(info.aux).sum(-1), where, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [jnp.ones((2,), bool), jnp.ones((2, 4, 3), bool), jnp.ones((2, 4)), jnp.ones((3, 4), bool)],
+)
+def test_masks_of_another_shape_or_kind_are_refused(where):
+    sample = samplers.hard(CATEGORICAL, KEY)
+    with pytest.raises(
+        ValueError, match=r"where= of site 'z' is .*: give booleans of shape \[2, 4\]"
+    ):
+        sample("z", jnp.zeros((2, 4, 3)), where=where)
+
+
+# Shapes.
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        (BERNOULLI, (3,)),
+        (BERNOULLI, (3, 2)),
+        (BERNOULLI, (3, 2, 2)),
+        (BERNOULLI, (3, 0)),
+        (CATEGORICAL, (3, 4)),
+        (CATEGORICAL, (3, 2, 4)),
+        (CATEGORICAL, (3, 2, 1, 4)),
+        (CATEGORICAL, (3, 2, 1)),
+        (CATEGORICAL, (3, 0, 4)),
+    ],
+    ids=str,
+)
+def test_logits_may_have_any_number_of_axes(name, family, shape):
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return jnp.square(z.reshape(3, -1) - 0.3).sum(-1)
+
+    params = jax.random.normal(KEY, shape[1:])
+    batch = jnp.zeros(shape)
+    options = {"features": lambda batch: jnp.ones((3, 1))} if name == "nvil" else {}
+    estimator = estimators.make(name, family, **options)
+    state = estimator.init(objective, params, batch, KEY)
+    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+        objective, params, batch, KEY, 0.5, state
+    )
+    assert gradient.shape == shape[1:]
+    assert info.cost.shape == (3,)
+    assert np.isfinite(gradient).all()
+
+
+@every_unbiased
+@pytest.mark.parametrize(("family", "shape"), [(BERNOULLI, ()), (CATEGORICAL, (3,))], ids=str)
+def test_a_single_variable_needs_no_axis(name, family, shape):
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return jnp.sin(z * 2 if family is BERNOULLI else z @ jnp.array([1.0, 2.0, 4.0]))
+
+    params = jax.random.normal(KEY, shape)
+    check_unbiased(Net(family, objective, params, jnp.zeros((2, *shape))), name)
+
+
+def time_major(params, batch, key, sample):
+    z = sample("z", params + batch)  # [T, B]
+    return jnp.square(z.sum(axis=0) - batch[0])
+
+
+INDEPENDENT = [name for name in estimators.names() if estimators.spec(name).independent]
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("num_steps", [3, 4])
+def test_time_major_logits_are_refused_also_where_steps_are_as_many_as_examples(name, num_steps):
+    batch = jnp.zeros((num_steps, 4))
+    estimator = estimators.make(name, BERNOULLI)
+    with pytest.raises(ValueError, match="put the batch axis"):
+        estimator.init(time_major, jnp.zeros(()), batch, KEY)
+
+
+# Coupled examples.
+
+
+def standardized(params, batch, key, sample):
+    """Batch statistics of the samples; by brute force the mean is 2.0550."""
+    z = sample("z", params[:, None])[:, 0]
+    return jnp.mean(((z - z.mean()) / jnp.sqrt(z.var() + 0.1) - jnp.array([0.0, 1.0, 2.0])) ** 2)
+
+
+COUPLED = Net(BERNOULLI, standardized, jnp.array([0.5, -0.3, 1.0]), jnp.zeros((3, 1)))
+
+
+def brute_force_coupled(params):
+    cost = 0.0
+    for bits in np.ndindex(2, 2, 2):
+        z = jnp.asarray(bits, jnp.float32)[:, None]
+        log_q = BERNOULLI.log_prob(params[:, None], z).sum()
+        cost += jnp.exp(log_q) * standardized(params, None, None, lambda site, logits, z=z: z)
+    return cost
+
+
+@every_unbiased
+def test_a_scalar_cost_couples_the_examples(name):
+    value, expected = jax.value_and_grad(brute_force_coupled)(COUPLED.params)
+    assert float(value) == pytest.approx(2.0550, abs=1e-4)
+    check_unbiased(COUPLED, name, np.asarray(expected, np.float64))
+
+
+def test_vimco_takes_a_scalar_cost():
+    def bound(params, batch, key, sample):
+        costs = [
+            standardized(params, batch, key, lambda site, x, i=i: sample(f"{site}{i}", x))
+            for i in range(2)
+        ]
+        return jnp.log(2.0) - jax.nn.logsumexp(-jnp.stack(costs))
+
+    expected = gradient_by_enumeration(COUPLED._replace(objective=bound))
+    found = estimates(COUPLED, estimators.make("vimco", BERNOULLI, num_samples=2))
+    assert largest_z(*found, expected) < critical_z(3)
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_a_cost_an_example_whose_examples_leak_is_refused(name):
+    def objective(params, batch, key, sample):
+        z = sample("z", params[:, None])[:, 0]
+        return (z - z.mean()) ** 2
+
+    estimator = estimators.make(name, BERNOULLI)
+    with pytest.raises(ValueError, match="at site 'z' change the cost of another: return a scalar"):
+        estimator.init(objective, COUPLED.params, COUPLED.batch, KEY)
+
+
+def test_a_leak_through_the_logits_of_a_later_site_is_refused():
+    def objective(params, batch, key, sample):
+        first = sample("first", params[:, None])
+        return sample("second", params[:, None] + first.mean())[:, 0]
+
+    with pytest.raises(ValueError, match="at site 'first'"):
+        estimators.make("sf", BERNOULLI).init(objective, COUPLED.params, COUPLED.batch, KEY)
+    with pytest.raises(ValueError, match="at site 'first'"):
+        exact.value_and_grad(objective, COUPLED.params, COUPLED.batch, KEY, BERNOULLI)
+
+
+def test_enumeration_of_coupled_examples_counts_the_whole_batch():
+    def objective(params, batch, key, sample):
+        return sample("z", params + batch).mean()
+
+    with pytest.raises(ValueError, match=r"1048576 joint values \(z: 2\^20\), of the whole batch"):
+        exact.value_and_grad(objective, jnp.zeros(4), jnp.zeros((5, 4)), KEY, BERNOULLI)
+
+
+@every_unbiased
+def test_a_variable_shared_by_the_batch_needs_a_scalar_cost(name):
+    def objective(params, batch, key, sample, *, scalar=True):
+        shared = sample("shared", params)  # [D], no batch axis
+        own = sample("own", params + batch)
+        costs = jnp.sin((shared[None] + own) @ jnp.array([1.0, 2.0]))
+        return costs.mean() if scalar else costs
+
+    net = Net(BERNOULLI, objective, jnp.array([0.3, -0.4]), jnp.zeros((3, 2)) + 0.1)
+    check_unbiased(net, name)
+    if name != "marginalization":
+        return
+    with pytest.raises(ValueError, match=r"site 'shared' have shape \(2,\), but the cost"):
+        exact.value_and_grad(
+            partial(objective, scalar=False), net.params, net.batch, KEY, BERNOULLI
+        )
+
+
+# What leaves the objective.
+
+
+@every_estimator
+def test_aux_is_delivered(name):
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return z.sum(-1), {"z": z, "fixed": 3.0}
+
+    estimator = estimators.make(name, BERNOULLI)
+    batch = jnp.zeros((4, 2))
+    state = estimator.init(objective, jnp.zeros(2), batch, KEY)
+    _, (_, info) = jax.jit(partial(estimator.surrogate, objective))(
+        jnp.zeros(2), batch, KEY, 0.5, state
+    )
+    assert info.aux["z"].shape == (4, 2)
+    assert float(info.aux["fixed"]) == 3.0
+    if not estimators.spec(name).multi_sample and not estimators.spec(name).enumerates:
+        np.testing.assert_allclose(info.aux["z"].sum(-1), info.cost, rtol=1e-6)
+    if name != "gumbel_softmax":
+        assert set(np.unique(info.aux["z"])) <= {0.0, 1.0}
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda draw, x: jax.vmap(draw)(x),
+        lambda draw, x: jax.lax.scan(lambda c, row: (c, draw(row)), 0, x)[1],
+        lambda draw, x: jax.lax.fori_loop(0, 3, lambda i, c: draw(c), x),
+        lambda draw, x: jax.lax.while_loop(lambda c: c.sum() > 100, draw, x),
+        lambda draw, x: jax.lax.cond(x.sum() > 0, draw, lambda y: y, x),
+        lambda draw, x: jax.jit(draw)(x),
+        lambda draw, x: jax.checkpoint(draw)(x),
+        lambda draw, x: jax.lax.map(draw, x),
+        lambda draw, x: jax.grad(lambda y: draw(y).sum())(x),
+    ],
+    ids=["vmap", "scan", "fori", "while", "cond", "jit", "checkpoint", "map", "grad"],
+)
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
+def test_other_transformations_around_a_site_are_refused(transform, jitted):
+    def objective(params, batch, key, sample):
+        return transform(lambda x: sample("edge", x), params).sum(-1)
+
+    def run(params):
+        args = (objective, params, None, KEY, BERNOULLI, samplers.hard_draw)
+        return samplers.trace(*args).cost
+
+    run = jax.jit(run) if jitted else run
+    with pytest.raises(ValueError, match=r"site 'edge' is sampled inside a JAX .*sample\.scan"):
+        run(jnp.zeros((4, 2)))
+    sample = samplers.hard(BERNOULLI, KEY)
+    with pytest.raises(ValueError, match="site 'edge' is sampled inside a JAX"):
+        objective(jnp.zeros((4, 2)), None, KEY, sample)
+
+
+def test_a_raw_scan_inside_a_loop_and_a_loop_inside_a_raw_scan_are_refused():
+    def inner_raw(params, batch, key, sample):
+        def body(c, x):
+            return c, jax.lax.map(lambda row: sample("z", row), x)
+
+        return sample.scan(body, 0, params[None])[1].sum((0, 2))
+
+    def outer_raw(params, batch, key, sample):
+        def body(c, x):
+            return c, sample.scan(lambda d, row: (d, sample("z", row[None])), 0, x)[1]
+
+        return jax.lax.scan(body, 0, params[None])[1].sum((0, 2, 3))
+
+    for objective, message in ((inner_raw, "site 'z'"), (outer_raw, "sample.scan is called")):
+        with pytest.raises(ValueError, match=f"{message}.* inside a JAX transformation"):
+            samplers.trace(objective, jnp.zeros((4, 2)), None, KEY, BERNOULLI, samplers.hard_draw)
+
+
+def test_a_checkpointed_or_jitted_part_without_a_site_is_fine():
+    def objective(params, batch, key, sample):
+        z = sample("z", jax.jit(lambda x: 2 * x)(params))
+        return jax.checkpoint(lambda z: jnp.sin(z).sum(-1))(z)
+
+    gradient = jax.grad(lambda p: exact.value_and_grad(objective, p, None, KEY, BERNOULLI)[0])
+    assert np.isfinite(gradient(jnp.ones((2, 2)))).all()
+
+
+def test_observed_sites_are_checked():
+    def objective(params, batch, key, sample):
+        return sample("label", params)[:, 0] + sample("other", params)[:, 0]
+
+    params = jnp.zeros((3, 2))
+    with pytest.raises(
+        ValueError, match="observed site 'lable' was never sampled: did you mean 'label'"
+    ):
+        samplers.condition(objective, {"lable": params})(
+            params, None, KEY, samplers.hard(BERNOULLI, KEY)
+        )
+    with pytest.raises(
+        ValueError, match=r"site 'label' has shape \(3,\), but its logits have \(3, 2\)"
+    ):
+        samplers.condition(objective, {"label": jnp.array([0, 1, 1])})(
+            params, None, KEY, samplers.hard(BERNOULLI, KEY)
+        )
+
+
+def test_an_observed_objective_serves_any_estimator():
+    def objective(params, batch, key, sample):
+        return 3 * sample("label", params)[:, 0] + sample("other", params)[:, 0]
+
+    params = jnp.zeros((2, 1))
+    observed = samplers.condition(objective, {"label": jnp.array([[1.0], [0.0]])})
+    value, gradient = exact.value_and_grad(observed, params, None, KEY, BERNOULLI)
+    assert float(value) == pytest.approx(2.0)  # 3/2 and 1/2
+    np.testing.assert_allclose(gradient, 0.125)
+
+
+def test_vimco_gives_an_infinite_cost_weight_zero():
+    def objective(params, batch, key, sample):
+        z = sample("z", params + jnp.zeros((1, 2)))
+        return jnp.where(z[:, 0] > 0.5, jnp.inf, 1.0 + z[:, 1])
+
+    estimator = estimators.make("vimco", BERNOULLI, num_samples=5)
+    state = estimator.init(objective, jnp.zeros(2), None, jax.random.key(1))
+
+    @jax.jit
+    @jax.vmap
+    def gradients(key):
+        return jax.grad(estimator.surrogate, 1, has_aux=True)(
+            objective, jnp.zeros(2), None, key, 1.0, state
+        )
+
+    found, (_, info) = gradients(jax.random.split(KEY, 400))
+    all_infinite = np.isinf(info.cost[:, 0])
+    assert 0 < all_infinite.mean() < 0.1
+    assert np.isfinite(found).all(-1)[~all_infinite].all()
+
+
+@pytest.mark.parametrize("bad", [jnp.nan])
+@every_estimator
+def test_nan_logits_give_nan_gradients(name, bad):
+    def objective(params, batch, key, sample):
+        return jnp.square(sample("z", params + batch)).sum(-1)
+
+    estimator = estimators.make(name, BERNOULLI)
+    batch = jnp.zeros((2, 2))
+    state = jax.jit(lambda: estimator.init(objective, jnp.zeros(2), batch, KEY))()
+    params = jnp.array([0.3, bad])
+    gradient, _ = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+        objective, params, batch, KEY, 0.5, state
+    )
+    assert np.isnan(gradient).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("marginalization", {"chunk_size": 0}, "chunk_size must be an integer >= 1, got 0"),
+        ("marginalization", {"chunk_size": 1.5}, "chunk_size must be an integer >= 1, got 1.5"),
+        ("marginalization", {"max_values": True}, "max_values must be an integer >= 1"),
+        ("sf", {"centering": "no"}, "centering must be True or False, got 'no'"),
+        ("sf", {"decay": jnp.asarray(1.0)}, r"decay must be in \[0, 1\)"),
+        ("nvil", {"baseline_hidden": 0}, "baseline_hidden must be an integer >= 1, got 0"),
+        ("nvil", {"baseline_learning_rate": jnp.nan}, "baseline_learning_rate must be a finite"),
+        ("muprop", {"expansion": "global"}, "expansion must be one of 'local', 'mean_field'"),
+        ("slope_annealed_st", {"slope_rate": -1.0}, "slope_rate must be a finite number >= 0"),
+        ("slope_annealed_st", {"slope_interval": 2.5}, "slope_interval must be an integer >= 1"),
+        ("vimco", {"num_samples": 10.0}, "num_samples must be an integer >= 2, got 10.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        estimators.make(name, BERNOULLI, **options)
+    with pytest.raises(ValueError, match=message):
+        getattr(estimators, name)(BERNOULLI, **options)
