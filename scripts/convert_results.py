@@ -57,12 +57,12 @@ def converted(value: Any) -> Any:
         return [converted(item) for item in value]
     if not isinstance(value, dict):
         return value
-    found = {}
+    found: dict[str, Any] = {}
     for key, item in value.items():
         if key == "model" and isinstance(item, str) and item in TASKS:
             found["task"] = TASKS[item]
         else:
-            found[KEYS.get(key, key)] = converted(item)
+            found[KEYS.get(key) or key] = converted(item)
     return found
 
 

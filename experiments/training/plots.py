@@ -37,7 +37,7 @@ def run_picture(
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """The train cost and the hard validation bound by step, with the temperature if it moves."""
-    for name, label in (("train_cost", "train cost"), ("valid_bound", "validation bound, hard")):
+    for name, label in (("train_cost", "train cost"), ("validation_bound", "validation bound, hard")):
         points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
@@ -46,7 +46,7 @@ def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     settled = [row["train_cost"] for row in metrics if row.get("train_cost") is not None]
     if len(settled) > 1:
         low, high = min(settled), max(settled[1:])
-        bounds = [row["valid_bound"] for row in metrics[1:] if row.get("valid_bound") is not None]
+        bounds = [row["validation_bound"] for row in metrics[1:] if row.get("validation_bound") is not None]
         low, high = min([low, *bounds]), max([high, *bounds])
         axes.set_ylim(low - 0.05 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1)
     temperatures = [

@@ -35,12 +35,12 @@ def fixture_by_process(home: Path) -> Path:
 
 
 def test_every_run_has_a_directory_of_its_own(by_process):
-    assert set(numbers(by_process)) == {grids.name(point) for point in SIX}
-    for point in SIX:
-        result = records.read_json(by_process / "runs" / grids.name(point) / "result.json")
-        assert result["overrides"] == point
-        assert result["config"]["learning_rate"] == point["learning_rate"]
-        assert result["seed"] == point["seed"]
+    assert set(numbers(by_process)) == {grids.name(trial) for trial in SIX}
+    for trial in SIX:
+        result = records.read_json(by_process / "runs" / grids.name(trial) / "result.json")
+        assert result["overrides"] == trial
+        assert result["config"]["learning_rate"] == trial["learning_rate"]
+        assert result["seed"] == trial["seed"]
 
 
 def test_the_table_and_the_plot(by_process):
@@ -90,7 +90,7 @@ def test_only_what_is_missing_is_done(home, by_process):
     """
     workdir = home / "missing"
     shutil.copytree(by_process, workdir)
-    gone, held = (workdir / "runs" / grids.name(point) for point in SIX[:2])
+    gone, held = (workdir / "runs" / grids.name(trial) for trial in SIX[:2])
     shutil.rmtree(gone)
     shutil.rmtree(held)
     held.mkdir()
@@ -256,7 +256,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(home, by_vmap):
     out, err = finish(start(home, "failing", "--engine=vmap", grid), sweep.FAILED)
     failing = {grids.name({"learning_rate": 3e38, "seed": seed}) for seed in (0, 1)}
     good, wanted = numbers(home / "failing"), numbers(by_vmap)
-    assert set(good) == set(wanted) - {grids.name(point) for point in SIX[4:]}
+    assert set(good) == set(wanted) - {grids.name(trial) for trial in SIX[4:]}
     assert all(good[name] == wanted[name] for name in good)
     for name in failing:
         failure = records.read_json(home / "failing" / "runs" / name / "failure.json")
