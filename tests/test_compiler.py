@@ -3,9 +3,14 @@
 jax 0.10.2 fuses a matrix product with the reduction after it, and then drops or misplaces part of
 the result, or crashes, where the product is long in one axis or its operands have many axes:
 
-* https://github.com/jax-ml/jax/issues/39103, a vmapped product of a matrix and a vector;
-* https://github.com/jax-ml/jax/issues/39352, the like of it, and the batched products below;
+* https://github.com/jax-ml/jax/issues/39103, the product of a matrix and vectors under vmap;
+* https://github.com/jax-ml/jax/issues/39352, a related report;
 * https://github.com/jax-ml/jax/issues/39257 and 40412, operands of rank 7 and more.
+
+jax 0.9.2 to 0.10.1 get a narrower program wrong too: the plain sum or maximum over the columns of
+`w @ x.T` in float32, with `w` of shape [2, 3] or [3, 3] and `x` of 32,769 or 40,000 rows (65,537
+and 100,000 were right). No test holds them to it, since Python 3.11 has no later release than
+0.10.2. A square before the sum, other inner sizes and float64 were right.
 
 All inputs are small integers, so that float32 and float64 hold every sum exactly, in any order, and
 NumPy's int64 gives the answer to compare with: no tolerance hides a wrong sum.
@@ -55,6 +60,14 @@ def test_vmapped_matrix_vector_product_and_sum_of_squares(dtype, length):
         return jax.vmap(lambda row: jnp.sum((matrix.astype(dtype) @ row) ** 2))(x)
 
     check(squared_norms, dtype, rows, expected=(rows**2).sum(1))
+
+
+@pytest.mark.parametrize(("dtype", "length"), LENGTHS)
+def test_matrix_product_and_sum_of_squares(dtype, length):
+    """The same fault without vmap."""
+    x, w = integers(1, (length, 3)), integers(2, (2, 3))
+    expected = ((w @ x.T) ** 2).sum(0)
+    check(lambda x, w: jnp.sum((w @ x.T) ** 2, axis=0), dtype, x, w, expected=expected)
 
 
 @pytest.mark.parametrize("axes", [1, (0, 1)])
