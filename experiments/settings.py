@@ -32,7 +32,6 @@ SCHEDULES = {
 # and MuProp, so every score-function estimator gets them.
 SHARED_OPTIONS = {"centering": True, "variance_normalization": True}
 
-
 LARGEST = 2**31 - 1  # steps and seeds are int32 on the device
 # And all other numbers are float32.
 SMALLEST_FLOAT, LARGEST_FLOAT = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -228,14 +227,9 @@ class Settings:
 
     def groups(self) -> Iterator[tuple[str, Key, Any]]:
         """Each dotted key that a dataclass declares, with its value."""
-        groups: tuple[tuple[str, Any], ...] = (
-            ("", self),
-            ("temperature.", self.temperature),
-            ("", self.options),
-        )
-        for prefix, group in groups:
-            kind: Any = type(group)
-            for key in keys_of(kind):
+        groups: list[Any] = [self, self.temperature, self.options]
+        for group, prefix in zip(groups, ("", "temperature.", ""), strict=True):
+            for key in keys_of(type(group)):
                 yield prefix + key.name, key, getattr(group, key.name)
 
     def flat(self) -> dict[str, Any]:
@@ -254,5 +248,5 @@ class Settings:
     def program_key(self) -> str:
         """The same text for runs that share one compiled program."""
         moving = self.dynamic()
-        flat = self.flat()
-        return json.dumps({key: flat[key] for key in sorted(flat) if key not in moving})
+        fixed = {key: value for key, value in self.flat().items() if key not in moving}
+        return json.dumps(fixed, sort_keys=True)

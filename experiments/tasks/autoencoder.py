@@ -84,7 +84,8 @@ class Autoencoder(nnx.Module):
         logits = self.logits(batch)
         z = sample("z", logits)
         kind = "sample" if hard else self.kl
-        kl = kl_per_example(self.family, kind, logits, jnp.zeros_like(logits), z, temperature)
+        prior = jnp.zeros(self.event[1])
+        kl = kl_per_example(self.family, kind, logits, prior, z, temperature)
         return self.likelihood.cost(self._decode(z), batch) + kl_weight * kl
 
     def logits(self, pixels: Float[Array, "B P"]) -> Float[Array, "B D K"]:

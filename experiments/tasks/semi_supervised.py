@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from experiments.data import Dataset
 from experiments.errors import refuse
 from experiments.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Choice, Settings, setting
-from experiments.tasks import labels
+from experiments.tasks import labels, layers
 from experiments.tasks.base import (
     THREE_WIDTHS,
     Dynamic,
@@ -22,17 +22,6 @@ from experiments.tasks.base import (
     Ranking,
     Result,
     Task,
-)
-from experiments.tasks.layers import (
-    KERNEL,
-    KLS,
-    Constant,
-    Decoder,
-    Encoder,
-    check_kl,
-    kl_per_example,
-    pixel_logits,
-    with_params,
 )
 from gumbel import BERNOULLI, CATEGORICAL, Family, samplers, schedules
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
@@ -63,7 +52,7 @@ class Options:
     encoder: tuple[int, int, int] = setting((16, 32, 32), THREE_WIDTHS)  # of q(y|x), of q(z|x,y)
     head: int = setting(128, COUNT)  # units where class and image meet in q(z | x, y)
     decoder: tuple[int, int, int] = setting((16, 32, 8), THREE_WIDTHS)  # channels of p(x | y, z)
-    kl: str = setting("analytic", Choice(KLS))  # the KL term of the class
+    kl: str = setting("analytic", Choice(layers.KLS))  # the KL term of the class
 
 
 class SemiSupervised(nnx.Module):
@@ -80,7 +69,7 @@ class SemiSupervised(nnx.Module):
         L(x, y) = E_q(z|x,y)[ -log p(x | y, z) ] + beta KL(q(z | x, y) || p(z)).
 
     It is a bound at beta = 1, where training ends. A larger beta (Higgins et al., 2017) makes the
-    style dear and leaves it to the class to say which digit it is.
+    style expensive and leaves it to the class to say which digit it is.
 
     The class joins q(z | x, y) after its convolutions, so that a sum over classes repeats only what
     depends on them.
@@ -104,18 +93,18 @@ class SemiSupervised(nnx.Module):
         self.family: Family = CATEGORICAL
         self.num_classes, self.style_dim, self.kl = num_classes, options.style_dim, options.kl
         shape, head = (pixel_mean.shape[0], pixel_mean.shape[1]), options.head
-        self.pixel_mean = Constant(pixel_mean)
-        self.class_encoder = Encoder(shape, options.encoder, rngs=rngs)
+        self.pixel_mean = layers.Constant(pixel_mean)
+        self.class_encoder = layers.Encoder(shape, options.encoder, rngs=rngs)
         self.class_head = nnx.Linear(self.class_encoder.num_features, num_classes, rngs=rngs)
-        self.style_encoder = Encoder(shape, options.encoder, rngs=rngs)
+        self.style_encoder = layers.Encoder(shape, options.encoder, rngs=rngs)
         self.style_from_image = nnx.Linear(
-            self.style_encoder.num_features, head, kernel_init=KERNEL, rngs=rngs
+            self.style_encoder.num_features, head, kernel_init=layers.KERNEL, rngs=rngs
         )
         self.style_from_class = nnx.Linear(num_classes, head, use_bias=False, rngs=rngs)
         self.style_head = nnx.Linear(head, 2 * self.style_dim, rngs=rngs)
         num_inputs = num_classes + self.style_dim
-        self.decoder = Decoder(num_inputs, shape, options.decoder, rngs=rngs)
-        self.pixel_bias = nnx.Param(pixel_logits(pixel_mean))
+        self.decoder = layers.Decoder(num_inputs, shape, options.decoder, rngs=rngs)
+        self.pixel_bias = nnx.Param(layers.pixel_logits(pixel_mean))
 
     def batch(self, images: Images) -> Batch:
         """The images as they are."""
@@ -136,7 +125,7 @@ class SemiSupervised(nnx.Module):
         at_draw = kind == "sample"
         logits, y, cost = self._joint(batch, key, sample, at_draw=at_draw, style_beta=style_beta)
         prior = jnp.zeros_like(logits)
-        return cost + kl_per_example(self.family, kind, logits, prior, y, temperature)
+        return cost + layers.kl_per_example(self.family, kind, logits, prior, y, temperature)
 
     def labeled_cost(
         self,
@@ -209,7 +198,7 @@ def check(settings: Settings) -> None:
     if settings.latent != "categorical":
         refuse("latent", settings.latent, "the class of semi_supervised is categorical")
     labels.check(settings)
-    check_kl(settings.options.kl, settings.estimator.spec)
+    layers.check_kl(settings.options.kl, settings.estimator.spec)
 
 
 def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> SemiSupervised:
@@ -237,7 +226,7 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     def cost(
         dynamic: Dynamic, params: Params, images: Images, classes: Labels, key: PRNGKey, step: Any
     ) -> Cost:
-        return with_params(model, params).labeled_cost(
+        return layers.with_params(model, params).labeled_cost(
             images,
             classes,
             key,

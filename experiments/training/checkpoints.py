@@ -14,14 +14,11 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import absl.logging
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from experiments.errors import UserError, one_line
 from experiments.training import leaves as of_leaves
@@ -62,11 +59,15 @@ class Checkpoints:
         read_only: bool = False,
         settings: Mapping[str, str | bool] | None = None,
     ) -> None:
+        import orbax.checkpoint as ocp  # takes half a second to import
+        from orbax.checkpoint import checkpoint_managers
+
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
         self._read_only = read_only
         self._settings = dict(settings or {})
+        self._args = ocp.args
         with _quiet():  # orbax warns that what is read-only is read-only
             self._manager = checkpoint_managers.CheckpointManager(
                 self.directory,
@@ -84,12 +85,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -121,9 +117,8 @@ class Checkpoints:
         record = {"leaves": leaves, "settings": self._settings, "sha256": digest}
         # Orbax stores no empty arrays; the record has their shapes.
         stored = jax.tree.map(lambda leaf: np.asarray(leaf) if np.size(leaf) else None, state)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(stored), record=ocp.args.JsonSave(record)
-        )
+        args = self._args
+        items = args.Composite(state=args.StandardSave(stored), record=args.JsonSave(record))
         with _one_error(self.directory):
             self._manager.save(step, args=items)
 
@@ -172,13 +167,10 @@ class Checkpoints:
 
     def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
         """Read the checkpoint of `step` and hold it against its digest."""
+        args = self._args
+        wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
         with _quiet():
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
-                ),
-            )
+            items = self._manager.restore(step, args=wanted)
         record, found = items.record, of_leaves.named(items.state)
         leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
         if "bytes" in found and not any(leaf.name in found for leaf in leaves):

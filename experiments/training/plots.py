@@ -37,21 +37,20 @@ def run_picture(
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """The train cost and the hard validation bound by step, with the temperature if it moves."""
-    for name, label in (("train_cost", "train cost"), ("validation_bound", "validation bound, hard")):
-        points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+    curves = {"train_cost": "train cost", "validation_bound": "validation bound, hard"}
+    points = {name: _points(metrics, name) for name in curves}
+    for name, label in curves.items():
+        if points[name]:
+            axes.plot(*zip(*points[name], strict=True), label=label, linewidth=1.2)
     axes.set(xlabel="step", ylabel="nats")
     # The start is far above everything that follows: show what follows.
-    settled = [row["train_cost"] for row in metrics if row.get("train_cost") is not None]
+    settled = [cost for _, cost in points["train_cost"]]
     if len(settled) > 1:
         low, high = min(settled), max(settled[1:])
-        bounds = [row["validation_bound"] for row in metrics[1:] if row.get("validation_bound") is not None]
+        bounds = [bound for step, bound in points["validation_bound"] if step > 0]
         low, high = min([low, *bounds]), max([high, *bounds])
         axes.set_ylim(low - 0.05 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1)
-    temperatures = [
-        (row["step"], row["temperature"]) for row in metrics if row.get("temperature") is not None
-    ]
+    temperatures = _points(metrics, "temperature")
     if len({value for _, value in temperatures}) > 1:
         right = axes.twinx()
         right.plot(
@@ -61,6 +60,11 @@ def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         right.set_ylim(bottom=0)
         right.legend(loc="lower left", frameon=False)
     axes.legend(loc="upper right", frameon=False)
+
+
+def _points(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """The steps that have a value of this name, with it."""
+    return [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
 
 
 def draw_grid(axes: Axes, rows: Mapping[str, ArrayLike]) -> None:
