@@ -229,7 +229,8 @@ class Settings:
         """Each dotted key that a dataclass declares, with its value."""
         groups: list[Any] = [self, self.temperature, self.options]
         for group, prefix in zip(groups, ("", "temperature.", ""), strict=True):
-            for key in keys_of(type(group)):
+            kind: Any = type(group)
+            for key in keys_of(kind):
                 yield prefix + key.name, key, getattr(group, key.name)
 
     def flat(self) -> dict[str, Any]:

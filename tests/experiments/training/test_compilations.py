@@ -89,7 +89,7 @@ def test_what_no_process_has_used_for_a_month_goes(tmp_path):
     assert fresh.exists()
 
 
-@pytest.mark.parametrize("module", ["matplotlib", "orbax", "tensorboardX", "sklearn", "scipy"])
+@pytest.mark.parametrize("module", ["matplotlib", "orbax", "tensorboardX", "sklearn"])
 def test_commands_import_what_they_need_when_they_need_it(module):
     names = "experiments.train, experiments.sweep, experiments.reproduce.__main__"
     script = f"import sys, {names}; sys.exit({module!r} in sys.modules)"
