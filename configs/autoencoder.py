@@ -1,6 +1,6 @@
 """A discrete autoencoder on scikit-learn's digits: 8 codes an image, from a codebook of 512.
 
-Run (5,000 steps, a minute on one core, no download):
+Run (5,000 steps, no download):
 
   python -m experiments.train --config=configs/autoencoder.py --workdir=runs/autoencoder
 
