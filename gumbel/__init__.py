@@ -30,13 +30,12 @@ from gumbel.densities import (
 )
 from gumbel.estimators import Estimator, Info
 from gumbel.families import BERNOULLI, CATEGORICAL, Family, family
+from gumbel.noise import gumbel_noise, logistic_noise
 from gumbel.relaxations import (
     binary_concrete,
     exp_gumbel_softmax,
     gumbel_max,
-    gumbel_noise,
     gumbel_softmax,
-    logistic_noise,
     logit_binary_concrete,
     straight_through,
 )

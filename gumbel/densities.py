@@ -1,12 +1,16 @@
 """Log densities of the relaxed samples, on the simplex and in log space.
 
 Results are in nats and in float32 at least, for 16-bit inputs too: they are sums whose range and
-resolution 16 bits cannot hold. Logits need not be normalised.
+resolution 16 bits cannot hold. Logits need not be normalized.
 
 Near a corner of the simplex the simplex forms lose digits, because `y` itself rounds to 0 or 1
 there. Where that matters, as at temperatures below about 0.3, sample by `exp_gumbel_softmax` or
 `logit_binary_concrete` of `gumbel.relaxations` and use the log-space forms, which do not. A ratio
 of two densities, and so a KL, is the same in either form.
+
+A value that cannot occur (see `gumbel.relaxations`) takes no part: the density is that of the
+variable without it, on the face of the simplex where its entry is 0, and -inf off that face. A
+variable with one possible value has log density 0 there. NaN in gives NaN.
 """
 
 import math
@@ -16,8 +20,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.numerics import upcast, upcast_saturating
-from gumbel.relaxations import check_per_row, check_temperature
+from gumbel.arguments import categorical_logits, check_point, checked_temperature
+from gumbel.numerics import CERTAIN, floating, same_rank, softplus, upcast_saturating, wide_dtype
 
 
 def gumbel_softmax_log_prob(
@@ -32,14 +36,16 @@ def gumbel_softmax_log_prob(
     Args:
       y: points of the simplex. In float32 entries below 1e-31 count as 1e-31, with gradient 0,
         so that value and gradient are finite at the corners too.
-      logits: unnormalised log probabilities, finite; broadcast against `y`.
+      logits: unnormalized log probabilities; broadcast against `y`.
       temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
 
     Returns:
       Log densities in nats.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or it is not
+        one per row, or shapes do not fit, or integers in place of `y` are not one-hot.
+      TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
     References:
       Jang, Gu, Poole 2017, appendix B.
@@ -48,8 +54,10 @@ def gumbel_softmax_log_prob(
       >>> float(gumbel_softmax_log_prob(jnp.array([0.5, 0.5]), jnp.zeros(2), 1.0))
       0.0
     """
-    log_y = _log_clamped(upcast_saturating(y))
-    return exp_gumbel_softmax_log_prob(log_y, logits, temperature) - jnp.sum(log_y, axis=-1)
+    y, logits, temperature = _checked(y, logits, temperature, name="y")
+    log_y = _log_clamped(y)
+    log_prob, impossible = _log_density(log_y, y > 0, logits, temperature)
+    return log_prob - jnp.sum(jnp.where(impossible, 0, log_y), axis=-1)
 
 
 def exp_gumbel_softmax_log_prob(
@@ -65,15 +73,17 @@ def exp_gumbel_softmax_log_prob(
     simplex form plus `sum_i log y_i`.
 
     Args:
-      log_y: logarithms of points of the simplex, finite.
-      logits: unnormalised log probabilities, finite; broadcast against `log_y`.
+      log_y: logarithms of points of the simplex, finite where a value is possible.
+      logits: unnormalized log probabilities; broadcast against `log_y`.
       temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
 
     Returns:
       Log densities in nats.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or it is not
+        one per row, or shapes do not fit, or integers in place of `y` are not one-hot.
+      TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
     References:
       Maddison, Mnih, Teh 2017, The concrete distribution, appendix C.3.
@@ -83,15 +93,8 @@ def exp_gumbel_softmax_log_prob(
       >>> round(float(exp_gumbel_softmax_log_prob(corner, jnp.zeros(2), 0.1)))
       -502
     """
-    check_temperature(temperature)
-    check_per_row(temperature)
-    temperature = upcast_saturating(temperature)
-    scores = upcast(logits) - temperature * upcast_saturating(log_y)
-    size = scores.shape[-1]
-    constant = math.lgamma(size) + (size - 1) * jnp.log(temperature)
-    if constant.ndim:
-        constant = jnp.squeeze(constant, axis=-1)
-    return constant + jnp.sum(jax.nn.log_softmax(scores, axis=-1), axis=-1)
+    log_y, logits, temperature = _checked(log_y, logits, temperature, name="log_y")
+    return _log_density(log_y, jnp.exp(log_y) > 0, logits, temperature)[0]
 
 
 def binary_concrete_log_prob(
@@ -105,14 +108,16 @@ def binary_concrete_log_prob(
     Args:
       y: values in [0, 1]. In float32 those below 1e-31 count as 1e-31 and those over 1 - 6e-8 as
         1 - 6e-8, with gradient 0, so that value and gradient are finite at 0 and 1 too.
-      logits: log odds, finite.
+      logits: log odds.
       temperature: positive; broadcasts against `y`.
 
     Returns:
       Log densities in nats.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or shapes do
+        not fit.
+      TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
     References:
       Jang, Gu, Poole 2017, appendix B with k = 2; Maddison, Mnih, Teh 2017, appendix B.
@@ -121,12 +126,14 @@ def binary_concrete_log_prob(
       >>> abs(float(binary_concrete_log_prob(jnp.array(0.25), jnp.array(0.0), 1.0))) < 1e-6
       True
     """
-    y = upcast_saturating(y)
+    y, logits, temperature = _checked_binary(y, logits, temperature, name="y")
     below_one = 1 - float(jnp.finfo(y.dtype).epsneg)
     log_y = _log_clamped(y)
-    log_not_y = jnp.log1p(-jnp.where(y < below_one, y, below_one))
-    log_prob = logit_binary_concrete_log_prob(log_y - log_not_y, logits, temperature)
-    return log_prob - log_y - log_not_y
+    log_not_y = jnp.log1p(-jnp.where(y >= below_one, below_one, y))
+    at_its_end = y == (logits > 0).astype(y.dtype)
+    log_prob = _logit_log_density(log_y - log_not_y, logits, temperature, at_its_end)
+    # The change of variables, which is none for a constant.
+    return log_prob - jnp.where(jnp.abs(logits) >= CERTAIN, 0, log_y + log_not_y)
 
 
 def logit_binary_concrete_log_prob(
@@ -139,14 +146,16 @@ def logit_binary_concrete_log_prob(
 
     Args:
       logit_y: log odds of the sample, finite.
-      logits: log odds of the variable, finite.
+      logits: log odds of the variable.
       temperature: positive; broadcasts against `logit_y`.
 
     Returns:
       Log densities in nats.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or shapes do
+        not fit.
+      TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
     References:
       Maddison, Mnih, Teh 2017, appendix C.3.
@@ -156,10 +165,79 @@ def logit_binary_concrete_log_prob(
       >>> round(float(jnp.exp(log_prob)), 6)
       0.25
     """
-    check_temperature(temperature)
-    temperature = upcast_saturating(temperature)
-    noise = temperature * upcast_saturating(logit_y) - upcast(logits)
-    return jnp.log(temperature) + jax.nn.log_sigmoid(noise) + jax.nn.log_sigmoid(-noise)
+    logit_y, logits, temperature = _checked_binary(logit_y, logits, temperature, name="logit_y")
+    at_its_end = logit_y == jnp.where(logits > 0, jnp.inf, -jnp.inf)
+    return _logit_log_density(logit_y, logits, temperature, at_its_end)
+
+
+def _checked(
+    point: ArrayLike, logits: ArrayLike, temperature: ArrayLike, *, name: str
+) -> tuple[Array, Array, Array]:
+    """The three in one wide dtype and of one rank, but for a scalar temperature."""
+    logits = categorical_logits(logits)
+    check_point(point, logits, event_ndims=1, name=name)
+    return _widened(point, logits, temperature, per_row=True)
+
+
+def _checked_binary(
+    point: ArrayLike, logits: ArrayLike, temperature: ArrayLike, *, name: str
+) -> tuple[Array, Array, Array]:
+    logits = floating(logits)
+    check_point(point, logits, event_ndims=0, name=name)
+    return _widened(point, logits, temperature, per_row=False)
+
+
+def _widened(
+    point: ArrayLike, logits: Array, temperature: ArrayLike, *, per_row: bool
+) -> tuple[Array, Array, Array]:
+    dtype = wide_dtype(point, logits)
+    wide_temperature = checked_temperature(temperature, dtype, per_row=per_row)
+    wide_point = upcast_saturating(point).astype(dtype)
+    if wide_temperature.ndim:
+        aligned = same_rank(wide_point, logits.astype(dtype), wide_temperature)
+        return aligned[0], aligned[1], aligned[2]
+    wide_point, wide_logits = same_rank(wide_point, logits.astype(dtype))
+    return wide_point, wide_logits, wide_temperature
+
+
+def _log_density(
+    log_y: Float[Array, "*batch K"],
+    present: Array,
+    logits: Float[Array, "*batch K"],
+    temperature: Float[Array, "..."],
+) -> tuple[Float[Array, "*batch"], Array]:
+    """The log density in log space, and which entries are left out of it as impossible.
+
+    `present` tells which entries of y are not 0.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    # The comparison is false for a row that is all -inf, whose density is NaN.
+    out = (logits <= largest - CERTAIN) & jnp.isfinite(largest) & ~jnp.isnan(log_y)
+    # Finite, so that an infinite log ratio gives a density of 0 and not NaN.
+    finite_log_y = jnp.maximum(jnp.where(out, 0, log_y), -1e30)
+    scores = jnp.where(out, -jnp.inf, logits - temperature * finite_log_y)
+    terms = jnp.where(out, 0, jax.nn.log_softmax(scores, axis=-1))
+    size = scores.shape[-1]
+    num_possible = size - jnp.sum(out, axis=-1, keepdims=True, dtype=scores.dtype)
+    log_gamma = jnp.where(num_possible == size, math.lgamma(size), jax.lax.lgamma(num_possible))
+    constant = log_gamma + (num_possible - 1) * jnp.log(temperature)
+    log_prob = jnp.squeeze(constant, axis=-1) + jnp.sum(terms, axis=-1)
+    off_face = jnp.any(out & present, axis=-1) & ~jnp.isnan(log_prob)
+    return jnp.where(off_face, -jnp.inf, log_prob), out
+
+
+def _logit_log_density(
+    logit_y: Float[Array, "..."],
+    logits: Float[Array, "..."],
+    temperature: Float[Array, "..."],
+    at_its_end: Array,
+) -> Float[Array, "..."]:
+    """The log density in log space; `at_its_end` tells where a constant variable would be."""
+    certain = (jnp.abs(logits) >= CERTAIN) & ~jnp.isnan(logit_y)
+    noise = temperature * jnp.where(certain, 0, logit_y) - jnp.where(certain, 0, logits)
+    log_prob = jnp.log(temperature) - softplus(-noise) - softplus(noise)
+    constant = jnp.where(at_its_end, 0, -jnp.inf) + (temperature - temperature)  # NaN if it is
+    return jnp.where(certain, constant, log_prob)
 
 
 def _log_clamped(y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -169,4 +247,4 @@ def _log_clamped(y: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     info = jnp.finfo(y.dtype)
     floor = float(info.tiny) / float(info.eps)
-    return jnp.log(jnp.where(y > floor, y, floor))
+    return jnp.log(jnp.where(y <= floor, floor, y))

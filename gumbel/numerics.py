@@ -1,12 +1,17 @@
 """Helpers for arithmetic that has to stay finite, and for values that may be traced."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.types import PRNGKey
+
+# Log odds at which samples and densities take an event for certain, or for impossible.
+CERTAIN = 1e8
 
 
 def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
@@ -22,6 +27,35 @@ def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def check_key(key: PRNGKey) -> None:
+    """Refuses what is not one PRNG key.
+
+    Raises:
+      TypeError: `key` is no key at all, or an array of several.
+
+    Example:
+      >>> check_key(jax.random.key(0))
+      >>> check_key(jnp.zeros(3))
+      Traceback (most recent call last):
+      ...
+      TypeError: the first argument must be a PRNG key, such as jax.random.key(0), got float32[3]:
+      the order is (key, logits, temperature)
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        event_ndim = 0
+    elif dtype == jnp.uint32 and shape:
+        event_ndim = 1  # a raw key
+    else:
+        got = f"{dtype}{list(shape)}" if dtype is not None else type(key).__name__
+        raise TypeError(
+            f"the first argument must be a PRNG key, such as jax.random.key(0), got {got}: the"
+            " order is (key, logits, temperature)"
+        )
+    if len(shape) != event_ndim:
+        raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
 
 
 def floating(logits: ArrayLike) -> Float[Array, "..."]:
@@ -40,24 +74,6 @@ def floating(logits: ArrayLike) -> Float[Array, "..."]:
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be floating-point, got {logits.dtype}: cast them to float32")
     return logits
-
-
-def uniform_midpoints(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Uniform numbers that are the midpoints of equal cells of (0, 1), so never 0 or 1.
-
-    Both tails are alike, and none is more likely than it should be. There are 2^23 cells in
-    float32 and 2^52 in float64.
-
-    Example:
-      >>> bool(jnp.all(uniform_midpoints(jax.random.key(0), (100,)) > 2.0**-25))
-      True
-    """
-    digits = jnp.finfo(dtype).nmant
-    unsigned, signed = (jnp.uint32, jnp.int32) if digits < 32 else (jnp.uint64, jnp.int64)
-    cells = jax.random.bits(key, shape, unsigned) >> (jnp.iinfo(unsigned).bits - digits)
-    return (cells.astype(signed).astype(dtype) + 0.5) * 2.0**-digits
 
 
 @jax.custom_jvp
@@ -79,15 +95,48 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return softplus(x), jax.nn.sigmoid(x) * tangent
 
 
+def wide_dtype(*arrays: ArrayLike) -> np.dtype[Any]:
+    """The dtype to compute in: float64 if an array has it, else float32.
+
+    Example:
+      >>> wide_dtype(jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.int32)).name
+      'float32'
+    """
+    dtypes = [jnp.asarray(array).dtype for array in arrays]
+    return np.dtype(np.float64 if np.float64 in dtypes else np.float32)
+
+
 def upcast(x: ArrayLike) -> Float[Array, "..."]:
-    """`x` in float32, or in its own dtype if that is wider.
+    """`x` in float32, or in float64 if that is its own dtype.
 
     Example:
       >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype.name
       'float32'
     """
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x))
+
+
+def widened(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """The arrays in the `wide_dtype` of all of them.
+
+    Example:
+      >>> [x.dtype.name for x in widened(jnp.ones(2, jnp.bfloat16), jnp.ones(2, bool))]
+      ['float32', 'float32']
+    """
+    dtype = wide_dtype(*arrays)
+    return tuple(jnp.asarray(array).astype(dtype) for array in arrays)
+
+
+def same_rank(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays with leading axes of size 1 added, so that they broadcast without a promotion.
+
+    Example:
+      >>> [x.shape for x in same_rank(jnp.ones(3), jnp.ones((2, 1)))]
+      [(1, 3), (2, 1)]
+    """
+    ndim = max(array.ndim for array in arrays)
+    return tuple(array.reshape((1,) * (ndim - array.ndim) + array.shape) for array in arrays)
 
 
 def upcast_saturating(x: ArrayLike) -> Float[Array, "..."]:

@@ -1,107 +1,28 @@
 """Samples of discrete distributions and their continuous relaxations.
 
 Every function is pure and takes its PRNG key first. Categorical ones work along the last axis of
-`logits` (unnormalised log probabilities), Bernoulli ones elementwise (log odds). Values and
-gradients are finite for logits up to +-1e4 and temperatures from 0.01 to 100 in float32, bfloat16
-and float16; the arithmetic is done in float32 at least, since 16-bit floats can hold neither the
-resolution of the noise nor the range of `logits / temperature`.
+`logits` (unnormalized log probabilities, K up to 1,000,000), Bernoulli ones elementwise (log odds).
+Values and gradients are finite for logits up to +-1e4 and temperatures from 0.01 to 100 in
+float32, bfloat16 and float16; the arithmetic is done in float32 at least, since 16-bit floats can
+hold neither the resolution of the noise nor the range of `logits / temperature`.
+
+A value that cannot occur has a logit of -inf, or one 1e8 or more below the largest (log odds of
++-inf, or beyond +-1e8): it is exactly 0 in every sample, and every gradient is finite. Where a
+logit or a traced temperature is NaN, or all logits of a variable are -inf, or one is inf, the
+sample of that variable is NaN throughout.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.numerics import (
-    concrete_or_none,
-    floating,
-    uniform_midpoints,
-    upcast,
-    upcast_saturating,
-)
+from gumbel.arguments import categorical_logits, noise_temperature
+from gumbel.noise import gumbel_noise, logistic_noise
+from gumbel.numerics import CERTAIN, check_key, floating, upcast
 from gumbel.types import PRNGKey
-
-
-def check_temperature(temperature: ArrayLike) -> None:
-    """Refuses a temperature that is not positive and finite.
-
-    A traced temperature (under `jit`, `vmap` or `grad`) passes, as its value is not known.
-
-    Args:
-      temperature: a scalar or an array of them.
-
-    Raises:
-      ValueError: the value is known and some entry is <= 0, infinite or NaN.
-
-    Example:
-      >>> check_temperature(0.5)
-      >>> check_temperature(0.0)
-      Traceback (most recent call last):
-      ...
-      ValueError: temperature must be positive and finite, got 0.0: use a small one such as 0.1
-    """
-    value = concrete_or_none(temperature)
-    if value is None:
-        return
-    value = value.astype(np.float64)
-    bad = value[~(np.isfinite(value) & (value > 0))]
-    if bad.size:
-        raise ValueError(
-            f"temperature must be positive and finite, got {bad[0]}: use a small one such as 0.1"
-        )
-
-
-def check_per_row(temperature: ArrayLike) -> None:
-    """Refuses a temperature for each class: all classes of a variable share one.
-
-    Raises:
-      ValueError: it is neither a scalar nor of shape `[..., 1]`.
-    """
-    shape = jnp.shape(temperature)
-    if shape and shape[-1] != 1:
-        raise ValueError(f"temperature has shape {shape}: give a scalar or one per row, [..., 1]")
-
-
-def gumbel_noise(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Standard Gumbel noise, `-log(-log(u))` with `u` uniform on (0, 1); always finite.
-
-    Args:
-      key: PRNG key.
-      shape: of the result.
-      dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
-
-    Example:
-      >>> gumbel_noise(jax.random.key(0), (2, 3), jnp.bfloat16).shape
-      (2, 3)
-    """
-    wide = jnp.promote_types(dtype, jnp.float32)
-    return jax.random.gumbel(key, shape, wide).astype(dtype)
-
-
-def logistic_noise(
-    key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> Float[Array, "..."]:
-    """Standard logistic noise, `log(u) - log(1 - u)` with `u` uniform on (0, 1); always finite.
-
-    The difference of two independent Gumbel variables is distributed so.
-
-    Args:
-      key: PRNG key.
-      shape: of the result.
-      dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
-
-    Example:
-      >>> logistic_noise(jax.random.key(0), (2, 3)).dtype.name
-      'float32'
-    """
-    wide = jnp.promote_types(dtype, jnp.float32)
-    u = uniform_midpoints(key, shape, wide)
-    return jnp.log(u / (1 - u)).astype(dtype)
 
 
 def straight_through(hard: Float[Array, "..."], soft: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -140,13 +61,14 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
 
     Args:
       key: PRNG key.
-      logits: unnormalised log probabilities, finite.
+      logits: unnormalized log probabilities; -inf rules a value out.
 
     Returns:
       Exactly one-hot vectors of the shape and dtype of `logits`, through which no gradient flows.
 
     Raises:
-      TypeError: `logits` are not floating-point.
+      ValueError: K is 0.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
 
     References:
       Jang, Gu, Poole 2017, equation 1.
@@ -155,8 +77,10 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
       >>> gumbel_max(jax.random.key(0), jnp.array([0.0, 50.0, 0.0])).tolist()
       [0.0, 1.0, 0.0]
     """
-    logits = floating(logits)
-    return _one_hot_argmax(_perturb(key, jax.lax.stop_gradient(logits)), logits.dtype)
+    check_key(key)
+    logits = categorical_logits(logits)
+    perturbed = _perturb(key, jax.lax.stop_gradient(logits))
+    return _one_hot_argmax(perturbed, perturbed.astype(logits.dtype))
 
 
 def gumbel_softmax(
@@ -173,7 +97,7 @@ def gumbel_softmax(
 
     Args:
       key: PRNG key.
-      logits: unnormalised log probabilities, finite.
+      logits: unnormalized log probabilities; -inf rules a value out.
       temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
       hard: straight-through variant, whose value is one-hot (exactly) at the largest entry of the
         relaxed sample and whose gradient is that of the relaxed sample.
@@ -182,8 +106,10 @@ def gumbel_softmax(
       Points of the simplex, of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
-      TypeError: `logits` are not floating-point.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or it is not
+        one per row, or K is 0.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
+        not a number or an array.
 
     References:
       Jang, Gu, Poole 2017, equation 2 and section 2.2.
@@ -192,11 +118,12 @@ def gumbel_softmax(
       >>> gumbel_softmax(jax.random.key(0), jnp.array([0.0, 50.0]), 1.0, hard=True).tolist()
       [0.0, 1.0]
     """
-    logits = floating(logits)
-    temperature = _checked(temperature, logits.shape, per_row=True)
+    check_key(key)
+    logits = categorical_logits(logits)
+    temperature = noise_temperature(temperature, upcast(logits), per_row=True)
     perturbed = _perturb(key, logits)
-    soft = jax.nn.softmax(perturbed / temperature, axis=-1).astype(logits.dtype)
-    return straight_through(_one_hot_argmax(perturbed, logits.dtype), soft) if hard else soft
+    soft = jax.nn.softmax(_tempered(perturbed, temperature), axis=-1).astype(logits.dtype)
+    return straight_through(_one_hot_argmax(perturbed, soft), soft) if hard else soft
 
 
 def exp_gumbel_softmax(
@@ -208,15 +135,17 @@ def exp_gumbel_softmax(
 
     Args:
       key: PRNG key.
-      logits: unnormalised log probabilities, finite.
+      logits: unnormalized log probabilities; -inf rules a value out.
       temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
 
     Returns:
       `log y` of the shape of `logits`, in float32 at least, since it reaches -2e4 / temperature.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or it is not one per row.
-      TypeError: `logits` are not floating-point.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or it is not
+        one per row, or K is 0.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
+        not a number or an array.
 
     References:
       Maddison, Mnih, Teh 2017, The concrete distribution, appendix C.3 (there ExpConcrete).
@@ -226,9 +155,10 @@ def exp_gumbel_softmax(
       >>> bool(log_y[0] < -4000)
       True
     """
-    logits = floating(logits)
-    temperature = _checked(temperature, logits.shape, per_row=True)
-    return jax.nn.log_softmax(_perturb(key, logits) / temperature, axis=-1)
+    check_key(key)
+    logits = categorical_logits(logits)
+    temperature = noise_temperature(temperature, upcast(logits), per_row=True)
+    return jax.nn.log_softmax(_tempered(_perturb(key, logits), temperature), axis=-1)
 
 
 def binary_concrete(
@@ -241,7 +171,7 @@ def binary_concrete(
 
     Args:
       key: PRNG key.
-      logits: log odds, finite.
+      logits: log odds; +-inf makes a variable constant.
       temperature: positive; a scalar, or an array that broadcasts to the shape of `logits`.
       hard: straight-through variant, whose value is exactly 1 where the relaxed sample is over 1/2
         and else 0, and whose gradient is that of the relaxed sample.
@@ -250,8 +180,10 @@ def binary_concrete(
       Values in [0, 1], of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or does not broadcast.
-      TypeError: `logits` are not floating-point.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or does not
+        broadcast.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
+        not a number or an array.
 
     References:
       Jang, Gu, Poole 2017, equation 2 with k = 2; Maddison, Mnih, Teh 2017, appendix B.
@@ -260,10 +192,14 @@ def binary_concrete(
       >>> binary_concrete(jax.random.key(0), jnp.array([-50.0, 50.0]), 1.0, hard=True).tolist()
       [0.0, 1.0]
     """
+    check_key(key)
     logits = floating(logits)
     logit_y = logit_binary_concrete(key, logits, temperature)
     soft = jax.nn.sigmoid(logit_y).astype(logits.dtype)
-    return straight_through((logit_y > 0).astype(logits.dtype), soft) if hard else soft
+    if not hard:
+        return soft
+    value = jnp.where(jnp.isnan(soft), soft, (logit_y > 0).astype(logits.dtype))
+    return straight_through(value, soft)
 
 
 def logit_binary_concrete(
@@ -275,23 +211,30 @@ def logit_binary_concrete(
 
     Args:
       key: PRNG key.
-      logits: log odds of the variables, finite.
+      logits: log odds of the variables; +-inf makes a variable constant.
       temperature: positive; a scalar, or an array that broadcasts to the shape of `logits`.
 
     Returns:
       Log odds of the shape of `logits`, in float32 at least, since they reach 1e4 / temperature.
 
     Raises:
-      ValueError: a known `temperature` is not positive and finite, or does not broadcast.
-      TypeError: `logits` are not floating-point.
+      ValueError: a concrete (not traced) `temperature` is not positive and finite, or does not
+        broadcast.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
+        not a number or an array.
 
     Example:
       >>> bool(logit_binary_concrete(jax.random.key(0), jnp.array(500.0), 0.1) > 4000)
       True
     """
+    check_key(key)
     wide = upcast(floating(logits))
-    temperature = _checked(temperature, wide.shape)
-    return (wide + logistic_noise(key, wide.shape, wide.dtype)) / temperature
+    temperature = noise_temperature(temperature, wide)
+    certain = jnp.abs(wide) >= CERTAIN
+    noise = logistic_noise(key, wide.shape, wide.dtype)
+    logit_y = (jnp.where(certain, 0, wide) + noise) / temperature
+    end = jnp.where(wide > 0, jnp.inf, -jnp.inf) + (temperature - temperature)  # NaN if it is
+    return jnp.where(certain, end.astype(wide.dtype), logit_y)
 
 
 @jax.custom_jvp
@@ -306,34 +249,30 @@ def _first_with_gradient_of_second_jvp(
     return _first_with_gradient_of_second(*primals), tangents[1]
 
 
-def _checked(temperature: ArrayLike, shape: tuple[int, ...], *, per_row: bool = False) -> Array:
-    """The temperature in float32 at least, after its value and its shape are checked."""
-    check_temperature(temperature)
-    if per_row:
-        check_per_row(temperature)
-    temperature = upcast_saturating(temperature)
-    # One that is larger than the logits would spread a single draw of the noise over several.
-    if temperature.ndim > len(shape) or any(
-        size not in (1, whole)
-        for size, whole in zip(reversed(temperature.shape), reversed(shape), strict=False)
-    ):
-        raise ValueError(
-            f"temperature of shape {temperature.shape} does not broadcast to logits of {shape}:"
-            " give a scalar, or repeat the logits"
-        )
-    return temperature
-
-
 def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
     """`logits + gumbel`, less a constant per row that no argmax or softmax can see.
 
     With the largest logit at 0 before the noise is added, large logits neither swallow digits of
-    the noise nor cancel in the gradient of the temperature.
+    the noise nor cancel in the gradient of the temperature. A row whose largest logit is not
+    finite becomes NaN.
     """
     wide = upcast(logits)
     largest = jax.lax.stop_gradient(jnp.max(wide, axis=-1, keepdims=True))
-    return (wide - largest) + gumbel_noise(key, wide.shape, wide.dtype)
+    shift = largest + (largest - largest)
+    return (wide - shift) + gumbel_noise(key, wide.shape, wide.dtype)
 
 
-def _one_hot_argmax(scores: Float[Array, "*batch K"], dtype: DTypeLike) -> Array:
-    return jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=dtype)
+def _tempered(
+    perturbed: Float[Array, "*batch K"], temperature: Float[Array, "..."]
+) -> Float[Array, "*batch K"]:
+    """`perturbed / temperature`, or -inf for values that cannot occur, which get no gradient."""
+    impossible = perturbed <= -CERTAIN
+    return jnp.where(impossible, -jnp.inf, jnp.where(impossible, 0, perturbed) / temperature)
+
+
+def _one_hot_argmax(
+    scores: Float[Array, "*batch K"], like: Float[Array, "*batch K"]
+) -> Float[Array, "*batch K"]:
+    """The largest score's place as a one-hot vector in the dtype of `like`, NaN where that is."""
+    one_hot = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=like.dtype)
+    return jnp.where(jnp.isnan(like), like, one_hot)

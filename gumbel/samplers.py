@@ -265,23 +265,22 @@ class _ObservingSampler:
 def observe(values: Mapping[str, Sample], otherwise: Sampler) -> Sampler:
     """A sampler that returns `values[site]` where the site is observed, else asks `otherwise`.
 
-        Prefer `condition`, which also refuses an observed site that the objective never samples.
+    Prefer `condition`, which also refuses an observed site that the objective never samples.
 
-        Args:
-          values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
-          otherwise: the sampler of the other sites.
+    Args:
+      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
+      otherwise: the sampler of the other sites.
 
-        Raises:
-          ValueError: when a site is sampled whose value has another shape than its logits.
+    Raises:
+      ValueError: when a site is sampled whose value has another shape than its logits.
 
-        Example:
-          >>> import jax.numpy as jnp
-    import numpy as np
-          >>> from gumbel import CATEGORICAL, samplers
-          >>> label = jnp.array([[[0.0, 1.0]]])
-          >>> sample = samplers.observe({"y": label}, samplers.mean_field(CATEGORICAL))
-          >>> sample("y", jnp.zeros((1, 1, 2))).tolist(), sample("h", jnp.zeros((1, 1, 2))).tolist()
-          ([[[0.0, 1.0]]], [[[0.5, 0.5]]])
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gumbel import CATEGORICAL, samplers
+      >>> label = jnp.array([[[0.0, 1.0]]])
+      >>> sample = samplers.observe({"y": label}, samplers.mean_field(CATEGORICAL))
+      >>> sample("y", jnp.zeros((1, 1, 2))).tolist(), sample("h", jnp.zeros((1, 1, 2))).tolist()
+      ([[[0.0, 1.0]]], [[[0.5, 0.5]]])
     """
     return _ObservingSampler(values, otherwise)
 

@@ -18,7 +18,7 @@ from experiments.models.base import (
     pixel_logits,
 )
 from gumbel import BERNOULLI, CATEGORICAL, Family, samplers
-from gumbel.types import Batch, Cost, Logits, PRNGKey, Sample, Sampler
+from gumbel.types import Batch, Cost, PRNGKey, Sample, Sampler
 
 Maps = Float[Array, "B H W C"]
 Features = Float[Array, "B F"]
@@ -126,11 +126,8 @@ class SemiSupervised(nnx.Module):
     ) -> Cost:
         """The cost of a labelled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-
-        def observe(_site: str, _logits: Logits) -> Sample:
-            return observed
-
-        logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
+        sample = samplers.observe({"y": observed}, samplers.mean_field(self.family))
+        logits, y, cost = self._joint(images, key, sample, at_draw=False, style_beta=style_beta)
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
         bound = cost + math.log(self.num_classes)
         return bound_weight * bound - label_weight * log_q

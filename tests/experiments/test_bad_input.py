@@ -84,7 +84,7 @@ def fixture_refused(tmp_path, capsys):
         (["--config.estimator.num_samples=3"], "'gumbel_softmax' has no option 'num_samples'"),
         (
             ["--config.estimator.name=vimco", "--config.estimator.num_samples=1"],
-            "num_samples to be an integer >= 2, not 1",
+            "num_samples must be an integer >= 2, got 1",
         ),
         (
             ["--config.estimator.name=sf", "--config.estimator.decay=1.0"],

@@ -65,14 +65,6 @@ def test_noise_is_finite_and_has_its_tail_in_every_dtype(noise, dtype):
     assert draws.max() > 11
 
 
-@pytest.mark.parametrize(("bits", "sign"), [(0, -1), (2**32 - 1, 1)])
-def test_logistic_tails_end_where_their_probability_does(monkeypatch, bits, sign):
-    # The extreme numbers of 2^23 stand for a chance of 1.2e-7 each, logistic values past +-15.9.
-    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, bits, dtype))
-    noise = float(relaxations.logistic_noise(jax.random.key(0), ()))
-    assert noise == pytest.approx(sign * np.log(2.0**24), rel=1e-6)
-
-
 HARD_SAMPLERS = {
     "gumbel_max": relaxations.gumbel_max,
     "gumbel_softmax": lambda key, x: relaxations.gumbel_softmax(key, x, 0.7, hard=True),
@@ -227,8 +219,10 @@ def test_gradients_in_logits_and_temperature():
 
 def test_temperature_gradient_survives_large_logits():
     # A common shift of the logits changes nothing, so it must not cost the gradient its digits.
+    key = jax.random.key(12)
+
     def first(temperature, shift):
-        return relaxations.gumbel_softmax(jax.random.key(6), LOGITS + shift, temperature)[0]
+        return relaxations.gumbel_softmax(key, LOGITS + shift, temperature)[0]
 
     gradient = jax.jit(jax.grad(first))
     near, far = (gradient(0.05, np.float32(shift)) for shift in (0, 8192))

@@ -11,6 +11,9 @@ from gumbel.estimators.derivatives import magic_box
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.test_estimators import critical_z, initial_state, largest_z, multi_sample
 
+# Tens of thousands of Hessian-vector products for each estimator.
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(1)
 NUM_ESTIMATES = 20_000
 ALL = [name for name in estimators.names() if estimators.spec(name).derivatives == "all"]

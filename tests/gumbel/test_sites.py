@@ -60,9 +60,8 @@ def mixed_net(family=MIXED, *, named=False):
 
 @every_unbiased
 def test_one_estimator_serves_a_mixture_of_families(name):
-    # By the order of a brute-force sum over 3 * 2^3 joint values.
+    """Held against a sum over all 3 * 2^3 joint values, written out."""
     net = mixed_net()
-    total = jnp.zeros(2)
 
     def brute_force(params):
         cost = jnp.zeros(2)
@@ -73,7 +72,9 @@ def test_one_estimator_serves_a_mixture_of_families(name):
                     "edge": jnp.tile(edge[None, None], (2, 1, 1)),
                     "gate": jnp.tile(gate, (2, 1)),
                 }
-                value = mixed_objective(params, net.batch, KEY, lambda s, _: given[s])
+                value = mixed_objective(
+                    params, net.batch, KEY, lambda site, _, given=given: given[site]
+                )
                 edge_logits = params["edge"] + net.batch[:, None, :]
                 log_q = CATEGORICAL.log_prob(edge_logits, given["edge"]).sum(-1)
                 gate_logits = params["gate"] * net.batch + given["edge"][:, 0]
@@ -82,7 +83,7 @@ def test_one_estimator_serves_a_mixture_of_families(name):
         return jnp.mean(cost)
 
     expected = jax.flatten_util.ravel_pytree(jax.grad(brute_force)(net.params))[0]
-    check_unbiased(net, name, np.asarray(expected, np.float64) + float(total.sum()))
+    check_unbiased(net, name, np.asarray(expected, np.float64))
 
 
 @every_estimator
@@ -133,10 +134,10 @@ def test_families_that_are_missing_wrong_or_two_are_refused():
     with pytest.raises(ValueError, match="site 'gate' has no family"):
         trace({"edge": CATEGORICAL})
     with pytest.raises(
-        ValueError, match="site 'edge' is called with family categorical, and listed"
+        ValueError, match=r"site 'edge' is called with family categorical, and listed"
     ):
         trace({"edge": BERNOULLI, "gate": BERNOULLI}, named=True)
-    with pytest.raises(TypeError, match="give gumbel.BERNOULLI"):
+    with pytest.raises(TypeError, match=r"give gumbel\.BERNOULLI"):
         trace(3)
     with pytest.raises(ValueError, match="did you mean 'bernoulli'"):
         trace({"edge": CATEGORICAL, "gate": "bernouli"})
@@ -192,10 +193,14 @@ def test_what_is_masked_has_no_value_and_no_gradient(name, family):
         return jnp.square(z.reshape(2, -1).sum(-1)), z
 
     estimator = estimators.make(name, family)
-    state = estimator.init(objective, logits, jnp.zeros((2, 1)), KEY)
-    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-        objective, logits, jnp.zeros((2, 1)), KEY, 0.5, state
-    )
+
+    @jax.jit
+    def gradient_and_info(logits):
+        state = estimator.init(objective, logits, jnp.zeros((2, 1)), KEY)
+        arguments = (objective, logits, jnp.zeros((2, 1)), KEY, 0.5, state)
+        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)
+
+    gradient, (_, info) = gradient_and_info(logits)
     assert np.all(np.asarray(info.aux)[~np.asarray(expanded)] == 0)
     assert np.all(np.asarray(gradient)[~np.asarray(expanded)] == 0)
     assert np.isfinite(gradient).all()
@@ -243,10 +248,14 @@ def test_logits_may_have_any_number_of_axes(name, family, shape):
     batch = jnp.zeros(shape)
     options = {"features": lambda batch: jnp.ones((3, 1))} if name == "nvil" else {}
     estimator = estimators.make(name, family, **options)
-    state = estimator.init(objective, params, batch, KEY)
-    gradient, (_, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-        objective, params, batch, KEY, 0.5, state
-    )
+
+    @jax.jit
+    def gradient_and_info(params):
+        state = estimator.init(objective, params, batch, KEY)
+        arguments = (objective, params, batch, KEY, 0.5, state)
+        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)
+
+    gradient, (_, info) = gradient_and_info(params)
     assert gradient.shape == shape[1:]
     assert info.cost.shape == (3,)
     assert np.isfinite(gradient).all()
@@ -398,14 +407,14 @@ def test_aux_is_delivered(name):
 @pytest.mark.parametrize(
     "transform",
     [
-        lambda draw, x: jax.vmap(draw)(x),
+        lambda draw, x: jax.vmap(draw)(x + 0),
         lambda draw, x: jax.lax.scan(lambda c, row: (c, draw(row)), 0, x)[1],
         lambda draw, x: jax.lax.fori_loop(0, 3, lambda i, c: draw(c), x),
         lambda draw, x: jax.lax.while_loop(lambda c: c.sum() > 100, draw, x),
         lambda draw, x: jax.lax.cond(x.sum() > 0, draw, lambda y: y, x),
         lambda draw, x: jax.jit(draw)(x),
         lambda draw, x: jax.checkpoint(draw)(x),
-        lambda draw, x: jax.lax.map(draw, x),
+        jax.lax.map,
         lambda draw, x: jax.grad(lambda y: draw(y).sum())(x),
     ],
     ids=["vmap", "scan", "fori", "while", "cond", "jit", "checkpoint", "map", "grad"],

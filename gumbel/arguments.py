@@ -1,0 +1,187 @@
+"""Refusals of arguments that have a wrong value, shape or type, each in one sentence.
+
+Shapes and dtypes are always known. A value that JAX is tracing is not, so it passes here, and what
+is invalid about it becomes NaN in the result.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from gumbel.numerics import concrete_or_none, floating, same_rank, upcast_saturating
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def check_temperature(temperature: ArrayLike) -> None:
+    """Refuses a temperature that is not a finite number of at least 1.2e-38.
+
+    That is the smallest normal float32; smaller ones count as 0 on most devices. A traced
+    temperature (under `jit`, `vmap` or `grad`) passes, as its value is not known.
+
+    Args:
+      temperature: a scalar or an array of them.
+
+    Raises:
+      TypeError: it is not a real number or an array of them.
+      ValueError: the value is known and some entry is too small, infinite or NaN.
+
+    Example:
+      >>> check_temperature(0.5)
+      >>> check_temperature(0.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: temperature must be positive and finite, got 0.0: use a small one such as 0.1
+    """
+    numeric = isinstance(temperature, (int, float, np.ndarray, np.generic, jax.Array))
+    dtype = jnp.result_type(temperature) if numeric else None
+    if dtype is None or not (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    ):
+        got = type(temperature).__name__ if dtype is None else dtype.name
+        raise TypeError(
+            f"temperature must be a real number or an array of them, got {got}: one temperature"
+            " per site goes to the estimator"
+        )
+    value = concrete_or_none(temperature)
+    if value is None:
+        return
+    value = value.astype(np.float64)
+    bad = value[~(np.isfinite(value) & (value >= _SMALLEST))]
+    if bad.size and 0 < bad[0] < _SMALLEST:
+        raise ValueError(
+            f"temperature {bad[0]} is below {_SMALLEST:.2g}, the smallest normal float32: use a"
+            " larger one such as 0.1"
+        )
+    if bad.size:
+        raise ValueError(
+            f"temperature must be positive and finite, got {bad[0]}: use a small one such as 0.1"
+        )
+
+
+def check_per_row(temperature: ArrayLike) -> None:
+    """Refuses a temperature for each class: all classes of a variable share one.
+
+    Raises:
+      ValueError: it is neither a scalar nor of shape `[..., 1]`.
+    """
+    shape = jnp.shape(temperature)
+    if shape and shape[-1] != 1:
+        raise ValueError(f"temperature has shape {shape}: give a scalar or one per row, [..., 1]")
+
+
+def checked_temperature(
+    temperature: ArrayLike, dtype: np.dtype[Any], *, per_row: bool = False
+) -> Float[Array, "..."]:
+    """The temperature in `dtype`; NaN where it is traced and turns out not to be valid."""
+    check_temperature(temperature)
+    if per_row:
+        check_per_row(temperature)
+    known = concrete_or_none(temperature) is not None
+    temperature = upcast_saturating(temperature).astype(dtype)
+    if known:
+        return temperature
+    log = jnp.log(jax.lax.stop_gradient(temperature))
+    return temperature + (log - log)  # plus 0, or plus NaN unless it is positive and finite
+
+
+def noise_temperature(
+    temperature: ArrayLike, logits: Array, *, per_row: bool = False
+) -> Float[Array, "..."]:
+    """`checked_temperature`, for samples: of the rank of `logits`, or a scalar.
+
+    Raises:
+      ValueError: it does not broadcast to the shape of `logits`. One that is larger would spread
+        a single draw of the noise over several samples.
+    """
+    checked = checked_temperature(temperature, logits.dtype, per_row=per_row)
+    shape = logits.shape
+    if checked.ndim > len(shape) or any(
+        size not in (1, whole)
+        for size, whole in zip(reversed(checked.shape), reversed(shape), strict=False)
+    ):
+        raise ValueError(
+            f"temperature of shape {checked.shape} does not broadcast to logits of {shape}:"
+            " give a scalar, or repeat the logits"
+        )
+    return same_rank(checked, logits)[0] if checked.ndim else checked
+
+
+def categorical_logits(logits: ArrayLike) -> Float[Array, "*batch K"]:
+    """`logits` as an array, refused if they are not floating-point or have no values.
+
+    Raises:
+      TypeError: they are integers or booleans.
+      ValueError: they are a scalar, or K is 0.
+
+    Example:
+      >>> categorical_logits(jnp.zeros((3, 0)))
+      Traceback (most recent call last):
+      ...
+      ValueError: logits of shape (3, 0) have no values: give [..., K] with K at least 1
+    """
+    logits = floating(logits)
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(
+            f"logits of shape {logits.shape} have no values: give [..., K] with K at least 1"
+        )
+    return logits
+
+
+def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str = "z") -> None:
+    """Refuses a value that does not fit its logits, such as labels where one-hot is meant.
+
+    Args:
+      z: the value, of the rank of `logits` at least, or a scalar for elementwise logits.
+      logits: what it is a value of; leading axes broadcast.
+      event_ndims: 1 if the last axis holds one-hot values, whose sizes then have to agree; else 0.
+      name: of `z`, for the message.
+
+    Raises:
+      ValueError: the shapes do not fit, or integer values are known and not one-hot (not 0 or 1).
+
+    Example:
+      >>> check_point(jnp.array([0, 2]), jnp.zeros((2, 3)), event_ndims=1)
+      Traceback (most recent call last):
+      ...
+      ValueError: z of shape (2,) does not fit logits of shape (2, 3): it is one-hot along the last
+      axis, so use jax.nn.one_hot(labels, 3)
+    """
+    shape, whole = np.shape(z), np.shape(logits)
+    hint = "leading axes broadcast, and z has no fewer than the logits"
+    if event_ndims:
+        hint = f"it is one-hot along the last axis, so use jax.nn.one_hot(labels, {whole[-1]})"
+    too_few = len(shape) < len(whole) and (event_ndims > 0 or len(shape) > 0)
+    if too_few or (event_ndims and shape[-1] != whole[-1]) or not _broadcast(shape, whole):
+        raise ValueError(f"{name} of shape {shape} does not fit logits of shape {whole}: {hint}")
+    if not jnp.issubdtype(
+        z.dtype if isinstance(z, jax.Array) else np.asarray(z).dtype, jnp.integer
+    ):
+        return
+    value = concrete_or_none(z)
+    if value is None:
+        return
+    if not np.isin(value, (0, 1)).all() or (event_ndims and not (value.sum(axis=-1) == 1).all()):
+        needed = "one-hot along the last axis: use jax.nn.one_hot" if event_ndims else "0 or 1"
+        raise ValueError(f"{name} is of integers that are not {needed}")
+
+
+def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> None:
+    """Refuses two logits that do not broadcast, or whose K differ.
+
+    Raises:
+      ValueError: so it is.
+    """
+    q, p = logits_q.shape, logits_p.shape
+    if (event_ndims and q[-1] != p[-1]) or not _broadcast(q, p):
+        same = ", and K be the same" if event_ndims else ""
+        raise ValueError(f"logits of shapes {q} and {p} do not fit: leading axes broadcast{same}")
+
+
+def _broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return all(a == b or 1 in (a, b) for a, b in pairs)
