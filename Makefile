@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# The lock files are complete, so nothing is left to resolve; Python compiles what it imports.
-INSTALL := $(PIP) install --require-hashes --no-deps --no-compile
+# uv installs in a third of pip's time; pip, which has a configuration of its own, stands in for it.
+install = $(BIN)/uv pip install --python $(BIN)/python --no-deps $(1) \
+  || $(PIP) install --no-compile --no-deps $(1)
 # One target of $(VENV) for what runs, one for the tools on top.
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
@@ -67,7 +68,6 @@ package: | $(VENV)/.created
 LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
 lock: $(VENV)/.created
-	$(PIP) install --quiet 'uv>=0.9'
 	$(LOCK) --extra experiments -o requirements.txt
 	$(LOCK) --extra dev -c requirements.txt -o requirements-dev.txt
 	$(LOCK) --extra docs -c requirements.txt -o requirements-docs.txt
@@ -82,15 +82,16 @@ $(VENV)/.created:
 	    "name a newer one, as in 'make PYTHON=python3.12 $(firstword $(MAKECMDGOALS))'" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	-$(PIP) install --quiet uv==0.13.9
 	@touch $@
 
-# Editable and without its dependencies, which the lock file has; experiments/ and the rest are
-# found from the checkout.
+# The lock files are complete, hence --no-deps. The library is installed as editable; experiments/
+# and the rest are found from the checkout.
 $(RUN): requirements.txt pyproject.toml | $(VENV)/.created
-	$(INSTALL) -r requirements.txt
-	$(PIP) install --no-deps -e .
+	$(call install,--require-hashes -r requirements.txt)
+	$(call install,-e .)
 	@touch $@
 
 $(DEV): requirements-dev.txt $(RUN)
-	$(INSTALL) -r requirements-dev.txt
+	$(call install,--require-hashes -r requirements-dev.txt)
 	@touch $@
