@@ -1,52 +1,97 @@
 # `make quickstart` trains a small model on scikit-learn's digits; `make test` runs every check.
-# Both make .venv first. Another interpreter: rm -rf .venv; make PYTHON=python3.13 test
+# Both make the environment first. A second one, of another Python, stands beside it:
+#   make VENV=.venv-3.13 PYTHON=python3.13 test
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# uv installs in a third of pip's time; pip, which has a configuration of its own, stands in for it.
+install = $(BIN)/uv pip install --python $(BIN)/python --no-deps $(1) \
+  || $(PIP) install --no-compile --no-deps $(1)
+# One target of $(VENV) for what runs, one for the tools on top.
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+
+PYTEST := $(BIN)/python -m pytest
+QUICK := -n auto --dist loadfile -m "not slow and not ray"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint typecheck slow ray clean
+.PHONY: help quickstart test library lint typecheck slow ray package lock clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
 	@echo "make test         linter, type checker and the quick tests"
+	@echo "make library      the library's tests alone"
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
 	@echo "make ray          install Ray, and test the sweep engine that needs it"
+	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
+	@echo "make lock         write the requirements files anew, from pyproject.toml"
 	@echo "make clean        remove caches and build products (runs/ and .venv stay)"
 
-quickstart: $(STAMP)
+quickstart: $(RUN)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: lint typecheck
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray"
+	$(PYTEST) $(QUICK)
 
-lint: $(STAMP)
+library: $(DEV)
+	$(PYTEST) $(QUICK) gumbel tests/gumbel tests/test_compiler.py tests/test_packaging.py
+
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-typecheck: $(STAMP)
+typecheck: $(DEV)
 	$(BIN)/mypy
 
-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not ray"
+slow: $(DEV)
+	$(PYTEST) -m "slow and not ray"
 
-ray: $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[ray]'
-	$(BIN)/python -m pytest -m ray
+ray: $(DEV)
+	$(PIP) install -e '.[ray]'
+	$(PYTEST) -m ray
+
+# The wheel is built from the sdist. -I keeps the checkout off the path.
+package: | $(VENV)/.created
+	rm -rf build/package
+	$(BIN)/python -m venv build/package/tools
+	build/package/tools/bin/python -m pip --disable-pip-version-check install --quiet build
+	build/package/tools/bin/python -m build --outdir build/package/dist .
+	$(BIN)/python -m venv build/package/clean
+	build/package/clean/bin/python -m pip --disable-pip-version-check install --quiet \
+	  build/package/dist/*.whl
+	build/package/clean/bin/python -I .ci/check_wheel.py
+
+# One file for Python 3.11 and all later ones: pip takes the lines whose markers fit.
+LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+lock: $(VENV)/.created
+	$(LOCK) --extra experiments -o requirements.txt
+	$(LOCK) --extra dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --extra docs -c requirements.txt -o requirements-docs.txt
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-$(STAMP): requirements.txt pyproject.toml
+$(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: '$(PYTHON)' is missing or older than Python 3.11:" \
 	    "name a newer one, as in 'make PYTHON=python3.12 $(firstword $(MAKECMDGOALS))'" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	-$(PIP) install --quiet uv==0.13.9
+	@touch $@
+
+# The lock files are complete, hence --no-deps. The library is installed as editable; experiments/
+# and the rest are found from the checkout.
+$(RUN): requirements.txt pyproject.toml | $(VENV)/.created
+	$(call install,--require-hashes -r requirements.txt)
+	$(call install,-e .)
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUN)
+	$(call install,--require-hashes -r requirements-dev.txt)
 	@touch $@

@@ -11,7 +11,7 @@ Run (12 runs of 200,000 steps):
 from ml_collections import ConfigDict
 
 from configs import vae
-from experiments import grids
+from experiments.sweeps import grids
 
 
 def get_config() -> ConfigDict:

@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.temperature.rate = 5e-5
     config.num_steps = 20_000
     config.eval_every = 1000
-    config.eval_samples = 200
+    config.test_num_samples = 200
     return config

@@ -14,13 +14,12 @@ Pick the learning rate, as the paper does for each estimator (6 runs):
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import grids
+from experiments.config import base
+from experiments.sweeps import grids
 
 
 def get_config() -> ConfigDict:
-    config = configs.base()
-    config.model = "sbn"
+    config = base("structured_prediction")
     config.layers = (200, 200)
     config.temperature.name = "constant"  # fixed at 1, as in the paper
     config.temperature.value = 1.0

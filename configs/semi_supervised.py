@@ -15,32 +15,16 @@ Pick alpha on the validation set from the paper's grid (5 runs):
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import grids
+from experiments.config import base
+from experiments.sweeps import grids
 
 
 def get_config() -> ConfigDict:
-    config = configs.base()
-    config.model = "semi_supervised"
+    config = base("semi_supervised")
     config.dataset = "mnist"
     config.binarization = "dynamic"
     config.latent = "categorical"
     config.num_classes = 10
-    config.labels = "true"  # or "random", of any num_classes, for timing
-    config.num_labels = 100  # as many of each class, drawn by the seed
-    config.labelled_batch_size = 20
-    # The mean cross-entropy weighs alpha times the unlabelled images per label: 0.1 * 500 = 50.
-    config.alpha = 0.1
-    config.labelled_weight = 50.0  # images that a labelled one counts as, in the bound
-    config.style_dim = 16
-    # The weight of the style's KL at first; it falls to 1 over this share of the steps. While the
-    # style is dear, the class has to say which digit it is.
-    config.style_beta = 4.0
-    config.style_beta_share = 0.5
-    config.encoder = (16, 32, 32)  # channels of q(y | x), and of q(z | x, y)
-    config.head = 128  # units where class and image meet in q(z | x, y)
-    config.decoder = (16, 32, 8)  # channels of p(x | y, z)
-    config.kl = "analytic"  # of the class; or "sample", "relaxed"
     config.temperature.name = "exponential"
     config.temperature.rate = 3e-5
     config.temperature.floor = 0.5
@@ -52,7 +36,7 @@ def get_config() -> ConfigDict:
     config.log_every = 100  # marginalization takes some steps a second on a CPU
     config.eval_every = 1000
     config.checkpoint_every = 1000
-    config.eval_samples = 1  # the bound itself
+    config.test_num_samples = 1  # the bound itself
     config.steps_per_call = 1  # convolutions in a loop are slow on a CPU
     return config
 

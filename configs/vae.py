@@ -13,19 +13,16 @@ Pick the learning rate and the annealing schedule from the paper's grid (24 runs
   python -m experiments.sweep --config=configs/vae.py --workdir=runs/vae-sweep
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import grids
+from experiments.config import base
+from experiments.sweeps import grids
 
 
 def get_config() -> ConfigDict:
-    config = configs.base()
-    config.model = "vae"
+    config = base("generative")
     config.latent = "categorical"
     config.layers = (200,)
-    config.decoder = config_dict.placeholder(tuple)  # hidden layers; unset: as in the paper
-    config.kl = "sample"  # or "analytic", "relaxed"
     config.temperature.name = "exponential"
     config.temperature.value = 1.0
     config.temperature.rate = 1e-5

@@ -1,11 +1,12 @@
-"""The one kind of error that a user is meant to read."""
+"""The one kind of error that a user is meant to read, and how its messages are worded."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """Bad input or a missing resource: what is wrong, where, and how to mend it.
+    """Bad input or a missing resource: what is wrong, where, and how to fix it.
 
     The message is one line. The launcher prints it as that line, without a traceback, and exits
     with status 2.
@@ -13,7 +14,7 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    r"""An exception's message on one line, or its type's name where it has none.
+    r"""An exception's message on one line, or its type's name if it has none.
 
     Example:
       >>> one_line(ValueError("bad\n  header"))
@@ -24,15 +25,45 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """The valid words nearest to a wrong one, as the mend of an error message.
+def nearest(word: str, valid: Iterable[str]) -> list[str]:
+    """Up to three valid words that `word` may have been meant to be, also by a dotted key's end.
 
     Example:
       >>> nearest("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
+      ['gumbel_softmax']
+      >>> nearest("rate", ["temperature.rate", "seed"])
+      ['temperature.rate']
+    """
+    valid = list(valid)
+    last = word.rpartition(".")[2]
+    by_end = {key.rpartition(".")[2]: key for key in valid}
+    same_end = [key for key in valid if key.rpartition(".")[2] == last]
+    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.6)
+    close_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=3, cutoff=0.75)]
+    return list(dict.fromkeys([*same_end, *close, *close_end]))[:3]
+
+
+def suggestion(word: str, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown word.
+
+    Example:
+      >>> suggestion("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
       'did you mean gumbel_softmax?'
-      >>> nearest("xyz", ["sf", "st"])
+      >>> suggestion("xyz", ["sf", "st"])
       'choose one of sf, st'
     """
     valid = list(valid)
-    near = difflib.get_close_matches(word, valid, n=3, cutoff=0.5)
+    near = nearest(word, valid)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(valid)}"
+
+
+def refuse(key: str, value: Any, fix: str) -> NoReturn:
+    """Raises the UserError about a config key's value."""
+    raise UserError(f"config.{key}={value!r}: {fix}")
+
+
+def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises UserError unless the value of a config key is one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(f"config.{key}={value!r} is not known: {suggestion(str(value), choices)}")

@@ -5,43 +5,54 @@ python -m experiments.train --config=configs/sbn.py --workdir=DIR [--config.KEY=
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import cli, run, validation
 from experiments import config as configs
-from experiments.overrides import Overrides
+from experiments import tasks
+from experiments.config import Overrides, cli
+from experiments.settings import Settings
+from experiments.training import run, rundir
+from experiments.training.compilations import keep_compilations
+from experiments.training.loop import Stopped
 
 _log = logging.getLogger(__name__)
 
 
 def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
-    """Trains one model with one estimator; a run that was stopped goes on where it was."""
-    validation.validate(config)
-    for key, why in configs.unread(config).items():
+    """Trains one model with one estimator; a run that was stopped resumes where it was."""
+    settings = configs.read(config)
+    for key, why in configs.unread(settings).items():
         if key in overrides:
             _log.warning("--config.%s does nothing: %s", key, why)
-    finished = (Path(workdir) / run.RESULT).exists()
+    keep_compilations()
+    finished = (Path(workdir) / rundir.RESULT).exists()
     try:
-        result = run.train(config, workdir, overrides)
-    except run.Stopped as stopped:
+        result = run.train(settings, workdir, overrides)
+    except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
-    samples = configs.final_samples(config)
-    print(
-        f"test {result['test_nll']:.2f} ({samples['test']}-sample bound, nats), "
-        f"validation {result['valid_nll']:.2f} ({samples['validation']}-sample)"
-    )
-    if "test_accuracy" in result:
-        print(
-            f"accuracy: test {result['test_accuracy']:.2f} %, "
-            f"validation {result['valid_accuracy']:.2f} %"
-        )
-    print(f"numbers: {Path(workdir) / run.RESULT}\npicture: {Path(workdir) / run.PICTURE}")
+    print(summary(settings, result))
+    print(f"numbers: {Path(workdir) / rundir.RESULT}\npicture: {Path(workdir) / rundir.PICTURE}")
     return 0
+
+
+def summary(settings: Settings, result: Mapping[str, Any]) -> str:
+    """The result of a run, a line for the bounds and one for each metric of the task."""
+    samples = settings.final_num_samples
+    test, validation = result["test_bound"], result["validation_bound"]
+    bounds = f"test {test:.2f} ({samples['test']}-sample bound, nats)"
+    lines = [f"{bounds}, validation {validation:.2f} ({samples['validation']}-sample)"]
+    metrics = tasks.load(settings.task).metrics
+    for name, unit in metrics.units.items() if metrics else ():
+        test, validation = result[f"test_{name}"], result[f"validation_{name}"]
+        lines.append(f"{name}: test {test:.2f} {unit}, validation {validation:.2f} {unit}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

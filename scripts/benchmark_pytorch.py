@@ -19,7 +19,6 @@ import os
 if "GUMBEL_BENCHMARK_CORE" in os.environ:  # before jax and torch size their thread pools
     os.sched_setaffinity(0, {int(os.environ["GUMBEL_BENCHMARK_CORE"])})
 
-import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -28,18 +27,23 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from configs import sbn
-from experiments import cli, records, training
+from experiments import command, config
 from experiments.data import Dataset, Split
+from experiments.data.batches import batch_indices
 from experiments.errors import UserError
+from experiments.training import records
+from experiments.training.program import Program, dynamic_of
+from experiments.training.provenance import provenance
 
 Turn = Callable[[], float]
 WIDTHS = (392, 200, 200, 392)
@@ -50,24 +54,24 @@ def random_dataset() -> Dataset:
     """Binary images of MNIST's size and density: the speed does not depend on what they show."""
     images = np.random.default_rng(0).random((50_000, 28, 28)) < 0.13
     split = Split(images.astype(np.uint8))
-    return Dataset("random", split, split, split, levels=1)
+    return Dataset("random", split, split, split, max_value=1)
 
 
 def jax_turn(dataset: Dataset, steps: int) -> Turn:
     """Our own training program: `steps` optimizer steps in one call, timed."""
-    config = sbn.get_config()
-    program, hypers = training.make_program(config, dataset), training.hypers_of(config)
+    settings = config.read(sbn.get_config())
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     images = jnp.asarray(dataset.train.images)
-    indices = jax.jit(training.batch_indices, static_argnames=("num_steps", "size", "batch_size"))(
-        0, 0, num_steps=steps, size=len(images), batch_size=config.batch_size
+    indices = jax.jit(batch_indices, static_argnames=("num_steps", "size", "batch_size"))(
+        0, 0, num_steps=steps, size=len(images), batch_size=settings.batch_size
     )
-    run, state = jax.jit(program.run), jax.jit(program.init)(hypers, images)
-    jax.block_until_ready(run(hypers, images, state, indices))
+    run, state = jax.jit(program.run), jax.jit(program.init)(dynamic, images)
+    jax.block_until_ready(run(dynamic, images, state, indices))
 
     def turn() -> float:
         nonlocal state
         began = time.perf_counter()
-        state, _ = jax.block_until_ready(run(hypers, images, state, indices))
+        state, _ = jax.block_until_ready(run(dynamic, images, state, indices))
         return steps / (time.perf_counter() - began)
 
     return turn
@@ -182,35 +186,35 @@ def measure(cores: Sequence[int], rounds: int, steps: int) -> list[dict[str, flo
     return found
 
 
-def main() -> int:
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define: dict[str, Any] = {"flag_values": values, "lower_bound": 1}
+    flags.DEFINE_integer("processes", 1, "that train at once, one a core", **define)
+    flags.DEFINE_integer("rounds", 7, "turns of each side", **define)
+    flags.DEFINE_integer("steps", 500, "optimizer steps in a turn", **define)
+    flags.DEFINE_string("output", None, "a JSON file for the numbers", flag_values=values)
+
+
+def main(given: Mapping[str, Any]) -> int:
     """Takes turns and prints the steps per second of each and the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--processes", type=cli.count, default=1, help="that train at once, one a core"
-    )
-    parser.add_argument("--rounds", type=cli.count, default=7, help="turns of each side")
-    parser.add_argument("--steps", type=cli.count, default=500, help="optimizer steps in a turn")
-    parser.add_argument("--output", type=cli.path, help="a JSON file for the numbers")
-    arguments = parser.parse_args()
+    processes, output = given["processes"], command.path(given["output"])
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install torch")
     cores = sorted(os.sched_getaffinity(0))
-    if arguments.processes > len(cores):
+    if processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
-    cli.refuse_output(arguments.output)
+    command.check_output(output)
 
-    found = measure(cores[: arguments.processes], arguments.rounds, arguments.steps)
+    found = measure(cores[:processes], given["rounds"], given["steps"])
     ratios = [turns["jax"] / turns["torch"] for turns in found]
     limits = [turns["products"] / turns["torch"] for turns in found]
     result = {
-        "processes": arguments.processes,
+        "processes": processes,
         **{f"{side}_steps_per_second": [turns[side] for turns in found] for side in SIDES},
         "median_ratio": statistics.median(ratios),
         "median_limit": statistics.median(limits),
         "torch": importlib.metadata.version("torch"),
-        **records.provenance(),
+        **provenance(),
     }
     for side in SIDES:
         median = statistics.median(turns[side] for turns in found)
@@ -218,10 +222,10 @@ def main() -> int:
     for name, values in (("ratio", ratios), ("limit", limits)):
         low, high = min(values), max(values)
         print(f"{name:9}{statistics.median(values):8.2f} (median; {low:.2f} to {high:.2f})")
-    if arguments.output:
-        records.write_json(arguments.output, result)
+    if output:
+        records.write_json(output, result)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(command.launch(main, define_flags))

@@ -1,4 +1,4 @@
-"""How often the gradient in a class's place says rightly whether another class would cost less.
+"""How often the sign of a class's gradient predicts whether another class would cost less.
 
   python -m scripts.class_gradients WORKDIR [WORKDIR ...] [--output=results/class_gradients.json]
 
@@ -16,20 +16,25 @@ is the share of images at which the two have the same sign, for several t: of th
 more, and of those whose b costs less.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments import cli, records, trained, training
-from experiments import config as configs
+from experiments import command
+from experiments.data import batches
 from experiments.errors import UserError
+from experiments.tasks.semi_supervised import SemiSupervised
+from experiments.training import loading, records
+from experiments.training.loading import Trained
+from experiments.training.provenance import provenance
 from gumbel.types import PRNGKey
 
 PLACES = (0.0, 0.1, 0.25, 0.5)
@@ -85,33 +90,33 @@ def differences(model: Any, images: Images, key: PRNGKey) -> Differences:
     return Differences(true, jax.lax.map(slope, jnp.asarray(PLACES)))
 
 
-def load(workdir: Path) -> trained.Trained:
+def load(workdir: Path) -> Trained:
     """A run of the model.
 
     Raises:
       UserError: it is none, or has no checkpoint.
     """
-    run = trained.load(workdir)
-    if not configs.semi_supervised(run.config) or run.config.kl != "analytic":
+    run = loading.load(workdir)
+    if not isinstance(run.model, SemiSupervised) or run.settings.options.kl != "analytic":
         raise UserError(f"{workdir}: give a run of configs/semi_supervised.py with kl=analytic")
     return run
 
 
-def measure(run: trained.Trained, num_images: int) -> dict[str, Any]:
+def measure(run: Trained, num_images: int) -> dict[str, Any]:
     """What the JSON says of a run."""
-    config, step, model, dataset = run
+    settings, step, model, dataset = run
     split = dataset.validation
     assert split.labels is not None  # else it could not have been trained
     images, labels = split.images[:num_images], split.labels[:num_images]
     pixel_key, style_key = jax.random.split(jax.random.key(0))
-    pixels = training.pixels(jnp.asarray(images), dataset.levels, pixel_key, dynamic=True)
+    pixels = batches.pixels(jnp.asarray(images), dataset.max_value, pixel_key, dynamic=True)
     found = jax.jit(lambda pixels, key: differences(model, pixels, key))(pixels, style_key)
     right = np.sign(found.slopes) == np.sign(found.true)
     dearer = np.asarray(found.true > 0)
     predicted = np.argmax(model.class_logits(pixels), axis=-1)
     return {
-        "estimator": config.estimator.name,
-        "seed": config.seed,
+        "estimator": settings.estimator.name,
+        "seed": settings.seed,
         "steps": step,
         "images": len(images),
         "accuracy": 100 * float(np.mean(predicted == labels)),
@@ -128,25 +133,26 @@ def _percent(which: Bool[np.ndarray, " N"]) -> float | None:
     return 100 * float(np.mean(which)) if len(which) else None
 
 
-def main() -> int:
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_integer("images", 2000, "of the validation set", lower_bound=1, **define)
+    flags.DEFINE_string("output", None, "JSON file to write", **define)
+
+
+def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Measures the runs named on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("workdir", type=cli.path, nargs="+", help="directory of a trained run")
-    parser.add_argument("--images", type=cli.count, default=2000, help="of the validation set")
-    parser.add_argument("--output", type=cli.path, help="JSON file to write")
-    arguments = parser.parse_args()
-    cli.refuse_output(arguments.output)
+    output = command.path(given["output"])
+    command.check_output(output)
     rows = []
-    for run in [load(workdir) for workdir in arguments.workdir]:  # mistakes first
-        row = measure(run, arguments.images)
+    for run in [load(Path(workdir)) for workdir in workdirs]:  # mistakes first
+        row = measure(run, given["images"])
         print(json.dumps(row))
         rows.append(row)
-    if arguments.output:
-        records.write_json(arguments.output, {"runs": rows, **records.provenance()})
+    if output:
+        records.write_json(output, {"runs": rows, **provenance()})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(command.launch(main, define_flags, takes="WORKDIR [WORKDIR ...]"))

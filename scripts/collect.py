@@ -3,37 +3,43 @@
   python -m scripts.collect WORKDIR [WORKDIR ...] [--output=results/runs]
 
 A file holds what `result.json` holds and, under `curve`, the lines of `metrics.jsonl` that have a
-validation bound. Its name says model, latent, estimator, steps and seed.
+validation bound. Its name says task, latent, estimator, steps and seed.
 """
 
-import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments import cli, records
+from absl import flags
+
+from experiments import command
 from experiments.errors import UserError
 from experiments.reproduce.store import Record, record_of
+from experiments.training import records
+
+SHORT = {"structured_prediction": "sbn", "generative": "vae"}  # in names of files and tables
 
 
 def name_of(record: Record) -> str:
-    """Model, latent, estimator, steps and seed of a run."""
+    """Task, latent, estimator, steps and seed of a run."""
     config = record["config"]
-    parts = (config["model"], config["latent"], config["estimator.name"])
+    parts = (SHORT.get(config["task"], config["task"]), config["latent"], config["estimator.name"])
     return "-".join((*parts, str(record["steps"]), f"seed{record['seed']}"))
 
 
-def main() -> int:
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flag."""
+    flags.DEFINE_string("output", "results/runs", "where to", flag_values=values)
+
+
+def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Collects the runs named on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("workdir", type=cli.path, nargs="+", help="directory of a finished run")
-    parser.add_argument("--output", type=cli.path, default=Path("results/runs"), help="where to")
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for workdir in arguments.workdir:
-        record = record_of(workdir)
-        path = arguments.output / f"{name_of(record)}.json"
+    output = Path(given["output"]).expanduser()
+    output.mkdir(parents=True, exist_ok=True)
+    for workdir in workdirs:
+        record = record_of(Path(workdir).expanduser())
+        path = output / f"{name_of(record)}.json"
         if path.exists() and records.read_json(path)["config"] != record["config"]:
             raise UserError(f"{path} is of another config: give another --output")
         records.write_json(path, record)
@@ -42,4 +48,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(command.launch(main, define_flags, takes="WORKDIR [WORKDIR ...]"))

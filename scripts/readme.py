@@ -5,16 +5,20 @@
 With `--check` nothing is written, and the exit status says whether the section is up to date.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
+from experiments import command
+from scripts.collect import SHORT
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
-COLUMNS = [(model, latent) for model in ("sbn", "vae") for latent in ("bernoulli", "categorical")]
+COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categorical")]
 
 Run = dict[str, Any]
 
@@ -47,12 +51,12 @@ def full_runs(runs: Iterable[Run]) -> str:
     runs = [run for run in runs if _as_said(run)]
     rows = [
         (
-            f"`{run['config']['model']}`, {run['config']['latent']}",
+            f"`{SHORT[run['config']['task']]}`, {run['config']['latent']}",
             f"`{run['config']['estimator.name']}`",
             f"{run['steps']:,}",
             f"{run['seed']}",
-            f"{run['valid_nll']:.2f}",
-            f"{run['test_nll']:.2f}",
+            f"{run['validation_bound']:.2f}",
+            f"{run['test_bound']:.2f}",
         )
         for run in runs
         if run["steps"] >= 200_000
@@ -67,17 +71,17 @@ def short_runs(runs: Iterable[Run]) -> str:
     for run in runs:
         if run["steps"] != 20_000 or run["seed"] != 0 or not _as_said(run):
             continue
-        config, start = run["config"], run["curve"][0]["valid_bound"]
-        last = run["curve"][-1]["valid_bound"]
+        config, start = run["config"], run["curve"][0]["validation_bound"]
+        last = run["curve"][-1]["validation_bound"]
         row = cells.setdefault(config["estimator.name"], {})
         units = "x".join(map(str, config["layers"]))
         note = "" if min(config["layers"]) >= 200 else f" (layers {units})"
-        row[config["model"], config["latent"]] = f"{start:.1f} → {last:.1f}{note}"
+        row[config["task"], config["latent"]] = f"{start:.1f} → {last:.1f}{note}"
     rows = [
         (f"`{name}`", *(row.get(column, "not run") for column in COLUMNS))
         for name, row in cells.items()
     ]
-    return table(("estimator", *(f"`{m}`, {latent}" for m, latent in COLUMNS)), rows)
+    return table(("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows)
 
 
 def tables(results: Path) -> str:
@@ -160,7 +164,7 @@ start and at the end, in nats:
 
 {short_runs(runs)}
 Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
-PyTorch: {speeds}. The most is what the matrix products of a step alone would come to, in float32.
+PyTorch: {speeds}. Upper limit: the step's matrix products alone, in float32.
 """
 
 
@@ -171,16 +175,16 @@ def rendered(readme: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def main() -> int:
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flag."""
+    flags.DEFINE_bool("check", False, "write nothing, only compare", flag_values=values)
+
+
+def main(given: Mapping[str, Any]) -> int:
     """Writes or checks the section."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
-    check = parser.parse_args().check
     path = ROOT / "README.md"
     new = rendered(path.read_text(), section(ROOT / "results"))
-    if check:
+    if given["check"]:
         up_to_date = path.read_text() == new
         print("up to date" if up_to_date else "README.md differs: run python -m scripts.readme")
         return 0 if up_to_date else 1
@@ -189,4 +193,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.launch(main, define_flags))

@@ -1,4 +1,4 @@
-"""Imports go one way, scripts -> experiments -> gumbel, and only the models know flax."""
+"""Imports go one way, only tasks know Flax, and nothing general names a task or an estimator."""
 
 import ast
 import sys
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from experiments import tasks
+from gumbel import estimators
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gumbel", "experiments", "configs", "scripts")
@@ -16,6 +19,21 @@ FORBIDDEN = {
     "experiments": {"scripts", "configs"},
     "configs": {"scripts"},
 }
+
+# The rooms of experiments, lowest first: each imports only itself and those before it.
+ROOMS = (
+    "errors",
+    "command",
+    "data",
+    "settings",
+    "tasks",
+    "config",
+    "training",
+    "train",
+    "sweeps",
+    "sweep",
+    "reproduce",
+)
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
@@ -38,7 +56,7 @@ def violations(root: Path) -> list[str]:
                 wrong = (
                     (package == "gumbel" and top not in LIBRARY_MAY_IMPORT)
                     or top in FORBIDDEN.get(package, ())
-                    or (top == "flax" and not name.startswith("experiments/models/"))
+                    or (top == "flax" and not name.startswith("experiments/tasks/"))
                 )
                 if wrong:
                     found.append(f"{name}:{line} imports {module}")
@@ -79,7 +97,7 @@ def test_a_wrong_import_is_found(tmp_path, file, text):
     ("file", "text"),
     [
         ("gumbel/a.py", "import math\nimport jax.numpy as jnp\nimport optax\nfrom gumbel import b"),
-        ("experiments/models/a.py", "from flax import nnx\nfrom gumbel import gumbel_softmax"),
+        ("experiments/tasks/a.py", "from flax import nnx\nfrom gumbel import gumbel_softmax"),
         ("scripts/a.py", "from experiments import train"),
         ("configs/a.py", "from configs import base\nfrom ml_collections import ConfigDict"),
     ],
@@ -89,3 +107,97 @@ def test_a_right_import_is_let_through(tmp_path, file, text):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert violations(tmp_path) == []
+
+
+def room_of(module: str) -> str:
+    """The room of a module of experiments, by its full name."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def climbing(root: Path) -> list[str]:
+    """Each import of a room further up, as `file:line imports module`."""
+    found = []
+    for file in sorted((root / "experiments").rglob("*.py")):
+        here = file.relative_to(root / "experiments").parts[0].removesuffix(".py")
+        if here == "__init__":
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module == "experiments":
+                modules = [f"experiments.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            for module in modules:
+                room = room_of(module) if module.startswith("experiments.") else ""
+                if room and ROOMS.index(room) > ROOMS.index(here):
+                    found.append(f"{file.name}:{node.lineno} imports {module}")
+    return found
+
+
+def test_rooms_import_only_those_below_them():
+    assert climbing(ROOT) == []
+    below = {path.stem for path in (ROOT / "experiments").glob("[!_]*")}
+    assert below == set(ROOMS), "a room that the test does not know"
+
+
+@pytest.mark.parametrize(
+    "text", ["from experiments import sweeps", "from experiments.sweeps import grids"]
+)
+def test_a_climbing_import_is_found(tmp_path, text):
+    (tmp_path / "experiments" / "training").mkdir(parents=True)
+    (tmp_path / "experiments" / "training" / "a.py").write_text(text)
+    assert len(climbing(tmp_path)) == 1
+
+
+def named(root: Path) -> list[str]:
+    """Where code that is for all tasks and estimators has one's name, but as a default.
+
+    Their own files, tables and figures of the paper are not for all; a default is an argument of
+    `setting(...)` or the value in a dictionary display.
+    """
+    names = {*tasks.names(), *estimators.names()}
+    found = []
+    for room in ("command", "data", "config", "training", "sweeps"):
+        for file in sorted((root / "experiments" / room).rglob("*.py")):
+            found += _named_in(file, names)
+    for name in ("errors.py", "settings.py", "train.py", "sweep.py"):
+        if (root / "experiments" / name).exists():
+            found += _named_in(root / "experiments" / name, names)
+    return found
+
+
+def _named_in(file: Path, names: set[str]) -> list[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    defaults = {
+        id(value) for node in ast.walk(tree) if isinstance(node, ast.Dict) for value in node.values
+    }
+    return [
+        f"{file.name}:{node.lineno} {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in names and id(node) not in defaults
+    ]
+
+
+def test_nothing_general_names_a_task_or_an_estimator():
+    assert named(ROOT) == []
+
+
+@pytest.mark.parametrize("text", ['if name == "vimco": pass', 'x = {"semi_supervised": 1}'])
+def test_a_name_is_found(tmp_path, text):
+    (tmp_path / "experiments" / "training").mkdir(parents=True)
+    (tmp_path / "experiments" / "training" / "a.py").write_text(text)
+    assert len(named(tmp_path)) == 1
+
+
+def test_sizes():
+    """Modules of at most 250 lines or so, functions of at most 60, five files at the top."""
+    assert len(list((ROOT / "experiments").glob("*.py"))) <= 5
+    for file in (ROOT / "experiments").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 260, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, (file, node.name)

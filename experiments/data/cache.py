@@ -25,6 +25,11 @@ class DamagedCacheError(Exception):
     """The cache exists but is not what was written; the message says what is wrong with it."""
 
 
+def home() -> Path:
+    """The project's directory of caches: `$XDG_CACHE_HOME/gumbel`, by default `~/.cache/gumbel`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gumbel"
+
+
 def paths(directory: Path, spec: Spec) -> tuple[Path, Path]:
     """Where the arrays and the manifest of `spec` lie in `directory`."""
     stem = f"{spec.name}-{spec.version}"

@@ -40,4 +40,4 @@ def load_digits() -> Dataset:
         Split(*pair)
         for pair in zip(np.split(images, bounds), np.split(labels, bounds), strict=True)
     )
-    return Dataset("digits", train, validation, test, levels=16, num_classes=10)
+    return Dataset("digits", train, validation, test, max_value=16, num_classes=10)

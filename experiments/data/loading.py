@@ -1,8 +1,7 @@
-"""`load`: the one entrance to the data."""
+"""`load`: the entry point to the data."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from pathlib import Path
@@ -13,9 +12,11 @@ from experiments.data import cache
 from experiments.data.datasets import Dataset, Split
 from experiments.data.digits import load_digits
 from experiments.data.specs import SPECS, Arrays, Spec
-from experiments.errors import UserError, one_line
+from experiments.errors import UserError, one_line, suggestion
 
-DATASETS = ("digits", "mnist", "binarized_mnist")
+# Sets that need no download and no cache; those of tensorflow-datasets are in `specs`.
+_BUNDLED = {"digits": load_digits}
+DATASETS = (*_BUNDLED, *SPECS)
 
 _log = logging.getLogger(__name__)
 
@@ -38,18 +39,17 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
         decode again; one that fails its checksum is rebuilt.
 
     Raises:
-      UserError: an unknown name, or data that are absent and cannot be had, or damaged.
+      UserError: an unknown name, or data that are unavailable or damaged.
 
     Example:
       >>> dataset = load("digits")
-      >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.levels
+      >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.max_value
       ((1197, 8, 8), dtype('uint8'), 16)
     """
-    if name == "digits":
-        return load_digits()
-    if name not in SPECS:
-        near = difflib.get_close_matches(str(name), DATASETS, cutoff=0.5) or DATASETS
-        raise UserError(f"unknown dataset {name!r}; did you mean {' or '.join(near)}?")
+    if name not in DATASETS:
+        raise UserError(f"unknown dataset {name!r}: {suggestion(str(name), DATASETS)}")
+    if name in _BUNDLED:
+        return _BUNDLED[name]()
     spec = SPECS[name]
     arrays = _cached_or_decoded(spec, _data_dir(data_dir), cache_directory(cache_dir))
     return _assemble(spec, arrays)
@@ -57,14 +57,14 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 
 def cache_directory(cache_dir: str | None = None) -> Path:
     """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
-    chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR") or "~/.cache/gumbel/arrays"
-    return Path(chosen).expanduser()
+    chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR")
+    return Path(chosen).expanduser() if chosen else cache.home() / "arrays"
 
 
 def _data_dir(data_dir: str | None) -> Path:
     # Not TFDS's own default: a TFRECORD copy of the set there cannot be read without TensorFlow.
-    default = "~/.cache/gumbel/tensorflow_datasets"
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or default).expanduser()
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return Path(chosen).expanduser() if chosen else cache.home() / "tensorflow_datasets"
 
 
 def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:
@@ -114,12 +114,11 @@ def _assemble(spec: Spec, arrays: Arrays) -> Dataset:
     else:
         validation = _split(arrays, "validation", slice(None))
     test = _split(arrays, "test", slice(None))
-    return Dataset(spec.name, train, validation, test, spec.levels, spec.num_classes)
+    return Dataset(spec.name, train, validation, test, spec.max_value, spec.num_classes)
 
 
 def _split(arrays: Arrays, name: str, part: slice) -> Split:
     labels = arrays.get(f"{name}_labels")
     return Split(
-        arrays[f"{name}_images"][part],
-        None if labels is None else labels[part].astype(np.int32),
+        arrays[f"{name}_images"][part], None if labels is None else labels[part].astype(np.int32)
     )

@@ -22,23 +22,25 @@ class Spec:
       splits: number of examples of each official split.
       held_out: how many examples at the end of `train` are the validation split (0 for a set that
         has a `validation` split of its own).
-      levels: the pixel value that means 1.0.
+      max_value: the pixel value that means 1.0.
       image_shape: height and width.
       num_classes: number of classes, or None without labels.
       published_order: whether the arrays are in the order of the published files, or else in the
         shuffled one that tensorflow-datasets stores.
       digests: SHA-256 of each array, in that order.
+      files: the published files of each split: images, and labels where there are any.
     """
 
     name: str
     version: str
     splits: Mapping[str, int]
     held_out: int
-    levels: int
+    max_value: int
     image_shape: tuple[int, int]
     num_classes: int | None
     published_order: bool
     digests: Mapping[str, str]
+    files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 # The digests are of the published files' contents: written out as text again, the arrays of
@@ -54,7 +56,7 @@ SPECS: dict[str, Spec] = {
         version="3.0.1",
         splits={"train": 60_000, "test": 10_000},
         held_out=10_000,
-        levels=255,
+        max_value=255,
         image_shape=(28, 28),
         num_classes=10,
         published_order=True,
@@ -64,13 +66,17 @@ SPECS: dict[str, Spec] = {
             "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
             "test_labels": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
         },
+        files={
+            "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+            "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+        },
     ),
     "binarized_mnist": Spec(
         name="binarized_mnist",
         version="1.0.0",
         splits={"train": 50_000, "validation": 10_000, "test": 10_000},
         held_out=0,
-        levels=1,
+        max_value=1,
         image_shape=(28, 28),
         num_classes=None,
         published_order=False,
@@ -78,6 +84,11 @@ SPECS: dict[str, Spec] = {
             "train_images": "0804906eb23d6aedb043afb06a0c7d4cc63fd59f4fddcb85c7cd9be9742883e1",
             "validation_images": "d71adae465f76e42877fc65d0862635d893e85ce4a6d98880c011f73ee956937",
             "test_images": "3e41c0f6bd30b15bb9c97b856d9166f8f35808a692a8e5cf4c6086a4f78a9d29",
+        },
+        files={
+            "train": ("binarized_mnist_train.amat",),
+            "validation": ("binarized_mnist_valid.amat",),
+            "test": ("binarized_mnist_test.amat",),
         },
     ),
 }

@@ -27,23 +27,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments.data import download, formats
-from experiments.data.specs import Arrays, Spec, digest
+from experiments.data.specs import SPECS, Arrays, Spec, digest
 from experiments.errors import UserError, one_line
 
 Sources = Mapping[str, Sequence[Mapping[str, Any]]]
-
-# Published file of each split: images, and labels where there are any.
-_FILES: dict[str, dict[str, tuple[str, ...]]] = {
-    "mnist": {
-        "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-        "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-    },
-    "binarized_mnist": {
-        "train": ("binarized_mnist_train.amat",),
-        "validation": ("binarized_mnist_valid.amat",),
-        "test": ("binarized_mnist_test.amat",),
-    },
-}
 
 
 def read(spec: Spec, data_dir: Path) -> Arrays:
@@ -88,7 +75,7 @@ def published_order(split: str, count: int) -> list[int]:
 
     tensorflow-datasets stores records sorted by the MD5 of split name and key, where the key is the
     index in the published file. The hash is part of its versioning (another would be another major
-    version of every set), so the order of publication can be had back; the digests in `specs` prove
+    version of every set), so the order of publication can be restored; the digests in `specs` prove
     it.
 
     Example:
@@ -123,7 +110,7 @@ def make_builder_cls(name: str) -> Any:
                 paths = dl_manager.download(urls)
                 return {
                     split: self._generate_examples(*(Path(paths[file]) for file in files))
-                    for split, files in _FILES[name].items()
+                    for split, files in SPECS[name].files.items()
                 }
 
             def _generate_examples(self, *paths: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -205,7 +192,7 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
                 images[index] = example["image"][..., 0]
                 labels[index] = example.get("label", 0)
                 bar.update()
-            arrays[f"{split}_images"] = _as_levels(images, spec.levels)
+            arrays[f"{split}_images"] = _scaled(images, spec.max_value)
             if spec.num_classes is not None:
                 arrays[f"{split}_labels"] = labels
     wrong = [name for name, array in arrays.items() if digest(array) != spec.digests[name]]
@@ -214,12 +201,12 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
     return arrays
 
 
-def _as_levels(images: np.ndarray, levels: int) -> np.ndarray:
-    """Pixels in 0..levels; bits that a PNG writer stored as 0 and 255 become 0 and 1."""
-    if levels == 1 and np.isin(images, (0, 255)).all():
+def _scaled(images: np.ndarray, max_value: int) -> np.ndarray:
+    """Pixels in 0..max_value; bits that a PNG writer stored as 0 and 255 become 0 and 1."""
+    if max_value == 1 and np.isin(images, (0, 255)).all():
         images = (images > 0).astype(np.uint8)
-    if images.max(initial=0) > levels:
-        raise ValueError(f"a pixel is {images.max()}, above {levels}")
+    if images.max(initial=0) > max_value:
+        raise ValueError(f"a pixel is {images.max()}, above {max_value}")
     return images
 
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import gumbel
-from experiments import plots
-from experiments.reproduce import speed
+from experiments.reproduce.figure5a import ESTIMATORS
 from experiments.reproduce.store import Record
+from experiments.training import plots
 
 PROBABILITIES = (0.05, 0.1, 0.3, 0.15, 0.1, 0.2, 0.1)
 TEMPERATURES = (0.1, 0.5, 1.0, 10.0)
@@ -34,20 +34,12 @@ def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
     mean_key, sample_key = jax.random.split(jax.random.key(seed))
     repeated = jnp.broadcast_to(logits, (num_samples, len(logits)))
 
-    def column(title: str, means: Array, samples: Array) -> tuple[str, Array, Array]:
-        return title, means, samples
-
-    columns = [
-        column("categorical", jnp.asarray(PROBABILITIES), _three(sample_key, logits, None)),
-        *(
-            column(
-                f"temperature {temperature:g}",
-                gumbel.gumbel_softmax(mean_key, repeated, temperature).mean(axis=0),
-                _three(sample_key, logits, temperature),
-            )
-            for temperature in TEMPERATURES
-        ),
-    ]
+    exact = jnp.asarray(PROBABILITIES)
+    columns = [("categorical", exact, _three(sample_key, logits, None))]
+    for temperature in TEMPERATURES:
+        mean = gumbel.gumbel_softmax(mean_key, repeated, temperature).mean(axis=0)
+        samples = _three(sample_key, logits, temperature)
+        columns.append((f"temperature {temperature:g}", mean, samples))
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 5.5), layout="constrained")
         axes = figure.subplots(4, len(columns), sharex=True, sharey=True)
@@ -101,7 +93,7 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
 
     Args:
       path: of the PNG.
-      measured: what `speed.measure` gave.
+      measured: what `figure5a.write` returned.
       pictures: an npz of rows of images, each a digit and its style in every class.
     """
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -109,7 +101,7 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         axes = figure.subplot_mosaic(
             [["speed", "ratio"], ["analogies", "analogies"]], height_ratios=(1, 1.6)
         )
-        speed.draw(axes["speed"], axes["ratio"], measured)
+        _draw_speed(axes["speed"], axes["ratio"], measured)
         with np.load(pictures) as rows:
             plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows.files})
         axes["analogies"].set_title("a test digit, and its style in every class")
@@ -120,7 +112,9 @@ def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
     highest: list[float] = []
     lowest: list[float] = []
     for name, found in estimators.items():
-        lines = [[(row["step"], row["valid_bound"]) for row in record["curve"]] for record in found]
+        lines = [
+            [(row["step"], row["validation_bound"]) for row in record["curve"]] for record in found
+        ]
         if not lines:
             continue
         steps = [step for step, _ in lines[0]]
@@ -134,3 +128,32 @@ def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
         axes.set_ylim(min(lowest) - 1, max(highest) + 1)
     else:
         axes.text(0.5, 0.5, "no final run yet", ha="center", transform=axes.transAxes)
+
+
+def _draw_speed(speeds: Axes, ratios: Axes, measured: Mapping[str, Any]) -> None:
+    """Steps per second by number of classes, and the ratios."""
+    for name in ESTIMATORS:
+        rows = [row for row in measured["rows"] if row["estimator"] == name]
+        speeds.plot(
+            [row["num_classes"] for row in rows],
+            [row["steps_per_second"] for row in rows],
+            marker="o",
+            label=name,
+        )
+    speeds.set(xscale="log", yscale="log", xlabel="classes", ylabel="steps per second")
+    speeds.set_title(f"speed, {measured['device']['kind']}")
+    for key, label in (
+        ("speedup", "measured"),
+        ("flop_ratio", "by arithmetic alone"),
+        ("paper", "the paper's"),
+    ):
+        points = [(r["num_classes"], r[key]) for r in measured["ratios"] if r[key] is not None]
+        style = "none" if key == "paper" else "-"
+        ratios.plot(*zip(*points, strict=True), marker="o", linestyle=style, label=label)
+    ratios.set(xscale="log", yscale="log", xlabel="classes", ylabel="times")
+    ratios.set_title("Gumbel-Softmax over marginalization")
+    counts = sorted({row["num_classes"] for row in measured["rows"]})
+    for axes in (speeds, ratios):
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.legend(frameon=False)

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments import config as configs
-from experiments import records
-from experiments.run import METRICS, RESULT, Job
-from experiments.workdir import PICTURES
+from experiments import config
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import METRICS, PICTURES, RESULT
 
 Record = dict[str, Any]
 
@@ -24,7 +24,9 @@ def record_of(workdir: Path) -> Record:
     """
     result: Record = records.read_json(workdir / RESULT)
     curve = [
-        row for row in records.read_metrics(workdir / METRICS) if row.get("valid_bound") is not None
+        row
+        for row in records.read_metrics(workdir / METRICS)
+        if row.get("validation_bound") is not None
     ]
     return result | {"curve": curve}
 
@@ -42,15 +44,15 @@ class Store:
 
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None if it has not finished or is another config's."""
-        path, config = self._path(job), configs.flatten(job.config)
+        path, settings = self._path(job), job.settings.flat()
         if path.exists():
             kept: Record = records.read_json(path)
-            if _same(kept["config"], config):
+            if _same(kept["config"], settings):
                 return kept
         if not (job.workdir / RESULT).exists():
             return None
         found = record_of(job.workdir)
-        if not _same(found["config"], config):
+        if not _same(found["config"], settings):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(path, found)
@@ -70,11 +72,11 @@ class Store:
         return self.records_dir / relative.parent / f"{relative.name}.json"
 
 
-def _same(recorded: Record, config: Record) -> bool:
-    """Whether a record is of this config; keys younger than the record had their defaults."""
-    return _defaults() | recorded == config
+def _same(recorded: Record, settings: Record) -> bool:
+    """Whether a record is of these settings; keys younger than the record had their defaults."""
+    return _defaults(settings["task"]) | recorded == settings
 
 
 @functools.cache
-def _defaults() -> Record:
-    return configs.flatten(configs.base())
+def _defaults(task: str) -> Record:
+    return config.flatten(config.base(task))

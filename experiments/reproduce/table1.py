@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.overrides import Overrides
-from experiments.reproduce import presets, protocol
-from experiments.reproduce.presets import Cell, Preset
-from experiments.reproduce.runs import PAPER, Table, Wave, interval, provenance, shown
+from experiments.config import Overrides
+from experiments.reproduce import table1_presets as presets
+from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.run import Job
+from experiments.reproduce.table import PAPER, Table, Wave, interval, provenance, shown
+from experiments.reproduce.table1_presets import Cell, Preset
+from experiments.training.run_state import Job
+from gumbel import estimators
 
 NAME = "table1"
 _BIASED = "†"
@@ -76,22 +78,24 @@ class Table1(Table):
     def _rounds(self, cell: Cell) -> Iterator[_Round]:
         """The rounds of picking, up to the first that is not done."""
         done: list[list[Overrides]] = []
-        while points := protocol.pick_points(cell, self.preset, done):
-            jobs = self._jobs(cell, "pick", points)
-            ranked = self.runs.ranked(jobs, lambda record: record["valid_nll"], protocol.PICKED)
+        while trials := protocol.pick_trials(cell, self.preset, done):
+            jobs = self._jobs(cell, "pick", trials)
+            ranked = self.runs.ranked(
+                jobs, lambda record: record["validation_bound"], protocol.PICKED
+            )
             yield _Round(jobs, ranked)
             if not ranked:
                 return
             done.append(ranked)
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
-        point = protocol.final_point(cell, self.preset, setting, seed)
-        return self._jobs(cell, "final", [point])[0]
+        trial = protocol.final_trial(cell, self.preset, setting, seed)
+        return self._jobs(cell, "final", [trial])[0]
 
-    def _jobs(self, cell: Cell, stage: str, points: Sequence[Overrides]) -> list[Job]:
-        pick_steps = points[0]["num_steps"] if stage == "pick" else None
+    def _jobs(self, cell: Cell, stage: str, trials: Sequence[Overrides]) -> list[Job]:
+        pick_steps = trials[0]["num_steps"] if stage == "pick" else None
         base = protocol.base_config(cell, self.preset, pick_steps=pick_steps)
-        return self.runs.jobs(base, f"{stage}/{cell.name}", points)
+        return self.runs.jobs(base, f"{stage}/{cell.name}", trials)
 
     def _finals_wave(self, name: str, cells: Sequence[Cell], seed: int) -> Wave:
         picked = [(cell, setting) for cell in cells if (setting := self.setting(cell))]
@@ -101,12 +105,12 @@ class Table1(Table):
     def _cell(self, cell: Cell) -> dict[str, Any]:
         """What the JSON says of a cell."""
         found = self.finals(cell)
-        values = [record["test_nll"] for record in found if record["test_nll"] is not None]
+        values = [record["test_bound"] for record in found if record["test_bound"] is not None]
         entry: dict[str, Any] = {
             "row": cell.row,
             "estimator": cell.estimator,
             "paper": cell.paper,
-            "objective": "5-sample bound" if cell.estimator == "vimco" else "single-sample",
+            "objective": objective(cell.estimator),
             "setting": self.setting(cell),
             "seeds": len(values),
             "values": values,
@@ -120,6 +124,14 @@ class Table1(Table):
         else:
             entry["missing"] = "not run" if entry["setting"] is None else "no final run"
         return entry
+
+
+def objective(estimator: str) -> str:
+    """What an estimator minimizes, in words; multi-sample ones are at their default."""
+    spec = estimators.spec(estimator)
+    if not spec.multi_sample:
+        return "single-sample"
+    return f"{spec.options['num_samples'].default}-sample bound"
 
 
 def markdown(table: dict[str, Any]) -> str:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import grids, overrides
-from experiments.overrides import Overrides
-from experiments.reproduce.runs import CONFIGS, PAPER, Table, Wave, interval, provenance, shown
+from experiments.config import Overrides, load
 from experiments.reproduce.store import Record
-from experiments.run import Job
+from experiments.reproduce.table import CONFIGS, PAPER, Table, Wave, interval, provenance, shown
+from experiments.sweeps import grids
+from experiments.training.run_state import Job
 
 NAME = "table2"
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
@@ -60,7 +60,7 @@ PRESETS = {
         {
             "dataset": "digits",
             "batch_size": 20,
-            "labelled_batch_size": 10,
+            "labeled_batch_size": 10,
             "encoder": (4, 4, 4),
             "decoder": (4, 4, 4),
             "head": 8,
@@ -80,7 +80,7 @@ class Table2(Table):
     preset: Preset
 
     def waves(self) -> Iterator[Wave]:
-        """What to train, in order of worth; to be asked for the next when one is done.
+        """What to train, in priority order, generated lazily.
 
         One draw each, the longest run first; other draws of the cheap estimators; then the rest.
         """
@@ -112,7 +112,7 @@ class Table2(Table):
         jobs = self._picks(self.preset.picked_with or estimator)
 
         def error(record: Record) -> float | None:
-            return None if record["valid_accuracy"] is None else -record["valid_accuracy"]
+            return None if record["validation_accuracy"] is None else -record["validation_accuracy"]
 
         return self.runs.best(jobs, error, ("alpha",))
 
@@ -122,32 +122,32 @@ class Table2(Table):
         return self.runs.store.pictures(jobs[0]) if jobs else None
 
     def _base(self, estimator: str) -> ConfigDict:
-        config = overrides.load(str(CONFIGS / "semi_supervised.py"))
+        config = load(str(CONFIGS / "semi_supervised.py"))
         return grids.config_at(config, self.preset.changes | {"estimator.name": estimator})
 
     def _picks(self, estimator: str) -> list[Job]:
-        points = grids.product(
+        trials = grids.product(
             {
                 "alpha": self.preset.alphas,
                 "seed": (_PICK_SEED,),
                 "num_steps": (self.preset.pick_steps,),
             }
         )
-        return self.runs.jobs(self._base(estimator), f"pick/{estimator}", points)
+        return self.runs.jobs(self._base(estimator), f"pick/{estimator}", trials)
 
     def _finals(self, estimator: str, draws: Sequence[int]) -> list[Job]:
         setting = self.setting(estimator)
         if setting is None:
             return []
-        points = [
+        trials = [
             setting | {"seed": _FIRST_DRAW + draw, "num_steps": self.preset.final_steps}
             for draw in draws
         ]
-        return self.runs.jobs(self._base(estimator), f"final/{estimator}", points)
+        return self.runs.jobs(self._base(estimator), f"final/{estimator}", trials)
 
     def _cell(self, estimator: str) -> dict[str, Any]:
         """What the JSON says of an estimator."""
-        found = [record for record in self.finals(estimator) if record["test_nll"] is not None]
+        found = [record for record in self.finals(estimator) if record["test_bound"] is not None]
         entry: dict[str, Any] = {
             "estimator": estimator,
             "paper": dict(zip(PAPER[NAME]["columns"], PAPER[NAME]["rows"][estimator], strict=True)),
@@ -157,7 +157,7 @@ class Table2(Table):
         if not found:
             return entry | {"missing": "not run"}
         return entry | {
-            "elbo": _summary([-record["test_nll"] for record in found]),
+            "elbo": _summary([-record["test_bound"] for record in found]),
             "accuracy": _summary([record["test_accuracy"] for record in found]),
             **provenance(found),
         }

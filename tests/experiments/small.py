@@ -1,4 +1,4 @@
-"""Small configs and a small data set, for tests of a run's parts in seconds."""
+"""Small settings and a small dataset, for tests of a run's parts in seconds."""
 
 from functools import partial
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import sbn, vae
-from experiments import validation
+from experiments.config import read
 from experiments.data import Dataset, Split
+from experiments.settings import Settings
 
 SHAPE = (4, 3)
 
@@ -17,7 +18,7 @@ SHAPE = (4, 3)
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 
 
-def dataset(*, levels: int = 1, sizes: tuple[int, int, int] = (23, 11, 7)) -> Dataset:
+def dataset(*, max_value: int = 1, sizes: tuple[int, int, int] = (23, 11, 7)) -> Dataset:
     """Images of 4 x 3 pixels whose rows resemble each other, so that there is something to learn.
 
     The sizes are no multiples of any batch size that the tests use.
@@ -25,12 +26,12 @@ def dataset(*, levels: int = 1, sizes: tuple[int, int, int] = (23, 11, 7)) -> Da
     random = np.random.default_rng(0)
 
     def split(size: int) -> Split:
-        row = random.integers(0, levels + 1, (size, 1, SHAPE[1]))
-        noise = random.integers(0, levels + 1, (size, *SHAPE))
+        row = random.integers(0, max_value + 1, (size, 1, SHAPE[1]))
+        noise = random.integers(0, max_value + 1, (size, *SHAPE))
         keep = random.random((size, *SHAPE)) < 0.8
         return Split(np.where(keep, row, noise).astype(np.uint8))
 
-    return Dataset("small", *map(split, sizes), levels=levels)
+    return Dataset("small", *map(split, sizes), max_value=max_value)
 
 
 def config(model: str = "sbn", **overrides: Any) -> ConfigDict:
@@ -45,12 +46,17 @@ def config(model: str = "sbn", **overrides: Any) -> ConfigDict:
         "eval_every": 20,
         "checkpoint_every": 20,
         "steps_per_call": 20,
-        "eval_samples": 5,
+        "test_num_samples": 5,
         "eval_batch_size": 150,
     } | {key.replace("__", "."): value for key, value in overrides.items()}
     made = {"sbn": sbn, "vae": vae}[model].get_config()
     if model == "vae":
         values = {"decoder": (4,)} | values
     made.update_from_flattened_dict(values)
-    validation.validate(made)
+    read(made)
     return made
+
+
+def settings(model: str = "sbn", **overrides: Any) -> Settings:
+    """The settings of `config`."""
+    return read(config(model, **overrides))

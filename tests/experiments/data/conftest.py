@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import data
-from experiments.data import cache, download
+from experiments.data import cache
 from tests.experiments.data.publishing import MNIST_SETS, ROOT, Publisher
 
 
@@ -47,7 +47,6 @@ def fixture_publish(server, monkeypatch, tmp_path):
     """A function that publishes a set by name; `load` then uses directories of this test alone."""
     monkeypatch.setenv("GUMBEL_CACHE_DIR", str(tmp_path / "arrays"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(download, "_PAUSE_SECONDS", 0.0)
 
     def publish(name: str) -> Publisher:
         publisher = Publisher(name, monkeypatch, f"http://127.0.0.1:{server.server_port}")

@@ -19,7 +19,7 @@ from experiments.data import specs, tfds_source
 
 ROOT = Path(__file__).resolve().parents[3]
 MNIST_SETS = ("mnist", "binarized_mnist")
-MENDS = ("--config.dataset=digits", "TFDS_DATA_DIR")
+FIXES = ("--config.dataset=digits", "TFDS_DATA_DIR")
 
 
 def make_arrays(name: str, counts: dict[str, int]) -> specs.Arrays:

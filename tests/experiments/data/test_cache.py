@@ -16,7 +16,7 @@ from experiments import data
 from experiments.data import cache, specs
 from experiments.errors import UserError
 from tests.experiments.data.publishing import (
-    MENDS,
+    FIXES,
     ROOT,
     assert_holds,
     assert_one_line,
@@ -80,7 +80,7 @@ def test_a_damaged_cache_that_cannot_be_rebuilt_is_refused(damage, cached, serve
     server.published = {}
     with pytest.raises(UserError) as caught:
         data.load("mnist")
-    assert_one_line(str(caught.value), str(arrays_path), "cannot be rebuilt", *MENDS)
+    assert_one_line(str(caught.value), str(arrays_path), "cannot be rebuilt", *FIXES)
 
 
 def test_a_consistent_cache_of_other_data_is_not_used(cached, caplog, tmp_path):

@@ -14,17 +14,17 @@ from tests.experiments.data.publishing import run_python
 
 
 def test_binarize_is_a_threshold_at_half_scale_for_every_value():
-    for levels in (1, 2, 15, 16, 254, 255):
-        values = np.arange(levels + 1, dtype=np.uint8)
-        expected = values.astype(int) * 2 > levels
-        np.testing.assert_array_equal(data.binarize(values, levels), expected)
-        assert data.binarize(values, levels).dtype == np.uint8
+    for max_value in (1, 2, 15, 16, 254, 255):
+        values = np.arange(max_value + 1, dtype=np.uint8)
+        expected = values.astype(int) * 2 > max_value
+        np.testing.assert_array_equal(data.binarize(values, max_value), expected)
+        assert data.binarize(values, max_value).dtype == np.uint8
 
 
-@pytest.mark.parametrize("levels", [0, 256])
-def test_binarize_refuses_levels_that_are_no_uint8(levels):
-    with pytest.raises(ValueError, match="levels must be in"):
-        data.binarize(np.zeros(1, np.uint8), levels)
+@pytest.mark.parametrize("max_value", [0, 256])
+def test_binarize_refuses_max_value_that_are_no_uint8(max_value):
+    with pytest.raises(ValueError, match="max_value must be in"):
+        data.binarize(np.zeros(1, np.uint8), max_value)
 
 
 def test_split_refuses_wrong_arrays():
@@ -37,17 +37,17 @@ def test_split_refuses_wrong_arrays():
         data.Split(images, np.zeros(3, np.int32))
 
 
-def test_dataset_refuses_pixels_above_its_levels_and_mixed_shapes():
+def test_dataset_refuses_pixels_above_its_max_value_and_mixed_shapes():
     small, large = (data.Split(np.full((1, size, size), 2, np.uint8)) for size in (2, 3))
-    with pytest.raises(ValueError, match="above levels"):
-        data.Dataset("x", small, small, small, levels=1)
+    with pytest.raises(ValueError, match="above max_value"):
+        data.Dataset("x", small, small, small, max_value=1)
     with pytest.raises(ValueError, match="different shapes"):
-        data.Dataset("x", small, large, small, levels=2)
+        data.Dataset("x", small, large, small, max_value=2)
 
 
 def test_train_mean_sees_the_training_split_alone():
     train, other = (data.Split(np.full((2, 1, 1), value, np.uint8)) for value in (51, 255))
-    mean = data.Dataset("x", train, other, other, levels=255).train_mean()
+    mean = data.Dataset("x", train, other, other, max_value=255).train_mean()
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, [[0.2]], rtol=1e-6)
 
@@ -55,7 +55,7 @@ def test_train_mean_sees_the_training_split_alone():
 def test_binarized_keeps_labels_and_is_idempotent():
     digits = data.load("digits")
     binary = digits.binarized()
-    assert (binary.levels, binary.name, binary.num_classes) == (1, "digits", 10)
+    assert (binary.max_value, binary.name, binary.num_classes) == (1, "digits", 10)
     for before, after in zip(
         (digits.train, digits.validation, digits.test),
         (binary.train, binary.validation, binary.test),
@@ -72,7 +72,7 @@ def test_digits_splits_are_fixed_disjoint_and_complete():
     digits = data.load("digits")
     splits = (digits.train, digits.validation, digits.test)
     assert [len(split) for split in splits] == [1197, 300, 300]
-    assert (digits.levels, digits.image_shape, digits.num_classes) == (16, (8, 8), 10)
+    assert (digits.max_value, digits.image_shape, digits.num_classes) == (16, (8, 8), 10)
     everything = np.concatenate([split.images for split in splits])
     bundled = load_digits().images.astype(np.uint8)
     key = functools.partial(np.unique, axis=0, return_counts=True)
@@ -92,7 +92,7 @@ def test_digits_splits_are_fixed_disjoint_and_complete():
     [
         ("mnst", "mnist"),
         ("binarised_mnist", "binarized_mnist"),
-        ("x", "digits or mnist"),
+        ("x", "choose one of digits, mnist"),
         (3, "mnist"),
     ],
 )
@@ -111,6 +111,5 @@ def test_command_prints_an_error_as_one_line():
     result = run_python("-m", "experiments.data", "--dataset=binarised_mnist")
     assert (result.returncode, result.stdout) == (2, "")
     assert (
-        result.stderr
-        == "error: unknown dataset 'binarised_mnist'; did you mean binarized_mnist or mnist?\n"
+        result.stderr == "error: unknown dataset 'binarised_mnist': did you mean binarized_mnist?\n"
     )

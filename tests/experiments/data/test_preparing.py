@@ -15,7 +15,7 @@ from experiments import data
 from experiments.data import download, specs, tfds_source
 from experiments.errors import UserError
 from tests.experiments.data.publishing import (
-    MENDS,
+    FIXES,
     MNIST_SETS,
     assert_holds,
     assert_one_line,
@@ -134,7 +134,7 @@ def test_no_data_and_no_network_fails_soon_in_one_line(name, publish, server, tm
     with pytest.raises(UserError) as caught:
         data.load(name)
     assert time.perf_counter() - start < 5
-    assert_one_line(str(caught.value), name, "cannot download", str(tmp_path / "tfds"), *MENDS)
+    assert_one_line(str(caught.value), name, "cannot download", str(tmp_path / "tfds"), *FIXES)
     assert capfd.readouterr() == ("", "")
 
 
@@ -143,7 +143,7 @@ def test_a_file_that_is_gone_from_the_server_is_named(publish, server):
     server.published = {}
     with pytest.raises(UserError) as caught:
         data.load("mnist")
-    assert_one_line(str(caught.value), "ubyte.gz (HTTP 404)", *MENDS)
+    assert_one_line(str(caught.value), "ubyte.gz (HTTP 404)", *FIXES)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "metadata", "counts"])
@@ -168,7 +168,7 @@ def test_damaged_prepared_data_are_refused(damage, cached, tmp_path):
     why = "'train': 12" if damage == "counts" else ""
     with pytest.raises(UserError) as caught:
         data.load("mnist")
-    assert_one_line(str(caught.value), str(prepared), "cannot be used", why, *MENDS)
+    assert_one_line(str(caught.value), str(prepared), "cannot be used", why, *FIXES)
     assert not (tmp_path / "arrays").exists()
 
 
@@ -188,7 +188,7 @@ def test_data_in_a_format_that_needs_tensorflow_are_refused_in_one_line(cached, 
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError) as caught:
         data.load("mnist")
-    assert_one_line(str(caught.value), "TFRECORD", *MENDS)
+    assert_one_line(str(caught.value), "TFRECORD", *FIXES)
 
 
 def test_bits_stored_as_0_and_255_become_0_and_1():

@@ -53,9 +53,9 @@ def test_real_binarized_mnist_is_the_file_whose_checksum_is_registered(real_data
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "levels", "mean"), [("mnist", 255, 0.1307), ("binarized_mnist", 1, 0.1306)]
+    ("name", "max_value", "mean"), [("mnist", 255, 0.1307), ("binarized_mnist", 1, 0.1306)]
 )
-def test_real_sets_load_whole(name, levels, mean, real_data_dir, tmp_path):
+def test_real_sets_load_whole(name, max_value, mean, real_data_dir, tmp_path):
     def load() -> data.Dataset:
         return data.load(name, data_dir=str(real_data_dir), cache_dir=str(tmp_path))
 
@@ -65,7 +65,7 @@ def test_real_sets_load_whole(name, levels, mean, real_data_dir, tmp_path):
     assert time.perf_counter() - start < 1.0
     splits = (dataset.train, dataset.validation, dataset.test)
     assert [len(split) for split in splits] == [50_000, 10_000, 10_000]
-    assert dataset.levels == levels
+    assert dataset.max_value == max_value
     assert dataset.train_mean().mean() == pytest.approx(mean, abs=5e-4)
     if name == "mnist":
         assert dataset.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]

@@ -1,0 +1,179 @@
+"""Command lines: absl flags, errors and help in one manner for every command.
+
+Whatever is the user's to fix becomes one line on stderr and exit status 2.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+from absl import flags
+
+from experiments.errors import UserError, nearest, one_line
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+DefineFlags = Callable[[flags.FlagValues], object]
+
+
+def launch(
+    main: Callable[..., int | None],
+    define_flags: DefineFlags,
+    argv: Sequence[str] | None = None,
+    *,
+    takes: str = "",
+) -> int:
+    """Runs `main(values)`, or `main(values, arguments)`, as the command line says.
+
+    Args:
+      main: its docstring, or else that of its module, heads the help; what it returns is the exit
+        status, None standing for 0. `values` has the flags by name.
+      define_flags: defines the command's own flags in the FlagValues that it is given.
+      argv: the command line without the program's name; by default that of this process.
+      takes: what arguments the command takes besides flags, for the help; `...` at the end allows
+        several.
+
+    Returns:
+      The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+
+    def command() -> int | None:
+        if wants_help(given):
+            doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
+            print("\n".join(usage(doc, define_flags, takes)))
+            return 0
+        values, arguments = parse_flags(given, define_flags)
+        _check_arguments(arguments, takes)
+        return main(values.flag_values_dict(), *([arguments] if takes else []))
+
+    return guarded(command, debug="--debug" in given)
+
+
+def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Runs a command so that the user's mistakes become one line each.
+
+    Args:
+      command: returns the exit status, None standing for 0.
+      debug: show the traceback too.
+
+    Returns:
+      The exit status, as `launch` does.
+    """
+    _set_up_logging()
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def parse_flags(
+    argv: Sequence[str], define_flags: DefineFlags
+) -> tuple[flags.FlagValues, list[str]]:
+    """The flags, and the arguments that are none.
+
+    Raises:
+      UserError: an unknown flag, or a value that a flag does not take.
+    """
+    values = _flags(define_flags)
+    try:
+        return values, values(["", *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = nearest(error.flagname, [name for name in values if len(name) > 1])
+        fix = f"did you mean --{near[0]}?" if near else "try --help"
+        if "config" in values:
+            fix += " (a key of the config is overridden with --config.KEY=VALUE)"
+        raise UserError(f"unknown flag --{error.flagname}: {fix}") from error
+    except flags.Error as error:
+        raise UserError(f"{one_line(error)}: try --help") from error
+
+
+def usage(doc: str, define_flags: DefineFlags, takes: str = "") -> list[str]:
+    """The lines of a command's help."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else sys.argv[0]
+    values = _flags(define_flags)
+    width = max(map(len, values)) + 2
+    return [
+        " ".join(filter(None, (f"usage: python -m {name}", takes, "[--FLAG=VALUE ...]"))),
+        "",
+        doc.strip(),
+        "",
+        *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
+    ]
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for help."""
+    return any(argument in ("--help", "-help", "-h") for argument in argv)
+
+
+def path(text: str | None) -> Path | None:
+    """A path given as a flag: after `--output=` no shell expands its `~`."""
+    return Path(text).expanduser() if text else None
+
+
+def check_output(output: Path | None) -> None:
+    """Raises UserError, before the work, if there is no folder for `--output`."""
+    if output and not output.parent.is_dir():
+        raise UserError(f"--output={output}: there is no {output.parent}")
+
+
+def required(value: Any, flag: str, what: str) -> Any:
+    """The value of a flag that has to be given.
+
+    Raises:
+      UserError: it is not; `what` says what to give.
+    """
+    if not value:
+        raise UserError(f"--{flag} is missing: {what}")
+    return value
+
+
+def _check_arguments(arguments: Sequence[str], takes: str) -> None:
+    if takes and not arguments:
+        raise UserError(f"{takes.split(maxsplit=1)[0]} is missing: try --help")
+    allowed = len(arguments) if takes.endswith("...]") else int(bool(takes))
+    if len(arguments) > allowed:
+        extra = arguments[allowed]
+        raise UserError(f"unexpected argument {extra!r}: a flag looks like --workdir=DIR")
+
+
+def _flags(define_flags: DefineFlags) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define_flags(values)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    return values
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file'}: {error.strerror}"
+    return one_line(error)
+
+
+class _Formatter(logging.Formatter):
+    """`warning: message`, to go with `error: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+def _set_up_logging() -> None:
+    """Warnings on stderr, one line each; nothing below a warning."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    absl.logging.set_verbosity(absl.logging.WARNING)

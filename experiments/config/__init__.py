@@ -1,0 +1,23 @@
+"""Configs: their defaults, files, overrides and checks, and the command lines that name them.
+
+`read` is the door: it checks a ConfigDict once, and gives the frozen `Settings` of a run.
+"""
+
+from experiments.config.checks import unread
+from experiments.config.defaults import base, flatten, from_flat, get, read
+from experiments.config.files import load, load_sweep
+from experiments.config.overrides import Overrides, Token, apply
+
+__all__ = [
+    "Overrides",
+    "Token",
+    "apply",
+    "base",
+    "flatten",
+    "from_flat",
+    "get",
+    "load",
+    "load_sweep",
+    "read",
+    "unread",
+]

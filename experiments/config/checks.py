@@ -1,0 +1,82 @@
+"""The checks of settings that are made before data is loaded and models are built."""
+
+import dataclasses
+
+from experiments.errors import UserError, refuse
+from experiments.settings import LARGEST, LARGEST_FLOAT, SCHEDULES, Settings, Temperature
+from gumbel import estimators
+
+
+def check(settings: Settings) -> None:
+    """Checks what all tasks share.
+
+    Raises:
+      UserError: the first mistake found, and how to fix it.
+    """
+    for dotted, key, value in settings.groups():
+        if value is not None:
+            key.valid.check(dotted, value)
+    for every in ("eval_every", "checkpoint_every"):
+        if getattr(settings, every) % settings.log_every:
+            fix = f"give a multiple of log_every={settings.log_every}"
+            refuse(every, getattr(settings, every), fix)
+    if settings.latent == "categorical" and settings.num_classes < 2:
+        refuse("num_classes", settings.num_classes, "give at least 2")
+    _check_estimator(settings)
+    _check_temperature(settings)
+
+
+def _check_temperature(settings: Settings) -> None:
+    temperature, spec = settings.temperature, settings.estimator.spec
+    if temperature.name != "constant" and temperature.floor > temperature.value:
+        fix = f"give at most temperature.value={temperature.value}"
+        refuse("temperature.floor", temperature.floor, fix)
+    if temperature.name == "learned" and temperature.floor >= temperature.value:
+        refuse("temperature.floor", temperature.floor, "give less than temperature.value")
+    if temperature.name == "learned" and not spec.relaxes:
+        relaxing = [name for name in estimators.names() if estimators.spec(name).relaxes]
+        raise UserError(
+            f"config.temperature.name=learned: estimator {spec.name!r} does not read the "
+            f"temperature; use {' or '.join(relaxing)}, or another schedule"
+        )
+
+
+def _check_estimator(settings: Settings) -> None:
+    try:
+        spec, options = settings.estimator.spec, settings.estimator.options
+    except ValueError as error:
+        raise UserError(f"config.estimator.name: {error}") from error
+    for option, value in options.items():
+        # The library refuses all else; these are the limits of numbers on the device.
+        most = LARGEST if isinstance(value, int) else LARGEST_FLOAT
+        if isinstance(value, int | float) and value > most:
+            refuse(f"estimator.{option}", value, f"give a number of at most {most:.10g}")
+    try:
+        estimators.make(spec.name, settings.family, **options)
+    except ValueError as error:
+        raise UserError(f"config.estimator: {error}") from error
+
+
+def unread(settings: Settings) -> dict[str, str]:
+    """The keys that a run does not read, each with the reason.
+
+    Example:
+      >>> from experiments import config
+      >>> mine = config.base("generative")
+      >>> mine.estimator.name = "st"
+      >>> unread(config.read(mine))["temperature.rate"]
+      'estimator.name=st reads no temperature'
+    """
+    if settings.estimator.spec.relaxes:
+        read: tuple[str, ...] = ("name", *SCHEDULES[settings.temperature.name])
+        why = f"temperature.name={settings.temperature.name} has none"
+    else:
+        read = ()
+        why = f"estimator.name={settings.estimator.name} reads no temperature"
+    temperature = (field.name for field in dataclasses.fields(Temperature))
+    keys = {f"temperature.{key}": why for key in temperature if key not in read}
+    if settings.optimizer != "sgd":
+        keys["momentum"] = f"optimizer={settings.optimizer} has none"
+    if settings.latent != "categorical":
+        keys["num_classes"] = f"latent={settings.latent} has none"
+    return keys

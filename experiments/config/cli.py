@@ -1,0 +1,120 @@
+"""The command line of every experiment: a config file, overrides of its keys, and a workdir.
+
+python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import command
+from experiments.command import DefineFlags
+from experiments.config import files, overrides
+from experiments.config.overrides import Overrides
+from experiments.errors import UserError
+
+Main = Callable[..., int | None]
+
+
+class Command(NamedTuple):
+    """A command line, read and checked.
+
+    Attributes:
+        config: the config file's ConfigDict with the overrides applied, locked.
+        workdir: the directory for the run's files.
+        overrides: what was overridden, by dotted key.
+    """
+
+    config: ConfigDict
+    workdir: str
+    overrides: Overrides
+
+
+def run(
+    main: Main, argv: Sequence[str] | None = None, define_flags: DefineFlags | None = None
+) -> int:
+    """Run `main(config, workdir, overrides)` as the command line says.
+
+    Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
+    be overridden; `--debug` shows the traceback of an error that is otherwise one line.
+
+    Args:
+        main: the experiment; what it returns is the exit status, None standing for 0. Its
+            docstring heads the help.
+        argv: the command line without the program's name; by default that of this process.
+        define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
+            `main` gets a fourth argument, the values of all flags by name.
+
+    Returns:
+        The exit status; see `command.launch`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def launch() -> int | None:
+        if command.wants_help(arguments):
+            print("\n".join(_help(main, arguments, define_flags)))
+            return 0
+        read, values = _read(arguments, define_flags)
+        return main(*read, *([values] if define_flags else []))
+
+    return command.guarded(launch, debug="--debug" in arguments)
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Read a command line, without the program's name.
+
+    Raises:
+        UserError: anything about it that is wrong.
+    """
+    return _read(argv, None)[0]
+
+
+def _read(
+    argv: Sequence[str], define_flags: DefineFlags | None
+) -> tuple[Command, Mapping[str, Any]]:
+    """The command, and the values of all flags."""
+    tokens, rest = overrides.split(argv)
+    parsed, extra = command.parse_flags(rest, _define(define_flags))
+    if extra:
+        raise UserError(f"unexpected argument {extra[0]!r}: a flag looks like --workdir=DIR")
+    values = parsed.flag_values_dict()
+    file = command.required(
+        values["config"], "config=FILE.py", "name a config file, such as configs/quickstart.py"
+    )
+    directory = command.required(
+        values["workdir"], "workdir=DIR", "name a directory for the files of this run"
+    )
+    workdir = Path(directory).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+    config = files.load(file)
+    return Command(config, str(workdir), overrides.apply(config, tokens)), values
+
+
+def _define(define_flags: DefineFlags | None) -> DefineFlags:
+    def define_all(values: flags.FlagValues) -> None:
+        define: dict[str, Any] = {"flag_values": values}
+        flags.DEFINE_string("config", None, "the config file, a .py with get_config()", **define)
+        flags.DEFINE_string("workdir", None, "the directory for the files of this run", **define)
+        if define_flags:
+            define_flags(values)
+
+    return define_all
+
+
+def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> list[str]:
+    """The usage; with the keys of the config file, if one is named that can be loaded."""
+    define = _define(define_flags)
+    takes = "--config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]"
+    lines = command.usage(main.__doc__ or "", define, takes)
+    _, rest = overrides.split(argv)
+    path = command.parse_flags(rest, define)[0]["config"].value
+    if not path:
+        return [*lines, "", "with --config=FILE.py, --help also lists the keys of that file"]
+    described = overrides.describe(files.load(path))
+    lines += ["", f"keys of {path}, with their values:", ""]
+    return [*lines, *(f"  --config.{line}" for line in described)]

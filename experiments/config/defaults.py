@@ -1,0 +1,137 @@
+"""From the declared defaults to a ConfigDict that may be changed, and from there to `Settings`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from experiments import settings, tasks
+from experiments.config import checks
+from experiments.errors import UserError, refuse
+from experiments.settings import SHARED_OPTIONS, Estimator, Key, Settings, Temperature
+from gumbel import estimators
+
+
+def base(task: str) -> ConfigDict:
+    """The defaults that every config file of a task starts from.
+
+    Args:
+      task: the name of a module of `experiments.tasks`.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    config = ConfigDict({"task": task})
+    for key in (*settings.keys_of(Settings), *settings.keys_of(tasks.load(task).options)):
+        config[key.name] = _value(key)
+    config.temperature = ConfigDict({k.name: k.default for k in settings.keys_of(Temperature)})
+    config.estimator = ConfigDict({"name": "gumbel_softmax"})
+    for name, kind in _options().items():
+        config.estimator[name] = config_dict.placeholder(kind)
+    config.estimator.update(SHARED_OPTIONS)
+    return config
+
+
+def read(config: ConfigDict) -> Settings:
+    """The settings that a config holds, checked.
+
+    Raises:
+      UserError: the first mistake found, and how to fix it.
+    """
+    if "task" not in config:
+        raise UserError("config has no task: begin get_config() with experiments.config.base(TASK)")
+    task = tasks.load(config.task)
+    file = f"begin get_config() with experiments.config.base({config.task!r})"
+    temperature = Temperature(**_fields(config, "temperature.", Temperature, file))
+    options = task.options(**_fields(config, "", task.options, file))
+    own = _fields(config, "", Settings, file)
+    _require(config, "estimator.name", file)
+    values = {name: config.estimator.get(name) for name in _options()}
+    unknown = [name for name in config.estimator if name != "name" and name not in values]
+    values |= {name: config.estimator[name] for name in unknown}
+    estimator = Estimator(config.estimator.name, values)
+    found = Settings(config.task, options, estimator, temperature, **own)
+    checks.check(found)
+    task.check(found)
+    return found
+
+
+def from_flat(flat: Mapping[str, Any]) -> Settings:
+    """The settings that `Settings.flat()` made flat; keys that it lacks are at their defaults.
+
+    Example:
+      >>> flat = read(base("structured_prediction")).flat()
+      >>> from_flat(flat | {"seed": 3}).seed
+      3
+    """
+    if "task" not in flat:
+        raise UserError("this config has no task: it was written by another version")
+    config = base(flat["task"])
+    with config.unlocked():
+        for dotted, value in flat.items():
+            group, _, key = dotted.rpartition(".")
+            holder = config[group] if group else config
+            holder[key] = tuple(value) if isinstance(value, list) else value
+    return read(config)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """`{dotted key: value}` of a config, as JSON has it: tuples become lists."""
+    values = ((key, get(config, key)) for key in keys(config))
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values}
+
+
+def get(config: Any, dotted: str) -> Any:
+    """The value at a dotted key."""
+    for part in dotted.split("."):
+        config = config[part]
+    return config
+
+
+def _value(key: Key) -> Any:
+    return config_dict.placeholder(key.kind) if key.default is None else key.default
+
+
+def _options() -> dict[str, type]:
+    """Every option of every registered estimator that a config can hold, with its type."""
+    found = {}
+    for name in estimators.names():
+        for option, declared in estimators.spec(name).options.items():
+            if declared.kind is not None:
+                found[option] = declared.kind
+    return found
+
+
+def _fields(config: ConfigDict, prefix: str, fields: type, file: str) -> dict[str, Any]:
+    """The values of a dataclass's keys, each of its type."""
+    return {
+        key.name: _typed(key, _require(config, prefix + key.name, file), prefix)
+        for key in settings.keys_of(fields)
+    }
+
+
+def _require(config: ConfigDict, dotted: str, file: str) -> Any:
+    try:
+        return get(config, dotted)
+    except (KeyError, AttributeError):
+        raise UserError(f"config has no {dotted}: {file}") from None
+
+
+def _typed(key: Key, value: Any, prefix: str) -> Any:
+    """The value as the key's type, a whole number as a float where that is asked for."""
+    if value is None and key.optional:
+        return value
+    kinds = (int, float) if key.kind is float else key.kind
+    if not isinstance(value, kinds) or isinstance(value, bool) != (key.kind is bool):
+        refuse(prefix + key.name, value, f"give a value like {key.default!r}")
+    convert: Any = key.kind
+    return convert(value) if convert in (tuple, float) else value
+
+
+def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """All dotted keys that have a value of their own."""
+    for key in config:
+        if issubclass(config.get_type(key), ConfigDict):
+            yield from keys(config[key], f"{prefix}{key}.")
+        else:
+            yield prefix + key

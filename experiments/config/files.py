@@ -1,0 +1,78 @@
+"""Config files: Python files with a `get_config()` and perhaps a `get_sweep()`."""
+
+import difflib
+import importlib.util
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.errors import UserError, one_line
+
+
+def load(path: str) -> ConfigDict:
+    """The config that the file's `get_config()` returns; `FILE.py:TEXT` calls `get_config(TEXT)`.
+
+    Raises:
+        UserError: no such file, or it fails, or it gives no ConfigDict.
+    """
+    name, colon, argument = path.partition(":")
+    config = _call(name, "get_config", *([argument] if colon else []))
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config() of {name} returns a {type(config).__name__}: it must return an"
+            " ml_collections.ConfigDict"
+        )
+    return config
+
+
+def load_sweep(path: str) -> Any:
+    """What the file's `get_sweep()` returns, unchecked.
+
+    Raises:
+        UserError: no such file or function, or it fails.
+    """
+    return _call(path.partition(":")[0], "get_sweep", fix=": give --grid")
+
+
+def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
+    """What a function of the config file `name` returns; `fix` ends the error of having none."""
+    module = _import(Path(name).expanduser())
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"config file {name} has no function {function}(){fix}")
+    try:
+        return getattr(module, function)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config file {name} fails{_where(error)}") from error
+
+
+def _import(file: Path) -> ModuleType:
+    """Execute a config file."""
+    if not file.is_file():
+        siblings = [str(path) for path in sorted(file.parent.glob("[!_]*.py"))]
+        near = difflib.get_close_matches(str(file), siblings, n=1) or siblings
+        fix = f": did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"config file {file} does not exist{fix}")
+    spec = importlib.util.spec_from_file_location("config", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {file} must be a Python file, named *.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config file {file} fails{_where(error)}") from error
+    return module
+
+
+def _where(error: Exception) -> str:
+    """The place and the kind of an error in a config file."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}:{error.lineno}: {error.msg}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" at {frame.filename}:{frame.lineno}: {type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,123 @@
+"""Overriding the keys of a config from the command line, with errors that name the fix."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments.config.defaults import get, keys
+from experiments.errors import UserError, nearest
+
+Overrides = dict[str, Any]
+
+_EXPECTED = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    tuple: "a tuple of the same types",
+}
+
+
+class Token(NamedTuple):
+    """One override as given: the dotted key and the text of the command line."""
+
+    key: str
+    text: str
+
+
+def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
+    """Part a command line into overrides, `--config.KEY=VALUE`, and the rest.
+
+    `--config.KEY VALUE` is joined, and `--noconfig.KEY` stays as the negation of a bool.
+
+    Example:
+        >>> split(["--config.seed", "3", "--workdir=runs/a"])
+        ([Token(key='seed', text='--config.seed=3')], ['--workdir=runs/a'])
+    """
+    tokens, rest, arguments = [], [], list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        match = re.fullmatch(r"--?(no)?config\.([^=]*)(=.*)?", argument, re.DOTALL)
+        if match is None:
+            rest.append(argument)
+            continue
+        negated, key, value = match.groups()
+        # A next argument like "-1" is this one's value, one like "--workdir" or "-h" a flag.
+        bare = not negated and value is None
+        if bare and arguments and not re.match(r"--?[a-zA-Z]", arguments[0]):
+            value = "=" + arguments.pop(0)
+        tokens.append(Token(key, f"--{negated or ''}config.{key}{value or ''}"))
+    return tokens, rest
+
+
+def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
+    """Override the keys in place, lock the config, and return what was overridden.
+
+    Raises:
+        UserError: an unknown key, a group of keys, or a value of the wrong type.
+    """
+    for token in tokens:
+        _check_key(config, token)
+    before = {token.key: get(config, token.key) for token in tokens}
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, sys_argv=["", *(token.text for token in tokens)]
+    )
+    for key, default in before.items():
+        texts = [token.text for token in tokens if token.key == key]
+        try:
+            values(["", *texts])
+            _check_items(default, get(config, key))
+        except (flags.Error, TypeError, ValueError) as error:
+            expected = _EXPECTED[_type(config, key)]
+            example = "" if default is None else f", such as {default}"
+            raise UserError(f"{texts[-1]}: {key} takes {expected}{example}") from error
+    return config_flags.get_override_values(values["config"])
+
+
+def describe(config: ConfigDict) -> list[str]:
+    """One line for each key: `key=value (type)`."""
+    return [f"{key}={get(config, key)} ({_type(config, key).__name__})" for key in keys(config)]
+
+
+def _type(config: ConfigDict, key: str) -> type:
+    group, _, last = key.rpartition(".")
+    holder: ConfigDict = get(config, group) if group else config
+    return holder.get_type(last)
+
+
+def _check_key(config: ConfigDict, token: Token) -> None:
+    """Refuse an unknown key, and one that stands for a group of keys."""
+    known = list(keys(config))
+    if token.key in known:
+        if _type(config, token.key) not in _EXPECTED:
+            raise UserError(
+                f"{token.text}: {token.key} cannot be set here, being a"
+                f" {_type(config, token.key).__name__}: change it in the config file"
+            )
+        return
+    inside = [key for key in known if key.startswith(token.key + ".")]
+    if inside:
+        given = token.text.partition("=")[2]
+        named = f"{token.key}.name"
+        example = f"--config.{named}={given}" if named in inside else f"--config.{inside[0]}=..."
+        raise UserError(
+            f"{token.text}: {token.key} is a group of keys: give one of them, as in {example}"
+        )
+    near = nearest(token.key, known)
+    fix = f"did you mean {' or '.join(near)}?" if near else f"the keys are {', '.join(known)}"
+    raise UserError(f"unknown config key {token.key} ({token.text}): {fix}")
+
+
+def _check_items(before: Any, after: Any) -> None:
+    """Hold the items of a tuple, which are parsed as any literal, against those of the default."""
+    if not isinstance(before, tuple) or not before:
+        return
+    kinds = {type(item) for item in before}
+    if float in kinds:
+        kinds.add(int)
+    if not {type(item) for item in after} <= kinds:
+        raise TypeError("items of the wrong type")

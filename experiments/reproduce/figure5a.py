@@ -1,0 +1,177 @@
+"""Figure 5a: steps per second against the number of classes, with and without marginalization.
+
+The labels are random, as in the paper: the images of MNIST under labels of any number of classes.
+Compiling is left out. For each number of classes the sides are timed in turn, some steps each, so
+that what else the machine does falls on all of them alike; a speed is that of the median turn.
+
+Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
+operations of the two compiled programs, as the compiler counts them.
+
+A compiled call takes one step on a CPU, where convolutions in a loop are slow, and a hundred
+elsewhere, where the call itself would take longer than the step.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import config
+from experiments.config import Overrides
+from experiments.reproduce.table import CONFIGS, PAPER
+from experiments.settings import Settings
+from experiments.sweeps import grids
+from experiments.training import records
+from experiments.training.compiled import Compiled
+from experiments.training.program import dynamic_of
+from experiments.training.provenance import provenance
+
+ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
+CLASSES = (5, 10, 20, 50, 100, 200)
+
+
+class Timed:
+    """A compiled program with a state to step from.
+
+    Args:
+      settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        compiled = Compiled(settings)
+        self.dynamic = {k: v[None] for k, v in dynamic_of(settings).items()}
+        self.images, moving = compiled.images, np.ones(1, bool)
+        self.state = compiled.init(self.dynamic, self.images)
+        self.per_call = 1 if jax.default_backend() == "cpu" else 100
+        indices = compiled.indices(self.dynamic["seed"], 0, num_steps=self.per_call)
+        self.arguments = indices, moving
+
+        def program(num_steps: int) -> Any:
+            rows = indices[:, :num_steps]
+            return compiled.run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
+
+        self.run = program(self.per_call)
+        # The compiler counts the body of a loop once, and what is done once besides.
+        cost: Any = (self.run if self.per_call == 1 else program(1)).cost_analysis()
+        memory: Any = self.run.memory_analysis()
+        self.flops = float(cost["flops"])
+        self.bytes = int(memory.temp_size_in_bytes)
+
+    def seconds(self, num_calls: int) -> float:
+        """The time that some calls take."""
+        jax.block_until_ready(self.state)
+        began = time.perf_counter()
+        for _ in range(num_calls):
+            self.state, _ = self.run(self.dynamic, self.images, self.state, *self.arguments)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - began
+
+
+def measure(
+    changes: Overrides, num_classes: int, *, turns: int = 3, turn_seconds: float = 1
+) -> list[dict[str, Any]]:
+    """Times the estimators at one number of classes; the rows of the JSON of figure 5a.
+
+    Args:
+      changes: to the config.
+      num_classes: K.
+      turns: of each side.
+      turn_seconds: about how long a turn lasts.
+    """
+    base = config.load(str(CONFIGS / "semi_supervised.py"))
+    trial = {"labels": "random", "num_classes": num_classes, "num_labels": num_classes * 10}
+    sides = {
+        name: Timed(
+            config.read(grids.config_at(base, {**changes, **trial, "estimator.name": name}))
+        )
+        for name in ESTIMATORS
+    }
+    calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            steps = calls[name] * side.per_call
+            speeds[name].append(steps / side.seconds(calls[name]))
+    return [
+        {
+            "num_classes": num_classes,
+            "estimator": name,
+            "steps_per_second": statistics.median(speeds[name]),
+            "turns": speeds[name],
+            "flops": side.flops,
+            "temporary_bytes": side.bytes,
+        }
+        for name, side in sides.items()
+    ]
+
+
+def _calls(side: Timed, turn_seconds: float) -> int:
+    """How many calls last about that long; the first one warms the caches."""
+    side.seconds(1)
+    return max(1, round(turn_seconds / side.seconds(1)))
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gumbel-Softmax over marginalization: measured, by arithmetic alone, and the paper's."""
+    found = {(row["num_classes"], row["estimator"]): row for row in rows}
+    ratios = []
+    for count in dict.fromkeys(row["num_classes"] for row in rows):
+        exact, sampled = found[count, "marginalization"], found[count, "gumbel_softmax"]
+        ratios.append(
+            {
+                "num_classes": count,
+                "speedup": sampled["steps_per_second"] / exact["steps_per_second"],
+                "flop_ratio": exact["flops"] / sampled["flops"],
+                "paper": PAPER["figure5a"]["speedup"].get(str(count)),
+            }
+        )
+    return ratios
+
+
+def write(
+    path: Path, changes: Overrides, classes: Sequence[int] = CLASSES, **options: Any
+) -> dict[str, Any]:
+    """Measures, and writes the JSON file after each number of classes.
+
+    Args:
+      path: of the file; what it holds of the same program, device and cores is not measured again.
+      changes: to the config.
+      classes: the numbers of classes.
+      options: of `measure`.
+    """
+    rows: list[dict[str, Any]] = []
+    here: dict[str, Any] = {
+        "program": _program(changes),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        **provenance(),
+    }
+    if path.exists():
+        before = records.read_json(path)
+        if all(before.get(key) == here[key] for key in ("program", "cores", "device")):
+            rows = before["rows"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
+        if any(row["num_classes"] == count for row in rows):
+            continue
+        rows = sorted(
+            [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
+        )
+        records.write_json(path, {"rows": rows, "ratios": _ratios(rows), **here})
+    read: dict[str, Any] = records.read_json(path)
+    return read
+
+
+def _program(changes: Overrides) -> dict[str, Any]:
+    """What the speed depends on besides the estimator and the number of classes."""
+    base = config.load(str(CONFIGS / "semi_supervised.py"))
+    settings = config.read(grids.config_at(base, changes))
+    program: dict[str, Any] = json.loads(settings.program_key())
+    varied = ("estimator.name", "labels", "num_classes", "num_labels", "num_steps")
+    return {key: value for key, value in program.items() if key not in varied}

@@ -1,0 +1,189 @@
+"""What the tables share: jobs by cell and stage, what is picked of them, intervals over seeds."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import config
+from experiments.config import Overrides
+from experiments.errors import UserError
+from experiments.reproduce.store import Record, Store
+from experiments.sweeps import grids
+from experiments.sweeps.engines.attempt import FAILURE
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import RESULT, refuse_another
+
+PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class Wave(NamedTuple):
+    """Jobs that may train at once, for a cell or several."""
+
+    name: str
+    jobs: list[Job]
+
+
+class Runs:
+    """The runs of a table, and their records.
+
+    Args:
+      table: its name.
+      workdir: where the runs train, below a directory of the table's name.
+      results: where the records go, likewise.
+    """
+
+    def __init__(self, table: str, workdir: Path, results: Path) -> None:
+        self.directory = workdir.absolute() / table
+        self.store = Store(results / table, self.directory)
+
+    def jobs(self, base: ConfigDict, path: str, trials: Sequence[Overrides]) -> list[Job]:
+        """A job for each trial over the config, in directories below `path`."""
+        return [
+            Job(
+                config.read(grids.config_at(base, trial)),
+                self.directory / path / grids.name(trial),
+                trial,
+            )
+            for trial in trials
+        ]
+
+    def missing(self, name: str, jobs: Sequence[Job]) -> Wave:
+        """The wave of those jobs that have no record yet.
+
+        Raises:
+          UserError: the directory of one holds the finished run of another config.
+        """
+        missing = [job for job in jobs if self.store.record(job) is None]
+        for job in missing:
+            if (job.workdir / RESULT).exists():
+                theirs = records.read_json(job.workdir / RESULT)["config"]
+                refuse_another(theirs, job.settings.flat(), job.workdir)
+        return Wave(name, missing)
+
+    def best(
+        self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
+    ) -> Overrides | None:
+        """What was overridden, of `keys`, by the job with the least loss.
+
+        Args:
+          jobs: to pick from.
+          loss: of a record; None for a run that does not count.
+          keys: that are picked.
+
+        Returns:
+          None if a job is still to be done, or all have failed.
+        """
+        ranked = self.ranked(jobs, loss, keys)
+        return ranked[0] if ranked else None
+
+    def ranked(
+        self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
+    ) -> list[Overrides]:
+        """What was overridden, of `keys`, by each job with a loss, from the least loss on.
+
+        Args:
+          jobs, loss, keys: as for `best`.
+
+        Returns:
+          An empty list if a job is still to be done, or all have failed.
+        """
+        losses = {}
+        for index, job in enumerate(jobs):
+            record = self.store.record(job)
+            if record is None and not (job.workdir / FAILURE).exists():
+                return []
+            if record is not None and (value := loss(record)) is not None:
+                losses[index] = value
+        overrides = [jobs[index].overrides for index in sorted(losses, key=losses.__getitem__)]
+        return [{key: each[key] for key in keys if key in each} for each in overrides]
+
+    def records(self, jobs: Sequence[Job]) -> list[Record]:
+        """The records of the jobs that are finished."""
+        return [record for job in jobs if (record := self.store.record(job))]
+
+
+class Table:
+    """What a table of the paper has, whatever its cells are.
+
+    Args:
+      preset: how much to do.
+      workdir: where the runs train.
+      results: where the records of finished runs, the JSON and the Markdown go.
+    """
+
+    name: str
+
+    def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
+        self.preset, self.results = preset, results
+        self.runs = Runs(self.name, workdir, results)
+
+    def refuse_another(self) -> None:
+        """Raises UserError if the results have this table by another preset."""
+        path = self.results / f"{self.name}.json"
+        theirs = records.read_json(path)["preset"] if path.exists() else {}
+        if theirs.get("name", self.preset.name) != self.preset.name:
+            raise UserError(
+                f"{path} is of --preset={theirs['name']}: give that, or another --results"
+            )
+
+    def write_files(
+        self, table: Mapping[str, Any], markdown: Callable[[dict[str, Any]], str]
+    ) -> dict[str, Any]:
+        """Writes the JSON, with the preset, and the Markdown; returns what the JSON holds."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        path = self.results / f"{self.name}.json"
+        records.write_json(path, {"preset": self.preset._asdict(), **table})
+        written: dict[str, Any] = records.read_json(path)
+        path.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
+        return written
+
+
+def provenance(found: Sequence[Record]) -> dict[str, Any]:
+    """Where the numbers of a cell come from, of the records of its final runs."""
+    return {
+        "steps": found[0]["steps"],
+        "test_num_samples": found[0]["test_num_samples"],
+        "device": found[0]["device"],
+        "commits": sorted({record["git"]["commit"] for record in found if record["git"]}),
+    }
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
+
+    Example:
+      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
+      [57.52, 62.48]
+    """
+    from scipy import stats  # takes a second to import
+
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
+    mean = statistics.fmean(values)
+    return [mean - half, mean + half]
+
+
+def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str:
+    """A mean with half the width of its interval, and of how many seeds where some are missing.
+
+    Args:
+      mean, ci95: of the seeds that there are.
+      seeds: how many there are.
+      of: how many there are to be.
+
+    Example:
+      >>> shown(60.0, [57.5, 62.5], 3, 3), shown(60.0, [57.5, 62.5], 2, 3), shown(60.0, None, 1, 3)
+      ('60.0 ± 2.5', '60.0 ± 2.5, 2 of 3 seeds', '60.0, one seed')
+    """
+    if ci95 is None:
+        return f"{mean:.1f}, one seed"
+    partly = f", {seeds} of {of} seeds" if seeds < of else ""
+    return f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}{partly}"

@@ -1,0 +1,221 @@
+"""What Table 1 is: its cells, the settings each may pick from, and how long everything trains.
+
+Every estimator gets the same learning rates, steps and seeds, and a centered signal wherever there
+is a score function. Whether inputs are standardized is picked with the learning rate, as it suits
+some estimators and not others. So is variance normalization, unless the preset turns it on for all:
+it divides the signal by up to some tens, so the best learning rate depends on it. The schedule of
+an annealed temperature is picked last, where the estimator reads one and the preset has several.
+
+`full` is the paper's protocol: 500,000 steps of SGD with momentum 0.9 at a constant learning rate
+from its six, its four schedules of the temperature, and 1000 samples on the test set. It picks by
+successive halving, by the 20-sample bound on validation, at less than a third of the steps of the
+finals of three seeds:
+
+1. all six rates for 25,000 steps, with standardized inputs;
+2. the best two of them for 100,000 steps, and the best one with inputs as they are. Those learn
+   more slowly at first and end lower in some cells, so a shorter round would reject them;
+3. where the temperature is annealed, its four schedules for 100,000 steps, by which all of them
+   have reached the floor. Rounds 1 and 2 have the first of the four.
+
+Variance normalization is on, which the paper needed for SF, DARN and MuProp. Where the paper is
+silent, `full` does as `short` does: batches of 100, the same initialization, centered signals, a
+slope that ends at 2 for slope-annealed straight-through. It trains one cell at a time, the first
+seed's final run right after the picking, so the table fills from the start.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from experiments.config import Overrides
+from experiments.reproduce.table import PAPER
+from experiments.sweeps import grids
+from experiments.sweeps.grids import LEARNING_RATES, Grid
+
+_PAPER = PAPER["table1"]
+ROWS: tuple[str, ...] = tuple(_PAPER["rows"])
+COLUMNS: tuple[str, ...] = tuple(_PAPER["columns"])
+# The paper's own estimators, which train first where cells train one at a time.
+_FIRST_COLUMNS = ("gumbel_softmax", "st_gumbel_softmax")
+# Described in the paper but left out of its table; VIMCO has an objective of its own.
+EXTRA_COLUMNS = ("nvil", "vimco")
+
+
+class Cell(NamedTuple):
+    """One cell of the table."""
+
+    row: str
+    estimator: str
+
+    @property
+    def name(self) -> str:
+        """`row-estimator`, for file names."""
+        return f"{self.row}-{self.estimator}"
+
+    @property
+    def model(self) -> str:
+        """`sbn` or `vae`."""
+        return self.row.split("_")[0]
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's number, in nats, or None where it has none."""
+        if self.estimator not in COLUMNS:
+            return None
+        return float(_PAPER["rows"][self.row][COLUMNS.index(self.estimator)])
+
+
+class Preset(NamedTuple):
+    """How much to do.
+
+    Attributes:
+      name: of the preset.
+      learning_rates: to pick from.
+      schedules: of an annealed temperature, to pick from at the learning rate picked.
+      pick_steps: optimizer steps of a picking run of the first round.
+      final_steps: of a final run.
+      seeds: how many final runs; picking uses a seed that these do not.
+      pick_samples: m of the bounds of picking runs.
+      changes: to the config, for all runs.
+      columns, extra_columns: the estimators.
+      rows: of the table.
+      rows_at_once: how many rows train in one wave; None trains a cell at a time.
+      slope_rate: of slope-annealed straight-through.
+      variance_normalization: to pick from, for the estimators that have it.
+      standardize: to pick from, for every estimator, by model.
+      second_steps: optimizer steps of the second round and of picking the schedule. None makes do
+        with one round, and picks the schedule by `pick_steps`. With a second round, the first has
+        only the first way to standardize.
+    """
+
+    name: str
+    learning_rates: tuple[float, ...]
+    schedules: Grid
+    pick_steps: int
+    final_steps: int
+    seeds: int
+    pick_samples: int
+    changes: Overrides
+    columns: tuple[str, ...] = COLUMNS
+    extra_columns: tuple[str, ...] = EXTRA_COLUMNS
+    rows: tuple[str, ...] = ROWS
+    rows_at_once: int | None = 1
+    slope_rate: float = 1e-5
+    variance_normalization: tuple[bool, ...] = (True, False)
+    standardize: Mapping[str, tuple[bool, ...]] = {"sbn": (True, False), "vae": (True, False)}
+    second_steps: int | None = None
+
+
+class Batch(NamedTuple):
+    """Cells whose runs may train at once.
+
+    Attributes:
+      name: for the log.
+      cells: of the table.
+      seed: of their final runs; those of seed 0 come after the picking.
+    """
+
+    name: str
+    cells: list[Cell]
+    seed: int
+
+
+_SCHEDULES = grids.product({"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)})
+# A tenth of the steps, so learning rates that begin where the paper's grid ends, and fall to 0 lest
+# the numbers show their noise; and the faster of the paper's rates for the temperature.
+_SHORT_CHANGES: Overrides = {
+    "learning_rate_schedule": "cosine",
+    "temperature.rate": 1e-4,
+    "validation_num_samples": 20,
+}
+PRESETS = {
+    "full": Preset(
+        "full",
+        LEARNING_RATES,
+        _SCHEDULES,
+        25_000,
+        500_000,
+        3,
+        20,
+        {"validation_num_samples": 20},
+        rows_at_once=None,
+        slope_rate=2e-6,
+        variance_normalization=(True,),
+        second_steps=100_000,
+    ),
+    "short": Preset(
+        "short",
+        (1e-2, 3e-2, 1e-1),
+        [],
+        10_000,
+        50_000,
+        3,
+        20,
+        _SHORT_CHANGES,
+        rows_at_once=2,
+        slope_rate=2e-5,
+        variance_normalization=(True,),
+    ),
+    "smoke": Preset(
+        "smoke",
+        (3e-3,),
+        _SCHEDULES[:2],
+        200,
+        200,
+        2,
+        5,
+        {
+            "dataset": "digits",
+            "batch_size": 20,
+            "num_classes": 5,
+            "log_every": 100,
+            "eval_every": 100,
+            "checkpoint_every": 200,
+            "test_num_samples": 5,
+        },
+        ("sf", "gumbel_softmax"),
+        (),
+        ("sbn_bernoulli", "vae_categorical"),
+        2,
+        standardize={"sbn": (True,), "vae": (True,)},
+    ),
+}
+
+
+def cells(preset: Preset) -> list[Cell]:
+    """The cells of a preset, row by row."""
+    columns = (*preset.columns, *preset.extra_columns)
+    return [Cell(row, estimator) for row in preset.rows for estimator in columns]
+
+
+def batches(preset: Preset) -> Iterator[Batch]:
+    """What trains, in priority order.
+
+    The paper's cells come first, with one seed each. By rows, the columns that the paper left out
+    follow, then the other seeds. Cell by cell, the columns of its own estimators lead, through the
+    rows; their other seeds follow, then those of its other columns; what it left out comes last.
+    """
+    if preset.rows_at_once:
+        yield from _batches_by_rows(preset, preset.rows_at_once)
+        return
+    first = [name for name in preset.columns if name in _FIRST_COLUMNS]
+    others = [name for name in preset.columns if name not in _FIRST_COLUMNS]
+    seeds, further = range(preset.seeds), range(1, preset.seeds)
+    for columns, those in (
+        (first + others, range(1)),
+        (first, further),
+        (others, further),
+        (preset.extra_columns, seeds),
+    ):
+        for seed in those:
+            for cell in (Cell(row, column) for column in columns for row in preset.rows):
+                yield Batch(cell.name, [cell], seed)
+
+
+def _batches_by_rows(preset: Preset, size: int) -> Iterator[Batch]:
+    groups = [preset.rows[first : first + size] for first in range(0, len(preset.rows), size)]
+    both = (*preset.columns, *preset.extra_columns)
+    rounds = [(preset.columns, 0), (preset.extra_columns, 0)]
+    for columns, seed in rounds + [(both, seed) for seed in range(1, preset.seeds)]:
+        for rows in groups:
+            cells = [Cell(row, column) for row in rows for column in columns]
+            yield Batch(" and ".join(rows), cells, seed)

@@ -1,0 +1,87 @@
+"""Training one job, or several as one program, with an outcome instead of an exception."""
+
+import errno
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments.errors import UserError, one_line
+from experiments.training import records, run
+from experiments.training.loop import Stopped
+from experiments.training.run import Programs
+from experiments.training.run_state import Job
+from experiments.training.rundir import InUseError
+from experiments.training.signals import Stop
+
+FAILURE = "failure.json"
+
+
+class Outcome(NamedTuple):
+    """What became of a job.
+
+    Attributes:
+      status: `in_use` if another process trains it; `no_space` ends the whole sweep.
+      reason: of a failure, in one line.
+    """
+
+    status: Literal["done", "failed", "in_use", "stopped", "no_space"]
+    reason: str = ""
+
+
+def attempt(jobs: Sequence[Job], stop: Stop, programs: Programs) -> list[Outcome]:
+    """Trains jobs that share a program, and records those that fail in their directories.
+
+    Args:
+      jobs: one, or several to train together.
+      stop: looked at between the calls of the program.
+      programs: what was compiled for the jobs before, for these to use.
+    """
+    try:
+        results: Sequence[dict[str, Any] | Exception] = run.train_together(
+            jobs, stop=stop, programs=programs
+        )
+    except Stopped:
+        return [Outcome("stopped")] * len(jobs)
+    except Exception as error:  # whatever it is, the other runs of the sweep go on
+        results = [error] * len(jobs)
+    return [_outcome(job, result) for job, result in zip(jobs, results, strict=True)]
+
+
+def _outcome(job: Job, result: dict[str, Any] | Exception) -> Outcome:
+    if isinstance(result, InUseError):
+        return Outcome("in_use")
+    if isinstance(result, Exception):
+        return fail(job, result)
+    (job.workdir / FAILURE).unlink(missing_ok=True)
+    return Outcome("done")
+
+
+def fail(job: Job, error: Exception) -> Outcome:
+    """Records why a job failed in its directory."""
+    reason = one_line(error)
+    if not isinstance(error, UserError):
+        reason = f"{type(error).__name__}: {reason}"
+    if is_no_space(error):
+        return Outcome("no_space", reason)
+    lines = [] if isinstance(error, UserError) else traceback.format_exception(error)
+    failure = {"reason": reason, "overrides": job.overrides, "traceback": "".join(lines)}
+    try:
+        job.workdir.mkdir(parents=True, exist_ok=True)
+        records.write_json(job.workdir / FAILURE, failure)
+    except OSError as other:
+        if is_no_space(other):
+            return Outcome("no_space", one_line(other))
+    return Outcome("failed", reason)
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether the disk or the quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_space(workdir: Path) -> OSError:
+    """The error that ends a sweep whose disk is full."""
+    return OSError(
+        errno.ENOSPC, "No space left on device: rerun the same command to resume", str(workdir)
+    )

@@ -1,0 +1,144 @@
+"""Engine `ray`: each run a Ray task on one core, on a cluster or on this machine.
+
+Every node needs this package, and the sweep's directory under the same path. A task whose worker
+dies is retried by Ray, and its run goes on from its checkpoint.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from experiments.errors import UserError, one_line
+from experiments.sweeps.engines import Job, Options, Outcome, Report
+from experiments.sweeps.engines.attempt import attempt, fail, no_space
+from experiments.training.compilations import keep_compilations
+from experiments.training.run import Programs
+from experiments.training.rundir import RESULT
+from experiments.training.signals import Stop, graceful_stop
+
+_POLL_SECONDS = 0.2
+_RETRY_SECONDS = 1.0
+_RETRIES = 10  # of a task whose worker dies
+
+
+def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
+    """See `engines.Engine`."""
+    ray = _import()
+    with _signals_kept():
+        _connect(ray, options)
+    try:
+        _train(ray, jobs, stop, report)
+    finally:
+        ray.shutdown()
+
+
+def _train(ray: ModuleType, jobs: Sequence[Job], stop: Stop, report: Report) -> None:
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
+    running = {task.remote(job): job for job in jobs}
+    waiting: list[tuple[Job, float]] = []
+    while (running or waiting) and not stop.requested:
+        due = [held for held in waiting if time.monotonic() >= held[1]]
+        waiting = [held for held in waiting if held not in due]
+        running |= {task.remote(job): job for job, _ in due}
+        for job in _ended(ray, running, report):
+            waiting.append((job, time.monotonic() + _RETRY_SECONDS))
+    for ref in running:
+        ray.cancel(ref)  # as Ctrl-C in its worker, which saves the run and leaves
+    while running:
+        _ended(ray, running, report)
+
+
+def _ended(ray: ModuleType, running: dict[Any, Job], report: Report) -> list[Job]:
+    """Takes the tasks that have ended out of `running`; returns the jobs to be tried again.
+
+    Those are in use, or their node was told to stop.
+    """
+    if not running:
+        time.sleep(_POLL_SECONDS)
+        return []
+    again = []
+    for ref in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
+        job = running.pop(ref)
+        outcome = _outcome(ray, ref, job)
+        if outcome.status == "no_space":
+            raise no_space(job.workdir)
+        if outcome.status == "done" and not (job.workdir / RESULT).exists():
+            outcome = fail(job, UserError("its result is not here: all nodes must share --workdir"))
+        if outcome.status in ("in_use", "stopped"):
+            again.append(job)
+        else:
+            report(job, outcome)
+    return again
+
+
+def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
+    """What became of a task that has ended."""
+    try:
+        outcome: Outcome = ray.get(ref)
+    except ray.exceptions.TaskCancelledError:
+        return Outcome("stopped")
+    except ray.exceptions.RayError as error:
+        return fail(job, UserError(f"its Ray task failed: {one_line(error)}"))
+    return outcome
+
+
+def _work(job: Job) -> Outcome:
+    """The task: trains one run, or goes on with it, in a Ray worker."""
+    # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
+    # core of the machine; this is how it is told that there is one.
+    os.environ.setdefault("NPROC", "1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tasks may share a GPU
+    keep_compilations()
+    with graceful_stop() as stop:
+        return attempt([job], stop, _programs)[0]
+
+
+_programs = Programs()  # Ray uses a worker process again for later tasks
+
+
+def _import() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--engine=ray needs Ray, which is not installed: pip install -e '.[ray]', or choose "
+            "--engine=process"
+        ) from None
+    module: ModuleType = ray
+    return module
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Puts the handlers of SIGTERM and Ctrl-C back, which Ray replaces by its own."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT) if here}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _connect(ray: ModuleType, options: Options) -> None:
+    """Joins the cluster at the address, or starts one on this machine."""
+    quiet = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        workers = options.workers or cores
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--ray_address={address}: no Ray cluster can be joined there ({one_line(error)}); "
+            "leave it out to start one on this machine"
+        ) from error

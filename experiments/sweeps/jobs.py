@@ -1,0 +1,114 @@
+"""The runs of a sweep: made from a grid, recorded in its directory, and trained."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments import config
+from experiments.errors import UserError
+from experiments.settings import Settings
+from experiments.sweeps import engines, grids
+from experiments.sweeps.engines import Options, Outcome
+from experiments.sweeps.grids import Grid, Trial
+from experiments.sweeps.progress import Display
+from experiments.training import records, rundir
+from experiments.training.compiled import prepared_dataset
+from experiments.training.run_state import Job
+from experiments.training.signals import graceful_stop
+
+RUNS = "runs"
+
+
+def jobs_of(base: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
+    """The runs of a grid, each in a directory named by a hash of what it overrides.
+
+    Raises:
+      UserError: the config that a trial gives is not valid.
+    """
+    jobs = []
+    for trial in grid:
+        try:
+            settings = config.read(grids.config_at(base, trial))
+        except UserError as error:
+            raise UserError(f"the run {grids.label(trial)}: {error}") from error
+        jobs.append(Job(settings, directory_of(trial, directory), trial))
+    return jobs
+
+
+def directory_of(trial: Trial, directory: Path) -> Path:
+    """The directory of a trial's run in that of its sweep."""
+    # Absolute: a task of a Ray cluster has another working directory.
+    return directory.absolute() / RUNS / grids.name(trial)
+
+
+def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
+    """Makes the directory this config's, and records the grid beside those trained there before.
+
+    Raises:
+      UserError: it belongs to another config, or is that of a single run.
+    """
+    if (directory / rundir.CONFIG).exists():
+        raise UserError(f"--workdir={directory} is that of a single run: choose another directory")
+    with rundir.locked(directory, wait=True):
+        path = directory / rundir.SWEEP
+        record = {"config": settings.flat(), "grid": grid}
+        if path.exists():
+            recorded = records.read_json(path)
+            rundir.refuse_another(recorded["config"], settings.flat(), directory)
+            record["grid"] = grids.union([recorded["grid"], grid])
+        records.write_json(path, record)
+
+
+def missing(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are not finished."""
+    return [job for job in jobs if not (job.workdir / rundir.RESULT).exists()]
+
+
+def prepare_data(jobs: Sequence[Job]) -> None:
+    """Caches the data, and refuses what cannot be trained on, before many processes start."""
+    for settings in {_data_key(job.settings): job.settings for job in missing(jobs)}.values():
+        prepared_dataset(settings)
+
+
+def _data_key(settings: Settings) -> str:
+    """All that may decide whether a run's data suits it."""
+    keys = ("dataset", "binarization", "batch_size", "task", "num_classes")
+    named = {key: getattr(settings, key) for key in keys}
+    return json.dumps([named, repr(settings.options)])
+
+
+def train(
+    jobs: Sequence[Job],
+    engine: str,
+    options: Options | None = None,
+    after_each: Callable[[], object] = lambda: None,
+) -> tuple[dict[Path, str], int]:
+    """Trains the jobs that are not finished, whose data `prepare_data` has prepared.
+
+    Args:
+      jobs: the runs of the sweep, finished ones too.
+      engine: a name in `engines.ENGINES`.
+      options: for the engine.
+      after_each: called when a run is done or has failed.
+
+    Returns:
+      Why jobs failed, by directory, and the exit status of the signal that ended it, or 0.
+    """
+    todo = missing(jobs)
+    failures: dict[Path, str] = {}
+    if not todo:
+        return failures, 0
+    with graceful_stop() as stop, Display(jobs) as display:
+
+        def report(job: Job, outcome: Outcome) -> None:
+            if outcome.status == "failed":
+                failures[job.workdir] = outcome.reason
+                display.failed(job, outcome.reason)
+            else:
+                display.done(job)
+            after_each()
+
+        engines.load(engine)(todo, options or Options(), stop, report)
+    return failures, stop.exit_status

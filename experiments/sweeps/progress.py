@@ -1,0 +1,185 @@
+"""How far the runs of a sweep are, read from their directories and shown while they train."""
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from tqdm import tqdm
+
+from experiments.sweeps import grids
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import METRICS, RESULT
+
+_POLL_SECONDS = 1.0
+_TAIL_BYTES = 8192
+
+
+class Standing(NamedTuple):
+    """How far one run is.
+
+    Attributes:
+      done: whether its `result.json` stands.
+      step: the last one logged.
+      bound: its newest validation bound, in nats; that of `result.json` if done.
+    """
+
+    done: bool = False
+    step: int = 0
+    bound: float | None = None
+
+
+def standing(job: Job) -> Standing:
+    """How far a run is, from its files alone: whoever trains it."""
+    if (job.workdir / RESULT).exists():
+        result = records.read_json(job.workdir / RESULT)
+        return Standing(True, result["steps"], result["validation_bound"])
+    rows = _last_rows(job)
+    bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]
+    return Standing(False, rows[-1]["step"] if rows else 0, bounds[-1] if bounds else None)
+
+
+def nats(bound: float | None) -> str:
+    """A bound in few characters, however large; None stands for one that is not finite.
+
+    Example:
+      >>> nats(61.523), nats(2.5e30), nats(None)
+      ('61.52', '2.5e+30', 'not finite')
+    """
+    if bound is None or not math.isfinite(bound):
+        return "not finite"
+    return f"{bound:.2f}" if abs(bound) < 1e6 else f"{bound:.3g}"
+
+
+def steps_done(job: Job) -> int:
+    """The last step that a run has logged."""
+    return standing(job).step
+
+
+def _last_rows(job: Job) -> list[dict[str, Any]]:
+    """The last whole lines of a run's metrics."""
+    try:
+        with (job.workdir / METRICS).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    whole = lines[:-1] if size <= _TAIL_BYTES else lines[1:-1]
+    try:
+        return [json.loads(line) for line in whole]
+    except ValueError:
+        return []  # being replaced, or damaged: the run itself will say so
+
+
+class Display:
+    """A bar over the steps of all runs: runs done, steps a second, time left, the best so far.
+
+    Elsewhere than on a terminal, a line for each run that ends. Within the block it is kept up to
+    date by a thread of its own.
+
+    Args:
+      jobs: all runs of the sweep, finished ones too.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._standings = [standing(job) for job in jobs]
+        self._failed: set[Path] = set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._began, self._first = time.monotonic(), self._steps()
+        self._bar = tqdm(
+            total=self._total(),
+            initial=self._first,
+            unit="step",
+            unit_scale=True,
+            disable=None,
+            smoothing=0,  # metrics come in bursts: the average tells more
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._refresh()
+        self._bar.close()
+
+    def done(self, job: Job) -> None:
+        """Says that a run is done."""
+        bound = nats(standing(job).bound)
+        self._say(f"done: {grids.label(job.overrides)}: validation bound {bound} nats")
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Says that a run has failed."""
+        self._failed.add(job.workdir)
+        self._bar.total = self._total()
+        self._say(f"failed: {grids.label(job.overrides)}: {reason}")
+
+    def _say(self, line: str) -> None:
+        self._refresh()
+        if self._bar.disable:
+            line = f"{line} ({self._runs()}{self._speed()})"
+        with self._lock:
+            tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_POLL_SECONDS):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            before = self._steps()
+            self._standings = [
+                old if old.done else standing(job)
+                for job, old in zip(self._jobs, self._standings, strict=True)
+            ]
+            self._bar.set_description(self._runs(), refresh=False)
+            self._bar.set_postfix_str(self._best(), refresh=False)
+            self._bar.update(self._steps() - before)
+            self._bar.refresh()
+
+    def _steps(self) -> int:
+        return sum(each.step for each in self._standings)
+
+    def _total(self) -> int:
+        """All the steps there are to do; a run that has failed takes no more."""
+        return sum(
+            each.step if job.workdir in self._failed else job.settings.num_steps
+            for job, each in zip(self._jobs, self._standings, strict=True)
+        )
+
+    def _runs(self) -> str:
+        done = sum(each.done for each in self._standings)
+        failed = f", {len(self._failed)} failed" if self._failed else ""
+        return f"{done}/{len(self._jobs)} runs{failed}"
+
+    def _speed(self) -> str:
+        """Run-steps a second and the time left, since this sweep was started."""
+        gained = self._steps() - self._first
+        if gained <= 0:
+            return ""
+        speed = gained / (time.monotonic() - self._began)
+        left = (self._total() - self._steps()) / speed
+        return f", {speed:.0f} run-steps/s, {tqdm.format_interval(left)} left"
+
+    def _best(self) -> str:
+        """The lowest bound: of the finished runs if there are any, else of those under way."""
+        pairs = list(zip(self._standings, self._jobs, strict=True))
+        ended = [pair for pair in pairs if pair[0].done]
+        known = [(s.bound, job) for s, job in ended or pairs if s.bound is not None]
+        if not known:
+            return ""
+        bound, job = min(known, key=lambda pair: pair[0])
+        return f"best {nats(bound)} {grids.label(job.overrides)}"

@@ -1,0 +1,120 @@
+"""What a sweep comes to: its settings ranked by their loss on validation, as a table and a plot.
+
+The loss is the task's: the bound, or the error of a classifier. The test set is left out: settings
+are picked on the validation set alone.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import tasks
+from experiments.sweeps import grids
+from experiments.sweeps.progress import nats
+from experiments.training import records
+from experiments.training.run_state import Job
+from experiments.training.rundir import RESULT
+
+TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
+
+
+class Row(NamedTuple):
+    """One setting of the swept keys other than the seed.
+
+    Attributes:
+      setting: what its runs override, without the seed.
+      losses: `{seed: loss}` of its finished runs.
+      missing: `{run's directory name: why}` of the others.
+    """
+
+    setting: dict[str, Any]
+    losses: dict[int, float]
+    missing: dict[str, str]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; infinite if no run has finished."""
+        return statistics.fmean(self.losses.values()) if self.losses else math.inf
+
+
+def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
+    """The settings, the best first, those with a missing run last among equals.
+
+    Args:
+      jobs: all runs of the grid.
+      failures: why runs failed, by directory.
+    """
+    rows: dict[str, Row] = {}
+    ranking = tasks.load(jobs[0].settings.task).ranking
+    for job in jobs:
+        setting = {key: value for key, value in job.overrides.items() if key != "seed"}
+        row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
+        path = job.workdir / RESULT
+        if path.exists():
+            result = records.read_json(path)
+            row.losses[result["seed"]] = ranking.loss(result)
+        else:
+            row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
+    return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
+
+
+def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:
+    """Writes the table, as JSON and Markdown, and the plot; returns the Markdown."""
+    rows = rows_of(jobs, failures)
+    keys = grids.varied([row.setting for row in rows])
+    ranking = tasks.load(jobs[0].settings.task).ranking
+    from experiments.sweeps import plot  # matplotlib takes a second to import
+
+    text = markdown(rows, keys, ranking.label)
+    num_samples = jobs[0].settings.final_num_samples["validation"]
+    records.write_json(
+        directory / TABLE,
+        {
+            "loss": f"{ranking.label}, {num_samples} discrete samples",
+            "keys": keys,
+            "rows": [
+                {
+                    "overrides": row.setting,
+                    "mean": row.mean,
+                    "by_seed": {str(seed): value for seed, value in row.losses.items()},
+                    "missing": row.missing,
+                }
+                for row in rows
+            ],
+        },
+    )
+    (directory / TEXT).write_text(text, encoding="utf-8")
+    plot.draw(directory / PLOT, rows, keys, ranking.label)
+    return text
+
+
+def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:
+    """The table, a line a setting; several seeds show as their mean and range.
+
+    Example:
+      >>> row = Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})
+      >>> print(markdown([row], ["momentum"], "validation bound, nats"))
+      | momentum | validation bound, nats | seeds |
+      |---|---|---|
+      | 0.9 | 62.00 (61.50 to 62.50) | 2 |
+      <BLANKLINE>
+    """
+    head = [*keys, label, "seeds"]
+    missing = any(row.missing for row in rows)
+    lines = [_line([*head, "missing"] if missing else head), "|---" * (len(head) + missing) + "|"]
+    for row in rows:
+        losses = row.losses.values()
+        shown = nats(row.mean) if losses else ""
+        if len(losses) > 1:
+            shown += f" ({nats(min(losses))} to {nats(max(losses))})"
+        cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(losses))]
+        if missing:
+            cells.append("; ".join(f"{name}: {why}" for name, why in row.missing.items()))
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

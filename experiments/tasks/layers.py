@@ -1,0 +1,211 @@
+"""The parts that the tasks' models share."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from experiments.errors import refuse
+from experiments.tasks.base import Images
+from gumbel import BERNOULLI, Family, Objective, estimators, samplers
+from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
+
+Pixels = Float[Array, "B P"]
+Maps = Float[Array, "B H W C"]
+KLS = ("sample", "analytic", "relaxed")
+
+# Of layers with ReLU above; and of a decoder's last one, small: where a continuous code is mostly
+# noise to the decoder at first, training drops it.
+KERNEL = nnx.initializers.he_normal()
+SMALL_KERNEL = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+
+def check_kl(kl: str, spec: estimators.Spec) -> None:
+    """Refuses a KL term that is no bound, or no log weight, with the estimator's samples."""
+    if kl == "relaxed" and spec.derivatives != "relaxed":
+        refuse("kl", kl, f"estimator {spec.name!r} draws discrete samples; use sample or analytic")
+    if kl == "analytic" and spec.multi_sample:
+        refuse("kl", kl, f"{spec.name} needs the log weight of each sample; use sample")
+
+
+def objective(
+    model: Any, *, temperature: Any = None, hard: bool = False, **annealed: Any
+) -> Objective:
+    """The cost of a model's architecture, as a pure function of its parameters.
+
+    Args:
+      model: a `Model`; its own parameters are not read.
+      temperature, hard: see `Model.cost`.
+      annealed: other arguments of the model's cost that a schedule gives.
+    """
+
+    def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
+        merged = with_params(model, params)
+        return merged.cost(batch, key, sample, temperature=temperature, hard=hard, **annealed)
+
+    return call
+
+
+def params_of(model: Any) -> Params:
+    """The model's parameters as nested dictionaries of arrays."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def with_params(model: Any, params: Params) -> Any:
+    """A copy of the model that holds these parameters."""
+    graph, _, *constants = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, nnx.State(params), *constants)
+
+
+class Constant(nnx.Variable[Array]):
+    """An array of the model that is not trained."""
+
+
+class PixelLikelihood(nnx.Module):
+    """Independent Bernoulli pixels, whose logits are a linear function of the layer below.
+
+    Args:
+      num_inputs: width of the layer below.
+      pixel_mean: `[P]`, of the training split; the biases start at its logits.
+      rngs: for the weights.
+    """
+
+    def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(
+            num_inputs,
+            pixel_mean.shape[0],
+            bias_init=lambda *_: pixel_logits(pixel_mean),
+            rngs=rngs,
+        )
+
+    def cost(self, hidden: Float[Array, "B H"], pixels: Pixels) -> Cost:
+        """`-log p(pixels | hidden)`, in nats."""
+        return -jnp.sum(BERNOULLI.log_prob(self.linear(hidden), pixels), axis=-1)
+
+    def mean(self, hidden: Float[Array, "B H"]) -> Pixels:
+        """The probability that each pixel is on."""
+        return jax.nn.sigmoid(self.linear(hidden))
+
+
+def pixel_logits(pixel_mean: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The log odds of pixels, for biases to start at; finite where pixels are always off or on."""
+    mean = jnp.clip(pixel_mean, 0.01, 0.99)
+    return jnp.log(mean) - jnp.log1p(-mean)
+
+
+def kl_per_example(
+    family: Family,
+    kl: str,
+    logits: Float[Array, "B *event"],
+    prior: Float[Array, "B *event"],
+    z: Sample,
+    temperature: Any,
+) -> Cost:
+    """The KL term of a site's variables, of one of three kinds.
+
+    * `sample`, the paper's: `log q(z) - log p(z)`, both discrete log-probabilities taken at the
+      sample, relaxed or not. A bound only for discrete samples.
+    * `analytic`: `KL(q || p)` of the discrete distributions.
+    * `relaxed`: `log q_tau(z) - log p_tau(z)`, the densities of the relaxed distributions at one
+      temperature (Maddison et al., 2017). A bound for relaxed samples.
+    """
+    if kl == "analytic":
+        per_variable = family.kl(logits, prior)
+    elif kl == "relaxed":
+        per_variable = family.relaxed_log_prob(logits, temperature, z) - family.relaxed_log_prob(
+            prior, temperature, z
+        )
+    else:
+        per_variable = family.log_prob(logits, z) - family.log_prob(prior, z)
+    return samplers.sum_per_example(per_variable)
+
+
+def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[int, ...]:
+    """The shape of one site's logits per example: `(D,)` or `(D, K)`."""
+    return (num_variables, num_classes) if family.event_ndims else (num_variables,)
+
+
+def layer_input(family: Family, z: Sample, *, standardize: bool) -> Float[Array, "B H"]:
+    """Samples as the flat input of a layer; if `standardize`, less their mean, over their scale.
+
+        (z - 1/K) / sqrt((1/K) (1 - 1/K)),    K = 2 for Bernoulli variables: 2 z - 1
+
+    These have mean 0 and variance 1 under uniform logits. It changes no model, since weights and
+    biases can undo it, but training: the layer above learns faster at the same learning rate.
+    """
+    if standardize:
+        mean = family.uniform_mean(z)
+        z = (z - mean) / jnp.sqrt(mean * (1 - mean))
+    return z.reshape(z.shape[0], -1)
+
+
+class Encoder(nnx.Module):
+    """Three convolutions with ReLU, each of which halves the image; the maps as a flat vector.
+
+    Args:
+      shape: of the images.
+      channels: of the layers.
+      rngs: for the weights.
+    """
+
+    def __init__(self, shape: tuple[int, int], channels: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            nnx.Conv(below, above, (3, 3), strides=2, kernel_init=KERNEL, rngs=rngs)
+            for below, above in zip((1, *channels), channels, strict=False)
+        )
+        halved = [-(-size // 2 ** len(channels)) for size in shape]
+        self.num_features = math.prod(halved) * channels[-1]
+
+    def __call__(self, images: Images) -> Float[Array, "B F"]:
+        """Features of images less their mean."""
+        maps = images[..., None]
+        for layer in self.layers:
+            maps = jax.nn.relu(layer(maps))
+        return maps.reshape(maps.shape[0], -1)
+
+
+class Decoder(nnx.Module):
+    """Four transposed convolutions: from a vector to maps of a quarter of the image's size, and up.
+
+    Those that double the size are sub-pixel convolutions (Shi et al., 2016): at stride 1 to four
+    times the channels, which depth-to-space then lays out. It is the same family of maps as a
+    transposed convolution of stride 2, and an order of magnitude faster on a CPU.
+
+    Args:
+      num_inputs: of the vector.
+      shape: of the images, in multiples of 4.
+      channels: of the first three layers.
+      rngs: for the weights.
+    """
+
+    def __init__(
+        self, num_inputs: int, shape: tuple[int, int], channels: tuple[int, ...], *, rngs: nnx.Rngs
+    ):
+        first, second, third = channels
+        self.start = (shape[0] // 4, shape[1] // 4, first)
+        self.linear = nnx.Linear(num_inputs, math.prod(self.start), kernel_init=KERNEL, rngs=rngs)
+        self.same = nnx.Conv(first, second, (3, 3), kernel_init=KERNEL, rngs=rngs)
+        self.double = nnx.Conv(second, 4 * third, (3, 3), kernel_init=KERNEL, rngs=rngs)
+        self.last = nnx.Conv(third, 4, (3, 3), kernel_init=SMALL_KERNEL, rngs=rngs)
+
+    def __call__(self, vector: Float[Array, "B I"]) -> Images:
+        """Maps of one channel."""
+        maps = jax.nn.relu(self.linear(vector)).reshape(-1, *self.start)
+        maps = jax.nn.relu(self.same(maps))
+        maps = jax.nn.relu(depth_to_space(self.double(maps)))
+        return depth_to_space(self.last(maps))[..., 0]
+
+
+def depth_to_space(maps: Maps) -> Maps:
+    """Twice the height and width from a quarter of the channels.
+
+    Example:
+      >>> depth_to_space(jnp.arange(4.0).reshape(1, 1, 1, 4))[0, ..., 0].tolist()
+      [[0.0, 1.0], [2.0, 3.0]]
+    """
+    batch, height, width, channels = maps.shape
+    blocks = maps.reshape(batch, height, width, 2, 2, channels // 4)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -1,0 +1,251 @@
+"""Checkpoints that are either restored bit for bit or refused.
+
+Orbax writes them in its own layout, which its tools read, each in a temporary directory that is
+renamed when complete, so a process killed while saving leaves the earlier ones whole. What orbax
+does not notice is damage after the fact, so a SHA-256 digest of all leaves is stored beside the
+state and checked on restoring.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import absl.logging
+import jax
+import numpy as np
+
+from experiments.errors import UserError, one_line
+from experiments.training import leaves as of_leaves
+from experiments.training.leaves import Leaf, PyTree, Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The last few states of one run, kept in one directory.
+
+    A state is any pytree whose leaves are jax or numpy arrays, or numbers. Typed PRNG keys are
+    refused: store `jax.random.key_data(key)`. Saving is synchronous: when `save` returns, the
+    checkpoint is complete on disk.
+
+    Args:
+        directory: where the checkpoints live; made if absent.
+        keep: how many of the newest checkpoints stay, at least 1.
+        read_only: leave the directory as it is, which another process may be writing to; it has to
+            exist.
+        settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
+            refused, one without any is not. None stores and compares none.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+        ...     checkpoints.save(100, {"weights": np.arange(3.0)})
+        ...     checkpoints.restore(like={"weights": np.zeros(3)})
+        (100, {'weights': array([0., 1., 2.])})
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 3,
+        *,
+        read_only: bool = False,
+        settings: Mapping[str, str | bool] | None = None,
+    ) -> None:
+        import orbax.checkpoint as ocp  # takes half a second to import
+        from orbax.checkpoint import checkpoint_managers
+
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
+        self._read_only = read_only
+        self._settings = dict(settings or {})
+        self._args = ocp.args
+        with _quiet():  # orbax warns that what is read-only is read-only
+            self._manager = checkpoint_managers.CheckpointManager(
+                self.directory,
+                options=checkpoint_managers.CheckpointManagerOptions(
+                    save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                    preservation_policy=checkpoint_managers.LatestN(keep),
+                    cleanup_tmp_directories=not read_only,
+                    create=not read_only,
+                    read_only=read_only,
+                    enable_async_checkpointing=False,
+                    lightweight_initialize=True,
+                ),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release orbax's resources; the checkpoints stay."""
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in rising order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Write `state` as the checkpoint of `step`, and drop those beyond `keep`.
+
+        Saving the newest step once more does nothing.
+
+        Raises:
+            ValueError: `step` lies before the newest checkpoint.
+            TypeError: a leaf is neither an array nor a number, or is a typed PRNG key.
+            OSError: there is no space left.
+        """
+        newest = max(self.steps(), default=-1)
+        if step < newest:
+            raise ValueError(f"step {step} lies before the newest checkpoint, {newest}")
+        if step == newest:
+            return
+        leaves = of_leaves.described(state)
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        digest = of_leaves.digest(step, leaves, self._settings, arrays)
+        record = {"leaves": leaves, "settings": self._settings, "sha256": digest}
+        # Orbax stores no empty arrays; the record has their shapes.
+        stored = jax.tree.map(lambda leaf: np.asarray(leaf) if np.size(leaf) else None, state)
+        args = self._args
+        items = args.Composite(state=args.StandardSave(stored), record=args.JsonSave(record))
+        with _one_error(self.directory):
+            self._manager.save(step, args=items)
+
+    def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+        """Load the newest whole checkpoint into the structure of `like`.
+
+        Damaged checkpoints are renamed to `damaged-STEP` (unless `read_only`), each with a warning,
+        and the one before is tried.
+
+        Args:
+            like: a state of the structure, dtypes and shapes to load; its values do not matter.
+                Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
+                same devices; elsewhere a numpy array or a number.
+
+        Returns:
+            `(step, state)`, or None if there is no checkpoint at all.
+
+        Raises:
+            UserError: every checkpoint is damaged, or the newest whole one holds another structure
+                than `like` or was written under other settings.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                leaves, settings, arrays = self._load(step)
+            except UserError:
+                raise
+            except Exception as error:  # whatever orbax makes of damaged files
+                _log.warning(
+                    "checkpoint %s is damaged (%s): falling back to the one before it",
+                    self.directory / str(step),
+                    textwrap.shorten(one_line(error), 160),
+                )
+                continue
+            self._refuse_other(settings, step)
+            state = self._fill(step, like, leaves, arrays)
+            if not self._read_only:
+                self._set_aside([later for later in steps if later > step])
+            return step, state
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged: delete that directory to start"
+                " anew"
+            )
+        return None
+
+    def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
+        """Read the checkpoint of `step` and hold it against its digest."""
+        args = self._args
+        wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
+        with _quiet():
+            items = self._manager.restore(step, args=wanted)
+        record, found = items.record, of_leaves.named(items.state)
+        leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
+        if "bytes" in found and not any(leaf.name in found for leaf in leaves):
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} was written by version 0.1: finish the"
+                " run with that, or take another --workdir"
+            )
+        arrays = [
+            np.asarray(found[leaf.name]) if leaf.name in found else np.zeros(leaf.shape, leaf.dtype)
+            for leaf in leaves
+        ]
+        same = [
+            Leaf(leaf.name, a.dtype.name, a.shape) for leaf, a in zip(leaves, arrays, strict=True)
+        ]
+        digest = of_leaves.digest(step, same, record["settings"], arrays)
+        if digest != record["sha256"]:
+            raise ValueError("its data does not match its SHA-256 digest")
+        return leaves, record["settings"], arrays
+
+    def _refuse_other(self, settings: Settings, step: int) -> None:
+        """Raises UserError if a checkpoint was written under other settings than ours."""
+        ours = self._settings
+        names = [name for name in ours if settings.get(name, ours[name]) != ours[name]]
+        if names:
+            written = [f"{name}={settings[name]}" for name in names]
+            found = [f"{name}={ours[name]}" for name in names]
+            variables = [f"{name.upper()}={settings[name]}" for name in names]
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} was written with {', '.join(written)},"
+                f" this process has {', '.join(found)}: set {' '.join(variables)} to resume, or"
+                " take another --workdir"
+            )
+
+    def _fill(self, step: int, like: PyTree, saved: list[Leaf], arrays: list[np.ndarray]) -> PyTree:
+        """Hang the loaded arrays into the tree of `like`."""
+        wanted = of_leaves.described(like)
+        if wanted != saved:
+            theirs, ours = of_leaves.first_difference(saved, wanted)
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is of another model or version: it has"
+                f" {theirs}, this run has {ours}; take another --workdir, or the config and code"
+                " that wrote it"
+            )
+        return of_leaves.filled(like, arrays)
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Rename damaged checkpoints, so that the run can write those steps again."""
+        for step in steps:
+            target = self.directory / f"damaged-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            (self.directory / str(step)).rename(target)
+        if steps:
+            self._manager.reload()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What orbax logs is not shown; its exceptions tell."""
+    logger = absl.logging.get_absl_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_error(directory: Path) -> Iterator[None]:
+    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
+    try:
+        with _quiet():
+            yield
+    except ValueError as error:
+        if "No space left on device" not in str(error):
+            raise
+        full = errno.ENOSPC
+        raise OSError(full, os.strerror(full), str(directory)) from error

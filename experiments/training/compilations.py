@@ -1,0 +1,68 @@
+"""Compiled programs kept on disk between processes, so that each is compiled once a machine."""
+
+import hashlib
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from experiments.data.cache import home
+
+_MOST_BYTES = 1 << 29  # jax removes what was not used for longest
+_STALE_SECONDS = 30 * 24 * 3600.0  # after which another processor's or version's programs go
+_CPU_LINES = ("model name", "flags", "Features", "CPU part")
+
+
+def keep_compilations() -> None:
+    """Has jax keep what it compiles below `~/.cache/gumbel`, and look there first.
+
+    Where the environment names a directory for jax, that is used as it is. A cache that cannot be
+    written costs the time to compile and nothing else.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    directory = home() / "compiled" / fingerprint()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        os.utime(directory)
+        _remove_stale(directory.parent)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def fingerprint() -> str:
+    """What programs for a CPU are compiled for: this processor, the threads it may use, XLA.
+
+    jax's own key has neither the processor's instructions nor the number of threads, which XLA
+    decides by how to divide the work of a program.
+    """
+    parts = [platform.machine(), jax.__version__, version("jaxlib"), *_processor()]
+    if "NPROC" in os.environ:  # what XLA goes by
+        parts.append(os.environ["NPROC"])
+    elif hasattr(os, "sched_getaffinity"):
+        parts.append(str(len(os.sched_getaffinity(0))))
+    else:
+        parts.append(str(os.cpu_count()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return [platform.processor()]
+    return sorted({line for line in lines if line.startswith(_CPU_LINES)})
+
+
+def _remove_stale(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,168 @@
+"""What runs of one program share: the data on the device, and the compiled functions."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from experiments import tasks
+from experiments.data import Dataset, load
+from experiments.data.batches import Images, Indices
+from experiments.errors import UserError, one_line, refuse
+from experiments.settings import Settings
+from experiments.tasks.base import Dynamic
+from experiments.training import evaluation
+from experiments.training.program import Program, Trace, TrainState, dynamic_of
+
+
+def prepared_dataset(settings: Settings) -> Dataset:
+    """The dataset, binarized and otherwise prepared as the settings say.
+
+    Raises:
+      UserError: the dataset is unavailable, or does not suit the settings.
+    """
+    dataset = load(settings.dataset)
+    if not settings.dynamic_binarization:
+        dataset = dataset.binarized()
+    dataset = tasks.load(settings.task).prepare(settings, dataset)
+    if len(dataset.train) < settings.batch_size:
+        fix = f"{dataset.name} has {len(dataset.train)} training images; give at most that"
+        refuse("batch_size", settings.batch_size, fix)
+    return dataset
+
+
+class Compiled:
+    """A program compiled for any number of runs, with the images on the device.
+
+    The functions take and give states, dynamic hyperparameters, seeds and keys with a leading axis
+    of runs.
+
+    Args:
+      settings: of any of the runs.
+
+    Raises:
+      UserError: an estimator that cannot serve the model's variables.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dataset = prepared_dataset(settings)
+        self.program = program = Program.make(settings, self.dataset)
+        self.images = jnp.asarray(self.dataset.train.images)
+        self.init = jax.jit(_over_runs(program.init, (0, None)))
+        self._check_estimator()
+        self.run = jax.jit(_moving(_over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
+        self.indices = jax.jit(_over_runs(program.indices, (0, None)), static_argnames="num_steps")
+        self.image_costs = {
+            m: jax.jit(_over_runs(evaluation.image_costs(program, m), (0, None, 0)))
+            for m in {settings.monitor_num_samples, *settings.final_num_samples.values()}
+        }
+        self.metrics, self.outputs = program.task.metrics, None
+        if self.metrics is not None:
+            outputs = evaluation.image_outputs(program, self.metrics)
+            self.outputs = jax.jit(_over_runs(outputs, (0, None, 0)))
+        self.pictures = jax.jit(evaluation.pictures(program))
+        self.finite = jax.jit(_finite)
+
+    def _check_estimator(self) -> None:
+        dynamic = {key: value[None] for key, value in dynamic_of(self.settings).items()}
+        try:
+            jax.eval_shape(self.init, dynamic, self.images)  # a single run need not trace it again
+        except ValueError as error:
+            refuse("estimator.name", self.settings.estimator.name, one_line(error))
+
+    def check_memory(self, runs: int) -> None:
+        """Refuses to enumerate more than the device can hold, before the first step is taken.
+
+        Args:
+          runs: how many train together.
+
+        Raises:
+          UserError: it says how much memory is needed.
+        """
+        settings = self.settings
+        if not settings.estimator.spec.enumerates:
+            return
+        dynamic = {k: jnp.broadcast_to(v, runs) for k, v in dynamic_of(settings).items()}
+        state = jax.eval_shape(self.init, dynamic, self.images)
+        num_steps = min(settings.steps_per_call, settings.log_every)
+        indices = jax.eval_shape(
+            partial(self.indices, num_steps=num_steps), dynamic["seed"], jnp.zeros((), jnp.int32)
+        )
+        lowered = self.run.lower(dynamic, self.images, state, indices, np.ones(runs, bool))
+        memory: Any = lowered.compile().memory_analysis()
+        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        held = device_memory()
+        if held is not None and needed > held:
+            raise UserError(
+                f"config.estimator.name={settings.estimator.name}: a step needs "
+                f"{needed / 2**30:.1f} GiB and there are {held / 2**30:.1f}; lower "
+                "config.num_classes, config.batch_size or config.estimator.chunk_size, or use an "
+                "estimator that samples"
+            )
+
+
+def device_memory() -> int | None:
+    """The bytes of the device's memory, or of this machine's; None if that is not known."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+    """The function with a leading axis of runs, by vmap; a single run has it as it is.
+
+    So the numbers of a single run are those of the plain function, to the bit.
+    """
+
+    def call(*arguments: Any, **static: Any) -> Any:
+        each = partial(function, **static)
+        mapped = next(a for a, axis in zip(arguments, in_axes, strict=True) if axis == 0)
+        if len(jax.tree.leaves(mapped)[0]) > 1:
+            return jax.vmap(each, in_axes)(*arguments)
+        alone = [
+            a if axis is None else jax.tree.map(lambda leaf: leaf[0], a)
+            for a, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], each(*alone))
+
+    return call
+
+
+def _moving(run: Callable[..., tuple[TrainState, Trace]]) -> Any:
+    """`run`, with a last argument that says which of the runs take the steps."""
+
+    def call(
+        dynamic: Dynamic,
+        images: Images,
+        state: TrainState,
+        indices: Indices,
+        moving: Bool[Array, " runs"],
+    ) -> tuple[TrainState, Trace]:
+        after, trace = run(dynamic, images, state, indices)
+        if len(moving) == 1:
+            return after, trace
+
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(moving.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, after, state), trace
+
+    return call
+
+
+def _finite(state: TrainState) -> Bool[Array, " runs"]:
+    """Whether all numbers of each run's state are finite."""
+    leaves = jax.tree.leaves(state)
+    return jnp.stack(
+        [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    ).all(axis=0)

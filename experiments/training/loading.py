@@ -1,0 +1,69 @@
+"""A trained model, back in Python: from the directory of its run."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import config
+from experiments.data import Dataset
+from experiments.errors import UserError
+from experiments.settings import Settings
+from experiments.tasks.layers import with_params
+from experiments.training import records
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.compiled import prepared_dataset
+from experiments.training.program import Program, dynamic_of
+from experiments.training.run_state import Saved
+from experiments.training.rundir import CHECKPOINTS, CONFIG
+
+
+class Trained(NamedTuple):
+    """A model and what it was trained on.
+
+    Attributes:
+      settings: of the run.
+      step: of the checkpoint.
+      model: a `Model` that holds the trained parameters.
+      dataset: prepared as the run had it.
+    """
+
+    settings: Settings
+    step: int
+    model: Any
+    dataset: Dataset
+
+
+def load(workdir: str | Path) -> Trained:
+    """The model of the newest checkpoint in a run's directory, which is only read.
+
+    Args:
+      workdir: of a run that is finished, stopped or still going.
+
+    Raises:
+      UserError: it holds no run or no checkpoint, or one of another version; the dataset is
+        unavailable.
+
+    Example:
+      >>> load("runs/quickstart")
+      Traceback (most recent call last):
+      experiments.errors.UserError: runs/quickstart has no config.json: name the --workdir of a run
+    """
+    workdir = Path(workdir).expanduser()
+    if not (workdir / CONFIG).is_file():
+        raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
+    if not (workdir / CHECKPOINTS).is_dir():
+        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+    settings = config.from_flat(records.read_json(workdir / CONFIG))
+    dataset = prepared_dataset(settings)
+    program = Program.make(settings, dataset)
+    images = jnp.asarray(dataset.train.images[: settings.batch_size])
+    state = jax.eval_shape(program.init, dynamic_of(settings), images)
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        restored = checkpoints.restore(like=Saved(state, np.zeros(())))
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+    step, saved = restored
+    return Trained(settings, step, with_params(program.model, saved.state.params), dataset)

@@ -1,0 +1,251 @@
+"""The host's side of training: runs that share a program, stepped, logged and saved together.
+
+A single run is a batch of one.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.data.batches import Purpose, key_for
+from experiments.errors import UserError
+from experiments.training import provenance
+from experiments.training.compiled import Compiled
+from experiments.training.program import Trace, TrainState, dynamic_of
+from experiments.training.run_state import Job, RunState
+from experiments.training.scoring import Scorer, scalars
+from experiments.training.signals import Stop
+
+# Saving many runs takes seconds: checkpointing takes at most 1/20 of training time.
+_SAVE_SHARE = 20
+
+Results = dict[Path, dict[str, Any] | UserError]
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
+    """The run saved its state and left, because a signal asked it to."""
+
+    def __init__(self, step: int, num_steps: int, exit_status: int) -> None:
+        super().__init__(f"stopped at step {step} of {num_steps}: rerun the same command to resume")
+        self.exit_status = exit_status
+
+
+class Loop:
+    """Trains jobs that share a program, each in its own directory.
+
+    Args:
+      jobs: not empty; their settings differ in dynamic hyperparameters alone.
+      compiled: their program.
+      progress: show a progress bar (on a terminal) or a line per evaluation, for a single job.
+    """
+
+    def __init__(self, jobs: Sequence[Job], compiled: Compiled, *, progress: bool) -> None:
+        self.runs = [RunState(job, row) for row, job in enumerate(jobs)]
+        self.compiled, self.settings = compiled, jobs[0].settings
+        self.progress = progress and len(jobs) == 1
+        self.scorer = Scorer(compiled, progress=self.progress)
+        self.provenance = provenance.provenance()  # of the code that runs, not of a later commit
+        each = [dynamic_of(job.settings) for job in jobs]
+        self.dynamic = {key: jnp.stack([dynamic[key] for dynamic in each]) for key in each[0]}
+        self.began = self._saved_at = time.monotonic()
+        self._save_took = 0.0
+
+    def train(self, stop: Stop) -> Results:
+        """Steps from the last checkpoints to the end; each job's result, or why it has none.
+
+        Raises:
+          Stopped: `stop` was requested; the states are saved.
+        """
+        settings = self.settings
+        with contextlib.ExitStack() as stack:
+            state = self._open(stack)
+            bar = stack.enter_context(self._bar())
+            self._log([run for run in self._alive() if run.step == 0], state, {}, bar)
+            while behind := self._behind():
+                num_steps = min(settings.log_every, settings.num_steps - behind[0].step)
+                began = time.monotonic()
+                state, trace = self.advance(state, behind, num_steps)
+                speed = num_steps / (time.monotonic() - began)
+                moved = self._take_in(behind, state, trace)
+                bar.update(num_steps)
+                traced = {run.row: _traced(_row(trace, run.row), speed) for run in moved}
+                self._log(moved, state, traced, bar)
+                if stop.requested or self._save_is_due(moved):
+                    self._save(moved, state)
+                if stop.requested and (left := self._behind()):
+                    raise Stopped(left[0].step, settings.num_steps, stop.exit_status)
+            self._save(
+                [run for run in self._alive() if run.step not in run.checkpoints.steps()], state
+            )
+        return self._finish(state, stop)
+
+    def _open(self, stack: contextlib.ExitStack) -> TrainState:
+        fresh = self.compiled.init(self.dynamic, self.compiled.images)
+        rows = [run.open(stack, _row(fresh, run.row)) for run in self.runs]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+    def _alive(self) -> list[RunState]:
+        return [run for run in self.runs if run.error is None]
+
+    def _behind(self) -> list[RunState]:
+        """The runs that take the next steps: those not done that are at the lowest step.
+
+        They are all runs, unless a kill in the middle of saving left some further than others.
+        """
+        going = [run for run in self._alive() if run.step < self.settings.num_steps]
+        lowest = min((run.step for run in going), default=0)
+        return [run for run in going if run.step == lowest]
+
+    def advance(
+        self, state: TrainState, behind: Sequence[RunState], num_steps: int
+    ) -> tuple[TrainState, Trace]:
+        """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""
+        compiled, per_call = self.compiled, self.settings.steps_per_call
+        moving = np.isin(np.arange(len(self.runs)), [run.row for run in behind])
+        # On the host: a slice of a device's array is compiled anew for each place.
+        indices = np.asarray(
+            compiled.indices(self.dynamic["seed"], behind[0].step, num_steps=num_steps)
+        )
+        traces = []
+        for first in range(0, num_steps, per_call):
+            part = indices[:, first : first + per_call]
+            state, trace = compiled.run(self.dynamic, compiled.images, state, part, moving)
+            traces.append(trace)
+        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *traces)
+
+    def _take_in(
+        self, behind: Sequence[RunState], state: TrainState, trace: Trace
+    ) -> list[RunState]:
+        """Moves the runs on by the steps in the trace; returns those that are well."""
+        finite = np.asarray(self.compiled.finite(state))
+        for run in behind:
+            run.check(_row(trace, run.row), finite=bool(finite[run.row]))
+        moved = [run for run in behind if run.error is None]
+        for run in moved:
+            run.step += trace.cost.shape[1]
+        return moved
+
+    def _save_is_due(self, moved: Sequence[RunState]) -> bool:
+        if not moved or moved[0].step % self.settings.checkpoint_every:
+            return False
+        since = time.monotonic() - self._saved_at
+        return len(self.runs) == 1 or since >= _SAVE_SHARE * self._save_took
+
+    def _save(self, runs: Sequence[RunState], state: TrainState) -> None:
+        began = time.monotonic()
+        on_host = jax.device_get(state)
+        for run in runs:
+            run.save(_row(on_host, run.row), began - self.began)
+        self._saved_at = time.monotonic()
+        self._save_took = self._saved_at - began
+
+    def _log(
+        self,
+        runs: Sequence[RunState],
+        state: TrainState,
+        traced: Mapping[int, dict[str, float]],
+        bar: Any,
+    ) -> None:
+        """Appends to the runs' logs, with the validation bound where it is due."""
+        if not runs:
+            return
+        step = runs[0].step
+        scores: list[dict[str, float]] = [{} for _ in self.runs]
+        if step % self.settings.eval_every == 0 or step == self.settings.num_steps:
+            keys = [
+                jax.random.fold_in(key_for(run.job.settings.seed, Purpose.VALIDATION), step)
+                for run in self.runs
+            ]
+            params, number = state.params, self.settings.monitor_num_samples
+            bounds = self.scorer.bounds(params, "validation", keys, number)
+            metrics = self.scorer.metrics(params, "validation", keys)
+            scores = [
+                {"validation_bound": bound} | scalars(found)
+                for bound, found in zip(bounds, metrics, strict=True)
+            ]
+        for run in runs:
+            line = traced.get(run.row, {}) | scores[run.row]
+            run.log.append(step, **line)
+            self._show(bar, step, line)
+
+    def _show(self, bar: Any, step: int, line: Mapping[str, float]) -> None:
+        shown = {
+            name: f"{value:.2f}"
+            for name, value in line.items()
+            if name == "train_cost" or name.startswith("validation_")
+        }
+        bar.set_postfix(shown, refresh=False)
+        if self.progress and bar.disable and "validation_bound" in line:
+            speed = line.get("steps_per_second", 0.0)
+            numbers = " ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"step {step} {numbers} {speed:.0f} steps/s", file=sys.stderr, flush=True)
+
+    def _bar(self) -> Any:
+        settings = self.settings
+        return tqdm(
+            total=settings.num_steps,
+            initial=self.runs[0].step,
+            desc=f"{settings.task} {settings.latent} {settings.estimator.name}",
+            unit="step",
+            disable=None if self.progress else True,
+        )
+
+    def _finish(self, state: TrainState, stop: Stop) -> Results:
+        """The final bounds, the pictures, and the results last: the marks of finished runs."""
+        results: Results = {run.job.workdir: run.error for run in self.runs if run.error}
+        if not self._alive():
+            return results
+        seconds, began = time.monotonic() - self.began, time.monotonic()
+        numbers = self._final_scores(state, stop)
+        for run in self._alive():
+            run.draw(self.compiled, _row(state, run.row))
+        shared = {
+            "eval_seconds": time.monotonic() - began,
+            "trained_together": len(self.runs),  # the seconds are those of all these runs
+            **self.provenance,
+        }
+        for run in self._alive():
+            results[run.job.workdir] = run.finish(numbers[run.row] | shared, seconds)
+        return results
+
+    def _final_scores(self, state: TrainState, stop: Stop) -> list[dict[str, Any]]:
+        """Of each run, the bounds and metrics of the validation and the test images."""
+        num_steps = self.settings.num_steps
+
+        def leave_if_asked() -> None:  # the bounds may take minutes; the last state is saved
+            if stop.requested:
+                raise Stopped(num_steps, num_steps, stop.exit_status)
+
+        final = [key_for(run.job.settings.seed, Purpose.FINAL) for run in self.runs]
+        keys = list(zip(*map(jax.random.split, final), strict=True))
+        numbers: list[dict[str, Any]] = [{} for _ in self.runs]
+        splits = self.settings.final_num_samples.items()
+        for of_split, (split, number) in zip(keys, splits, strict=True):
+            bounds = self.scorer.bounds(state.params, split, of_split, number, leave_if_asked)
+            metrics = self.scorer.metrics(state.params, split, of_split)
+            for row, bound, found in zip(numbers, bounds, metrics, strict=True):
+                row.update({f"{split}_bound": bound}, **found)
+        return numbers
+
+
+def _row(tree: Any, row: int) -> Any:
+    """The part of one run, of arrays with a leading axis of runs."""
+    return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+def _traced(trace: Trace, speed: float) -> dict[str, float]:
+    """The means of a chunk of steps; the temperature is that of its last step."""
+    return {
+        "train_cost": float(trace.cost.mean()),
+        "temperature": float(trace.temperature[-1]),
+        "steps_per_second": speed,
+        **{name: float(values.mean()) for name, values in trace.metrics.items()},
+    }

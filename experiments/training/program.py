@@ -1,0 +1,218 @@
+"""One run as pure functions of its settings, jitted or vmapped by whoever loops over them.
+
+Every dynamic hyperparameter is an argument, so runs that differ only in those share one compiled
+program. What a step does depends on the seed and the step's number alone: not on how steps are
+grouped into calls, nor on restarts.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from experiments import tasks
+from experiments.data import Dataset
+from experiments.data.batches import Images, Indices, Purpose, batch_indices, key_for, pixels
+from experiments.settings import Estimator, Settings, Temperature
+from experiments.tasks.base import Dynamic, Extra, Model, Task
+from experiments.tasks.layers import objective, params_of
+from gumbel import Family, Objective, estimators, schedules
+from gumbel.types import Batch, Params, PRNGKey
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step: arrays only, checkpointed as they are.
+
+    `temperature` is the raw parameter of a learned temperature, `log(temperature - floor)`; it
+    stays put under a schedule.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    temperature: Float[Array, ""]
+    optimizer: optax.OptState
+    estimator: estimators.State
+
+
+class Trace(NamedTuple):
+    """What a step reports: the mean cost in nats, the temperature, the estimator's metrics."""
+
+    cost: Float[Array, "..."]
+    temperature: Float[Array, "..."]
+    metrics: dict[str, Float[Array, "..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The pure functions of one run's settings.
+
+    Attributes:
+      settings: checked; their dynamic hyperparameters are not read.
+      task: of the settings.
+      size: number of training images.
+      max_value: the pixel value that means 1.0.
+      pixel_mean: `[H, W]`, of the training images.
+      model: the architecture and its constants; the parameters are in the state.
+      extra: the task's extra cost, if it has one.
+    """
+
+    settings: Settings
+    task: Task
+    size: int
+    max_value: int
+    pixel_mean: Float[Array, "H W"]
+    model: Model
+    extra: Extra | None
+
+    @classmethod
+    def make(cls, settings: Settings, dataset: Dataset) -> Self:
+        """The program of the settings; of the dataset it keeps no image."""
+        task, mean = tasks.load(settings.task), jnp.asarray(dataset.train_mean())
+        model = task.build(settings, mean, jax.random.key(0))
+        extra = task.extra(settings, dataset, model) if task.extra else None
+        return cls(settings, task, len(dataset.train), dataset.max_value, mean, model, extra)
+
+    def indices(self, seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int) -> Indices:
+        """The images that the steps read: of each row the first `batch_size`, then the extra's."""
+        batch_size = self.settings.batch_size
+        rows = batch_indices(
+            seed, start, num_steps=num_steps, size=self.size, batch_size=batch_size
+        )
+        if self.extra is None:
+            return rows
+        return jnp.concatenate([rows, self.extra.indices(seed, start, num_steps=num_steps)], axis=1)
+
+    def init(self, dynamic: Dynamic, images: Images) -> TrainState:
+        """The state before the first step."""
+        key = key_for(dynamic["seed"], Purpose.INIT)
+        weight_key, batch_key, estimator_key = jax.random.split(key, 3)
+        params = params_of(self.task.build(self.settings, self.pixel_mean, weight_key))
+        value, floor = dynamic["temperature.value"], dynamic["temperature.floor"]
+        learned = self.settings.temperature.name == "learned"
+        raw = jnp.log(value - floor) if learned else jnp.zeros(())
+        batch = self._batch(images[: self.settings.batch_size], batch_key)
+        estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
+        state = estimator.init(self._objective(dynamic, 0, value), params, batch, estimator_key)
+        optimizer = self._optimizer(dynamic).init((params, raw))
+        return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state)
+
+    def run(
+        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Indices
+    ) -> tuple[TrainState, Trace]:
+        """One step per row of `indices`; the trace's leaves have a leading axis of steps."""
+        if indices.shape[0] == 1:  # outside of a loop, where convolutions are fast on CPU
+            state, trace = self._step(dynamic, images, state, indices[0])
+            return state, jax.tree.map(lambda leaf: leaf[None], trace)
+        return jax.lax.scan(lambda s, i: self._step(dynamic, images, s, i), state, indices)
+
+    def _step(
+        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Int[Array, " batch"]
+    ) -> tuple[TrainState, Trace]:
+        trained = (state.params, state.temperature)
+        gradient, (estimator_state, info, temperature) = jax.grad(self._surrogate, has_aux=True)(
+            trained, dynamic, images, state, indices
+        )
+        updates, optimizer_state = self._optimizer(dynamic).update(
+            gradient, state.optimizer, trained
+        )
+        params, raw = optax.apply_updates(trained, updates)
+        trace = Trace(jnp.mean(info.cost), temperature, info.metrics)
+        return TrainState(state.step + 1, params, raw, optimizer_state, estimator_state), trace
+
+    def _surrogate(
+        self,
+        trained: tuple[Params, Float[Array, ""]],
+        dynamic: Dynamic,
+        images: Images,
+        state: TrainState,
+        indices: Int[Array, " batch"],
+    ) -> tuple[Float[Array, ""], tuple[estimators.State, estimators.Info, Float[Array, ""]]]:
+        """The scalar whose gradient a step follows, and what comes with it."""
+        params, raw = trained
+        key = jax.random.fold_in(key_for(dynamic["seed"], Purpose.STEP), state.step)
+        batch_key, estimator_key = jax.random.split(key)
+        own, extra_indices = jnp.split(indices, [self.settings.batch_size])
+        temperature = temperature_at(
+            self.settings.temperature, self.settings.num_steps, dynamic, state.step, raw
+        )
+        estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
+        value, (estimator_state, info) = estimator.surrogate(
+            self._objective(dynamic, state.step, temperature),
+            params,
+            self._batch(images[own], batch_key),
+            estimator_key,
+            temperature,
+            state.estimator,
+        )
+        if self.extra is not None:
+            cost = self.extra.cost(dynamic, images, params, state.step, extra_indices)
+            value += cost
+            info = info._replace(metrics=info.metrics | {self.extra.name: cost})
+        return value, (estimator_state, info, temperature)
+
+    def _objective(
+        self, dynamic: Dynamic, step: Int[Array, ""] | int, temperature: Any
+    ) -> Objective:
+        annealed = self.task.annealed(self.settings, dynamic, step)
+        return objective(self.model, temperature=temperature, **annealed)
+
+    def _batch(self, images: Images, key: PRNGKey) -> Batch:
+        dynamic = self.settings.dynamic_binarization
+        return self.model.batch(pixels(images, self.max_value, key, dynamic=dynamic))
+
+    def _optimizer(self, dynamic: Dynamic) -> optax.GradientTransformation:
+        rate: Any = dynamic["learning_rate"]
+        if self.settings.learning_rate_schedule == "cosine":
+            rate = optax.schedules.cosine_decay_schedule(rate, self.settings.num_steps)
+        if self.settings.optimizer == "adam":
+            return optax.adam(rate)
+        return optax.sgd(rate, momentum=dynamic["momentum"])
+
+
+def dynamic_of(settings: Settings) -> dict[str, Array]:
+    """The dynamic hyperparameters of a run, as arrays."""
+    kinds = {int: jnp.int32, float: jnp.float32}
+    values = settings.dynamic()
+    return {key: jnp.asarray(value, kinds[type(value)]) for key, value in values.items()}
+
+
+def make_estimator(estimator: Estimator, family: Family, dynamic: Dynamic) -> estimators.Estimator:
+    """The estimator of the settings, with the dynamic ones of its options."""
+    options = {
+        option: dynamic.get(f"estimator.{option}", value)
+        for option, value in estimator.options.items()
+    }
+    return estimators.make(estimator.name, family, **options)
+
+
+def temperature_at(
+    temperature: Temperature,
+    num_steps: int,
+    dynamic: Dynamic,
+    step: Int[Array, ""],
+    raw: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The temperature of a step: the schedule's, or `floor + exp(raw)` where it is learned.
+
+    Args:
+      temperature: names the schedule.
+      num_steps: of the run, of which a schedule may take a share.
+      dynamic: the numbers of the schedule.
+      step: counted from 0.
+      raw: the learned parameter.
+    """
+    value, floor = dynamic["temperature.value"], dynamic["temperature.floor"]
+    interval, name = dynamic["temperature.interval"], temperature.name
+    if name == "learned":
+        return floor + jnp.exp(raw)
+    if name == "constant":
+        return schedules.constant(value)(step)
+    if name == "exponential":
+        rate = dynamic["temperature.rate"]
+        return schedules.exponential(rate, floor, value=value, interval=interval)(step)
+    over = {"linear": schedules.linear, "cosine": schedules.cosine}[name]
+    length = max(1, round(temperature.share * num_steps))
+    return over(value, floor, length, interval=interval)(step)

@@ -1,0 +1,82 @@
+"""Where the numbers that this process makes come from."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def provenance() -> dict[str, Any]:
+    """Where numbers made by this process come from, as JSON data.
+
+    Returns:
+        `versions` of Python and the packages that matter (None if not installed), `device` as
+        platform, kind and count, the settings of `numerics` under shorter names, `xla_flags` as in
+        the environment (None if unset), and `git` with the commit and whether files differ from it
+        (None outside a git checkout). No host or user name.
+    """
+    devices = jax.devices()
+    settings = numerics()
+    return {
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "matmul_precision": settings["jax_default_matmul_precision"],
+        "prng_impl": settings["jax_default_prng_impl"],
+        "threefry_partitionable": settings["jax_threefry_partitionable"],
+        "x64": settings["jax_enable_x64"],
+        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "git": _git(ROOT),
+    }
+
+
+def numerics() -> dict[str, str | bool]:
+    """The settings of jax that change a run's numbers, by their names in jax, as JSON data.
+
+    Each can be set by the environment variable of its name in capitals.
+
+    Example:
+        >>> numerics()["jax_default_prng_impl"]
+        'threefry2x32'
+    """
+    config: Any = jax.config  # its options are attributes that no type declares
+    return {
+        "jax_default_prng_impl": str(config.jax_default_prng_impl),
+        "jax_threefry_partitionable": bool(config.jax_threefry_partitionable),
+        "jax_default_matmul_precision": str(config.jax_default_matmul_precision or "default"),
+        "jax_enable_x64": bool(config.jax_enable_x64),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """The commit checked out at `root`, and whether any file there differs from it but results."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # somebody else's repository around an installed copy
+        changed = git("status", "--porcelain", "--", ".", ":(exclude)results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,107 @@
+"""JSON files and the lines of a log of metrics, written at one stroke and read with clear errors.
+
+JSON has no word for NaN or infinity, so they are written as null, everywhere alike.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.errors import UserError, one_line
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as JSON in such a way that `path` never holds half of it.
+
+    Numpy and jax scalars become numbers, arrays and tuples lists, paths strings, NaN and infinity
+    null.
+
+    Raises:
+        TypeError: `value` holds something that JSON cannot express.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    replace(Path(path), text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in the JSON file `path`.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): delete it") from None
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, in order; a torn last line, left by a kill, is passed over.
+
+    Raises:
+        UserError: there is no such file, or a line before the last one is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError("its step is not an integer")
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"line {number} of {path} is damaged ({one_line(error)}): delete that line"
+            ) from None
+        rows.append(row)
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types that JSON knows."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file so that `path` never holds half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with naming(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the path to OSErrors that lack one (a full disk, for example)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise

@@ -1,0 +1,108 @@
+"""One training run in one directory: started, stopped, resumed and finished."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.settings import Settings
+from experiments.training import records
+from experiments.training.compiled import Compiled
+from experiments.training.loop import Loop
+from experiments.training.run_state import Job
+from experiments.training.rundir import CONFIG, RESULT, claimed
+from experiments.training.signals import Stop, graceful_stop
+
+
+class Programs:
+    """The program that was compiled last, for the next run if that shares it."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, Compiled] | None = None
+
+    def compiled(self, settings: Settings) -> Compiled:
+        """The compiled program of the settings."""
+        key = settings.program_key()
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # its data and code may go before the next ones come
+            self._kept = key, Compiled(settings)
+        return self._kept[1]
+
+
+def train(
+    settings: Settings,
+    workdir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Trains to the end and returns what `result.json` holds; a finished run is only read.
+
+    A run resumes from the newest checkpoint in `workdir`, to the same numbers.
+
+    Args:
+      settings: checked.
+      workdir: the run's directory; made if absent.
+      overrides: what was changed on the command line, for the record.
+      progress: show a progress bar (on a terminal) or a line per evaluation.
+
+    Raises:
+      UserError: a mistake in the data or the directory; a cost that is not finite.
+      Stopped: SIGTERM or Ctrl-C; the state is saved.
+    """
+    job = Job(settings, Path(workdir), overrides or {})
+    [result] = train_together([job], progress=progress)
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    stop: Stop | None = None,
+    programs: Programs | None = None,
+    progress: bool = False,
+) -> list[dict[str, Any] | UserError]:
+    """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
+
+    A single run is not vmapped, so its numbers are the same to the bit however it is started.
+
+    Args:
+      jobs: whose settings differ in dynamic hyperparameters alone.
+      stop: looked at while training; by default SIGTERM and Ctrl-C stop the training.
+      programs: what was compiled for the jobs before, for these to use.
+      progress: as for `train`.
+
+    Returns:
+      For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
+      belongs to another config, a cost that is not finite.
+
+    Raises:
+      UserError: a mistake in the data.
+      Stopped: `stop` was requested; the states are saved.
+    """
+    results: dict[Path, dict[str, Any] | UserError] = {}
+    with contextlib.ExitStack() as stack:
+        missing = []
+        for job in jobs:
+            try:
+                stack.enter_context(claimed(job.workdir, job.settings))
+            except UserError as error:
+                results[job.workdir] = error
+                continue
+            if (job.workdir / RESULT).exists():
+                results[job.workdir] = records.read_json(job.workdir / RESULT)
+            else:
+                missing.append(job)
+        if missing:
+            compiled = (programs or Programs()).compiled(missing[0].settings)
+            compiled.check_memory(len(missing))
+            # Written once all checks pass, so a corrected command can reuse the directory.
+            for job in missing:
+                records.write_json(job.workdir / CONFIG, job.settings.flat())
+            loop = Loop(missing, compiled, progress=progress)
+            with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
+                results |= loop.train(asked)
+    return [results[job.workdir] for job in jobs]

@@ -1,0 +1,137 @@
+"""One run in training: its directory's files, how far it is, and what went wrong with it."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.batches import Purpose, key_for
+from experiments.errors import UserError
+from experiments.settings import Settings
+from experiments.training import evaluation, provenance, records
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.compiled import Compiled
+from experiments.training.metrics import MetricsLog
+from experiments.training.program import Trace, TrainState
+from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+
+
+class Job(NamedTuple):
+    """One run to train.
+
+    Attributes:
+      settings: checked.
+      workdir: the run's directory.
+      overrides: what was changed from the config file, for the record.
+    """
+
+    settings: Settings
+    workdir: Path
+    overrides: Mapping[str, Any]
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    seconds: np.ndarray  # spent so far, over all the processes of this run
+
+
+class RunState:
+    """A run in training.
+
+    Args:
+      job: what to train.
+      row: of the run in the arrays of the batch that it is trained in.
+
+    Attributes:
+      step: the last one done.
+      error: why it cannot go on, or None.
+    """
+
+    checkpoints: Checkpoints
+    log: MetricsLog
+
+    def __init__(self, job: Job, row: int) -> None:
+        self.job, self.row = job, row
+        self.step, self.seconds_before = 0, 0.0
+        self.error: UserError | None = None
+
+    def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
+        """Opens the files; the state of the newest checkpoint, or the one given without any."""
+        path = self.job.workdir / CHECKPOINTS
+        checkpoints = Checkpoints(path, settings=provenance.numerics())
+        self.checkpoints = stack.enter_context(checkpoints)
+        try:
+            restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
+        except UserError as error:
+            self.error = error
+            return state
+        if restored:
+            self.step, (state, seconds) = restored
+            self.seconds_before = float(seconds)
+        log = MetricsLog(self.job.workdir, self.step if restored else None)
+        self.log = stack.enter_context(log)
+        return state
+
+    def check(self, trace: Trace, *, finite: bool) -> None:
+        """Notes the error of a run whose cost or state is not finite any more."""
+        bad = ~np.isfinite(trace.cost)
+        if bad.any():
+            step = self.step + int(bad.argmax()) + 1
+            what = f"the training cost is {trace.cost[bad][0]} at step {step}"
+        elif not finite:
+            what = f"a parameter is not finite at step {self.step + len(trace.cost)}"
+        else:
+            return
+        saved = self.checkpoints.steps()
+        kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was due"
+        self.error = UserError(
+            f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
+            f"temperature; {kept}"
+        )
+
+    def save(self, state: TrainState, seconds: float) -> None:
+        """Writes a checkpoint; `seconds` are those that this process has spent."""
+        spent = np.asarray(self.seconds_before + seconds)
+        self.checkpoints.save(self.step, Saved(state, spent))
+
+    def draw(self, compiled: Compiled, state: TrainState) -> None:
+        """Draws the run's picture."""
+        from experiments.training import plots  # matplotlib takes a second to import
+
+        settings = self.job.settings
+        images = jnp.asarray(compiled.dataset.test.images[:10])
+        key = key_for(settings.seed, Purpose.PICTURE)
+        pixels, picture_key = evaluation.pixels(compiled.program, images, key)
+        pictures = compiled.pictures(state.params, pixels, picture_key)
+        grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
+        np.savez_compressed(
+            self.job.workdir / PICTURES,
+            allow_pickle=False,
+            **{name: rows.astype(np.uint8) for name, rows in grey.items()},
+        )
+        plots.run_picture(
+            self.job.workdir / PICTURE,
+            records.read_metrics(self.job.workdir / METRICS),
+            pictures,
+            title=f"{settings.task}, {settings.latent}, {settings.estimator.name}",
+        )
+
+    def finish(self, numbers: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Writes `result.json`, the mark of a finished run, and returns what it holds."""
+        settings = self.job.settings
+        result = {
+            **numbers,
+            "steps": self.step,
+            "test_num_samples": settings.test_num_samples,
+            "seed": settings.seed,
+            "overrides": dict(self.job.overrides),
+            "config": settings.flat(),
+            "train_seconds": self.seconds_before + seconds,
+        }
+        records.write_json(self.job.workdir / RESULT, result)
+        return records.read_json(self.job.workdir / RESULT)

@@ -1,0 +1,290 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.config import cli
+from experiments.errors import UserError
+
+CONFIG = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config(size="small"):
+    return ConfigDict({
+        "seed": 1,
+        "learning_rate": 1.0,
+        "dataset": "digits",
+        "augment": False,
+        "widths": (200, 200),
+        "limit": config_dict.placeholder(int),
+        "estimator": {"name": "nvil", "decay": 0.9},
+        "temperature": {"rate": 0.1},
+        "size": size,
+        "nothing": None,
+    })
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_with_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.py").write_text(CONFIG)
+
+
+def parse(*arguments):
+    return cli.parse(["--config=config.py", "--workdir=runs/a", *arguments])
+
+
+def failure(capsys, *arguments, main=None):
+    """The one line on stderr, without its `error: `, of a command line that must fail."""
+
+    def unreachable(config, workdir, overrides):
+        pytest.fail("main was called")
+
+    assert cli.run(main or unreachable, list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err.removeprefix("error: ").rstrip()
+
+
+def failure_of(capsys, *overrides):
+    return failure(capsys, "--config=config.py", "--workdir=runs/a", *overrides)
+
+
+def test_main_gets_config_workdir_and_overrides():
+    seen = []
+
+    def main(config, workdir, overrides):
+        seen.append((config.seed, config.estimator.name, workdir, overrides))
+
+    arguments = ["--config=config.py", "--workdir=runs/a", "--config.seed=7"]
+    assert cli.run(main, arguments) == 0
+    assert seen == [(7, "nvil", "runs/a", {"seed": 7})]
+
+
+def test_the_exit_status_is_what_main_returns():
+    arguments = ["--config=config.py", "--workdir=runs/a"]
+    assert cli.run(lambda *command: 143, arguments) == 143
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["--config.seed=7", "--config=config.py", "--workdir=w", "--config.estimator.name=sf"],
+        [
+            "--workdir",
+            "w",
+            "--config.seed",
+            "7",
+            "--config.estimator.name=sf",
+            "--config=config.py",
+        ],
+        ["-config.seed=7", "-config", "config.py", "--config.estimator.name", "sf", "-workdir=w"],
+    ],
+)
+def test_any_order_and_style(order):
+    config, workdir, overrides = cli.parse(order)
+    assert (config.seed, config.estimator.name, workdir) == (7, "sf", "w")
+    assert overrides == {"seed": 7, "estimator.name": "sf"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        (["--config.seed=-3"], "seed", -3),
+        (["--config.seed", "-3"], "seed", -3),
+        (["--config.seed=1", "--config.seed=2"], "seed", 2),
+        (["--config.learning_rate=3"], "learning_rate", 3.0),
+        (["--config.learning_rate=3e-4"], "learning_rate", 3e-4),
+        (["--config.augment"], "augment", True),
+        (["--config.augment=true"], "augment", True),
+        (["--config.augment", "True"], "augment", True),
+        (["--noconfig.augment"], "augment", False),
+        (["--config.widths=(100, 50, 20)"], "widths", (100, 50, 20)),
+        (["--config.widths=100", "--config.widths=50"], "widths", (100, 50)),
+        (["--config.limit=5"], "limit", 5),
+        (["--config.temperature.rate=1"], "temperature.rate", 1.0),
+        (["--config.dataset=a=b c"], "dataset", "a=b c"),
+    ],
+)
+def test_values(arguments, key, value):
+    config, _, overrides = parse(*arguments)
+    assert overrides == {key: value}
+    assert type(overrides[key]) is type(value)
+    for part in key.split("."):
+        config = config[part]
+    assert config == value
+
+
+def test_no_overrides():
+    config, _, overrides = parse()
+    assert overrides == {}
+    assert config.limit is None
+
+
+def test_the_config_is_locked():
+    with pytest.raises(AttributeError, match="sede"):
+        parse("--config.seed=7").config.sede = 1
+
+
+def test_a_config_file_may_take_an_argument():
+    assert cli.parse(["--config=config.py:large", "--workdir=w"]).config.size == "large"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learing_rate=1", "unknown config key learing_rate (--config.learing_rate=1): did you"),
+        ("learing_rate=1", "did you mean learning_rate?"),
+        ("rate=1", "unknown config key rate (--config.rate=1): did you mean temperature.rate?"),
+        ("estimator.nam=sf", "did you mean estimator.name"),
+        ("seed.x=1", "unknown config key seed.x (--config.seed.x=1): did you mean seed?"),
+        ("zzz=1", "the keys are augment, dataset, estimator.decay, estimator.name, learning_rate"),
+        ("estimator=sf", "a group of keys: give one of them, as in --config.estimator.name=sf"),
+        ("temperature=1", "as in --config.temperature.rate=..."),
+        ("seed=abc", "--config.seed=abc: seed takes an integer, such as 1"),
+        ("seed=1.5", "--config.seed=1.5: seed takes an integer, such as 1"),
+        ("seed", "--config.seed: seed takes an integer, such as 1"),
+        ("limit=few", "--config.limit=few: limit takes an integer"),
+        ("learning_rate=fast", "learning_rate takes a number, such as 1.0"),
+        ("augment=perhaps", "augment takes true or false, such as False"),
+        ("widths=wide", "widths takes a tuple of the same types, such as (200, 200)"),
+        ("nothing=1", "nothing cannot be set here, being a NoneType: change it in the config file"),
+    ],
+)
+def test_wrong_overrides(capsys, override, message):
+    assert message in failure_of(capsys, f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE.py is missing"),
+        (["--config=config.py"], "--workdir=DIR is missing"),
+        (["--config=config.py", "--workdir="], "--workdir=DIR is missing"),
+        (["--config=config.py", "--workdir"], "Missing value for flag --workdir"),
+        (["--config=config.py", "--workdir=config.py"], "--workdir=config.py is a file"),
+        (["--config=confg.py", "--workdir=w"], "confg.py does not exist: did you mean config.py?"),
+        (["--config=config.py", "--wrkdir=w"], "unknown flag --wrkdir: did you mean --workdir?"),
+        (["--config=config.py", "--qqq"], "unknown flag --qqq: try --help"),
+        (["--config=config.py", "--workdir=w", "w2"], "unexpected argument 'w2'"),
+    ],
+)
+def test_wrong_flags(capsys, arguments, message):
+    assert message in failure(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "broken.py:1: "),
+        ("import no_such_module", "broken.py:1: ModuleNotFoundError: No module named"),
+        ("def get_config():\n    return 1 / 0", "broken.py:2: ZeroDivisionError: division by zero"),
+        ("x = 1", "broken.py has no function get_config()"),
+        ("def get_config():\n    return {}", "returns a dict: it must return an ml_collections"),
+        (
+            "from experiments import errors\ndef get_config():\n    raise errors.UserError('so')",
+            "so",
+        ),
+    ],
+)
+def test_broken_config_files(capsys, text, message):
+    Path("broken.py").write_text(text)
+    assert message in failure(capsys, "--config=broken.py", "--workdir=w")
+
+
+def test_a_config_must_be_a_python_file(capsys):
+    Path("config.txt").write_text(CONFIG)
+    message = failure(capsys, "--config=config.txt", "--workdir=w")
+    assert "must be a Python file" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("two\n  lines"), "two lines"),
+        (PermissionError(13, "Permission denied", "runs/a"), "runs/a: Permission denied"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_errors_of_main_are_one_line(capsys, error, message):
+    def main(config, workdir, overrides):
+        raise error
+
+    assert failure(capsys, "--config=config.py", "--workdir=w", main=main) == message
+
+
+def test_debug_shows_the_traceback(capsys):
+    def main(config, workdir, overrides):
+        raise UserError("fix this")
+
+    assert cli.run(main, ["--config=config.py", "--workdir=w", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: fix this\n")
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    def main(config, workdir, overrides):
+        raise KeyboardInterrupt
+
+    assert cli.run(main, ["--config=config.py", "--workdir=w"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_is_not_hidden():
+    def main(config, workdir, overrides):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main, ["--config=config.py", "--workdir=w"])
+
+
+def test_help(capsys):
+    def main(config, workdir, overrides):
+        """Trains a model."""
+
+    assert cli.run(main, ["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Trains a model." in out
+    assert "--workdir" in out
+    assert cli.run(main, ["-h", "--config=config.py"]) == 0
+    out = capsys.readouterr().out
+    assert "--config.learning_rate=1.0 (float)" in out
+    assert "--config.limit=None (int)" in out
+    assert "did you mean --workdir" in failure(capsys, "--help", "--wrkdir=w")
+
+
+SCRIPT = """
+import logging, sys
+from experiments.config import cli
+def main(config, workdir, overrides):
+    logging.getLogger("experiments.x").warning("careful")
+    logging.getLogger("absl").info("chatter")
+    return overrides["seed"]
+sys.exit(cli.run(main))
+"""
+
+
+def test_as_a_process():
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "--config.seed=3", "--config=config.py", "--workdir=w"],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "warning: careful\n")
+
+
+def test_logging_is_left_alone_where_it_is_set_up():
+    before = list(logging.getLogger().handlers)
+    assert cli.run(lambda *command: 0, ["--config=config.py", "--workdir=w"]) == 0
+    assert logging.getLogger().handlers == before

@@ -1,0 +1,57 @@
+"""The engines' bookkeeping: groups of runs, open files, workers that die."""
+
+import json
+import resource
+
+import pytest
+
+from experiments.sweeps import grids, jobs
+from experiments.sweeps.engines import process, vmapped
+from tests.experiments import small
+from tests.experiments.sweeps.launching import jobs_in
+
+
+def test_runs_of_one_program_are_grouped(tmp_path):
+    config = small.config("sbn")
+    trials = grids.parse("seed=0,1;batch_size=4,5;learning_rate=1,2", config)
+    ours = jobs.jobs_of(config, trials, tmp_path)
+    groups = vmapped.grouped(ours, 100)
+    sizes = [{job.settings.batch_size for job in group} for group in groups]
+    assert sizes == [{4}, {5}]
+    assert [len(group) for group in groups] == [4, 4]
+    assert [len(group) for group in vmapped.grouped(ours, 3)] == [3, 1, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "runs", "most", "raised"),
+    [
+        (1024, 4096, 10, 10, None),  # the limit is high enough as it is
+        (1024, 4096, 500, 500, 4 * 500 + 128),
+        (256, 256, 500, 32, None),
+        (1024, resource.RLIM_INFINITY, 5000, 5000, 4 * 5000 + 128),
+    ],
+)
+def test_vmap_opens_no_more_files_than_it_may(monkeypatch, soft, hard, runs, most, raised):
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    assert vmapped.most_open(runs) == most
+    assert limits[-1][0] == (raised or soft)
+
+
+def test_a_run_that_kills_its_worker_again_and_again_fails(tmp_path):
+    [job, other] = jobs_in(tmp_path)
+    queue = process.Queue([job, other])
+    assert queue.next() == job
+    tries = 1
+    while queue.resume(job):
+        assert queue.next() == job
+        tries += 1
+    assert tries == 3
+    assert queue.next() == other
+    # One that gains steps between the deaths goes on.
+    for step in range(10, 100, 10):
+        other.workdir.mkdir(parents=True, exist_ok=True)
+        (other.workdir / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
+        assert queue.resume(other)
+        assert queue.next() == other

@@ -1,0 +1,88 @@
+"""What a sweep comes to: its table and its plot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import semi_supervised
+from experiments.config import load
+from experiments.sweeps import grids, jobs
+from experiments.sweeps import report as report_of
+from experiments.training import records
+from tests.experiments import small
+
+
+def report(tmp_path: Path, bounds: dict[str, float | None]) -> tuple[list[Any], str]:
+    """The rows and the text for runs whose trials are given as the text of a grid."""
+    config = small.config("vae")
+    ours = []
+    for text, bound in bounds.items():
+        [job] = jobs.jobs_of(config, grids.parse(text, config), tmp_path)
+        ours.append(job)
+        if bound is not None:
+            job.workdir.mkdir(parents=True)
+            result = {"validation_bound": bound, "seed": job.settings.seed}
+            records.write_json(job.workdir / "result.json", result)
+    text = report_of.write(tmp_path, ours, {ours[-1].workdir: "a | b"})
+    return records.read_json(tmp_path / "table.json")["rows"], text
+
+
+def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
+    rows, text = report(
+        tmp_path,
+        {
+            "learning_rate=0.1;seed=0": 70.0,
+            "learning_rate=0.1;seed=1": 72.0,
+            "learning_rate=0.2;seed=0": 60.0,
+            "learning_rate=0.2;seed=1": None,
+            "learning_rate=0.3;seed=0": float("inf"),
+            "learning_rate=0.4;seed=0": None,
+        },
+    )
+    assert [row["overrides"]["learning_rate"] for row in rows] == [0.2, 0.1, 0.3, 0.4]
+    assert [row["mean"] for row in rows] == [60.0, 71.0, None, None]
+    lines = text.splitlines()
+    assert lines[0] == "| learning_rate | validation bound, nats | seeds | missing |"
+    missing = grids.name({"learning_rate": 0.2, "seed": 1})
+    assert lines[2] == f"| 0.2 | 60.00 | 1 | {missing}: not finished |"
+    assert lines[3] == "| 0.1 | 71.00 (70.00 to 72.00) | 2 |  |"
+    assert lines[4] == "| 0.3 | not finite | 1 |  |"
+    assert lines[5].endswith(": a \\| b |")
+
+
+def test_a_classifier_is_ranked_by_its_error(tmp_path):
+    """The better accuracy has the worse bound."""
+    config = load(semi_supervised.__file__)
+    ours = jobs.jobs_of(config, grids.product({"alpha": (0.1, 1.0)}), tmp_path)
+    for job, accuracy, bound in zip(ours, (90.0, 95.0), (100.0, 110.0), strict=True):
+        job.workdir.mkdir(parents=True)
+        result = {"validation_bound": bound, "validation_accuracy": accuracy, "seed": 0}
+        records.write_json(job.workdir / "result.json", result)
+    lines = report_of.write(tmp_path, ours, {}).splitlines()
+    assert lines[0] == "| alpha | validation error, % | seeds |"
+    assert lines[2:] == ["| 1.0 | 5.00 | 1 |", "| 0.1 | 10.00 | 1 |"]
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        {"seed=0": 1.0},
+        {"learning_rate=0.1": 1.0, "learning_rate=0.2": None},
+        {"learning_rate=0.1": 1.0, "learning_rate=0.2": 1e30, "learning_rate=0.3": 2.0},
+        {"estimator.name=sf": 1.0, "estimator.name=st": 2.0},
+        {f"learning_rate={a};momentum={b}": 1.0 + a + b for a in (0.1, 0.2) for b in (0.1, 0.2)},
+        {
+            f"learning_rate={a};momentum={b};temperature.interval={c}": 1.0 + a + b
+            for a in (0.1, 0.2)
+            for b in (0.1, 0.2)
+            for c in (500, 1000, 2000)
+        },
+        {"temperature.name=constant": 1.0, "temperature.name=linear;temperature.floor=0.2": 2.0},
+    ],
+)
+def test_every_kind_of_grid_has_a_plot(tmp_path, trials):
+    report(tmp_path, trials | {"learning_rate=0.7;momentum=0.7": None})
+    report(tmp_path / "whole", trials)
+    for directory in (tmp_path, tmp_path / "whole"):
+        assert (directory / "sweep.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,107 @@
+"""The sweep command: what it refuses, and what it says in the end. None of it trains anything."""
+
+import sys
+
+import pytest
+
+from experiments import sweep
+from experiments.config import cli, read
+from experiments.errors import UserError
+from experiments.sweeps import grids, jobs
+from experiments.training import records, run
+from tests.experiments import small
+from tests.experiments.sweeps.launching import CONFIG, SIX
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid=learing_rate=1"], "unknown config key learing_rate (learing_rate=1): did you"),
+        (["--grid="], "--grid: no key is named"),
+        (["--grid=seed=x"], "--grid: seed=x: seed takes an integer"),
+        (["--grid=momentum=0.5,1"], "the run momentum=1.0: config.momentum=1.0: give a number in"),
+        (["--grid=estimator.name=sf,gs"], "the run estimator.name=gs: config.estimator.name: "),
+        (["--config.seed=3"], "--config.seed sets a key that the grid varies"),
+        (["--engine=threads"], "--engine=threads: value should be one of <process|vmap|ray>"),
+        (["--workers=0"], "--workers=0"),
+        (["--grid=seed=1", "--grid=sed=2"], "unknown config key sed"),
+        (["--workers=2", "--ray_address=a"], "--workers is for a cluster started here"),
+        (["--engine=process", "--ray_address=a"], "--ray_address is for --engine=ray, and"),
+        (["--grid=batch_size=5000"], "config.batch_size=5000: digits has"),
+        (["--gird=seed=1"], "unknown flag --gird: did you mean --grid?"),
+    ],
+)
+def test_bad_input(fail, arguments, message):
+    assert message in fail(*arguments)
+
+
+def test_a_config_without_a_sweep_needs_a_grid(fail, home):
+    text = CONFIG.partition("def get_sweep")[0]
+    (home / "no_sweep.py").write_text(text)
+    assert "no_sweep.py has no function get_sweep()" in fail(config="no_sweep.py")
+    (home / "empty.py").write_text(text + "def get_sweep():\n    return []\n")
+    assert "get_sweep() of" in (line := fail(config="empty.py"))
+    assert "returns no run" in line
+
+
+def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
+    assert "give at most that" in fail("--config.batch_size=5000", workdir="mended")
+    assert not (home / "mended" / "sweep.json").exists()
+
+
+def test_ray_that_is_not_installed_is_named(fail, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install -e '.[ray]'" in fail("--engine=ray", workdir="no-ray")
+
+
+def test_a_directory_of_another_config_is_refused(fail, home):
+    config = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
+    jobs.open_directory(home / "theirs", read(config), SIX)
+    before = (home / "theirs" / "sweep.json").read_text()
+    line = fail("--config.num_steps=400", workdir="theirs")
+    assert "belongs to another config (num_steps=200)" in line
+    assert (home / "theirs" / "sweep.json").read_text() == before
+    records.write_json(home / "config.json", {})
+    assert "that of a single run" in fail(workdir=".")
+    (home / "config.json").unlink()
+
+
+def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
+    config = small.config("sbn")
+    for rates in ((1e-3, 1e-2), (1e-2, 1e-1)):
+        grid = grids.product({"learning_rate": rates})
+        jobs.open_directory(tmp_path, read(config), grid)
+        ours = jobs.jobs_of(config, grid, tmp_path)
+        for job in ours:
+            result = {"validation_bound": 7.0 - job.settings.learning_rate, "seed": 0, "steps": 60}
+            job.workdir.mkdir(parents=True, exist_ok=True)
+            records.write_json(job.workdir / "result.json", result)
+        assert sweep.conclude(tmp_path, ours, {}, 0) == 0
+    table = records.read_json(tmp_path / "table.json")
+    assert [row["overrides"]["learning_rate"] for row in table["rows"]] == [0.1, 0.01, 0.001]
+
+
+def test_a_run_that_was_lost_is_a_failure(tmp_path, capsys):
+    config, grid = small.config("sbn"), grids.product({"seed": (0,)})
+    jobs.open_directory(tmp_path, read(config), grid)
+    ours = jobs.jobs_of(config, grid, tmp_path)
+    assert sweep.conclude(tmp_path, ours, {}, 0) == sweep.FAILED
+    assert "not finished: give the command again" in capsys.readouterr().err
+
+
+def test_a_sweep_says_which_swept_keys_do_nothing(tmp_path, caplog):
+    config = small.config("vae", temperature__name="exponential")
+    trials = grids.parse("estimator.name=st,gumbel_softmax;temperature.rate=1e-5,1e-4", config)
+    sweep.warn_of_unread(jobs.jobs_of(config, trials, tmp_path), {})
+    [message] = caplog.messages
+    assert message == (
+        "temperature.rate does nothing in 2 of 4 runs: estimator.name=st reads no temperature"
+    )
+
+
+def test_a_single_run_does_not_train_in_a_sweeps_directory(tmp_path, capsys):
+    config, trials = small.config("sbn"), grids.product({"seed": (0,)})
+    jobs.open_directory(tmp_path, read(config), trials)
+    with pytest.raises(UserError, match="is that of a sweep: choose another directory"):
+        run.train(read(config), tmp_path)
+    jobs.open_directory(tmp_path, read(config), trials)  # and the sweep can go on

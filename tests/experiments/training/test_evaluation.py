@@ -1,0 +1,218 @@
+"""The m-sample bound: against the same sum in float64, and against exact marginal likelihoods."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.tasks import generative, layers
+from experiments.training import evaluation
+from experiments.training.program import Program
+from gumbel import BERNOULLI, CATEGORICAL, exact, samplers
+from tests.experiments import small
+from tests.gumbel.nets import FAMILIES, two_layer
+
+KEY = jax.random.key(2)
+
+
+def bound_of(net, num_samples, at_once=evaluation.SAMPLES_AT_ONCE):
+    """The jitted bound of a net, as a function of the key."""
+
+    def bound(key):
+        return evaluation.streaming_bound(
+            net.objective,
+            net.family,
+            net.params,
+            net.batch,
+            key,
+            num_samples=num_samples,
+            samples_at_once=at_once,
+        )
+
+    return small.quick_jit(bound)
+
+
+def direct_bound(net, num_samples):
+    """The same from all costs at once, in float64."""
+
+    @small.quick_jit
+    @jax.vmap
+    def cost(index):
+        key = jax.random.fold_in(KEY, index)
+        return samplers.trace(
+            net.objective, net.params, net.batch, key, net.family, samplers.hard_draw
+        ).cost
+
+    costs = np.asarray(cost(jnp.arange(num_samples)), np.float64)
+    return -np.log(np.exp(-costs).mean(axis=0)), costs
+
+
+# 23 samples are no multiple of 7 or 10, and fewer than 40.
+@pytest.mark.parametrize(
+    ("family", "sizes"), [(BERNOULLI, (1, 10, 23)), (CATEGORICAL, (7, 40))], ids=str
+)
+def test_streaming_is_the_direct_sum(family, sizes):
+    net = two_layer(family)
+    expected, costs = direct_bound(net, 23)
+    assert len(np.unique(costs[:, 0])) > 3
+    for at_once in sizes:
+        found = bound_of(net, 23, at_once)(KEY)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_costs_far_from_zero_neither_overflow_nor_vanish():
+    offsets = jnp.array([-2e4, 0.0, 2e4])
+    net = two_layer(BERNOULLI, batch_size=3)
+
+    def far(params, batch, key, sample):
+        return net.objective(params, batch, key, sample) + offsets
+
+    found = bound_of(net._replace(objective=far), 23)(KEY)
+    np.testing.assert_allclose(found, bound_of(net, 23)(KEY) + offsets, rtol=1e-6)
+
+
+def exact_moments(net):
+    """Mean and standard deviation of the weight `exp(-cost)` over all joint values."""
+
+    def power(number):
+        def weight(params, batch, key, sample):
+            return jnp.exp(-number * net.objective(params, batch, key, sample))
+
+        return np.asarray(
+            exact.expected_cost(weight, net.params, net.batch, KEY, net.family), np.float64
+        )
+
+    return power(1), np.sqrt(power(2) - power(1) ** 2)
+
+
+def z_scores(net, bound, num_samples, log_likelihood):
+    """Of the mean weight behind a bound, were this the true likelihood."""
+    _, deviation = exact_moments(net)
+    error = deviation / np.sqrt(num_samples)
+    return np.abs(np.exp(-np.asarray(bound, np.float64)) - np.exp(log_likelihood)) / error
+
+
+NUM_SAMPLES = 20_000
+# Two-sided error rate 7e-6 for each of the eight likelihoods that are tested.
+LIMIT = 4.5
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_converges_to_the_likelihood_of_a_stack(family):
+    net = two_layer(family)
+    bound = bound_of(net, NUM_SAMPLES, 1000)(KEY)
+    mean, _ = exact_moments(net)
+    assert z_scores(net, bound, NUM_SAMPLES, np.log(mean)).max() < LIMIT
+    # Power: the expected cost, which is the bound of one sample, is rejected.
+    single = exact.expected_cost(net.objective, net.params, net.batch, KEY, family)
+    assert z_scores(net, bound, NUM_SAMPLES, -np.asarray(single)).min() > 2 * LIMIT
+
+
+def small_vae(family):
+    """A VAE of three variables as an objective whose prior and posterior are far from uniform."""
+    units = (3,) if family is BERNOULLI else (6,)
+    settings = small.settings("vae", latent=family.name, layers=units, kl="analytic")
+    dataset = small.dataset()
+    model = generative.build(settings, jnp.asarray(dataset.train_mean()), jax.random.key(0))
+    params = layers.params_of(model)
+    params["prior"] = jax.random.normal(jax.random.key(1), params["prior"].shape)
+    params["encoder"]["kernel"] = 2 * params["encoder"]["kernel"]
+    params["likelihood"]["linear"]["kernel"] = 2 * params["likelihood"]["linear"]["kernel"]
+    batch = model.batch(jnp.asarray(dataset.test.images[:2], jnp.float32))
+    return two_layer(family)._replace(
+        objective=layers.objective(model, hard=True), params=params, batch=batch
+    ), model
+
+
+def vae_likelihood(net, model):
+    """`log sum_z p(z) p(x | z)`, which does not ask the encoder."""
+    filled = layers.with_params(model, net.params)
+    event = filled.event
+    values = net.family.support(event)
+    log_prior = net.family.log_prob(net.params["prior"], values).sum(axis=-1)
+    log_joint = [
+        log_prior - filled.likelihood.cost(filled.decode(values), jnp.tile(pixels, (8, 1)))
+        for pixels in net.batch["pixels"]
+    ]
+    return np.log(np.exp(np.asarray(log_joint, np.float64)).sum(axis=1))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_converges_to_the_likelihood_of_a_vae(family):
+    """Whatever KL it was trained with, evaluation weighs each sample by `p(x, z) / q(z)`."""
+    net, model = small_vae(family)
+    likelihood = vae_likelihood(net, model)
+    np.testing.assert_allclose(np.log(exact_moments(net)[0]), likelihood, rtol=1e-5)
+    bound = bound_of(net, NUM_SAMPLES, 1000)(KEY)
+    assert z_scores(net, bound, NUM_SAMPLES, likelihood).max() < LIMIT
+    elbo = -np.asarray(exact.expected_cost(net.objective, net.params, net.batch, KEY, family))
+    assert z_scores(net, bound, NUM_SAMPLES, elbo).min() > 2 * LIMIT
+
+
+def test_a_bound_of_few_samples_is_looser():
+    """Averaged over keys: one sample gives the expected cost, more a value under it."""
+    net = two_layer(CATEGORICAL)
+    keys = jax.random.split(KEY, 5000)
+    bounds = {m: np.asarray(jax.vmap(bound_of(net, m))(keys), np.float64) for m in (1, 5)}
+    single = exact.expected_cost(net.objective, net.params, net.batch, KEY, net.family)
+    error = bounds[1].std(axis=0) / np.sqrt(len(keys))
+    assert np.all(np.abs(bounds[1].mean(axis=0) - single) < LIMIT * error)
+    assert np.all(bounds[5].mean(axis=0) < np.asarray(single) - 2 * LIMIT * error)
+    assert np.all(bounds[5].mean(axis=0) > -np.log(exact_moments(net)[0]))
+
+
+def temporary_bytes(num_samples, at_once):
+    net = two_layer(BERNOULLI, batch_size=100)
+    compiled = bound_of(net, num_samples, at_once).lower(KEY).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+    few = temporary_bytes(20, 10)
+    assert temporary_bytes(2000, 10) < 1.5 * few
+    assert temporary_bytes(2000, 2000) > 20 * few, "the measure does not see the samples"
+
+
+# Over a split
+
+
+def test_the_mean_over_a_split_counts_each_image_once():
+    images = np.random.default_rng(0).integers(0, 255, (7, 2, 2)).astype(np.uint8)
+    keys, counts = [], []
+
+    def costs(params, batch, given):
+        assert batch.shape == (3, 2, 2)
+        keys.append(tuple(np.asarray(jax.random.key_data(given[0]))))
+        return params[:, None] * batch.astype(jnp.float32).sum(axis=(1, 2))
+
+    [found] = evaluation.dataset_bounds(
+        costs, jnp.ones(1), images, KEY[None], batch_size=3, on_batch=counts.append
+    )
+    assert found == pytest.approx(images.sum(axis=(1, 2)).mean(), rel=1e-6)
+    assert counts == [3, 3, 1]
+    assert len(set(keys)) == 3
+
+
+def test_a_batch_over_the_whole_split():
+    images = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+
+    def costs(params, batch, keys):
+        return batch[None, :, 0, 0].astype(jnp.float32)
+
+    assert evaluation.dataset_bounds(costs, (), images, KEY[None], batch_size=5) == [2.0]
+
+
+def test_pixels_are_drawn_once_for_all_samples_of_an_image():
+    """With a likelihood that reads no sample, more samples must not change the cost."""
+    dataset = small.dataset(max_value=16)
+    program = Program.make(small.settings(binarization="dynamic"), dataset)
+    params = layers.params_of(program.model)
+    params["likelihood"]["linear"]["kernel"] *= 0
+    images = jnp.asarray(dataset.test.images)
+
+    def costs(num_samples, key):
+        image_costs = evaluation.image_costs(program, num_samples)
+        return small.quick_jit(image_costs)(params, images, key)
+
+    np.testing.assert_allclose(costs(1, KEY), costs(12, KEY), rtol=1e-5)
+    assert not np.allclose(costs(1, KEY), costs(1, jax.random.key(3)))

@@ -1,0 +1,235 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from experiments.errors import UserError
+from experiments.training import provenance as provenance_module
+from experiments.training.metrics import MetricsLog
+from experiments.training.provenance import provenance
+from experiments.training.records import read_json, read_metrics, write_json
+
+
+def events(workdir):
+    """The (step, name, value) of all TensorBoard events below `workdir`, as TensorBoard shows them.
+
+    A record is its length in 8 bytes, 4 of checksum, the data, and 4 of checksum. A session that
+    starts at some step hides what earlier ones wrote from that step on.
+    """
+    found = []
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        data = file.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            if event.session_log.status == SessionLog.START:
+                found = [row for row in found if row[0] < event.step]
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def write_log(workdir, steps, **options):
+    with MetricsLog(workdir, **options) as log:
+        for step in steps:
+            log.append(step, train_cost=100.0 / (1 + step))
+    return log.path
+
+
+def steps_in(path):
+    return [row["step"] for row in read_metrics(path)]
+
+
+def test_provenance_is_json_and_complete():
+    found = json.loads(json.dumps(provenance(), allow_nan=False))
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["versions"]["python"].split(".")[0] == "3"
+    names = {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax"}
+    assert set(found["versions"]) == names
+    assert found["device"]["platform"] == jax.default_backend()
+    assert found["device"]["count"] == jax.device_count()
+    assert os.uname().nodename not in json.dumps(found["device"])
+
+
+def test_provenance_names_the_precision_in_force():
+    with jax.default_matmul_precision("highest"):
+        assert provenance()["matmul_precision"] == "highest"
+    with jax.default_matmul_precision(None):
+        assert provenance()["matmul_precision"] == "default"
+
+
+def test_provenance_names_what_else_decides_numbers(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    found = provenance()
+    keys = ("prng_impl", "threefry_partitionable", "x64", "xla_flags")
+    assert [found[key] for key in keys] == ["threefry2x32", True, False, None]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(False), jax.enable_x64(True):
+        found = provenance()
+    assert [found[key] for key in keys] == ["rbg", False, True, "--xla_cpu_enable_fast_math=false"]
+
+
+def test_provenance_names_the_commit(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve())
+    assert provenance()["git"] is None, "no repository"
+    git("init")
+    assert provenance()["git"] is None, "no commit"
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-m", "first")
+    assert provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "file").write_text("two")
+    assert provenance()["git"]["dirty"] is True
+    (tmp_path / "inner").mkdir()
+    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve() / "inner")
+    assert provenance()["git"] is None, "the repository of somebody else"
+
+
+def test_provenance_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["git"] is None
+
+
+def test_json_round_trip(tmp_path):
+    value = {
+        "float": jnp.float32(0.5),
+        "int": np.int64(3),
+        "array": np.arange(3),
+        "bfloat16": jnp.ones(2, jnp.bfloat16),
+        "tuple": (1, None, True, "ä"),
+        "path": Path("a/b"),
+        "nan": float("nan"),
+        "inf": [np.float32("inf"), {"deep": -jnp.inf}],
+    }
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == {
+        "float": 0.5,
+        "int": 3,
+        "array": [0, 1, 2],
+        "bfloat16": [1.0, 1.0],
+        "tuple": [1, None, True, "ä"],
+        "path": "a/b",
+        "nan": None,
+        "inf": [None, {"deep": None}],
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+
+    def fail(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}
+
+
+def test_unreadable_json(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json does not exist"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(UserError, match=r"a\.json is damaged .*delete it"):
+        read_json(tmp_path / "a.json")
+
+
+def test_metrics_are_lines_and_events(tmp_path):
+    with MetricsLog(tmp_path / "new") as log:
+        log.append(1, train_cost=jnp.float32(2.5), temperature=np.float64(1))
+        log.append(1, validation_bound=None)
+        log.append(2, train_cost=float("nan"), steps_per_second=7)
+    assert read_metrics(log.path) == [
+        {"step": 1, "train_cost": 2.5, "temperature": 1.0},
+        {"step": 1, "validation_bound": None},
+        {"step": 2, "train_cost": None, "steps_per_second": 7},
+    ]
+    assert sorted(events(tmp_path / "new")) == [
+        (1, "temperature", 1.0),
+        (1, "train_cost", 2.5),
+        (2, "steps_per_second", 7.0),
+    ]
+
+
+def test_append_refuses_what_is_no_log_line(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.append(5, a=1)
+        with pytest.raises(ValueError, match="step 4 lies before the last one logged, 5"):
+            log.append(4, a=1)
+        with pytest.raises(TypeError, match="b must be a scalar"):
+            log.append(6, a=1, b=np.zeros(2))
+        with pytest.raises(TypeError, match="name must be a scalar"):
+            log.append(6, name="text")
+    assert steps_in(log.path) == [5]
+
+
+def test_a_line_is_on_disk_when_append_returns(tmp_path):
+    script = (
+        "import os, signal, sys; from experiments.training.metrics import MetricsLog;"
+        "log = MetricsLog(sys.argv[1]); log.append(3, a=1.5); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=root, check=False)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "a": 1.5}]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 50, "trai', b"\xff\xfe", b"{}", b"7\n"])
+def test_resuming_leaves_no_duplicates(tmp_path, torn):
+    path = write_log(tmp_path, range(0, 50, 10))
+    with path.open("ab") as file:
+        file.write(torn)
+    assert steps_in(path) == [0, 10, 20, 30, 40]
+    write_log(tmp_path, range(30, 60, 10), resume_step=20)
+    assert steps_in(path) == [0, 10, 20, 30, 40, 50]
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_resuming_leaves_no_duplicate_events(tmp_path):
+    write_log(tmp_path, range(0, 50, 10))
+    write_log(tmp_path, range(30, 60, 10), resume_step=20)
+    assert [step for step, _, _ in events(tmp_path)] == [0, 10, 20, 30, 40, 50]
+
+
+def test_resuming_keeps_the_lines_of_the_checkpoint(tmp_path):
+    path = write_log(tmp_path, [0, 10, 20])
+    write_log(tmp_path, [], resume_step=20)
+    assert steps_in(path) == [0, 10, 20]
+    with MetricsLog(tmp_path, resume_step=20) as log, pytest.raises(ValueError, match="before"):
+        log.append(10, a=1)
+
+
+def test_a_fresh_start_empties_the_log(tmp_path):
+    write_log(tmp_path, [0, 10])
+    assert steps_in(write_log(tmp_path, [0])) == [0]
+
+
+def test_resuming_without_a_log(tmp_path):
+    assert steps_in(write_log(tmp_path, [30], resume_step=20)) == [30]
+
+
+def test_a_line_damaged_in_the_middle_is_named(tmp_path):
+    path = write_log(tmp_path, [0, 10, 20])
+    path.write_bytes(path.read_bytes().replace(b"10,", b"10;"))
+    with pytest.raises(UserError, match=r"line 2 of .*\.jsonl is damaged .*delete that line"):
+        read_metrics(path)
+    with pytest.raises(UserError, match="line 2"):
+        MetricsLog(tmp_path, resume_step=10)
+    with pytest.raises(UserError, match="does not exist"):
+        read_metrics(tmp_path / "none.jsonl")
