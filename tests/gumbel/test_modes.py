@@ -64,7 +64,7 @@ def assert_right(values, logits):
         wide = jnp.float32 if in_nats or name == "relaxed_log_prob" else logits.dtype
         assert value.dtype == wide, name
     impossible = np.asarray(logits, np.float32) <= -1e8
-    for name in ("sample", "relaxed", "hard", "mean"):
+    for name in ("sample", "relaxed", "hard", "mean", "uniform_mean"):
         assert (np.asarray(values[name], np.float32)[impossible] == 0).all(), name
 
 
