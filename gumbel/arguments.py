@@ -158,9 +158,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
     too_few = len(shape) < len(whole) and (event_ndims > 0 or len(shape) > 0)
     if too_few or (event_ndims and shape[-1] != whole[-1]) or not _broadcast(shape, whole):
         raise ValueError(f"{name} of shape {shape} does not fit logits of shape {whole}: {hint}")
-    if not jnp.issubdtype(
-        z.dtype if isinstance(z, jax.Array) else np.asarray(z).dtype, jnp.integer
-    ):
+    if jnp.issubdtype(z.dtype if isinstance(z, jax.Array) else np.asarray(z).dtype, jnp.floating):
         return
     value = concrete_or_none(z)
     if value is None:

@@ -216,14 +216,14 @@ def _log_density(
     # Finite, so that an infinite log ratio gives a density of 0 and not NaN.
     finite_log_y = jnp.maximum(jnp.where(out, 0, log_y), -1e30)
     scores = jnp.where(out, -jnp.inf, logits - temperature * finite_log_y)
-    terms = jnp.where(out, 0, jax.nn.log_softmax(scores, axis=-1))
+    # Off the face where impossible entries are 0 the density is 0.
+    left_out = jnp.where(present, -jnp.inf, 0)
+    terms = jnp.where(out, left_out, jax.nn.log_softmax(scores, axis=-1))
     size = scores.shape[-1]
     num_possible = size - jnp.sum(out, axis=-1, keepdims=True, dtype=scores.dtype)
     log_gamma = jnp.where(num_possible == size, math.lgamma(size), jax.lax.lgamma(num_possible))
     constant = log_gamma + (num_possible - 1) * jnp.log(temperature)
-    log_prob = jnp.squeeze(constant, axis=-1) + jnp.sum(terms, axis=-1)
-    off_face = jnp.any(out & present, axis=-1) & ~jnp.isnan(log_prob)
-    return jnp.where(off_face, -jnp.inf, log_prob), out
+    return jnp.squeeze(constant, axis=-1) + jnp.sum(terms, axis=-1), out
 
 
 def _logit_log_density(

@@ -49,7 +49,8 @@ def check_key(key: PRNGKey) -> None:
     elif dtype == jnp.uint32 and shape:
         event_ndim = 1  # a raw key
     else:
-        got = f"{dtype}{list(shape)}" if dtype is not None else type(key).__name__
+        sizes = ",".join(map(str, shape))
+        got = f"{dtype}[{sizes}]" if dtype is not None else type(key).__name__
         raise TypeError(
             f"the first argument must be a PRNG key, such as jax.random.key(0), got {got}: the"
             " order is (key, logits, temperature)"

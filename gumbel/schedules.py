@@ -1,13 +1,14 @@
 """Schedules of the temperature, and of the slope of slope-annealed straight-through.
 
-A schedule maps a step, an integer that may be traced, to a scalar, as in optax. Its parameters may
-be traced too, but for `num_steps`, so that a sweep over them is one vmapped program. With an
-`interval` the value is refreshed every so many steps and held in between. Refreshes are counted in
-integers, so that they come at the right step however long the run.
+A schedule maps a step, an integer that may be traced, to a floating-point scalar, as in optax. Its
+parameters may be traced too, except `num_steps`, so a sweep over them is one vmapped program. With
+an `interval` the value is refreshed every so many steps and held in between. Refreshes are counted
+in integers, so they come at the right step however long the run.
 """
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -64,7 +65,12 @@ def exponential(
     _check_at_least(0, rate=rate)
     _check_interval(interval)
     # optax.schedules.exponential_decay branches on its rate in Python: it cannot be traced.
-    return lambda step: jnp.maximum(floor, value * jnp.exp(-rate * _last(step, interval)))
+
+    def schedule(step: Step) -> Float[Array, ""]:
+        decay, lowest, start = _floats(rate, floor, value)
+        return jnp.maximum(lowest, start * jnp.exp(-decay * _last(step, interval)))
+
+    return schedule
 
 
 def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
@@ -88,8 +94,12 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
     _check_positive(value=value, floor=floor)
     _check_at_least(1, num_steps=num_steps)
     _check_interval(interval)
-    schedule = optax.schedules.linear_schedule(value, floor, num_steps)
-    return lambda step: schedule(_last(step, interval))
+
+    def schedule(step: Step) -> Float[Array, ""]:
+        line = optax.schedules.linear_schedule(*_floats(value, floor), num_steps)
+        return jnp.asarray(line(_last(step, interval)))
+
+    return schedule
 
 
 def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
@@ -111,8 +121,13 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
     _check_positive(value=value, floor=floor)
     _check_at_least(1, num_steps=num_steps)
     _check_interval(interval)
-    schedule = optax.schedules.cosine_decay_schedule(1.0, num_steps)
-    return lambda step: floor + (value - floor) * schedule(_last(step, interval))
+    wave = optax.schedules.cosine_decay_schedule(1.0, num_steps)
+
+    def schedule(step: Step) -> Float[Array, ""]:
+        start, end = _floats(value, floor)
+        return end + (start - end) * wave(_last(step, interval))
+
+    return schedule
 
 
 def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Step = 1) -> Schedule:
@@ -138,12 +153,24 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
     _check_at_least(0, rate=rate)
     _check_interval(interval)
     # optax.schedules.linear_schedule wants a whole number of steps to the maximum.
-    return lambda step: jnp.minimum(maximum, initial + rate * _last(step, interval))
+
+    def schedule(step: Step) -> Float[Array, ""]:
+        growth, largest, start = _floats(rate, maximum, initial)
+        return jnp.minimum(largest, start + growth * _last(step, interval))
+
+    return schedule
 
 
-def _last(step: Step, interval: Step) -> Int[Array, ""]:
-    """The step of the last refresh."""
-    return jnp.asarray(step) // interval * interval
+def _last(step: Step, interval: Step) -> Float[Array, ""]:
+    """The step of the last refresh, counted in integers."""
+    step = jnp.asarray(step)
+    interval = jnp.asarray(interval, step.dtype)
+    return (step // interval * interval).astype(float)
+
+
+def _floats(*parameters: Scalar) -> tuple[Float[Array, ""], ...]:
+    """The parameters in one dtype, that of the values of a schedule."""
+    return tuple(jnp.asarray(parameter, float) for parameter in parameters)
 
 
 def _check_interval(interval: Step) -> None:
@@ -152,15 +179,22 @@ def _check_interval(interval: Step) -> None:
         raise ValueError(f"schedule: interval must be an integer, got {interval}: round it")
 
 
+def _number(name: str, value: Scalar) -> np.ndarray | None:
+    """The value as a NumPy array, or `None` if it is traced."""
+    if not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(f"schedule: {name} must be a number, got {type(value).__name__}")
+    return concrete_or_none(value)
+
+
 def _check_positive(**parameters: Scalar) -> None:
     for name, value in parameters.items():
-        known = concrete_or_none(value)
+        known = _number(name, value)
         if known is not None and not np.all(np.isfinite(known) & (known > 0)):
             raise ValueError(f"schedule: {name} must be positive and finite, got {value}")
 
 
 def _check_at_least(minimum: int, **parameters: Scalar) -> None:
     for name, value in parameters.items():
-        known = concrete_or_none(value)
+        known = _number(name, value)
         if known is not None and not np.all(np.isfinite(known) & (known >= minimum)):
             raise ValueError(f"schedule: {name} must be finite and >= {minimum}, got {value}")

@@ -53,7 +53,10 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def uniform_mean(self, logits: Values) -> Values:
-        """`E[z]` if all values were equally likely, of the shape and dtype of `logits`."""
+        """`E[z]` if all values that are not ruled out were equally likely.
+
+        Of the shape and dtype of `logits`; no gradient flows through it.
+        """
 
     @abc.abstractmethod
     def log_prob(self, logits: Values, z: Values) -> PerVariable:

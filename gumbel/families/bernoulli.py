@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import ArrayLike, DTypeLike
@@ -11,7 +12,7 @@ from jaxtyping import Array
 from gumbel import densities, relaxations, sampling
 from gumbel.arguments import check_broadcast, check_point
 from gumbel.families.base import Family, PerVariable, Values
-from gumbel.numerics import check_key, floating, same_rank, softplus, upcast, widened
+from gumbel.numerics import CERTAIN, check_key, floating, same_rank, softplus, upcast, widened
 from gumbel.types import PRNGKey
 
 
@@ -44,8 +45,12 @@ class Bernoulli(Family):
         return sigmoid(upcast(logits)).astype(logits.dtype)
 
     def uniform_mean(self, logits: Values) -> Values:
-        """1/2."""
-        return jnp.full_like(floating(logits), 0.5)
+        """1/2, or the value of a constant variable, 0 or 1."""
+        logits = jax.lax.stop_gradient(floating(logits))
+        wide = upcast(logits)
+        constant = jnp.abs(wide) >= CERTAIN
+        mean = jnp.where(constant, sigmoid(wide), 0.5)
+        return jnp.where(jnp.isnan(wide), wide, mean).astype(logits.dtype)
 
     def log_prob(self, logits: Values, z: Values) -> PerVariable:
         """`z * logits - log(1 + exp(logits))`."""
@@ -59,9 +64,8 @@ class Bernoulli(Family):
 
     def entropy(self, logits: Values) -> PerVariable:
         """`-p log p - (1 - p) log(1 - p)`, with `p = sigmoid(logits)`."""
-        x = _finite(
-            upcast(logits)
-        )  # softplus(-x) = -log p: each term is small where the entropy is
+        x = _finite(upcast(logits))
+        # softplus(-x) = -log p: each term is small where the entropy is.
         return sigmoid(x) * softplus(-x) + sigmoid(-x) * softplus(x)
 
     def kl(self, logits_q: Values, logits_p: Values) -> PerVariable:

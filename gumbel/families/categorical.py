@@ -12,7 +12,7 @@ from jaxtyping import Array
 from gumbel import densities, relaxations, sampling
 from gumbel.arguments import categorical_logits, check_broadcast, check_point
 from gumbel.families.base import Family, PerVariable, Values
-from gumbel.numerics import check_key, same_rank, upcast, widened
+from gumbel.numerics import CERTAIN, check_key, same_rank, upcast, widened
 from gumbel.types import PRNGKey
 
 
@@ -45,9 +45,13 @@ class Categorical(Family):
         return softmax(upcast(logits), axis=-1).astype(logits.dtype)
 
     def uniform_mean(self, logits: Values) -> Values:
-        """1/K."""
-        logits = categorical_logits(logits)
-        return jnp.full_like(logits, 1 / logits.shape[-1])
+        """1/K, or 0 and 1 over the number of the others where some values are ruled out."""
+        wide = upcast(jax.lax.stop_gradient(categorical_logits(logits)))
+        largest = jnp.max(wide, axis=-1, keepdims=True)
+        possible = (wide > largest - CERTAIN).astype(wide.dtype)
+        # Plus 0, or NaN throughout a variable that has no probabilities.
+        mean = possible / jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True), 1)
+        return (mean + (largest - largest)).astype(jnp.asarray(logits).dtype)
 
     def log_prob(self, logits: Values, z: Values) -> PerVariable:
         """`sum_k z_k log softmax(logits)_k`, with `0 log 0 = 0`."""

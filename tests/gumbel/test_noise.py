@@ -170,7 +170,7 @@ def test_float64_noise_has_digits_of_float64(draw):
 
 @DRAWS
 def test_what_is_not_one_key_is_refused(draw):
-    with pytest.raises(TypeError, match=r"must be a PRNG key, got float32\[3\]: the order is"):
+    with pytest.raises(TypeError, match=r"must be a PRNG key, .* got float32\[3\]: the order"):
         draw(jnp.zeros(3), (3,))
     with pytest.raises(TypeError, match=r"one PRNG key, got an array of shape \(3,\): use jax"):
         draw(jax.random.split(jax.random.key(0), 3), (3,))
