@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.families import Family
@@ -26,6 +25,7 @@ from gumbel.sites import (
     families,
     loop_length,
 )
+from gumbel.tracing import trace_state
 from gumbel.types import (
     Batch,
     Cost,
@@ -207,7 +207,7 @@ class _ObservingSampler:
     def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
         self._values = {site: jnp.asarray(value) for site, value in values.items()}
         self._otherwise = otherwise
-        self._traces = [get_opaque_trace_state()]
+        self._traces = [trace_state()]
         self._steps: list[Array] = []  # the index of each loop that is being traced
         self.unused = set(self._values)
 
@@ -251,7 +251,7 @@ class _ObservingSampler:
         def step(carry: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
             index, x = inputs
             self._steps.append(index)
-            self._traces.append(get_opaque_trace_state())
+            self._traces.append(trace_state())
             try:
                 return body(carry, x)
             finally:

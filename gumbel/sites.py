@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.families import Family, family
 from gumbel.numerics import floating
+from gumbel.tracing import trace_state
 from gumbel.types import Logits, Mask, PRNGKey, Sample
 
 FamilyLike: TypeAlias = "Family | str | Mapping[str, Family | str] | Families | None"
@@ -198,7 +198,7 @@ class RecordingSampler:
         self._draw = draw
         self._families = families
         self._like = like or {}
-        self._levels = [_Loop(key, (), given or {}, {}, get_opaque_trace_state(), [0])]
+        self._levels = [_Loop(key, (), given or {}, {}, trace_state(), [0])]
 
     @property
     def records(self) -> Records:
@@ -259,7 +259,7 @@ class RecordingSampler:
         def step(carry: Any, inputs: tuple[Any, Any, Any]) -> tuple[Any, Any]:
             index, x, here = inputs
             step_key = None if key is None else jax.random.fold_in(key, index)
-            inner = _Loop(step_key, path, here, {}, get_opaque_trace_state(), [0])
+            inner = _Loop(step_key, path, here, {}, trace_state(), [0])
             with self._entered(inner):
                 carry, y = body(carry, x)
             arrays = {}
@@ -304,7 +304,7 @@ def check_trace(began: Any, site: str | None) -> None:
     Raises:
       ValueError: it names the site, and the way out.
     """
-    if get_opaque_trace_state() != began:
+    if trace_state() != began:
         what = "sample.scan is called" if site is None else f"site {site!r} is sampled"
         raise ValueError(
             f"{what} inside a JAX transformation that began after its sampler was made, where one "
