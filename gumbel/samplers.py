@@ -78,7 +78,14 @@ class Pass(NamedTuple):
 
     def log_prob(self) -> Cost:
         """`sum_site sum_d log q(z_d)` of all the samples that a cost depends on."""
-        return total([self.sum(record.log_prob()) for record in self.records.values()])
+        return total(list(self.log_prob_by_layer().values()))
+
+    def log_prob_by_layer(self) -> dict[int, Cost]:
+        """The same by layer, in their order: sites, and outermost loops with all their sites."""
+        terms: dict[int, list[Cost]] = {}
+        for record in self.records.values():
+            terms.setdefault(record.block, []).append(self.sum(record.log_prob()))
+        return {layer: total(found) for layer, found in terms.items()}
 
 
 def trace(

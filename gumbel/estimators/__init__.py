@@ -13,8 +13,9 @@ from gumbel.estimators.base import (
     unregister,
 )
 from gumbel.estimators.marginalization import marginalization
+from gumbel.estimators.nvil import nvil
 from gumbel.estimators.pathwise import gumbel_softmax, slope_annealed_st, st, st_gumbel_softmax
-from gumbel.estimators.score_function import nvil, sf
+from gumbel.estimators.score_function import sf
 from gumbel.estimators.taylor import darn, muprop
 from gumbel.estimators.vimco import vimco
 

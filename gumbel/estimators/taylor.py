@@ -191,7 +191,7 @@ def muprop(
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn, expansions, residuals = expanded(objective, params, batch, key)
         scale = normalizer.scale(state)
-        log_q = _log_prob_by_layer(drawn)
+        log_q = drawn.log_prob_by_layer()
         everything = magic_box(total(list(log_q.values()))) - 1
         controlled = everything * (drawn.cost - normalizer.baseline(state))
         controlled -= _control_variate(log_q, expansions)
@@ -241,13 +241,6 @@ def _expand(
 def _from(expansion: _Expansion, layer: int) -> list[Cost]:
     """The innovations of a layer and of those above it."""
     return [value for block, value in expansion.innovations.items() if block >= layer]
-
-
-def _log_prob_by_layer(drawn: Pass) -> dict[int, Cost]:
-    terms: dict[int, list[Cost]] = {}
-    for record in drawn.records.values():
-        terms.setdefault(record.block, []).append(drawn.sum(record.log_prob()))
-    return {layer: total(found) for layer, found in terms.items()}
 
 
 def _control_variate(log_q: dict[int, Cost], expansions: dict[int, _Expansion]) -> Cost:

@@ -313,6 +313,28 @@ def test_nvil_baseline_learns_the_cost_from_the_input():
     assert np.mean(losses[-50:]) < 2
 
 
+@pytest.mark.parametrize(("sees", "explained"), [(True, 0.5), (False, 1.0)])
+def test_nvil_baseline_of_a_later_layer_sees_the_samples_below(sees, explained):
+    """The first layer's coins decide the cost, so its own baseline explains none of it."""
+
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        return 20.0 * first[:, 0] + sample("second", params + batch)[:, 0]
+
+    batch, params = jnp.zeros((32, 1)), jnp.zeros((1, 1))
+    options = {"baseline_learning_rate": 0.03, "baseline_sees_samples": sees}
+    estimator = estimators.make("nvil", BERNOULLI, **options)
+    state = estimator.init(objective, params, batch, jax.random.key(0))
+
+    def step(state, key):
+        _, (state, info) = estimator.surrogate(objective, params, batch, key, 1.0, state)
+        return state, info.metrics["baseline_loss"]
+
+    _, losses = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 400))
+    variance = 20**2 / 4  # of the cost, but for the second layer's 1/4
+    assert np.mean(losses[-200:]) == pytest.approx(explained * variance, rel=0.05)
+
+
 def test_slope_state_counts_steps_and_the_slope_follows():
     net = two_layer(BERNOULLI)
     estimator = estimators.make("slope_annealed_st", BERNOULLI, slope_rate=0.5, slope_maximum=2.0)

@@ -1,0 +1,202 @@
+"""NVIL: the score function with a baseline network for each layer."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+from gumbel.estimators.base import Estimator, Info, State, Temperature, register
+from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.options import Range
+from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.independence import require_independent
+from gumbel.samplers import Pass, hard_draw, total, trace
+from gumbel.sites import Families
+from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
+
+Features: TypeAlias = Callable[[Batch], Float[Array, "B F"]]
+Network: TypeAlias = dict[str, Float[Array, "..."]]
+
+
+class NVILState(NamedTuple):
+    """The moving averages, the baselines by layer, and their optimizer's state.
+
+    `unit`, in nats, is the spread of the first batch's cost: a baseline is its network's output
+    times that, so a learning rate suits a cost of any size.
+    """
+
+    signal: SignalState
+    unit: Float[Array, ""]
+    baselines: list[Network]
+    optimizer: optax.OptState
+
+
+def flat_features(batch: Batch) -> Float[Array, "B F"]:
+    """All arrays of a batch, flattened and joined to one feature vector per example.
+
+    Raises:
+      ValueError: the batch has no arrays, or one that is not numbers with an axis of examples.
+    """
+    leaves = jax.tree.leaves(batch)
+    kinds = [jnp.result_type(leaf) for leaf in leaves]
+    numbers = [any(jnp.issubdtype(kind, t) for t in (jnp.number, jnp.bool_)) for kind in kinds]
+    lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if not all(numbers) or len(lengths) != 1 or () in lengths:
+        raise ValueError(
+            "nvil's baseline sees all of the batch, which has to be arrays of numbers, the first"
+            " axis for examples: give features=, a function of the batch to [B, F]"
+        )
+    return jax.vmap(lambda example: ravel_pytree(example)[0].astype(jnp.float32))(batch)
+
+
+@register(
+    "nvil",
+    unbiased=True,
+    derivatives="all",
+    ranges={
+        "decay": DECAY,
+        "baseline_hidden": Range(minimum=1),
+        "baseline_learning_rate": Range(minimum=0.0),
+    },
+)
+def nvil(
+    family: Families,
+    *,
+    centering: bool = True,
+    variance_normalization: bool = False,
+    decay: float = 0.99,
+    baseline_hidden: int = 200,
+    baseline_learning_rate: float = 1e-3,
+    baseline_sees_samples: bool = True,
+    features: Features = flat_features,
+) -> Estimator:
+    """NVIL: the score function with a centered signal and a baseline network for each layer.
+
+    Layer `l` has the signal
+
+        (f(z) - c - C_l(x, z_<l)) / max(1, sigma)
+
+    divided only with `variance_normalization`. `c` is a moving average of `f`; `C_l` a network of
+    one hidden layer, fitted to `f - c` by least squares. It sees the samples below its layer and
+    not its own, so the estimate stays unbiased. Coupled examples share the mean of their `C_l`.
+    The sites of one loop count as one layer.
+
+    Args:
+      family: of the sites.
+      centering: subtract `c`.
+      variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
+        of the signal above; this scales the estimate.
+      decay: of the moving averages, in [0, 1).
+      baseline_hidden: units of the hidden layer of each baseline, at least 1.
+      baseline_learning_rate: of their Adam optimizer, whose state is part of the estimator's.
+      baseline_sees_samples: if False, `C_l` sees `x` alone, as where the samples are very wide.
+      features: `batch -> [B, F]`, what every baseline sees of the batch: anything but the samples.
+
+    Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
+    """
+    normalizer = Normalizer(centering, variance_normalization, decay)
+    optimizer = optax.adam(baseline_learning_rate)
+
+    def seen(batch: Batch, drawn: Pass) -> list[Float[Array, "B F"]]:
+        """The inputs of each layer's baseline."""
+        inputs = features(batch)
+        if not drawn.coupled and inputs.shape[:1] != drawn.cost.shape:
+            raise ValueError(
+                f"nvil's features have shape {inputs.shape}, but there are {drawn.cost.shape[0]} "
+                "costs: give features=, a function of the batch to [B, F]"
+            )
+        by_layer: dict[int, Float[Array, "B F"]] = {}
+        for record in drawn.records.values():
+            by_layer.setdefault(record.block, inputs)
+            # The samples that coupled examples share have no axis of examples.
+            if baseline_sees_samples and record.z.shape[:1] == inputs.shape[:1]:
+                flat = record.z.reshape(len(inputs), -1).astype(inputs.dtype)
+                inputs = jnp.concatenate([inputs, stop_gradient(flat)], axis=1)
+        return list(by_layer.values())
+
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:
+        require_independent(objective, params, batch, key, family)
+        cost_key, weight_key = jax.random.split(key)
+        drawn = trace(objective, params, batch, cost_key, family, hard_draw)
+        inputs = seen(batch, drawn)
+        keys = jax.random.split(weight_key, len(inputs))
+        baselines = [
+            _network(key, layer.shape[-1], baseline_hidden)
+            for key, layer in zip(keys, inputs, strict=True)
+        ]
+        cost = stop_gradient(drawn.cost).astype(jnp.float32)
+        unit = jnp.maximum(jnp.std(cost), 1e-3) if cost.size > 1 else jnp.ones_like(cost)
+        return NVILState(normalizer.init(cost), unit, baselines, optimizer.init(baselines))
+
+    def surrogate(
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        temperature: Temperature,
+        state: NVILState,
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        inputs = seen(batch, drawn)
+        target = normalizer.center(state.signal, drawn.cost)
+
+        def loss_of(baselines: list[Network]) -> tuple[Float[Array, ""], Float[Array, "L *B"]]:
+            outputs = [
+                state.unit * _output(baseline, layer)
+                for baseline, layer in zip(baselines, inputs, strict=True)
+            ]
+            values = jnp.stack([jnp.mean(each) if drawn.coupled else each for each in outputs])
+            # In units, as the network's outputs are.
+            return jnp.mean(jnp.square((target[None] - values) / state.unit)), values
+
+        (loss, values), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.baselines)
+        scale = normalizer.scale(state.signal)
+        value = drawn.cost + _score(drawn, normalizer.baseline(state.signal), values) / scale
+
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        residual = target[None] - values
+        next_state = NVILState(
+            normalizer.update(state.signal, drawn.cost, spread_of=residual),
+            state.unit,
+            optax.apply_updates(state.baselines, updates),
+            optimizer_state,
+        )
+        baseline_loss = loss * jnp.square(state.unit)
+        metrics = {"signal_scale": jnp.std(residual) / scale, "baseline_loss": baseline_loss}
+        return jnp.mean(value), (next_state, Info(drawn.cost, metrics, drawn.aux))
+
+    return Estimator(init, surrogate)
+
+
+def _score(drawn: Pass, average: Float[Array, ""], baselines: Float[Array, "L *B"]) -> Cost:
+    """0, with the derivatives that the score's part contributes.
+
+    With `D` the magic box: `(D(q) - 1) (f - c) - sum_l D(q_<l) (D(q_l) - 1) C_l`, whose last terms
+    have expectation 0 whatever the parameters.
+    """
+    log_q = list(drawn.log_prob_by_layer().values())
+    controlled = (magic_box(total(log_q)) - 1) * (drawn.cost - average)
+    below = jnp.zeros_like(log_q[0])
+    for own, baseline in zip(log_q, stop_gradient(baselines), strict=True):
+        controlled -= magic_box(below) * (magic_box(own) - 1) * baseline
+        below = below + own
+    return controlled
+
+
+def _network(key: PRNGKey, num_inputs: int, hidden: int) -> Network:
+    return {
+        "w1": num_inputs**-0.5 * jax.random.normal(key, (num_inputs, hidden)),
+        "b1": jnp.zeros(hidden),
+        "w2": jnp.zeros(hidden),
+        "b2": jnp.zeros(()),
+    }
+
+
+def _output(network: Network, inputs: Float[Array, "B F"]) -> Float[Array, " B"]:
+    hidden = jnp.tanh(inputs @ network["w1"] + network["b1"][None])
+    return hidden @ network["w2"] + network["b2"]
