@@ -47,7 +47,7 @@ typecheck: $(DEV)
 	$(BIN)/mypy
 
 slow: $(DEV)
-	$(PYTEST) -m "slow and not ray"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow and not ray"
 
 ray: $(DEV)
 	$(PIP) install -e '.[ray]'

@@ -14,6 +14,8 @@ from experiments.training.program import Program, dynamic_of, temperature_at
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
 
+pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
+
 NUM_IMAGES, BATCH_SIZE = 23, 5
 PER_EPOCH = NUM_IMAGES // BATCH_SIZE
 NUM_STEPS = 60
