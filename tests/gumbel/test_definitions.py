@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gumbel import BERNOULLI, estimators
+from gumbel import BERNOULLI, check_objective, estimators
 
 LOGIT = 0.4
 COSTS = np.array([0.3, 2.0])  # of the values 0 and 1
@@ -49,15 +49,18 @@ def test_vimco_leaves_one_sample_out_by_the_geometric_mean_of_the_other_weights(
     def estimates(key):
         state = estimator.init(objective, jnp.array([LOGIT]), batch, key)
         gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
-        return gradient(objective, jnp.array([LOGIT]), batch, key, 1.0, state)[0][0]
+        found, (_, info) = gradient(objective, jnp.array([LOGIT]), batch, key, 1.0, state)
+        return found[0], info.cost[0]
+
+    cases = np.tril(np.ones((num_samples + 1, num_samples), int), -1)  # 0 to 3 ones
 
     def expected(replace):
-        ones = range(num_samples + 1)
-        cases = [np.arange(num_samples) < count for count in ones]
-        return np.array([vimco_by_hand(case.astype(int), replace) for case in cases])
+        return np.array([vimco_by_hand(case, replace) for case in cases])
 
     geometric = expected(lambda others, _: others.mean())
-    found = np.asarray(estimates(jax.random.split(key, 200)))
+    found, costs = map(np.asarray, estimates(jax.random.split(key, 200)))
+    bounds = [bound(COSTS[case]) for case in cases]
+    assert np.abs(costs[:, None] - bounds).min(axis=1).max() < 1e-5
     nearest = np.abs(found[:, None] - geometric)
     assert nearest.min(axis=1).max() < 1e-5
     # Each comes up: all but the two of equal samples, which are both 0.
@@ -128,3 +131,11 @@ def test_nvil_s_sigma_is_that_of_the_residual():
     assert np.mean(loss[:5]) > 50
     assert np.mean(loss[-50:]) < 2
     assert np.mean(variance[-50:]) < 2
+
+
+def test_a_check_names_what_cannot_be_trained():
+    def fixed(params, batch, key, sample):
+        return sample("free", params + batch)[:, 0] + sample("fixed", batch)[:, 0]
+
+    report = check_objective(fixed, jnp.zeros(1), jnp.zeros((2, 1)), jax.random.key(0), BERNOULLI)
+    assert report.problems == ("the logits of site 'fixed' do not depend on the parameters",)

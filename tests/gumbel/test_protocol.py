@@ -277,3 +277,16 @@ def test_hard_sampler_gives_each_site_noise_of_its_own():
     sample = samplers.hard(BERNOULLI, KEY)
     logits = jnp.zeros((1, 64))
     assert (sample("a", logits) != sample("b", logits)).any()
+
+
+def test_the_objective_s_noise_is_not_that_of_its_sites():
+    """Not even if both fold the same numbers into the keys that they are given."""
+
+    def objective(params, batch, key, sample):
+        z = sample("z", params)
+        own = [BERNOULLI.sample(jax.random.fold_in(key, index), params) for index in range(3)]
+        return z.mean(axis=-1), (z, *own, BERNOULLI.sample(key, params))
+
+    drawn = samplers.trace(objective, jnp.zeros((1, 64)), None, KEY, BERNOULLI, samplers.hard_draw)
+    z, *own = drawn.aux
+    assert all((z != noise).any() for noise in own)

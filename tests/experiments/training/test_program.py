@@ -78,6 +78,14 @@ def test_a_batch_of_the_whole_set():
     np.testing.assert_array_equal(np.sort(indices), [[0, 1, 2, 3]] * 3)
 
 
+def test_no_two_purposes_share_a_key():
+    """Of two names for one number, an enumeration lists the first alone."""
+    members = batches.Purpose.__members__
+    assert len(set(members.values())) == len(members)
+    data = [jax.random.key_data(batches.key_for(3, purpose)) for purpose in batches.Purpose]
+    assert len(np.unique(data, axis=0)) == len(members)
+
+
 # Pixels
 
 
