@@ -12,8 +12,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# Most of the suite's time is XLA's. With few optimizations a program compiles in half of it, and
-# computes the same up to rounding. 0 in the environment compiles as users do, as `make slow` does.
+# Most of the suite's time is the compiler's. Without LLVM's optimizations a program compiles in half
+# of it, and computes the same up to rounding, several times as slowly. With 0 in the environment it
+# is compiled as for users, as `make slow` does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Many tests train in processes of their own, which then compile the same small programs once.
@@ -26,7 +27,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 @pytest.fixture(scope="module", name="optimized")
 def fixture_optimized() -> Iterator[None]:
-    """Compiles as users do: for files about rounding or the compiler, or of millions of draws."""
+    """Compiles as users do: for files about the compiler or bits, or with millions of draws."""
     import jax
 
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"

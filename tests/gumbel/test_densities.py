@@ -13,8 +13,6 @@ import scipy.stats
 
 from gumbel import densities, relaxations
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 LEVEL = 1e-4
 NUM_DRAWS = 50_000
 LOGITS = {2: np.array([0.8, -0.3]), 3: np.array([0.8, -0.3, 0.2])}

@@ -13,8 +13,6 @@ import pytest
 from gumbel import densities, numerics, relaxations
 from gumbel.families import BERNOULLI, CATEGORICAL
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 CLASSES_AND_DTYPES = [(10, jnp.float32), *((k, dtype) for k in (2, 1000) for dtype in DTYPES)]
 TEMPERATURES = [0.01, 0.1, 1.0, 10.0, 100.0]
