@@ -12,9 +12,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# Most of the suite's time is the compiler's. Without LLVM's optimizations a program compiles in half
-# of it, and computes the same up to rounding, several times as slowly. With 0 in the environment it
-# is compiled as for users, as `make slow` does.
+# Most of the suite's time is the compiler's. Without LLVM's optimizations programs compile in half
+# of it, and compute the same up to rounding, several times as slowly. With 0 in the environment
+# they are compiled as for users, as `make slow` does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Many tests train in processes of their own, which then compile the same small programs once.

@@ -67,27 +67,24 @@ def mixed_by_hand():
     """The gradient of a sum over all 3 * 2^3 joint values, written out."""
     net = mixed_net()
 
-    def brute_force(params):
-        cost = jnp.zeros(2)
-        for edge in np.eye(3, dtype=np.float32):
-            for bits in np.ndindex(2, 2, 2):
-                gate = jnp.asarray(bits, jnp.float32)[None]
-                given = {
-                    "edge": jnp.tile(edge[None, None], (2, 1, 1)),
-                    "gate": jnp.tile(gate, (2, 1)),
-                }
-                value = mixed_objective(
-                    params, net.batch, KEY, lambda site, _, given=given: given[site]
-                )
-                edge_logits = params["edge"] + net.batch[:, None, :]
-                log_q = CATEGORICAL.log_prob(edge_logits, given["edge"]).sum(-1)
-                gate_logits = params["gate"] * net.batch + given["edge"][:, 0]
-                log_q += BERNOULLI.log_prob(gate_logits, given["gate"]).sum(-1)
-                cost += jnp.exp(log_q) * value
-        return jnp.mean(cost)
+    edges = np.repeat(np.eye(3, dtype=np.float32), 8, axis=0)
+    gates = np.tile(np.float32(list(np.ndindex(2, 2, 2))), (3, 1))
 
-    gradient = jax.flatten_util.ravel_pytree(jax.grad(brute_force)(net.params))[0]
-    return np.asarray(gradient, np.float64)
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        def weighted(edge, gate):
+            given = {"edge": jnp.tile(edge, (2, 1, 1)), "gate": jnp.tile(gate, (2, 1))}
+            cost = mixed_objective(params, net.batch, KEY, lambda site, _: given[site])
+            edge_logits = params["edge"] + net.batch[:, None, :]
+            log_q = CATEGORICAL.log_prob(edge_logits, given["edge"]).sum(-1)
+            gate_logits = params["gate"] * net.batch + given["edge"][:, 0]
+            log_q += BERNOULLI.log_prob(gate_logits, given["gate"]).sum(-1)
+            return jnp.exp(log_q) * cost
+
+        return jnp.mean(jax.vmap(weighted)(edges, gates).sum(axis=0))
+
+    return np.asarray(jax.flatten_util.ravel_pytree(gradient(net.params))[0], np.float64)
 
 
 @every_unbiased
@@ -175,20 +172,23 @@ MASKED = Net(
 def masked_by_hand():
     """The gradient by enumeration of the variables that are left."""
 
-    def brute_force(params):
+    @jax.jit
+    @jax.grad
+    def gradient(params):
         costs = []
         for row in range(2):
             kept = np.flatnonzero(np.asarray(WHERE[row]))
-            cost = 0.0
-            for bits in np.ndindex(*[2] * len(kept)):
-                z = jnp.zeros(3).at[kept].set(jnp.asarray(bits, jnp.float32))
-                log_q = BERNOULLI.log_prob(params["logits"][0, kept] + 0.3, z[kept]).sum()
-                cost += jnp.exp(log_q) * jnp.cos(z @ params["value"])
-            costs.append(cost)
+
+            def weighted(bits, kept=kept):
+                z = jnp.zeros(3).at[kept].set(bits)
+                log_q = BERNOULLI.log_prob(params["logits"][0, kept] + 0.3, bits).sum()
+                return jnp.exp(log_q) * jnp.cos(z @ params["value"])
+
+            values = np.float32(list(np.ndindex(*[2] * len(kept))))
+            costs.append(jax.vmap(weighted)(values).sum())
         return jnp.mean(jnp.stack(costs))
 
-    gradient = jax.flatten_util.ravel_pytree(jax.grad(brute_force)(MASKED.params))[0]
-    return np.asarray(gradient, np.float64)
+    return np.asarray(jax.flatten_util.ravel_pytree(gradient(MASKED.params))[0], np.float64)
 
 
 def test_enumeration_leaves_masked_variables_out():
@@ -334,15 +334,17 @@ COUPLED = Net(BERNOULLI, standardized, jnp.array([0.5, -0.3, 1.0]), jnp.zeros((3
 def coupled_by_hand():
     """The expected cost and its gradient, by a sum over the 8 joint values."""
 
-    def brute_force(params):
-        cost = 0.0
-        for bits in np.ndindex(2, 2, 2):
-            z = jnp.asarray(bits, jnp.float32)[:, None]
-            log_q = BERNOULLI.log_prob(params[:, None], z).sum()
-            cost += jnp.exp(log_q) * standardized(params, None, None, lambda site, logits, z=z: z)
-        return cost
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_grad(params):
+        def weighted(bits):
+            z = bits[:, None]
+            cost = standardized(params, None, None, lambda site, logits: z)
+            return jnp.exp(BERNOULLI.log_prob(params[:, None], z).sum()) * cost
 
-    value, gradient = jax.value_and_grad(brute_force)(COUPLED.params)
+        return jax.vmap(weighted)(np.float32(list(np.ndindex(2, 2, 2)))).sum()
+
+    value, gradient = value_and_grad(COUPLED.params)
     return float(value), np.asarray(gradient, np.float64)
 
 
