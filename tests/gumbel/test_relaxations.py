@@ -13,8 +13,6 @@ import scipy.stats
 
 from gumbel import relaxations
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 LEVEL = 1e-4
 NUM_DRAWS = 100_000
 LOGITS = np.array([0.5, -1.0, 1.5, 0.0, -2.5], np.float32)
