@@ -18,13 +18,14 @@ QUICK := -n auto --dist loadfile -m "not slow and not ray"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test library lint typecheck slow ray package lock clean
+.PHONY: help quickstart test library lint typecheck slow ray mutation package lock clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
 	@echo "make test         linter, type checker and the quick tests"
 	@echo "make library      the library's tests alone"
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
+	@echo "make mutation     put mistakes into a copy of the code, and see that tests notice"
 	@echo "make ray          install Ray, and test the sweep engine that needs it"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
 	@echo "make lock         write the requirements files anew, from pyproject.toml"
@@ -47,7 +48,10 @@ typecheck: $(DEV)
 	$(BIN)/mypy
 
 slow: $(DEV)
-	$(PYTEST) -m "slow and not ray"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow and not ray"
+
+mutation: $(DEV)
+	$(BIN)/python -m scripts.mutate
 
 ray: $(DEV)
 	$(PIP) install -e '.[ray]'

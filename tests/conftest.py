@@ -4,10 +4,18 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 # Tests must give the same numbers with or without an accelerator; a caller may still choose one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Most of the suite's time is the compiler's. Without LLVM's optimizations programs compile in half
+# of it, and compute the same up to rounding, several times as slowly. With 0 in the environment
+# they are compiled as for users, as `make slow` does.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Many tests train in processes of their own, which then compile the same small programs once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -15,3 +23,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", name="optimized")
+def fixture_optimized() -> Iterator[None]:
+    """Compiles as users do: for files about the compiler or bits, or with millions of draws."""
+    import jax
+
+    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    before = os.environ[name].lower() in {"1", "true", "t", "yes", "y", "on"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, "0")  # for the processes that a test starts
+        jax.config.update(name.lower(), False)
+        yield
+        jax.config.update(name.lower(), before)

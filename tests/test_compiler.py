@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 # One more than the length at which the faulty fusion starts a second block.
 LENGTHS = [("float32", 32_769), ("float64", 16_385)]
 

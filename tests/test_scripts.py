@@ -5,8 +5,9 @@ import json
 import pytest
 
 from experiments import command
+from experiments.errors import UserError
 from experiments.training import records
-from scripts import class_gradients, collect
+from scripts import class_gradients, collect, mutate
 
 
 def run(script, *arguments):
@@ -71,3 +72,51 @@ def test_class_gradients_looks_before_it_measures(monkeypatch, tmp_path, capsys)
     assert "--images=0" in capsys.readouterr().err
     assert run(class_gradients) == 2
     assert capsys.readouterr().err == "error: WORKDIR is missing: try --help\n"
+
+
+def leave_tree(root):
+    """A function, and a test that knows one of its values."""
+    (root / "tests").mkdir()
+    (root / "double.py").write_text("def double(x):\n    return 2 * x\n")
+    text = "from double import double\n\n\ndef test_double():\n    assert double(2) == 4\n"
+    (root / "tests" / "test_double.py").write_text(text)
+
+
+def mutation(new, **more):
+    tests = ("tests/test_double.py",)
+    return mutate.Mutation("it doubles", "double.py", "2 * x", new, tests, **more)
+
+
+def test_mutations_are_killed_or_survive(tmp_path, capsys):
+    leave_tree(tmp_path)
+    before = (tmp_path / "double.py").read_text()
+    # What survives is no mistake where the test looks: all is well only if that is said.
+    assert mutate.trial([mutation("3 * x"), mutation("x + 2")], tmp_path) == 1
+    assert capsys.readouterr().out == (
+        "killed   double.py: it doubles\nsurvived double.py: it doubles\n1 of 2 killed\n"
+    )
+    assert mutate.trial([mutation("x + 2", survives="4 is 2 + 2")], tmp_path) == 0
+    assert "survived double.py: it doubles (4 is 2 + 2)\n" in capsys.readouterr().out
+    assert (tmp_path / "double.py").read_text() == before
+
+
+def test_mutations_that_prove_nothing_are_refused(tmp_path):
+    leave_tree(tmp_path)
+    for wrong in (mutation("3 * x")._replace(old="5 * x"), mutation("2 * x")):
+        with pytest.raises(UserError, match="change the mutation"):
+            mutate.trial([wrong], tmp_path)
+    with pytest.raises(UserError, match="pytest cannot run"):
+        mutate.trial([mutation("2 *")], tmp_path)
+    (tmp_path / "double.py").write_text("def double(x):\n    return 3 * x\n")
+    with pytest.raises(UserError, match="fails without any mutation"):
+        mutate.trial([mutation("2 * x")._replace(old="3 * x")], tmp_path)
+
+
+def test_the_mutations_fit_the_code():
+    mutations = mutate.read(mutate.ROOT / "scripts" / "mutations.toml")
+    assert len(mutations) >= 40
+    for each in mutations:
+        assert each.applied(mutate.ROOT)
+        for test in each.tests:
+            file, name = test.split("::")
+            assert f"def {name.split('[')[0]}(" in (mutate.ROOT / file).read_text(), test

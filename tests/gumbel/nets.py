@@ -1,5 +1,6 @@
 """Small two-layer nets, one of each family, whose exact gradient can be enumerated."""
 
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -11,14 +12,22 @@ from gumbel.types import Batch, Params, PRNGKey, Sampler
 
 
 class Net(NamedTuple):
-    """An objective with everything that a test needs to call it."""
+    """An objective with everything that a test needs to call it.
+
+    A net is equal to itself alone, so that what is computed from it can be cached.
+    """
 
     family: Family
     objective: Objective
     params: Params
     batch: Batch
 
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
+
+@cache
 def two_layer(family: Family, *, batch_size: int = 2) -> Net:
     """Input 3, two stochastic layers of 2 variables (K = 3 if categorical), a cost of size 1.
 

@@ -14,6 +14,8 @@ import scipy.stats
 from gumbel import relaxations, sampling
 from gumbel.families import BERNOULLI, CATEGORICAL
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 LEVEL = 1e-4
 TAIL = 1e-6
 

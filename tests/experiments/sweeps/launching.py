@@ -29,7 +29,6 @@ SIX = grids.product({"learning_rate": (1e-3, 1e-2, 3e-2), "seed": (0, 1)})
 
 def start(home: Path, workdir: str, *arguments: str) -> subprocess.Popen[str]:
     """Starts a sweep, in a process group of its own."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -39,7 +38,7 @@ def start(home: Path, workdir: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.sweep", *files, *arguments],
         cwd=ROOT,
-        env=os.environ | cache | {"XLA_FLAGS": flags.strip()},
+        env=os.environ | cache,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -22,7 +22,8 @@ def report(tmp_path: Path, bounds: dict[str, float | None]) -> tuple[list[Any], 
         ours.append(job)
         if bound is not None:
             job.workdir.mkdir(parents=True)
-            result = {"validation_bound": bound, "seed": job.settings.seed}
+            # The test bounds rank the other way round.
+            result = {"validation_bound": bound, "test_bound": -bound, "seed": job.settings.seed}
             records.write_json(job.workdir / "result.json", result)
     text = report_of.write(tmp_path, ours, {ours[-1].workdir: "a | b"})
     return records.read_json(tmp_path / "table.json")["rows"], text

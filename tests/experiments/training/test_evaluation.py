@@ -216,3 +216,16 @@ def test_pixels_are_drawn_once_for_all_samples_of_an_image():
 
     np.testing.assert_allclose(costs(1, KEY), costs(12, KEY), rtol=1e-5)
     assert not np.allclose(costs(1, KEY), costs(1, jax.random.key(3)))
+
+
+def test_images_are_weighed_the_same_whatever_kl_was_trained():
+    dataset = small.dataset()
+
+    def costs(kl):
+        program = Program.make(small.settings("vae", kl=kl), dataset)
+        params = layers.params_of(program.model)
+        params["prior"] = params["prior"] + 1.0
+        image_costs = evaluation.image_costs(program, 1)
+        return small.quick_jit(image_costs)(params, jnp.asarray(dataset.test.images), KEY)
+
+    np.testing.assert_allclose(costs("analytic"), costs("sample"), rtol=1e-6)

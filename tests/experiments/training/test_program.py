@@ -14,6 +14,8 @@ from experiments.training.program import Program, dynamic_of, temperature_at
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
 
+pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
+
 NUM_IMAGES, BATCH_SIZE = 23, 5
 PER_EPOCH = NUM_IMAGES // BATCH_SIZE
 NUM_STEPS = 60
@@ -74,6 +76,14 @@ def test_batches_depend_on_the_seed():
 def test_a_batch_of_the_whole_set():
     indices = batches.batch_indices(0, 2, num_steps=3, size=4, batch_size=4)
     np.testing.assert_array_equal(np.sort(indices), [[0, 1, 2, 3]] * 3)
+
+
+def test_no_two_purposes_share_a_key():
+    """Of two names for one number, an enumeration lists the first alone."""
+    members = batches.Purpose.__members__
+    assert len(set(members.values())) == len(members)
+    data = [jax.random.key_data(batches.key_for(3, purpose)) for purpose in batches.Purpose]
+    assert len(np.unique(data, axis=0)) == len(members)
 
 
 # Pixels
