@@ -1,7 +1,6 @@
 """Whether the cost has a derivative in the samples, which some estimators live on."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from gumbel.independence import is_concrete
@@ -42,7 +41,8 @@ def has_derivative(
         again = replayed(objective, params, batch, key, drawn.records, {**values, site: z})
         return [noted(x) for x in (again.cost, *(r.logits for r in again.records.values()))]
 
-    jax.eval_shape(lambda z: jax.jvp(outputs, (z,), (jnp.ones_like(z),)), values[site])
+    # Reverse mode, as a custom_vjp in the objective has no other.
+    jax.eval_shape(lambda z: jax.vjp(outputs, z)[0], values[site])
     return bool(reached)
 
 

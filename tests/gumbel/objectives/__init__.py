@@ -12,6 +12,9 @@ from tests.gumbel.objectives import (
     topics,
     vector_quantization,
 )
+from tests.gumbel.objectives.case import Case
+
+__all__ = ["CASES", "Case"]
 
 CASES = {
     module.__name__.rpartition(".")[2]: module.case
