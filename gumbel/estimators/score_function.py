@@ -157,11 +157,12 @@ def nvil(
         cost = trace(objective, params, batch, cost_key, family, hard_draw).cost
         num_features = features(batch).shape[-1]
         scale = num_features**-0.5
+        weights = jax.random.normal(weight_key, (num_features, baseline_hidden), jnp.float32)
         baseline = {
-            "w1": scale * jax.random.normal(weight_key, (num_features, baseline_hidden)),
-            "b1": jnp.zeros(baseline_hidden),
-            "w2": jnp.zeros(baseline_hidden),
-            "b2": jnp.zeros(()),
+            "w1": scale * weights,
+            "b1": jnp.zeros(baseline_hidden, jnp.float32),
+            "w2": jnp.zeros(baseline_hidden, jnp.float32),
+            "b2": jnp.zeros((), jnp.float32),
         }
         return NVILState(normalizer.init(cost), baseline, optimizer.init(baseline))
 
@@ -208,5 +209,5 @@ def nvil(
 def _baseline(
     baseline: dict[str, Float[Array, "..."]], inputs: Float[Array, "B F"]
 ) -> Float[Array, " B"]:
-    hidden = jnp.tanh(inputs @ baseline["w1"] + baseline["b1"][None])
+    hidden = jnp.tanh(inputs.astype(jnp.float32) @ baseline["w1"] + baseline["b1"][None])
     return hidden @ baseline["w2"] + baseline["b2"]
