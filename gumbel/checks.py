@@ -157,7 +157,7 @@ def check_objective(
             len(record.loops),
             count_values(record, coupled=plan.coupled),
             probe.is_used(name),
-            has_derivative(*arguments, drawn, name),
+            has_derivative(*arguments, plan.records, name),
             name in trained,
             name in leaking,
         )

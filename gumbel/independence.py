@@ -25,7 +25,7 @@ def layout(
     """
     found: list[Pass] = []
 
-    def note(params: Params, batch: Batch, key: PRNGKey) -> None:
+    def note() -> None:
         drawn = trace(objective, params, batch, key, family, hard_draw)
         records = {
             site: record._replace(
@@ -37,7 +37,7 @@ def layout(
         }
         found.append(Pass(_shape(drawn.cost), records, None if drawn.aux is None else ()))
 
-    jax.eval_shape(note, params, batch, key)
+    jax.eval_shape(note)
     return found[0]
 
 

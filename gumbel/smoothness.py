@@ -3,15 +3,15 @@
 import jax
 from jaxtyping import Array
 
-from gumbel.independence import is_concrete
+from gumbel.independence import is_concrete, layout
 from gumbel.probes import Probe, replayed
-from gumbel.samplers import Pass, hard_draw, trace
+from gumbel.samplers import Records, hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
 def has_derivative(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass, site: str
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, records: Records, site: str
 ) -> bool:
     """Whether the cost, or the logits of a site, have a derivative in the samples of a site.
 
@@ -21,7 +21,7 @@ def has_derivative(
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
-      drawn: a pass with these arguments.
+      records: of a pass with these arguments, or their shapes.
       site: whose samples are asked about.
     """
     reached = []
@@ -35,14 +35,16 @@ def has_derivative(
         reached.append(True)  # JAX does not ask for the derivative of what has none
         return primals[0], tangents[0]
 
-    values = {name: record.z for name, record in drawn.records.items()}
-
-    def outputs(z: Array) -> list[Array]:
-        again = replayed(objective, params, batch, key, drawn.records, {**values, site: z})
+    def outputs(z: Array, others: dict[str, Array]) -> list[Array]:
+        again = replayed(objective, params, batch, key, records, {**others, site: z})
         return [noted(x) for x in (again.cost, *(r.logits for r in again.records.values()))]
 
-    # Reverse mode, as a custom_vjp in the objective has no other.
-    jax.eval_shape(lambda z: jax.vjp(outputs, z)[0], values[site])
+    def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
+        # In reverse mode, as a custom_vjp in the objective has no other.
+        return jax.vjp(lambda z: outputs(z, others), z)[0]
+
+    others = {name: record.z for name, record in records.items() if name != site}
+    jax.eval_shape(linearized, records[site].z, others)
     return bool(reached)
 
 
@@ -56,18 +58,22 @@ def require_smooth(
 ) -> None:
     """Refuses an objective whose cost depends on samples of which it has no derivative.
 
-    Where `params`, `batch` or `key` are traced, values cannot be compared, and nothing is checked.
+    It runs the objective only if it finds such a site, to see whether the samples are used. Where
+    `params`, `batch` or `key` are traced, values cannot be compared, and nothing is checked.
 
     Raises:
       ValueError: it names the site and the estimator, whose gradient would lack the site's part.
     """
     if not is_concrete(params, batch, key):
         return
-    drawn = trace(objective, params, batch, key, family, hard_draw)
-    for site in drawn.records:
-        if has_derivative(objective, params, batch, key, drawn, site):
-            continue
-        if Probe(objective, params, batch, key, drawn).is_used(site):
+    arguments = (objective, params, batch, key)
+    records = layout(*arguments, family).records
+    flat = [site for site in records if not has_derivative(*arguments, records, site)]
+    if not flat:
+        return
+    probe = Probe(*arguments, trace(*arguments, family, hard_draw))
+    for site in flat:
+        if probe.is_used(site):
             raise ValueError(
                 f"the cost has no derivative in the samples of site {site!r}, through which the "
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
