@@ -194,7 +194,8 @@ def nvil(
         scale = normalizer.scale(state.signal)
         value = jnp.mean(surrogate_cost(drawn, drawn.cost - residual, scale))
 
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         next_state = NVILState(
             normalizer.update(state.signal, drawn.cost, spread_of=residual),
             optax.apply_updates(state.baseline, updates),
