@@ -1,7 +1,7 @@
 """Every estimator under JAX's strict and special modes, on an objective of both families.
 
 It has a masked variable, an impossible value, a loop and more outputs. Modes that concern types are
-held by tracing alone; those that look at values run without jit, an operation at a time.
+held by tracing alone; without jit, each operation's result is looked at.
 """
 
 import jax
@@ -95,15 +95,27 @@ def test_float64_models_stay_float64(name):
     }
 
 
-@every_estimator
-def test_values_without_jit(name):
-    """With `debug_nans` every single operation's result is looked at."""
-    with jax.disable_jit(), jax.debug_nans(True):
-        params, batch = arguments(jnp.float32)
-        gradient, _, next_state, info = gradient_and_state(name)(params, batch, KEY)
+def assert_finite(gradient, next_state, info):
     for leaf in jax.tree.leaves((gradient, next_state, info)):
         assert np.isfinite(np.asarray(leaf)).all()
     assert float(jnp.abs(gradient["gate"]).sum()) > 0
+
+
+@every_estimator
+def test_no_nan_is_met(name):
+    with jax.debug_nans(True):
+        params, batch = arguments(jnp.float32)
+        gradient, _, next_state, info = jax.jit(gradient_and_state(name))(params, batch, KEY)
+    assert_finite(gradient, next_state, info)
+
+
+@pytest.mark.slow
+@every_estimator
+def test_no_single_operation_gives_nan_without_jit(name):
+    with jax.disable_jit(), jax.debug_nans(True):
+        params, batch = arguments(jnp.float32)
+        gradient, _, next_state, info = gradient_and_state(name)(params, batch, KEY)
+    assert_finite(gradient, next_state, info)
 
 
 def test_the_modes_catch_what_they_are_for():

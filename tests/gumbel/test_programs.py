@@ -18,16 +18,18 @@ from gumbel import BERNOULLI, estimators, samplers
 
 KEY = jax.random.key(0)
 every_estimator = pytest.mark.parametrize("name", estimators.names())
+# One of each way to a gradient: these are run, not only traced.
+of_each_kind = pytest.mark.parametrize(
+    "name", ["gumbel_softmax", "nvil", "muprop", "marginalization"]
+)
 
 
 def gradient_of(name, objective, params, batch, temperature=0.7):
-    """By way of `init`, without jit: the operations' programs are shared by the estimators."""
+    """By way of an `init` that checks values, and one program."""
     estimator = estimators.make(name, BERNOULLI)
-    with jax.disable_jit():
-        state = estimator.init(objective, params, batch, KEY)
-        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
-            objective, params, batch, KEY, temperature, state
-        )
+    state = estimator.init(objective, params, batch, KEY)
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    return jax.jit(lambda p: gradient(objective, p, batch, KEY, temperature, state))(params)
 
 
 def assert_finite(tree):
@@ -59,7 +61,7 @@ def test_a_custom_vjp(name):
     assert_finite(gradient_of(name, objective, jnp.ones(2), jnp.zeros((3, 2))))
 
 
-@every_estimator
+@of_each_kind
 def test_bfloat16_logits_of_a_float32_model(name):
     def objective(params, batch, key, sample):
         z = sample("z", (params + batch).astype(jnp.bfloat16))
@@ -71,7 +73,7 @@ def test_bfloat16_logits_of_a_float32_model(name):
     assert_finite(gradient)
 
 
-@every_estimator
+@of_each_kind
 def test_inputs_that_are_integers_only(name):
     def objective(params, batch, key, sample):
         z = sample("z", params["table"][batch["word"]])
@@ -139,7 +141,7 @@ def test_further_transformations_around_a_site_are_refused(transform):
         jax.grad(value)(jnp.zeros((4, 2)))
 
 
-@every_estimator
+@of_each_kind
 def test_a_loop_of_no_steps(name):
     """As an empty site does, it adds nothing."""
 
