@@ -189,17 +189,20 @@ def _trained(
         records = trace(objective, params, batch, key, family, hard_draw).records
         return {site: record.logits for site, record in records.items()}
 
-    values, pullback = jax.vjp(logits, params)
-    found = set()
-    for index, site in enumerate(values):
-        cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
-        noise = jax.random.normal(jax.random.key(index), values[site].shape)
-        cotangents[site] = noise.astype(values[site].dtype)
-        leaves = jax.tree.leaves(pullback(cotangents))
-        floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        if any(np.any(np.asarray(leaf) != 0) for leaf in floats):
-            found.add(site)
-    return found
+    @jax.jit
+    def reached(params: Params) -> dict[str, Any]:
+        values, pullback = jax.vjp(logits, params)
+        found = {}
+        for index, site in enumerate(values):
+            cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
+            noise = jax.random.normal(jax.random.key(index), values[site].shape)
+            cotangents[site] = noise.astype(values[site].dtype)
+            leaves = jax.tree.leaves(pullback(cotangents))
+            floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            found[site] = jnp.any(jnp.array([jnp.any(leaf != 0) for leaf in floats], bool))
+        return found
+
+    return {site for site, found in reached(params).items() if found}
 
 
 def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
