@@ -11,18 +11,11 @@ import numpy as np
 
 from gumbel import estimators
 from gumbel.estimators import Spec
-from gumbel.independence import (
-    count_values,
-    differ,
-    effects,
-    is_concrete,
-    layout,
-    leaks,
-    replayed,
-    with_flipped,
-)
+from gumbel.independence import count_values, is_concrete, layout, leaks, readable
+from gumbel.probes import Probe, differ
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
+from gumbel.smoothness import has_derivative
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
@@ -106,9 +99,9 @@ class Report:
         lines = [f"cost: {cost}{', with aux' if self.has_aux else ''}", "sites:"]
         for site in self.sites:
             loops = f", in {site.loops} loop{'s' * (site.loops > 1)}" if site.loops else ""
-            values = site.num_values if site.num_values < 10**9 else f"{site.num_values:.1e}"
             lines.append(
-                f"  {site.name}: {site.family} {list(site.shape)}{loops}, {values} joint values"
+                f"  {site.name}: {site.family} {list(site.shape)}{loops}, "
+                f"{readable(site.num_values)} joint values"
             )
         width = max(len(report.name) for report in self.estimators)
         lines.append("estimators (forward + backward passes):")
@@ -154,9 +147,8 @@ def check_objective(
     arguments = (objective, params, batch, key)
     plan = layout(*arguments, family)
     drawn = trace(*arguments, family, hard_draw)
-    again = trace(*arguments, family, hard_draw)
-    leaking = leaks(*arguments, drawn)
-    smooth, trained = _smooth(*arguments, drawn), _trained(*arguments, family)
+    probe = Probe(*arguments, drawn)
+    leaking, trained = leaks(probe), _trained(*arguments, family)
     sites = tuple(
         SiteReport(
             name,
@@ -164,8 +156,8 @@ def check_objective(
             tuple(record.logits.shape),
             len(record.loops),
             count_values(record, coupled=plan.coupled),
-            differ(effects(drawn), effects(with_flipped(*arguments, drawn, name, every=1))),
-            name in smooth,
+            probe.is_used(name),
+            has_derivative(*arguments, plan.records, name),
             name in trained,
             name in leaking,
         )
@@ -175,7 +167,7 @@ def check_objective(
         sites,
         None if plan.coupled else plan.cost.shape[0],
         bool(np.isfinite(drawn.cost).all()),
-        not differ(effects(drawn), effects(again)),
+        not differ(_effects(drawn), _effects(trace(*arguments, family, hard_draw))),
         plan.aux is not None,
         tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
         (),
@@ -183,27 +175,9 @@ def check_objective(
     return dataclasses.replace(report, problems=tuple(_problems(report)))
 
 
-def _smooth(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass
-) -> set[str]:
-    """The sites in whose samples the cost, or another site's logits, have a derivative."""
-    values = {site: record.z for site, record in drawn.records.items()}
-
-    def mixed(values: dict[str, Any]) -> Any:
-        return _mix(replayed(objective, params, batch, key, drawn.records, values))
-
-    slopes = jax.grad(mixed)(values)
-    return {site for site, slope in slopes.items() if np.any(np.asarray(slope) != 0)}
-
-
-def _mix(drawn: Pass) -> Any:
-    """A weighted sum of a pass's costs and logits, whose derivatives do not cancel."""
+def _effects(drawn: Pass) -> list[np.ndarray]:
     arrays = [drawn.cost, *(record.logits for record in drawn.records.values())]
-    mixed = jnp.zeros((), drawn.cost.dtype)
-    for index, array in enumerate(arrays):
-        weights = jax.random.normal(jax.random.key(index), array.shape)
-        mixed += jnp.sum(weights * jnp.where(jnp.isfinite(array), array, 0).astype(weights.dtype))
-    return mixed
+    return [np.asarray(array, np.float64) for array in arrays]
 
 
 def _trained(
@@ -215,17 +189,20 @@ def _trained(
         records = trace(objective, params, batch, key, family, hard_draw).records
         return {site: record.logits for site, record in records.items()}
 
-    values, pullback = jax.vjp(logits, params)
-    found = set()
-    for index, site in enumerate(values):
-        cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
-        noise = jax.random.normal(jax.random.key(index), values[site].shape)
-        cotangents[site] = noise.astype(values[site].dtype)
-        leaves = jax.tree.leaves(pullback(cotangents))
-        floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        if any(np.any(np.asarray(leaf) != 0) for leaf in floats):
-            found.add(site)
-    return found
+    @jax.jit
+    def reached(params: Params) -> dict[str, Any]:
+        values, pullback = jax.vjp(logits, params)
+        found = {}
+        for index, site in enumerate(values):
+            cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
+            noise = jax.random.normal(jax.random.key(index), values[site].shape)
+            cotangents[site] = noise.astype(values[site].dtype)
+            leaves = jax.tree.leaves(pullback(cotangents))
+            floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            found[site] = jnp.any(jnp.array([jnp.any(leaf != 0) for leaf in floats], bool))
+        return found
+
+    return {site for site, found in reached(params).items() if found}
 
 
 def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
@@ -244,7 +221,9 @@ def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
         if spec.smooth and site.used and not site.smooth:
             return f"the cost has no derivative in the samples of site {site.name!r}"
     limit = spec.options["max_values"].default if spec.enumerates else num_values
-    return f"{num_values} joint values, over max_values={limit}" if num_values > limit else ""
+    if num_values <= limit:
+        return ""
+    return f"{readable(num_values)} joint values, over max_values={limit}"
 
 
 def _passes(spec: Spec, plan: Pass, num_values: int) -> str:
@@ -255,7 +234,7 @@ def _passes(spec: Spec, plan: Pass, num_values: int) -> str:
         "m": options["num_samples"].default if "num_samples" in options else 1,
         "N": num_values,
     }
-    return re.sub(r"\b[LmN]\b", lambda match: str(numbers[match.group()]), spec.passes)
+    return re.sub(r"\b[LmN]\b", lambda match: readable(numbers[match.group()]), spec.passes)
 
 
 def _problems(report: Report) -> list[str]:

@@ -20,6 +20,7 @@ from gumbel.independence import (
     event_shape,
     layout,
     num_variables,
+    readable,
     require_independent,
 )
 from gumbel.samplers import Pass, Record, Site, total, trace
@@ -50,9 +51,8 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
             for site, record in plan.records.items()
         )
         whole = ", of the whole batch, as its examples share one cost" if plan.coupled else ""
-        shown = str(count) if count < 10**12 else f"about 10^{math.log10(count):.0f}"
         raise ValueError(
-            f"enumeration needs {shown} joint values ({sites}){whole}, over max_values="
+            f"enumeration needs {readable(count)} joint values ({sites}){whole}, over max_values="
             f"{max_values}: use fewer or smaller variables, or an estimator that samples"
         )
     return count

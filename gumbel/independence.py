@@ -1,15 +1,17 @@
 """Whether the examples of a batch are as independent as a cost of one per example says."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gumbel.samplers import Pass, Record, Records, hard_draw, trace
+from gumbel.probes import Probe, differ, halves
+from gumbel.samplers import Pass, Record, hard_draw, trace
 from gumbel.sites import FamilyLike
-from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
+from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
 def layout(
@@ -23,7 +25,7 @@ def layout(
     """
     found: list[Pass] = []
 
-    def note(params: Params, batch: Batch, key: PRNGKey) -> None:
+    def note() -> None:
         drawn = trace(objective, params, batch, key, family, hard_draw)
         records = {
             site: record._replace(
@@ -35,7 +37,7 @@ def layout(
         }
         found.append(Pass(_shape(drawn.cost), records, None if drawn.aux is None else ()))
 
-    jax.eval_shape(note, params, batch, key)
+    jax.eval_shape(note)
     return found[0]
 
 
@@ -62,6 +64,16 @@ def count_values(record: Record, *, coupled: bool) -> int:
     return count
 
 
+def readable(count: int) -> str:
+    """A count in digits, or as a power of ten if they are many.
+
+    Example:
+      >>> readable(50_000), readable(512**64)
+      ('50000', 'about 10^173')
+    """
+    return str(count) if count < 10**12 else f"about 10^{math.log10(count):.0f}"
+
+
 def is_concrete(*trees: Any) -> bool:
     """Whether no array in the trees is traced, nor anything computed here, as under `jit`.
 
@@ -73,95 +85,36 @@ def is_concrete(*trees: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
-def flipped(z: Sample, record: Record) -> Sample:
-    """Another value for every variable: `1 - z`, or the next of K values."""
-    return jnp.roll(z, 1, axis=-1) if record.family.event_ndims else 1 - z
-
-
-def with_flipped(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    key: PRNGKey,
-    drawn: Pass,
-    site: str,
-    *,
-    every: int,
-) -> Pass:
-    """A pass like `drawn`, but for the samples of one site, which are flipped.
-
-    The other sites keep the values that they have in `drawn`, so that the effect on them shows in
-    their logits.
-
-    Args:
-      objective, params, batch: concrete.
-      key: of `drawn`.
-      drawn: a pass with discrete samples.
-      site: whose samples are flipped.
-      every: 1 for all the batch, 2 for the odd examples.
-    """
-    values = {name: record.z for name, record in drawn.records.items()}
-    flip = flipped(values[site], drawn.records[site])
-    values[site] = flip if every == 1 else values[site].at[1::2].set(flip[1::2])
-    return replayed(objective, params, batch, key, drawn.records, values)
-
-
-def replayed(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    key: PRNGKey,
-    records: Records,
-    values: dict[str, Sample],
-) -> Pass:
-    """A pass with given values at every site."""
-    families = {site: record.family for site, record in records.items()}
-    return trace(
-        objective,
-        params,
-        batch,
-        key,
-        families,
-        lambda site, _key: site.given,
-        given=values,
-        like=records,
-    )
-
-
-def effects(drawn: Pass, rows: slice = slice(None)) -> list[np.ndarray]:
-    """What the samples of a pass can change: its costs, and its sites' logits."""
-    arrays = [drawn.cost, *(record.logits for record in drawn.records.values())]
-    return [np.asarray(array, np.float64)[() if drawn.coupled else rows] for array in arrays]
-
-
-def differ(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
-    """Whether two lists of effects are not the same to rounding."""
-    return not all(
-        np.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-        for one, other in zip(before, after, strict=True)
-    )
-
-
-def leaks(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass
-) -> tuple[str, ...]:
+def leaks(probe: Probe) -> tuple[str, ...]:
     """The sites at which one example's samples change another example's cost.
 
-    The odd examples' samples are flipped, a site at a time: nothing of the even ones may move. The
-    arguments are those of `with_flipped`.
+    Some examples' samples are flipped, and nothing of the others may move: a random half of the
+    variables of a random half of the examples, a site at a time; then all variables at all sites,
+    for sets of examples that tell any two of them apart.
+
+    Args:
+      probe: of an objective that returns a cost for each example, or one for all, which may depend
+        on the samples of all.
     """
+    drawn = probe.drawn
     if drawn.coupled or drawn.cost.shape[0] < 2:
         return ()
-    even = slice(None, None, 2)
-    before = effects(drawn, even)
-    return tuple(
-        site
-        for site in drawn.records
-        if differ(
-            before,
-            effects(with_flipped(objective, params, batch, key, drawn, site, every=2), even),
-        )
-    )
+    size, before = drawn.cost.shape[0], probe.effects()
+
+    def reach_others(sites: Iterable[str], rows: np.ndarray, seed: int | None = None) -> bool:
+        flips = {site: probe.of_rows(site, rows, seed=seed) for site in sites}
+        return differ(before, probe.effects(flips), ~rows)
+
+    for seed in range(3):
+        rows = np.random.default_rng(seed).permutation(size) < size / 2
+        found = tuple(site for site in drawn.records if reach_others([site], rows, seed))
+        if found:
+            return found
+    for rows in halves(size):
+        if reach_others(drawn.records, rows):
+            found = tuple(site for site in drawn.records if reach_others([site], rows))
+            return found or tuple(drawn.records)
+    return ()
 
 
 def require_independent(
@@ -169,8 +122,8 @@ def require_independent(
 ) -> None:
     """Refuses an objective of one cost per example whose examples depend on each other.
 
-    It runs the objective twice or more, once for each site. Where `params`, `batch` or `key` are
-    traced, values cannot be compared, and nothing is checked.
+    It runs the objective some times: 3 for each site, and 2 for each doubling of the batch. Where
+    `params`, `batch` or `key` are traced, values cannot be compared, and nothing is checked.
 
     Raises:
       ValueError: it names a site whose samples change another example's cost.
@@ -178,7 +131,7 @@ def require_independent(
     if not is_concrete(params, batch, key):
         return
     drawn = trace(objective, params, batch, key, family, hard_draw)
-    found = leaks(objective, params, batch, key, drawn)
+    found = leaks(Probe(objective, params, batch, key, drawn))
     if found:
         raise ValueError(
             f"the samples of one example at site {found[0]!r} change the cost of another: return a "

@@ -80,6 +80,15 @@ class Objective(Protocol):
     samples only. A cost that couples examples (batch normalization after a sample, in-batch
     negatives, a variable shared by the batch) has to be a scalar, `[]`. `key` is for the
     objective's own noise (a Gaussian latent, dropout); `sample` has its own keys.
+
+    State that a model changes, such as the statistics of batch normalization, comes in with the
+    batch and leaves as `aux`. In Flax NNX:
+
+        graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+        def objective(params, batch, key, sample):
+            model = nnx.merge(graph, params, batch["statistics"], copy=True)
+            return jnp.mean(model.costs(batch["x"], sample)), nnx.state(model, nnx.BatchStat)
     """
 
     def __call__(self, params: Params, batch: Batch, key: PRNGKey, sample: Sampler, /) -> Any:

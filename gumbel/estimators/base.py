@@ -68,7 +68,8 @@ class Estimator(NamedTuple):
 
     Attributes:
       init: makes the state, an ordinary pytree. It may run the objective once or twice. Called
-        outside of `jit`, the estimators that rely on independent examples check that they are.
+        outside of `jit`, the estimators that rely on independent examples, or on a cost with a
+        derivative in the samples, check that they are given that.
       surrogate: a scalar, the mean cost, whose gradient is the estimate; and the next state with
         diagnostics.
     """

@@ -158,7 +158,8 @@ def nvil(
         scale = normalizer.scale(state.signal)
         value = drawn.cost + _score(drawn, normalizer.baseline(state.signal), values) / scale
 
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         residual = target[None] - values
         next_state = NVILState(
             normalizer.update(state.signal, drawn.cost, spread_of=residual),
@@ -190,13 +191,13 @@ def _score(drawn: Pass, average: Float[Array, ""], baselines: Float[Array, "L *B
 
 def _network(key: PRNGKey, num_inputs: int, hidden: int) -> Network:
     return {
-        "w1": num_inputs**-0.5 * jax.random.normal(key, (num_inputs, hidden)),
-        "b1": jnp.zeros(hidden),
-        "w2": jnp.zeros(hidden),
-        "b2": jnp.zeros(()),
+        "w1": num_inputs**-0.5 * jax.random.normal(key, (num_inputs, hidden), jnp.float32),
+        "b1": jnp.zeros(hidden, jnp.float32),
+        "w2": jnp.zeros(hidden, jnp.float32),
+        "b2": jnp.zeros((), jnp.float32),
     }
 
 
 def _output(network: Network, inputs: Float[Array, "B F"]) -> Float[Array, " B"]:
-    hidden = jnp.tanh(inputs @ network["w1"] + network["b1"][None])
+    hidden = jnp.tanh(inputs.astype(jnp.float32) @ network["w1"] + network["b1"][None])
     return hidden @ network["w2"] + network["b2"]

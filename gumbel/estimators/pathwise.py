@@ -15,6 +15,7 @@ from gumbel.relaxations import straight_through
 from gumbel.samplers import trace
 from gumbel.schedules import Schedule
 from gumbel.sites import Draw, Families, Site
+from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
@@ -34,7 +35,7 @@ def st(family: Families) -> Estimator:
         z = site.family.sample(key, site.logits)
         return straight_through(z, site.family.mean(site.logits))
 
-    return _single_pass(family, lambda _temperature: draw, "st")
+    return _single_pass("st", family, lambda _temperature: draw)
 
 
 @register(
@@ -62,7 +63,7 @@ def gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature)
         )
 
-    return _single_pass(family, draw_at, None)
+    return _single_pass("gumbel_softmax", family, draw_at, first_only=False)
 
 
 @register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
@@ -77,7 +78,7 @@ def st_gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature), hard=True
         )
 
-    return _single_pass(family, draw_at, "st_gumbel_softmax")
+    return _single_pass("st_gumbel_softmax", family, draw_at)
 
 
 class SlopeState(NamedTuple):
@@ -121,7 +122,8 @@ def slope_annealed_st(
     if slope is None:
         slope = schedules.slope(slope_rate, slope_maximum, interval=slope_interval)
 
-    def init(_objective: Objective, _params: Params, _batch: Batch, _key: PRNGKey) -> SlopeState:
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SlopeState:
+        require_smooth(objective, params, batch, key, family, "slope_annealed_st")
         return SlopeState(jnp.zeros((), jnp.int32))
 
     def surrogate(
@@ -163,17 +165,23 @@ def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | fl
 
 
 def _single_pass(
-    family: Families, draw_at: Callable[[Temperature], Draw], first_only: str | None
+    name: str,
+    family: Families,
+    draw_at: Callable[[Temperature], Draw],
+    *,
+    first_only: bool = True,
 ) -> Estimator:
     """The estimator that differentiates one pass with the samples of `draw_at(temperature)`.
 
     Args:
+      name: of the estimator, for messages.
       family: of the sites.
       draw_at: gives the draw.
-      first_only: the estimator's name, if its second derivative is to be refused.
+      first_only: whether its second derivative is to be refused.
     """
 
-    def init(_objective: Objective, _params: Params, _batch: Batch, _key: PRNGKey) -> State:
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
+        require_smooth(objective, params, batch, key, family, name)
         return ()
 
     def surrogate(
@@ -194,7 +202,7 @@ def _single_pass(
                     )
         value = jnp.mean(drawn.cost)
         if first_only:
-            value = first_derivative_only(value, first_only)
+            value = first_derivative_only(value, name)
         return value, (state, Info(drawn.cost, {}, drawn.aux))
 
     return Estimator(init, surrogate)

@@ -13,6 +13,7 @@ from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
 from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
+from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -75,6 +76,7 @@ def darn(
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
         require_independent(objective, params, batch, key, family)
+        require_smooth(objective, params, batch, key, family, "darn")
         return normalizer.init(pooled(signals_of(objective, params, batch, key)[1]))
 
     def surrogate(

@@ -1,0 +1,342 @@
+"""`check_objective`: each thing that it looks at, on an objective that has it and one that has not.
+
+The objectives are tiny, and one jit serves many calls where that is possible.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gumbel
+from gumbel import BERNOULLI, CATEGORICAL, estimators
+from gumbel.probes import halves
+
+KEY = jax.random.key(0)
+THROUGH_THE_SAMPLE = {"st", "slope_annealed_st", "gumbel_softmax", "st_gumbel_softmax", "darn"}
+INDEPENDENT = {name for name in estimators.names() if estimators.spec(name).independent}
+
+
+def check(objective, params=None, batch=None, family=BERNOULLI):
+    params = jnp.array([0.3, -0.4]) if params is None else params
+    batch = jnp.zeros((3, 2)) if batch is None else batch
+    return gumbel.check_objective(objective, params, batch, KEY, family)
+
+
+def simple(params, batch, key, sample):
+    return jnp.sin(sample("z", params + batch).sum(axis=-1))
+
+
+def refusals(report):
+    return {one.name: one.reason for one in report.estimators if one.reason}
+
+
+def test_a_model_without_problems():
+    report = check(simple)
+    assert report.ok
+    assert report.problems == ()
+    assert report.serving() == estimators.names()
+    assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
+    assert not report.has_aux
+    [site] = report.sites
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False)
+
+
+def looped(params, batch, key, sample):
+    """A gate, and an edge in two loops."""
+    gate = sample("gate", batch @ params["gate"], family="bernoulli")  # [B]
+
+    def inner(total, x):
+        logits = params["edge"] * x + jnp.zeros((3, 2, 5))
+        return total + sample("edge", logits, family="categorical")[..., 0].sum(-1), None
+
+    def outer(total, xs):
+        return sample.scan(inner, total, xs)[0], None
+
+    total, _ = sample.scan(outer, gate, jnp.ones((4, 2)))
+    return total, {"gate": gate}
+
+
+def test_sites_loops_joint_values_and_passes_are_counted():
+    params = {"gate": jnp.ones(2), "edge": jnp.arange(5.0)}
+    report = check(looped, params, jnp.ones((3, 2)), family=None)
+    gate, edge = report.sites
+    assert (gate.name, gate.family, gate.shape, gate.loops, gate.num_values) == (
+        *("gate", "bernoulli", (3,), 0),
+        2,
+    )
+    assert (edge.name, edge.family, edge.shape, edge.loops) == (
+        *("edge", "categorical", (3, 4, 2, 2, 5)),
+        2,
+    )
+    assert edge.num_values == 5**16
+    assert report.has_aux
+    assert report.ok
+    passes = {one.name: one.passes for one in report.estimators}
+    assert passes["muprop"] == "(1 + 2) + (1 + 2)"  # the gate, and the outermost loop
+    assert passes["vimco"] == "5 + 5"
+    assert passes["darn"] == "2 + 2"
+    assert passes["sf"] == "1 + 1"
+    assert refusals(report) == {
+        "marginalization": f"{2 * 5**16} joint values, over max_values=65536"
+    }
+    assert str(report) == PRINTED
+
+
+PRINTED = """\
+cost: one for each of 3 examples, with aux
+sites:
+  gate: bernoulli [3], 2 joint values
+  edge: categorical [3, 4, 2, 2, 5], in 2 loops, 152587890625 joint values
+estimators (forward + backward passes):
+  marginalization    no: 305175781250 joint values, over max_values=65536
+  st                 1 + 1
+  gumbel_softmax     1 + 1
+  st_gumbel_softmax  1 + 1
+  slope_annealed_st  1 + 1
+  sf                 1 + 1
+  nvil               1 + 1
+  darn               2 + 2
+  muprop             (1 + 2) + (1 + 2)
+  vimco              5 + 5
+problems:
+  none"""
+
+
+def test_counts_of_thousands_of_digits_are_printed_as_powers_of_ten():
+    def objective(params, batch, key, sample):
+        return sample("z", params + jnp.zeros((2, 15_000))).sum(axis=-1)
+
+    report = check(objective, jnp.zeros(15_000))
+    assert "z: bernoulli [2, 15000], about 10^4515 joint values" in str(report)
+    assert "about 10^4515 joint values, over max_values" in refusals(report)["marginalization"]
+
+
+def test_a_cost_that_is_not_finite():
+    def objective(params, batch, key, sample):
+        return sample("z", params + batch).sum(axis=-1) * jnp.array([1.0, jnp.inf, 1.0])
+
+    report = check(objective)
+    assert not report.finite
+    assert "the cost is not finite" in report.problems
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (lambda z: z, r"cost of shape \(3, 2\): return one cost per example"),
+        (lambda z: z.sum(0), r"cost has shape \(2,\)"),
+        (lambda z: z.sum(-1).astype(int), "dtype int32, whose gradient is 0"),
+        (lambda z: (z.sum(-1), 0, 0), "a tuple of 3"),
+    ],
+)
+def test_what_is_no_cost_is_refused(cost, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check(lambda params, batch, key, sample: cost(sample("z", params + batch)))
+
+
+# Leaks. `z` is [B, D]; each of these moves the cost of one example by the samples of another.
+
+
+def of_the_mean(z):
+    return (z - z.mean(0)).sum(-1) ** 2
+
+
+def of_the_same_parity(z):
+    """What passes between examples whose numbers are both even, or both odd."""
+    return (z * jnp.roll(z, 2, axis=0)).sum(-1)
+
+
+def of_one_pair(z):
+    """The last example depends on the first one, and no others do."""
+    return z.sum(-1).at[-1].add(z[0, 0])
+
+
+def unless_all_are_flipped(z):
+    """The energy of spins of neighbors: the same when all of them are flipped."""
+    return ((2 * z - 1)[:, :1] * (2 * jnp.roll(z, 1, axis=0) - 1)[:, :1]).sum(-1)
+
+
+LEAKS = [of_the_mean, of_the_same_parity, of_one_pair, unless_all_are_flipped]
+
+
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.__name__)
+def test_examples_that_leak_into_each_other(leak, size):
+    def objective(params, batch, key, sample):
+        return leak(sample("leaking", params + batch)) + sample("own", batch)[:, 0]
+
+    report = check(objective, batch=jnp.zeros((size, 2)))
+    leaking, own = report.sites
+    assert (leaking.leaks, own.leaks) == (True, False)
+    assert not report.ok
+    assert any(
+        problem.startswith("one example's samples at site 'leaking' change another's cost: return")
+        for problem in report.problems
+    )
+    assert refusals(report) == dict.fromkeys(
+        INDEPENDENT, "examples depend on each other at site 'leaking'"
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 8, 100])
+def test_a_leak_from_any_example_to_any_other_is_seen(size):
+    """Some set of flipped examples holds the one and not the other, whichever they are."""
+    sets = np.array(list(halves(size)))
+    told_apart = np.einsum("si,sj->ij", sets.astype(int), (~sets).astype(int))
+    assert (told_apart > 0).sum() == size * (size - 1)
+    assert len(sets) == 2 * np.ceil(np.log2(size))
+
+
+def test_a_leak_into_the_logits_of_another_site():
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        return sample("second", params + batch + first.mean())[:, 0]
+
+    first, second = check(objective).sites
+    assert (first.leaks, second.leaks) == (True, False)
+
+
+def test_a_scalar_cost_may_couple_the_examples():
+    report = check(
+        lambda *arguments: of_the_mean(arguments[3]("z", arguments[0] + arguments[1])).mean()
+    )
+    assert report.ok
+    assert report.batch_size is None
+    assert report.serving() == estimators.names()
+    assert report.sites[0].num_values == 2**6  # of the whole batch
+    assert str(report).startswith("cost: one for the whole batch, whose examples are coupled\n")
+
+
+# Randomness.
+
+
+def test_a_cost_that_the_key_does_not_determine():
+    generator = np.random.default_rng(0)
+
+    def objective(params, batch, key, sample):
+        return simple(params, batch, key, sample) + generator.normal()
+
+    report = check(objective)
+    assert not report.deterministic
+    assert report.problems == (
+        "one key gives two costs: take all randomness from the key that the objective is given",
+    )
+
+
+def test_noise_of_the_key_is_no_fault():
+    def objective(params, batch, key, sample):
+        return simple(params, batch, key, sample) + jax.random.normal(key, (3,))
+
+    assert check(objective).ok
+
+
+# Gradients.
+
+
+def picked(z):
+    return jnp.argmax(z, axis=-1) * 2.0
+
+
+def above_half(z):
+    return jnp.where(z[:, 0] > 0.5, 1.0, 3.0)
+
+
+def stopped(z):
+    return jax.lax.stop_gradient(z).sum(-1)
+
+
+def rounded(z):
+    return jnp.round(z).sum(-1)
+
+
+@pytest.mark.parametrize("flat", [picked, above_half, stopped, rounded])
+def test_a_sample_in_which_the_cost_has_no_derivative(flat):
+    """Whatever flows through the sample would be 0, and nobody would notice."""
+
+    def objective(params, batch, key, sample):
+        return flat(sample("flat", params + batch)) + sample("smooth", params + batch).sum(-1)
+
+    report = check(objective)
+    assert [site.smooth for site in report.sites] == [False, True]
+    assert set(refusals(report)) == THROUGH_THE_SAMPLE
+    assert len(report.problems) == 1
+    assert "no derivative in the samples of site 'flat': estimators whose" in report.problems[0]
+    for name in THROUGH_THE_SAMPLE:
+        with pytest.raises(ValueError, match=f"of site 'flat', through which .* '{name}' flows"):
+            estimators.make(name, BERNOULLI).init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+
+
+@pytest.mark.parametrize(
+    "smooth",
+    [
+        lambda z: jnp.cos(jnp.pi * z).sum(-1),  # of slope 0 at 0 and at 1
+        lambda z: z.prod(-1),  # of slope 0 at most draws
+        lambda z: jax.lax.scan(lambda total, x: (total + x, None), jnp.zeros(3), z.T)[0],
+    ],
+)
+def test_a_slope_that_happens_to_be_0_is_a_derivative(smooth):
+    report = check(lambda params, batch, key, sample: smooth(sample("z", params + batch)))
+    assert report.ok
+    assert set(report.serving()) == set(estimators.names())
+
+
+def test_a_site_that_only_reaches_the_cost_through_another_one():
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        return sample("second", params * first).sum(-1)
+
+    first, second = check(objective).sites
+    assert (first.used, first.smooth) == (second.used, second.smooth) == (True, True)
+
+
+def test_samples_that_nothing_depends_on():
+    def objective(params, batch, key, sample):
+        unused = sample("unused", params + batch)
+        return simple(params, batch, key, sample), unused
+
+    report = check(objective)
+    assert [site.used for site in report.sites] == [False, True]
+    assert report.problems == ("nothing depends on the samples of site 'unused'",)
+    assert report.serving() == estimators.names()  # it needs no gradient
+
+
+def test_an_energy_that_is_the_same_when_all_spins_are_flipped_depends_on_them():
+    def objective(params, batch, key, sample):
+        spins = 2 * sample("spins", params + batch) - 1
+        return spins.prod(-1)
+
+    assert check(objective).ok
+
+
+def test_logits_that_do_not_reach_the_parameters():
+    def objective(params, batch, key, sample):
+        logits = jax.lax.stop_gradient(params["z"]) + batch
+        return sample("z", logits) @ params["out"] + sample("w", params["w"] + batch)[:, 0]
+
+    params = {"z": jnp.zeros(2), "w": jnp.zeros(2), "out": jnp.ones(2), "steps": jnp.array(3)}
+    report = check(objective, params)
+    assert [site.trained for site in report.sites] == [False, True]
+    assert report.problems == ("the logits of site 'z' do not depend on the parameters",)
+
+
+# Which estimators can serve it.
+
+
+def test_an_estimator_of_one_family_cannot_serve_the_other():
+    @estimators.register("only_bernoulli", unbiased=False, families=("bernoulli",))
+    def only_bernoulli(family):
+        return estimators.st(family)
+
+    try:
+        report = check(simple, family=CATEGORICAL)
+        assert refusals(report) == {
+            "only_bernoulli": "site 'z' is categorical; it serves bernoulli"
+        }
+    finally:
+        estimators.unregister("only_bernoulli")
+
+
+def test_it_wants_values():
+    with pytest.raises(ValueError, match="compares values: call it outside of jit"):
+        jax.jit(lambda params: check(simple, params).batch_size)(jnp.zeros(2))
