@@ -12,6 +12,7 @@ objective (multi-sample) and exact ones are left out.
 
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -106,8 +107,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Measures and writes the file."""
-    path = command.path(given["output"])
-    assert path is not None
+    path = Path(given["output"]).expanduser()
+    command.check_output(path)
     rows = []
     for family in (gumbel.BERNOULLI, gumbel.CATEGORICAL):
         for row in measure(family):

@@ -1,4 +1,4 @@
-"""Writes the results section of README.md from the files under `results/`.
+"""Writes the results section of README.md, Table 1, from `results/`; tables of other results.
 
   python -m scripts.readme [--check]
 
@@ -84,24 +84,6 @@ def short_runs(runs: Iterable[Run]) -> str:
     return table(("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows)
 
 
-def tables(results: Path) -> str:
-    """The paper's tables and figures, as far as they have been run."""
-    text = ""
-    for name in ("table1", "table2"):
-        if (results / f"{name}.md").exists():
-            text += f"### {_title(name)}\n\n{(results / f'{name}.md').read_text()}\n"
-    if (results / "figure5a.json").exists():
-        text += f"### Figure 5a of the paper\n\n{speed_by_classes(results / 'figure5a.json')}\n"
-    for name in ("figure1", "figure3", "figure4", "figure5"):
-        if (results / "figures" / f"{name}.png").exists():
-            text += f"![{_title(name)}](results/figures/{name}.png)\n\n"
-    return text
-
-
-def _title(name: str) -> str:
-    return f"{name[:-1].capitalize()} {name[-1]} of the paper"
-
-
 def speed_by_classes(path: Path) -> str:
     """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
     measured = json.loads(path.read_text())
@@ -148,24 +130,11 @@ def pytorch_ratio(speed: dict[str, Any]) -> str:
 
 
 def section(results: Path) -> str:
-    """The results section."""
-    runs = load_runs(results / "runs")
-    files = sorted(results.glob("benchmark_pytorch*.json"))
-    speeds = "; ".join(pytorch_ratio(json.loads(path.read_text())) for path in files)
+    """The results section: Table 1 beside the paper's."""
     return f"""\
-{tables(results)}### Single runs
+**Table 1 of the paper**
 
-Bounds with 1,000 discrete samples on fixed-binarized MNIST, in nats (batch 100, SGD with momentum
-0.9, learning rate 1e-3):
-
-{full_runs(runs)}
-Every estimator for 20,000 steps of the same set-up: the hard one-sample validation bound at the
-start and at the end, in nats:
-
-{short_runs(runs)}
-Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
-PyTorch: {speeds}. Upper limit: the step's matrix products alone, in float32.
-"""
+{(results / "table1.md").read_text(encoding="utf-8")}"""
 
 
 def rendered(readme: str, text: str) -> str:
