@@ -1,0 +1,94 @@
+"""The documentation's claims that need no build: generated pages, commands, the new estimator."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments.config import cli
+from experiments.sweeps import grids
+from gumbel import estimators
+from scripts import docs_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each `train` and `sweep` command of the pages and of the config files, with where it is."""
+    found = []
+    for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
+        text = page.read_text().replace("\\\n", " ")
+        lines = re.findall(r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE)
+        found += [(page.name, re.split(r" {2,}#|\s#\s", line)[0]) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_commands_are_understood(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command)[3:]
+    own = ("--grid", "--engine", "--ray_address", "--workers", "--help")
+    kept, grid = [], []
+    while arguments:
+        argument = arguments.pop(0)
+        name, _, value = argument.partition("=")
+        if name == "--grid":
+            grid.append(value or arguments.pop(0))
+        elif name not in own and argument != "...":
+            kept.append(argument)
+    if not any(argument.startswith("--workdir") for argument in kept):
+        kept.append("--workdir=none")
+    config = cli.parse(kept).config
+    assert all(grids.parse(text, config) for text in grid), page
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) > 15
+
+
+def test_new_estimator_of_the_how_to_is_a_whole_estimator(capsys):
+    cells = CELL.findall((ROOT / "docs" / "howto" / "estimator.md").read_text())
+    names = set(estimators.names())
+    scope: dict[str, object] = {}
+    exec(compile(cells[0], "estimator.md", "exec"), scope)
+    [added] = set(estimators.names()) - names
+    assert list(estimators.spec(added).options) == ["sharpness"]
+    exec(compile(cells[1], "estimator.md", "exec"), scope)  # uses it, and unregisters it
+    assert set(estimators.names()) == names
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_an_estimator_gets_its_page_when_it_is_registered(tmp_path):
+    @estimators.register("brand_new", unbiased=False, passes="3 + 3")
+    def brand_new(family, *, sharpness: float = 2.0):
+        """New."""
+        return estimators.st(family)
+
+    try:
+        page = docs_pages.estimator_page("brand_new", {}, tmp_path)
+        assert "3 + 3" in page
+        assert "`sharpness`" in page
+        assert "## Measured" not in page
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "brand_new.md").write_text("By hand.")
+        assert "By hand." in docs_pages.estimator_page("brand_new", {}, tmp_path)
+        assert "[`brand_new`](brand_new.md)" in docs_pages.overview({})
+    finally:
+        estimators.unregister("brand_new")
+
+
+def test_each_note_is_of_an_estimator():
+    notes = {path.stem for path in (ROOT / "docs" / "notes").glob("*.md")}
+    assert notes <= set(estimators.names())
+
+
+def test_links_between_pages_lead_somewhere():
+    generated = {"index", "results", *estimators.names()}
+    for page in PAGES:
+        for path in re.findall(r"\]\((?!http)([^)#\s]+\.md)", page.read_text()):
+            target = page.parent / path
+            known = target.exists() or target.stem in generated
+            assert known or page.parent.name == "notes", f"{page.name}: {path}"
