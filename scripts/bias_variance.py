@@ -59,9 +59,7 @@ def measure(family: Family) -> Iterator[dict[str, Any]]:
     """A row for each estimator that can serve, and each temperature where it reads one."""
     objective, params, batch = small_net(family)
     key = jax.random.key(1)
-    _, gradient = gumbel.exact.value_and_grad(
-        objective, params, batch, key, family, chunk_size=81
-    )
+    _, gradient = gumbel.exact.value_and_grad(objective, params, batch, key, family, chunk_size=81)
     exact = _flat(gradient)
     norm = jnp.linalg.norm(exact)
     for name in gumbel.check_objective(objective, params, batch, key, family).serving():

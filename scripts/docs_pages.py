@@ -18,7 +18,7 @@ from experiments import command
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
-from scripts import readme
+from scripts import results_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -45,7 +45,7 @@ def write(docs: Path) -> None:
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
-    _replace(docs / "reproduction" / "results.md", results_page(RESULTS))
+    _replace(docs / "reproduction" / "results.md", results_tables.results_page(RESULTS))
 
 
 def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
@@ -117,7 +117,7 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
 Each is made by `gumbel.estimators.make(name, family, **options)`, and all have one signature.
 [](../choose.md) says which to take.
 
-{readme.table(header, lines)}
+{results_tables.table(header, lines)}
 *Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
 and `N` joint values. *Bounds*: test set, nats, lower is better, mean over seeds and half the width
 of the 95 % interval, from `results/table1.json`; a blank was not run. *ms a step*: of the Bernoulli
@@ -139,7 +139,7 @@ def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Pat
     """The page of one estimator."""
     spec = estimators.spec(name)
     note = docs / "notes" / f"{name}.md"
-    text = f"# `{name}`\n\n{readme.table(('', ''), facts(spec))}\n"
+    text = f"# `{name}`\n\n{results_tables.table(('', ''), facts(spec))}\n"
     if note.exists():
         text += f"{note.read_text(encoding='utf-8').strip()}\n\n"
     factory = f"{spec.factory.__module__}.{getattr(spec.factory, '__qualname__', name)}"
@@ -147,7 +147,7 @@ def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Pat
     if spec.options:
         header = ("option", "default", "values")
         lines = ((f"`{o.name}`", f"`{o.default!r}`", _values(o)) for o in spec.options.values())
-        text += f"## Options\n\n{readme.table(header, lines)}\n"
+        text += f"## Options\n\n{results_tables.table(header, lines)}\n"
     measured = {row: cells[row, name] for row in ROWS if (row, name) in cells}
     if measured:
         text += _measured(name, measured)
@@ -200,9 +200,10 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
     return f"""\
 ## Measured
 
-{readme.table(header, lines)}
-Table 1 of the paper at {steps} steps ([protocol](../reproduction/protocol.md)): `results/table1.json`
-and `results/table1/final`. The learning rate is the one picked on the validation set.
+{results_tables.table(header, lines)}
+Table 1 of the paper at {steps} steps ([protocol](../reproduction/protocol.md)), from
+`results/table1.json` and `results/table1/final`. The learning rate was picked on the validation
+set.
 
 ![Validation bounds while training, of {name} among the others](curves/{name}.svg)
 
@@ -227,9 +228,7 @@ python -m experiments.train --config=configs/{config}.py --workdir=runs/{spec.na
 """
 
 
-def _draw_curves(
-    path: Path, name: str, finals: Mapping[tuple[str, str], Iterable[Record]]
-) -> None:
+def _draw_curves(path: Path, name: str, finals: Mapping[tuple[str, str], Iterable[Record]]) -> None:
     """Validation bounds against steps: one estimator's runs among all others'."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -253,56 +252,6 @@ def _draw_curves(
         figure.supylabel("nats", fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
-
-
-def results_page(results: Path) -> str:
-    """The tables and figures of all results."""
-    text = "# Results\n\nTables and figures are made from the files under `results/`.\n\n"
-    for name in ("table1", "table2"):
-        if (results / f"{name}.md").exists():
-            title = f"## Table {name[-1]}\n\n"
-            text += f"{title}{(results / f'{name}.md').read_text(encoding='utf-8')}\n"
-    for number, caption in FIGURES.items():
-        path = results / "figures" / f"figure{number}.png"
-        if path.exists():
-            text += f"## Figure {number}\n\n![{caption}](../../results/figures/{path.name})\n\n"
-            text += f"*{caption}*\n\n"
-    if (results / "figure5a.json").exists():
-        text += f"### The numbers of Figure 5a\n\n"
-        text += f"{readme.speed_by_classes(results / 'figure5a.json')}\n"
-    return text + single_runs(results)
-
-
-FIGURES = {
-    1: "Samples of a Gumbel-Softmax variable by temperature, and their means.",
-    3: "Structured prediction (SBN): single-sample validation bound while training.",
-    4: "Generative modeling (VAE): single-sample validation bound while training.",
-    5: "Semi-supervised classification: speed by number of classes, and analogies.",
-}
-
-
-def single_runs(results: Path) -> str:
-    """The runs of `results/runs`, and the comparison with PyTorch."""
-    runs = readme.load_runs(results / "runs")
-    files = sorted(results.glob("benchmark_pytorch*.json"))
-    speeds = "; ".join(readme.pytorch_ratio(records.read_json(path)) for path in files)
-    return f"""\
-## Single runs
-
-Fixed-binarized MNIST, batch 100, SGD with momentum 0.9 at a constant learning rate of 1e-3. Bounds
-in nats with 1,000 discrete samples:
-
-{readme.full_runs(runs)}
-Every estimator for 20,000 steps of the same set-up: the single-sample validation bound at the start
-and at the end.
-
-{readme.short_runs(runs)}
-## Speed
-
-Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
-PyTorch: {speeds}. Upper limit: the step's matrix products alone, in float32.
-`python -m scripts.benchmark_pytorch` (after `pip install torch`) measures it again.
-"""
 
 
 def _replace(path: Path, text: str) -> None:

@@ -21,7 +21,9 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
         text = page.read_text().replace("\\\n", " ")
-        lines = re.findall(r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE)
+        lines = re.findall(
+            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE
+        )
         found += [(page.name, re.split(r" {2,}#|\s#\s", line)[0]) for line in lines]
     return found
 
