@@ -17,10 +17,10 @@ CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.M
 
 
 def commands() -> list[tuple[str, str]]:
-    """Each `train` and `sweep` command of the pages and of the config files, with where it is."""
+    """Each `train` and `sweep` command of the pages and config files that no build executes."""
     found = []
     for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
-        text = page.read_text().replace("\\\n", " ")
+        text = CELL.sub("", page.read_text()).replace("\\\n", " ")
         lines = re.findall(
             r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE
         )
