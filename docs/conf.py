@@ -47,7 +47,8 @@ nb_mime_priority_overrides = [("html", "image/svg+xml", 5)]
 
 default_role = "code"
 napoleon_use_rtype = False
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+napoleon_use_ivar = True
+autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -101,7 +102,13 @@ def process_signature(app, what, name, obj, options, signature, returns):  # noq
     return signature and shorten(signature), returns and shorten(returns)
 
 
+def skip_member(app, what, name, obj, skip, options):  # noqa: PLR0917, D103
+    # A field of a NamedTuple: its class describes it under "Attributes".
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app):  # noqa: D103
     docs_pages.write(Path(__file__).parent)
     app.connect("autodoc-process-docstring", process_docstring, priority=400)
     app.connect("autodoc-process-signature", process_signature)
+    app.connect("autodoc-skip-member", skip_member)
