@@ -36,7 +36,7 @@ html_css_files = ["site.css"]
 html_theme_options = {"source_directory": "docs/"}
 suppress_warnings = ["config.cache"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 600
@@ -85,10 +85,13 @@ def process_docstring(app, what, name, obj, options, lines):  # noqa: D103
 
 # What jaxtyping's aliases expand to, and how the sources name them.
 NAMES = [
-    (r"~?\bjaxtyping\.", ""),
+    (r"~?\b(?:jaxtyping|jaxlib\._jax)\.", ""),
     (r"~?\b(?:gumbel|jax|numpy|collections|typing|optax)(?:\.\w+)*\.(?=[A-Z])", ""),
     (r"Key\[Array, ''\] \| UInt32\[Array, '2'\]", "PRNGKey"),
-    (r"Float\[Array, 'B \*event'\]", 'Float[Array, "B *event"]'),
+    (
+        r"Array \| ndarray \| bool \| number \| bool \| int \| float \| complex \| TypedNdArray",
+        "ArrayLike",
+    ),
     (r"Family \| str \| Mapping\[str, Family \| str\] \| Families \| None", "FamilyLike"),
 ]
 
@@ -102,7 +105,7 @@ def process_signature(app, what, name, obj, options, signature, returns):  # noq
     return signature and shorten(signature), returns and shorten(returns)
 
 
-def skip_member(app, what, name, obj, skip, options):  # noqa: PLR0917, D103
+def skip_member(app, what, name, obj, skip, options):  # noqa: D103
     # A field of a NamedTuple: its class describes it under "Attributes".
     return True if type(obj).__name__ == "_tuplegetter" else None
 
