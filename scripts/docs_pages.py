@@ -214,6 +214,7 @@ set.
 
 def _commands(spec: Spec) -> str:
     config = "semi_supervised" if spec.enumerates else "sbn"
+    latent = "" if "bernoulli" in spec.families else "--config.latent=categorical "
     return f"""\
 ## Train with it
 
@@ -223,7 +224,7 @@ estimator = gumbel.estimators.make("{spec.name}", gumbel.{spec.families[0].upper
 
 ```bash
 python -m experiments.train --config=configs/{config}.py --workdir=runs/{spec.name} \\
-    --config.estimator.name={spec.name}
+    {latent}--config.estimator.name={spec.name}
 ```
 """
 
