@@ -82,6 +82,7 @@ lock: $(VENV)/.created
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/estimators docs/reproduction/results.md
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(VENV)/.created:

@@ -1,5 +1,6 @@
 """The documentation's claims that need no build: generated pages, commands, the new estimator."""
 
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -95,6 +96,10 @@ def test_the_code_on_the_page_of_an_estimator_runs(name, monkeypatch):
     [command] = [line for line in lines if line.startswith("python -m experiments.train ")]
     settings = config.read(cli.parse(shlex.split(command)[3:]).config)
     assert settings.estimator.name == name
+
+
+def test_examples_of_the_generator():
+    assert doctest.testmod(docs_pages) == (0, 2)
 
 
 def test_each_note_is_of_an_estimator():
