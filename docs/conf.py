@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-# The kernels of the pages import this checkout, use one thread each, and find no accelerator.
+# The kernels of the pages import this checkout, and run on CPU.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
@@ -33,7 +33,6 @@ html_theme = "furo"
 html_title = "gumbel"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"source_directory": "docs/"}
 suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
