@@ -104,7 +104,7 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
             f"[`{name}`]({name}.md)",
             "unbiased" if spec.unbiased else "biased",
             spec.passes,
-            ", ".join(spec.families),
+            "both" if len(spec.families) == 2 else ", ".join(spec.families),
             *(bound_of(cells.get((row, name))) for row in ROWS),
             _ms(cells.get(("sbn_bernoulli", name))),
         )
