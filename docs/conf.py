@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 # The kernels of the pages import this checkout, and run on CPU.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
@@ -47,6 +48,7 @@ nb_mime_priority_overrides = [("html", "image/svg+xml", 5)]
 default_role = "code"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
