@@ -5,7 +5,7 @@ Run:
   make quickstart
 
 Takes 20,000 steps. Expect a test bound of 17.4 nats, 17.4 on validation
-(results/configs/vae-categorical-gumbel_softmax-20000-seed0.json, from a machine busy with other work).
+(results/configs/vae-categorical-gumbel_softmax-20000-seed0.json).
 """
 
 from ml_collections import ConfigDict
