@@ -43,6 +43,7 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = False  # a warning, which -W makes an error
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables, too
 nb_mime_priority_overrides = [("html", "image/svg+xml", 5)]
 
 default_role = "code"
