@@ -12,13 +12,14 @@ install = $(BIN)/uv pip install --python $(BIN)/python --no-deps $(1) \
 # One target of $(VENV) for what runs, one for the tools on top.
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 
 PYTEST := $(BIN)/python -m pytest
 QUICK := -n auto --dist loadfile -m "not slow and not ray"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test library lint typecheck slow ray mutation package lock clean
+.PHONY: help quickstart test library lint typecheck slow ray mutation package docs lock clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
@@ -27,6 +28,7 @@ help:
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
 	@echo "make mutation     put mistakes into a copy of the code, and see that tests notice"
 	@echo "make ray          install Ray, and test the sweep engine that needs it"
+	@echo "make docs         build the documentation in build/docs, executing its code"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
 	@echo "make lock         write the requirements files anew, from pyproject.toml"
 	@echo "make clean        remove caches and build products (runs/ and .venv stay)"
@@ -68,6 +70,12 @@ package: | $(VENV)/.created
 	  build/package/dist/*.whl
 	build/package/clean/bin/python -I .ci/check_wheel.py
 
+# Warnings are errors. Pages are executed afresh, two at a time, on a kernel of this environment.
+docs: $(DOCS)
+	rm -rf build/docs
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m sphinx -W --keep-going -q -j 2 -b html docs build/docs
+	@echo "documentation: build/docs/index.html"
+
 # One file for Python 3.11 and all later ones: pip takes the lines whose markers fit.
 LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
@@ -78,6 +86,7 @@ lock: $(VENV)/.created
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/estimators docs/reproduction/results.md
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -98,4 +107,8 @@ $(RUN): requirements.txt pyproject.toml | $(VENV)/.created
 
 $(DEV): requirements-dev.txt $(RUN)
 	$(call install,--require-hashes -r requirements-dev.txt)
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(RUN)
+	$(call install,--require-hashes -r requirements-docs.txt)
 	@touch $@

@@ -1,8 +1,12 @@
 """How to anneal the temperature: the schedules side by side, on the categorical VAE.
 
-Run (12 runs of 200,000 steps):
+Run:
 
   python -m experiments.sweep --config=configs/anneal.py --workdir=runs/anneal
+
+Takes 12 runs of 200,000 steps, each as long as the one of configs/vae.py. A smaller sweep of the
+same kind is in results/trials/anneal: there constant low temperatures end within 0.4 nats of the
+schedules, and learned ones diverge.
 
   --config.estimator.name=st_gumbel_softmax   the other estimator that reads the temperature
   --config.dataset=digits --config.num_steps=20000   a look at it in minutes, with no download

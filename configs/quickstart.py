@@ -1,8 +1,11 @@
-"""A categorical VAE on scikit-learn's 8x8 digits: a minute on one core, with no download.
+"""A categorical VAE on scikit-learn's 8x8 digits, with no download.
 
 Run:
 
   make quickstart
+
+Takes 20,000 steps. Expect a test bound of 17.4 nats, 17.4 on validation
+(results/configs/vae-categorical-gumbel_softmax-20000-seed0.json).
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,12 @@
 """Semi-supervised classification, section 4.3: Kingma's M2 with convolutions and 100 labels.
 
-Run (30,000 steps):
+Run:
 
   python -m experiments.train --config=configs/semi_supervised.py --workdir=runs/semi-supervised
+
+Takes 30,000 steps. A third of them takes 10 to 11 minutes on one CPU core under gumbel_softmax, 31
+to 58 under marginalization, and reaches an accuracy of 96 to 97 % and a bound of 95.7 to 97.1 nats
+on the test set (results/table2/final, whose temperature falls faster).
 
   --config.estimator.name=NAME    marginalization, gumbel_softmax, st_gumbel_softmax, ...
   --config.alpha=0.3              the weight of the labels

@@ -1,4 +1,4 @@
-"""The one kind of error that a user is meant to read, and how its messages are worded."""
+"""The errors that users see, and the wording of their messages."""
 
 import difflib
 from collections.abc import Iterable

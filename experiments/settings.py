@@ -171,7 +171,7 @@ class Settings:
     estimator: Estimator
     temperature: Temperature
     dataset: str = setting("binarized_mnist", Choice(DATASETS))
-    # Of grey images; "dynamic": drawn anew for each minibatch.
+    # Of gray images; "dynamic": pixels are redrawn for each minibatch.
     binarization: str = setting("threshold", Choice(("threshold", "dynamic")))
     latent: str = setting("bernoulli", Choice(("bernoulli", "categorical")))
     layers: tuple[int, ...] = setting((200, 200))  # units of each stochastic layer

@@ -1,9 +1,9 @@
 """Gradients through discrete latent variables, in JAX.
 
 Relaxations, families of discrete variables, gradient estimators, temperature schedules and exact
-enumeration: pure functions, with no configuration and no neural network library in sight.
+enumeration. All are pure functions; there is no configuration and no neural network library.
 
-Example, a gradient through a categorical variable of one's own:
+Example, a gradient through a categorical variable:
 
   >>> import jax, jax.numpy as jnp, gumbel
   >>> def objective(params, batch, key, sample):  # costs in nats, one per example

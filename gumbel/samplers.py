@@ -209,7 +209,7 @@ def mean_field(family: FamilyLike) -> Sampler:
 
 
 class _ObservingSampler:
-    """A sampler that answers for observed sites, and asks another for the rest."""
+    """A sampler that returns given values at observed sites, and asks another for the rest."""
 
     def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
         self._values = {site: jnp.asarray(value) for site, value in values.items()}

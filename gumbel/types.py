@@ -1,4 +1,4 @@
-"""The two protocols that models and estimators meet at, and the names of their arrays.
+"""The protocols between models and estimators, and the names of their arrays.
 
 A model exports an *objective*, a pure function that asks an injected *sampler* for each of its
 discrete variables by site name. It never learns which estimator trains it.

@@ -1,1 +1,1 @@
-"""Entry points that are no part of an experiment: benchmarks."""
+"""Commands beside the experiments: benchmarks, measurements, and pages made from results."""

@@ -30,7 +30,7 @@ def name_of(record: Record) -> str:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flag."""
-    flags.DEFINE_string("output", "results/runs", "where to", flag_values=values)
+    flags.DEFINE_string("output", "results/runs", "the directory to copy to", flag_values=values)
 
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:

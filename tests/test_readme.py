@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from gumbel import estimators
 from scripts import readme
 
@@ -19,26 +17,26 @@ def test_library_example_runs_and_learns(capsys):
     assert after < 0.1 * before
 
 
-def test_new_estimator_example_is_a_whole_estimator():
-    names = set(estimators.names())
-    [block] = [block for block in BLOCKS if "@register" in block]
-    exec(compile(block, "README.md", "exec"), {})
-    [added] = set(estimators.names()) - names
-    try:
-        assert list(estimators.spec(added).options) == ["sharpness"]
-    finally:
-        estimators.unregister(added)
-
-
 def test_results_section_is_what_the_result_files_give():
     assert readme.rendered(TEXT, readme.section(ROOT / "results")) == TEXT
 
 
-@pytest.mark.parametrize("name", estimators.names())
-def test_every_estimator_is_in_the_table(name):
-    assert f"`{name}`" in TEXT.split("## Use as experiments")[0]
+def test_estimators_in_the_table_are_registered():
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (?:un)?biased", TEXT, flags=re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert len(named) >= 8
+    assert named <= set(estimators.names())
 
 
 def test_pictures_exist():
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT):
         assert (ROOT / path).is_file()
+
+
+def test_it_is_a_front_page():
+    assert len(TEXT.splitlines()) <= 180
+
+
+def test_links_lead_somewhere():
+    for path in re.findall(r"[^!]\[[^]]*\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / path).exists(), path

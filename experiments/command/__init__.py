@@ -1,4 +1,4 @@
-"""Command lines: absl flags, errors and help in one manner for every command.
+"""Command lines: absl flags, errors, and help, the same for every command.
 
 Whatever is the user's to fix becomes one line on stderr and exit status 2.
 """
@@ -81,7 +81,7 @@ def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
 def parse_flags(
     argv: Sequence[str], define_flags: DefineFlags
 ) -> tuple[flags.FlagValues, list[str]]:
-    """The flags, and the arguments that are none.
+    """The flags, and the remaining arguments.
 
     Raises:
       UserError: an unknown flag, or a value that a flag does not take.

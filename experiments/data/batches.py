@@ -68,7 +68,7 @@ def batch_indices(
 
 
 def pixels(images: Images, max_value: int, key: PRNGKey, *, dynamic: bool) -> Float[Array, "B H W"]:
-    """Images with pixels in [0, 1]; if `dynamic`, grey ones become draws of 0 or 1."""
+    """Images with pixels in [0, 1]; if `dynamic`, gray ones become draws of 0 or 1."""
     scaled = images.astype(jnp.float32) / max_value
     if not dynamic or max_value == 1:
         return scaled

@@ -22,7 +22,7 @@ from experiments.errors import one_line
 
 
 class DamagedCacheError(Exception):
-    """The cache exists but is not what was written; the message says what is wrong with it."""
+    """The cache is damaged; the message says how."""
 
 
 def home() -> Path:

@@ -1,4 +1,4 @@
-"""What a data set is: three splits of uint8 images, and the value that stands for 1.0."""
+"""A dataset: three splits of uint8 images, and the value that stands for 1.0."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Float32, Int32, UInt8
 
 
 def binarize(images: UInt8[np.ndarray, "..."], max_value: int) -> UInt8[np.ndarray, "..."]:
-    """Thresholds grey images at half of full scale: `images * 2 > max_value`, as 0 or 1.
+    """Thresholds gray images at half of full scale: `images * 2 > max_value`, as 0 or 1.
 
     This static threshold is this project's choice for a binary likelihood on `digits` and `mnist`.
-    `binarized_mnist` is another set: it was drawn once at random with the grey values as
+    `binarized_mnist` is another set: it was drawn once at random with the gray values as
     probabilities (Salakhutdinov and Murray, 2008), so bounds on the two are not comparable.
 
     Args:
-      images: grey values, 0..max_value.
+      images: gray values, 0..max_value.
       max_value: the value that stands for 1.0.
 
     Returns:

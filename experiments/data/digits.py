@@ -12,7 +12,7 @@ _NUM_TEST = 300
 
 
 def load_digits() -> Dataset:
-    """The 1,797 digits of the UCI optical recognition set, grey values 0..16, with labels.
+    """The 1,797 digits of the UCI optical recognition set, gray values 0..16, with labels.
 
     The set has no official split. Ours is fixed: the images in the order of
     `np.random.RandomState(0).permutation(1797)`, then 1,197 for training, the next 300 for

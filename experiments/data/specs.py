@@ -1,4 +1,4 @@
-"""What is known ahead about the two MNIST sets: version, sizes, and the SHA-256 of their arrays."""
+"""The two MNIST sets: version, sizes, and the SHA-256 of their arrays."""
 
 from __future__ import annotations
 

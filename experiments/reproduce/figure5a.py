@@ -169,7 +169,7 @@ def write(
 
 
 def _program(changes: Overrides) -> dict[str, Any]:
-    """What the speed depends on besides the estimator and the number of classes."""
+    """What the speed depends on, other than the estimator and the number of classes."""
     base = config.load(str(CONFIGS / "semi_supervised.py"))
     settings = config.read(grids.config_at(base, changes))
     program: dict[str, Any] = json.loads(settings.program_key())

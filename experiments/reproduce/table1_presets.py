@@ -120,8 +120,8 @@ class Batch(NamedTuple):
 
 
 _SCHEDULES = grids.product({"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)})
-# A tenth of the steps, so learning rates that begin where the paper's grid ends, and fall to 0 lest
-# the numbers show their noise; and the faster of the paper's rates for the temperature.
+# A tenth of the steps, so learning rates start where the paper's grid ends, and fall to 0 so that
+# the final numbers are not noisy; and the faster of the paper's rates for the temperature.
 _SHORT_CHANGES: Overrides = {
     "learning_rate_schedule": "cosine",
     "temperature.rate": 1e-4,

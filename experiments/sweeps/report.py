@@ -1,4 +1,4 @@
-"""What a sweep comes to: its settings ranked by their loss on validation, as a table and a plot.
+"""The report of a sweep: its settings ranked by validation loss, as a table and a plot.
 
 The loss is the task's: the bound, or the error of a classifier. The test set is left out: settings
 are picked on the validation set alone.

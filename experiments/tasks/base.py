@@ -61,7 +61,7 @@ class Extra(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Numbers of a split besides the bound.
+    """Metrics of a split other than the bound.
 
     Attributes:
       output: `(model, pixels) -> [B, ...]`, compiled.
@@ -112,7 +112,7 @@ class Task:
       annealed: `(settings, dynamic, step) -> {name: scalar}`, what `Model.cost` reads from a
         schedule besides the temperature.
       extra: `(settings, dataset, model) -> Extra`, if there is one.
-      metrics: of a split besides the bound, if there are any.
+      metrics: of a split other than the bound, if there are any.
       ranking: what a sweep ranks its runs by.
     """
 

@@ -71,7 +71,7 @@ ImageCosts = Callable[[Params, UInt8[Array, "B H W"], PRNGKey], Float[Array, " B
 def image_costs(program: Program, num_samples: int) -> ImageCosts:
     """The function that gives the bound of each of a batch of images, with that many samples.
 
-    Grey images under dynamic binarization are drawn once per image and not per sample.
+    Gray images under dynamic binarization are drawn once per image and not per sample.
     """
     model = program.model
     objective = objective_of(model, hard=True)
@@ -115,7 +115,7 @@ def dataset_bounds(
 def image_outputs(program: Program, metrics: Metrics) -> Callable[..., Array]:
     """The function `(params, images, key) -> [B, ...]` that the task's metrics summarize.
 
-    Grey images under dynamic binarization are those draws that `image_costs` makes from the key.
+    Gray images under dynamic binarization are those draws that `image_costs` makes from the key.
     """
 
     def outputs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Array:

@@ -16,7 +16,7 @@ class MetricsLog:
 
     Args:
         workdir: the run's directory; made if absent.
-        resume_step: the step of the checkpoint that the run goes on from. Lines of later steps,
+        resume_step: the step of the checkpoint that the run resumes from. Lines of later steps,
             which the run will write again, are dropped, as is a torn last line. None starts an
             empty log.
 

@@ -108,11 +108,11 @@ class RunState:
         key = key_for(settings.seed, Purpose.PICTURE)
         pixels, picture_key = evaluation.pixels(compiled.program, images, key)
         pictures = compiled.pictures(state.params, pixels, picture_key)
-        grey = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
+        gray = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
         np.savez_compressed(
             self.job.workdir / PICTURES,
             allow_pickle=False,
-            **{name: rows.astype(np.uint8) for name, rows in grey.items()},
+            **{name: rows.astype(np.uint8) for name, rows in gray.items()},
         )
         plots.run_picture(
             self.job.workdir / PICTURE,

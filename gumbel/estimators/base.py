@@ -143,8 +143,8 @@ def register(
 
     Args:
       name: for `make`.
-      unbiased, relaxes, families, multi_sample, enumerates, independent, smooth, derivatives,
-        passes: see `Spec`.
+      unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
+      independent, smooth, derivatives, passes: see `Spec`.
       ranges: of the options that have one.
       kinds: of options whose default is None, if they are to be config keys.
 

@@ -1,7 +1,7 @@
 """Engine `ray`: each run a Ray task on one core, on a cluster or on this machine.
 
 Every node needs this package, and the sweep's directory under the same path. A task whose worker
-dies is retried by Ray, and its run goes on from its checkpoint.
+dies is retried by Ray, and its run resumes from its checkpoint.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
 
 
 def _work(job: Job) -> Outcome:
-    """The task: trains one run, or goes on with it, in a Ray worker."""
+    """The task: trains or resumes one run in a Ray worker."""
     # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
     # core of the machine; this is how it is told that there is one.
     os.environ.setdefault("NPROC", "1")

@@ -1,0 +1,271 @@
+"""Writes the documentation's pages that are made from the registry and from `results/`.
+
+  python -m scripts.docs_pages
+
+A page for each registered estimator, from its `Spec`, its docstring and the records of Table 1; the
+overview of all of them; and the tables of results. `make docs` calls it, so a new estimator has its
+page as soon as it is registered. What a person has to say about one goes into `docs/notes/NAME.md`,
+which its page includes if the file exists.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import command
+from experiments.training import records
+from gumbel import estimators
+from gumbel.estimators import Spec
+from scripts import results_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+ROWS = {
+    "sbn_bernoulli": "SBN, Bernoulli",
+    "sbn_categorical": "SBN, categorical",
+    "vae_bernoulli": "VAE, Bernoulli",
+    "vae_categorical": "VAE, categorical",
+}
+Record = dict[str, Any]
+
+
+def write(docs: Path) -> None:
+    """Writes all generated pages below `docs`, and leaves files alone that would not change."""
+    finals = finals_of(RESULTS)
+    cells = cells_of(RESULTS)
+    folder = docs / "estimators"
+    pages = {f"{name}.md": estimator_page(name, cells, docs) for name in estimators.names()}
+    pages["index.md"] = overview(cells)
+    for name, text in pages.items():
+        _replace(folder / name, text)
+    for name in {estimator for _, estimator in finals}:
+        _draw_curves(folder / "curves" / f"{name}.svg", name, finals)
+    for old in folder.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    _replace(docs / "reproduction" / "results.md", results_tables.results_page(RESULTS))
+
+
+def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
+    """The records of Table 1's final runs, by row and estimator."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for directory in sorted((results / "table1" / "final").glob("*-*")):
+        row, _, estimator = directory.name.partition("-")
+        found[row, estimator] = [records.read_json(path) for path in sorted(directory.glob("*"))]
+    return found
+
+
+def cells_of(results: Path) -> dict[tuple[str, str], Record]:
+    """The cells of Table 1 that have been run, by row and estimator, with their steps a second."""
+    path = results / "table1.json"
+    cells = records.read_json(path)["cells"] if path.exists() else []
+    finals = finals_of(results)
+    return {
+        (cell["row"], cell["estimator"]): cell | {"ms": _milliseconds(finals, cell)}
+        for cell in cells
+        if cell["mean"] is not None
+    }
+
+
+def _milliseconds(finals: Mapping[tuple[str, str], list[Record]], cell: Record) -> float | None:
+    """The median over a cell's final runs and their logged stretches, of the time of a step."""
+    speeds = [
+        row["steps_per_second"]
+        for record in finals.get((cell["row"], cell["estimator"]), [])
+        for row in record["curve"]
+        if row.get("steps_per_second")
+    ]
+    return 1000 / statistics.median(speeds) if speeds else None
+
+
+def bound_of(cell: Record | None) -> str:
+    """A cell's mean with half the width of its interval, as Table 1 prints it.
+
+    Example:
+      >>> bound_of({"mean": 58.34, "ci95": [58.14, 58.54]})
+      '58.3 ± 0.2'
+      >>> bound_of(None)
+      ''
+    """
+    if cell is None:
+        return ""
+    interval = cell.get("ci95")
+    half = f" ± {(interval[1] - interval[0]) / 2:.1f}" if interval else ""
+    return f"{cell['mean']:.1f}{half}"
+
+
+def overview(cells: Mapping[tuple[str, str], Record]) -> str:
+    """The page that lists all estimators."""
+    header = ("estimator", "gradient", "passes", "families", *ROWS.values(), "ms a step")
+    lines = [
+        (
+            f"[`{name}`]({name}.md)",
+            "unbiased" if spec.unbiased else "biased",
+            spec.passes,
+            "both" if len(spec.families) == 2 else ", ".join(spec.families),
+            *(bound_of(cells.get((row, name))) for row in ROWS),
+            _ms(cells.get(("sbn_bernoulli", name))),
+        )
+        for name, spec in ((name, estimators.spec(name)) for name in estimators.names())
+    ]
+    pages = "\n".join(estimators.names())
+    return f"""\
+# Estimators
+
+Each is made by `gumbel.estimators.make(name, family, **options)`, and all have one signature.
+[](../choose.md) says which to take.
+
+{results_tables.table(header, lines)}
+*Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
+and `N` joint values. *Bounds*: test set, nats, lower is better, mean over seeds and half the width
+of the 95 % interval, from `results/table1.json`; a blank was not run. *ms a step*: of the Bernoulli
+SBN at batch 100 on one CPU core, the median over `results/table1/final`.
+
+```{{toctree}}
+:hidden:
+
+{pages}
+```
+"""
+
+
+def _ms(cell: Record | None) -> str:
+    return "" if cell is None or cell["ms"] is None else f"{cell['ms']:.1f}"
+
+
+def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Path) -> str:
+    """The page of one estimator."""
+    spec = estimators.spec(name)
+    note = docs / "notes" / f"{name}.md"
+    text = f"# `{name}`\n\n{results_tables.table(('', ''), facts(spec))}\n"
+    if note.exists():
+        text += f"{note.read_text(encoding='utf-8').strip()}\n\n"
+    factory = f"{spec.factory.__module__}.{getattr(spec.factory, '__qualname__', name)}"
+    text += f"## Definition\n\n```{{eval-rst}}\n.. autofunction:: {factory}\n```\n\n"
+    if spec.options:
+        header = ("option", "default", "values")
+        lines = ((f"`{o.name}`", f"`{o.default!r}`", _values(o)) for o in spec.options.values())
+        text += f"## Options\n\n{results_tables.table(header, lines)}\n"
+    measured = {row: cells[row, name] for row in ROWS if (row, name) in cells}
+    if measured:
+        text += _measured(name, measured)
+    return text + _commands(spec)
+
+
+def facts(spec: Spec) -> list[tuple[str, str]]:
+    """What `Spec` says of an estimator, a line each."""
+    needs = []
+    if spec.independent:
+        needs.append("examples that are independent, or a scalar cost")
+    if spec.smooth:
+        needs.append("a cost that is differentiable in the samples")
+    derivatives = {
+        "all": "of any order, unbiased",
+        "relaxed": "of any order, of the relaxed cost",
+        "first": "refused",
+    }
+    target = "multi-sample (importance-weighted) bound" if spec.multi_sample else "expected cost"
+    exact = "exact" if spec.enumerates else "unbiased"
+    return [
+        ("gradient of the " + target, exact if spec.unbiased else "biased"),
+        ("passes in a step, forward + backward", f"{spec.passes}"),
+        ("families", ", ".join(spec.families)),
+        ("reads the temperature", "yes" if spec.relaxes else "no"),
+        ("needs", "; ".join(needs) or "nothing else"),
+        ("second derivatives", derivatives[spec.derivatives]),
+    ]
+
+
+def _values(option: Any) -> str:
+    kind = "any" if option.kind is None else f"`{option.kind.__name__}`"
+    return f"{kind} {str(option.range).replace('|', ' ')}".strip()
+
+
+def _measured(name: str, cells: Mapping[str, Record]) -> str:
+    header = ("model", "test bound, nats", "paper", "seeds", "learning rate", "ms a step")
+    lines = (
+        (
+            ROWS[row],
+            bound_of(cell),
+            "" if cell["paper"] is None else f"{cell['paper']:.1f}",
+            str(len(cell["values"])),
+            f"{cell['setting'].get('learning_rate', '')}",
+            _ms(cell),
+        )
+        for row, cell in cells.items()
+    )
+    steps = " and ".join(f"{n:,}" for n in sorted({cell["steps"] for cell in cells.values()}))
+    return f"""\
+## Measured
+
+{results_tables.table(header, lines)}
+Table 1 of the paper at {steps} steps ([protocol](../reproduction/protocol.md)), from
+`results/table1.json` and `results/table1/final`. The learning rate was picked on the validation
+set.
+
+![Validation bounds while training, of {name} among the others](curves/{name}.svg)
+
+*Single-sample validation bound while training, in nats: `{name}` in color, the others in gray.*
+
+"""
+
+
+def _commands(spec: Spec) -> str:
+    config = "semi_supervised" if spec.enumerates else "sbn"
+    latent = "" if "bernoulli" in spec.families else "--config.latent=categorical "
+    return f"""\
+## Train with it
+
+```python
+estimator = gumbel.estimators.make("{spec.name}", gumbel.{spec.families[0].upper()})
+```
+
+```bash
+python -m experiments.train --config=configs/{config}.py --workdir=runs/{spec.name} \\
+    {latent}--config.estimator.name={spec.name}
+```
+"""
+
+
+def _draw_curves(path: Path, name: str, finals: Mapping[tuple[str, str], Iterable[Record]]) -> None:
+    """Validation bounds against steps: one estimator's runs among all others'."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": name, "font.size": 9}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots(2, 2).flat
+        for (row, title), axis in zip(ROWS.items(), axes, strict=True):
+            for (other_row, other), runs in finals.items():
+                if other_row != row:
+                    continue
+                ours = other == name
+                color, order = ("tab:red", 3) if ours else ("0.8", 1)
+                for run in runs:
+                    steps = [point["step"] for point in run["curve"][1:]]
+                    bounds = [point["validation_bound"] for point in run["curve"][1:]]
+                    axis.plot(steps, bounds, color=color, zorder=order, linewidth=1 + 0.4 * ours)
+            axis.set_title(title, fontsize=9)
+            axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
+        figure.supxlabel("steps", fontsize=9)
+        figure.supylabel("nats", fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def main(_given: Mapping[str, Any]) -> int:
+    """Writes the pages."""
+    write(ROOT / "docs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.launch(main, lambda _values: None))

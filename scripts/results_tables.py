@@ -1,0 +1,169 @@
+"""Tables of results in Markdown, for the README and the documentation, from files of `results/`."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.training import records
+from scripts.collect import SHORT
+
+COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categorical")]
+
+Run = dict[str, Any]
+
+
+def load_runs(directory: Path) -> list[Run]:
+    """The collected runs, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _as_said(run: Run) -> bool:
+    """Whether the set-up is the one that the text above the tables of single runs names."""
+    config = run["config"]
+    return (
+        config["dataset"] == "binarized_mnist"
+        and (config["optimizer"], config["momentum"], config["batch_size"]) == ("sgd", 0.9, 100)
+        and config["learning_rate"] == 1e-3
+        and config.get("learning_rate_schedule", "constant") == "constant"
+    )
+
+
+def full_runs(runs: Iterable[Run]) -> str:
+    """The table of single runs of 200,000 steps."""
+    runs = [run for run in runs if _as_said(run)]
+    rows = [
+        (
+            f"`{SHORT[run['config']['task']]}`, {run['config']['latent']}",
+            f"`{run['config']['estimator.name']}`",
+            f"{run['steps']:,}",
+            f"{run['seed']}",
+            f"{run['validation_bound']:.2f}",
+            f"{run['test_bound']:.2f}",
+        )
+        for run in runs
+        if run["steps"] >= 200_000
+    ]
+    header = ("model", "estimator", "steps", "seed", "validation", "test")
+    return table(header, rows)
+
+
+def short_runs(runs: Iterable[Run]) -> str:
+    """The table of 20,000-step runs: where each estimator starts and what it reaches."""
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for run in runs:
+        if run["steps"] != 20_000 or run["seed"] != 0 or not _as_said(run):
+            continue
+        config, start = run["config"], run["curve"][0]["validation_bound"]
+        last = run["curve"][-1]["validation_bound"]
+        row = cells.setdefault(config["estimator.name"], {})
+        units = "x".join(map(str, config["layers"]))
+        note = "" if min(config["layers"]) >= 200 else f" (layers {units})"
+        row[config["task"], config["latent"]] = f"{start:.1f} → {last:.1f}{note}"
+    rows = [
+        (f"`{name}`", *(row.get(column, "not run") for column in COLUMNS))
+        for name, row in cells.items()
+    ]
+    return table(("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows)
+
+
+def speed_by_classes(path: Path) -> str:
+    """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
+    measured = json.loads(path.read_text())
+    speeds = {
+        (row["num_classes"], row["estimator"]): f"{row['steps_per_second']:.3g}"
+        for row in measured["rows"]
+    }
+    rows = [
+        (
+            str(ratio["num_classes"]),
+            speeds[ratio["num_classes"], "marginalization"],
+            speeds[ratio["num_classes"], "gumbel_softmax"],
+            speeds[ratio["num_classes"], "st_gumbel_softmax"],
+            f"{ratio['speedup']:.1f}x",
+            f"{ratio['flop_ratio']:.1f}x",
+            "" if ratio["paper"] is None else f"{ratio['paper']:.1f}x",
+        )
+        for ratio in measured["ratios"]
+    ]
+    header = (
+        "classes",
+        "`marginalization`",
+        "`gumbel_softmax`",
+        "`st_gumbel_softmax`",
+        "Gumbel-Softmax over marginalization",
+        "by arithmetic alone",
+        "paper",
+    )
+    cpu = measured["device"]["platform"] == "cpu"
+    device = f"{measured['cores']} CPU cores" if cpu else measured["device"]["kind"]
+    return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
+
+
+def pytorch_ratio(speed: dict[str, Any]) -> str:
+    """What `scripts.benchmark_pytorch` measured, in a phrase."""
+    processes, pairs = speed.get("processes", 1), len(speed["jax_steps_per_second"])
+    on = "on one core" if processes == 1 else f"with {processes} processes each, a core a process"
+    torch = speed["torch"].split("+")[0]
+    limit = f", of at most {speed['median_limit']:.2f}x" if "median_limit" in speed else ""
+    return (
+        f"**{speed['median_ratio']:.2f}x**{limit} {on} "
+        f"(PyTorch {torch}, median of {pairs} rounds of turns)"
+    )
+
+
+def results_page(results: Path) -> str:
+    """The tables and figures of all results."""
+    text = "# Results\n\nTables and figures are made from the files under `results/`.\n\n"
+    for name in ("table1", "table2"):
+        if (results / f"{name}.md").exists():
+            title = f"## Table {name[-1]}\n\n"
+            text += f"{title}{(results / f'{name}.md').read_text(encoding='utf-8')}\n"
+    for number, caption in FIGURES.items():
+        path = results / "figures" / f"figure{number}.png"
+        if path.exists():
+            text += f"## Figure {number}\n\n![{caption}](../../results/figures/{path.name})\n\n"
+            text += f"*{caption}*\n\n"
+    if (results / "figure5a.json").exists():
+        text += "### The numbers of Figure 5a\n\n"
+        text += f"{speed_by_classes(results / 'figure5a.json')}\n"
+    return text + single_runs(results)
+
+
+FIGURES = {
+    1: "Samples of a Gumbel-Softmax variable by temperature, and their means.",
+    3: "Structured prediction (SBN): single-sample validation bound while training.",
+    4: "Generative modeling (VAE): single-sample validation bound while training.",
+    5: "Semi-supervised classification: speed by number of classes, and analogies.",
+}
+
+
+def single_runs(results: Path) -> str:
+    """The runs of `results/runs`, and the comparison with PyTorch."""
+    runs = load_runs(results / "runs")
+    files = sorted(results.glob("benchmark_pytorch*.json"))
+    speeds = "; ".join(pytorch_ratio(records.read_json(path)) for path in files)
+    return f"""\
+## Single runs
+
+Fixed-binarized MNIST, batch 100, SGD with momentum 0.9 at a constant learning rate of 1e-3. Bounds
+in nats with 1,000 discrete samples:
+
+{full_runs(runs)}
+Every estimator for 20,000 steps of the same set-up: the single-sample validation bound at the start
+and at the end.
+
+{short_runs(runs)}
+## Speed
+
+Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
+PyTorch: {speeds}. Upper limit: the step's matrix products alone, in float32.
+`python -m scripts.benchmark_pytorch` (after `pip install torch`) measures it again.
+"""

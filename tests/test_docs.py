@@ -1,0 +1,116 @@
+"""The documentation's claims that need no build: generated pages, commands, the new estimator."""
+
+import doctest
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import gumbel
+from experiments import config
+from experiments.config import cli
+from experiments.sweeps import grids
+from gumbel import estimators
+from scripts import docs_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITTEN = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "estimators"]
+PAGES = [ROOT / "README.md", *sorted(WRITTEN)]
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each `train` and `sweep` command of the pages and config files that no build executes."""
+    found = []
+    for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
+        text = CELL.sub("", page.read_text()).replace("\\\n", " ")
+        lines = re.findall(
+            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE
+        )
+        found += [(page.name, re.split(r" {2,}#|\s#\s", line)[0]) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_commands_are_understood(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command)[3:]
+    own = ("--grid", "--engine", "--ray_address", "--workers", "--help")
+    kept, grid = [], []
+    while arguments:
+        argument = arguments.pop(0)
+        name, _, value = argument.partition("=")
+        if name == "--grid":
+            grid.append(value or arguments.pop(0))
+        elif name not in own and argument != "...":
+            kept.append(argument)
+    if not any(argument.startswith("--workdir") for argument in kept):
+        kept.append("--workdir=none")
+    parsed = cli.parse(kept).config
+    assert all(grids.parse(text, parsed) for text in grid), page
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) > 15
+
+
+def test_new_estimator_of_the_how_to_is_a_whole_estimator(capsys):
+    cells = CELL.findall((ROOT / "docs" / "howto" / "estimator.md").read_text())
+    names = set(estimators.names())
+    scope: dict[str, object] = {}
+    exec(compile(cells[0], "estimator.md", "exec"), scope)
+    [added] = set(estimators.names()) - names
+    assert list(estimators.spec(added).options) == ["sharpness"]
+    exec(compile(cells[1], "estimator.md", "exec"), scope)  # uses it, and unregisters it
+    assert set(estimators.names()) == names
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_an_estimator_gets_its_page_when_it_is_registered(tmp_path):
+    @estimators.register("brand_new", unbiased=False, passes="3 + 3")
+    def brand_new(family, *, sharpness: float = 2.0):
+        """New."""
+        return estimators.st(family)
+
+    try:
+        page = docs_pages.estimator_page("brand_new", {}, tmp_path)
+        assert "3 + 3" in page
+        assert "`sharpness`" in page
+        assert "## Measured" not in page
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "brand_new.md").write_text("By hand.")
+        assert "By hand." in docs_pages.estimator_page("brand_new", {}, tmp_path)
+        assert "[`brand_new`](brand_new.md)" in docs_pages.overview({})
+    finally:
+        estimators.unregister("brand_new")
+
+
+@pytest.mark.parametrize("name", estimators.names())
+def test_the_code_on_the_page_of_an_estimator_runs(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = docs_pages.estimator_page(name, {}, ROOT / "docs")
+    [block] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(block, {"gumbel": gumbel})
+    lines = page.replace("\\\n", " ").splitlines()
+    [command] = [line for line in lines if line.startswith("python -m experiments.train ")]
+    settings = config.read(cli.parse(shlex.split(command)[3:]).config)
+    assert settings.estimator.name == name
+
+
+def test_examples_of_the_generator():
+    assert doctest.testmod(docs_pages) == (0, 2)
+
+
+def test_each_note_is_of_an_estimator():
+    notes = {path.stem for path in (ROOT / "docs" / "notes").glob("*.md")}
+    assert notes <= set(estimators.names())
+
+
+def test_links_between_pages_lead_somewhere():
+    generated = {"index", "results", *estimators.names()}
+    for page in PAGES:
+        for path in re.findall(r"\]\((?!http)([^)#\s]+\.md)", page.read_text()):
+            target = page.parent / path
+            known = target.exists() or target.stem in generated
+            assert known or page.parent.name == "notes", f"{page.name}: {path}"
