@@ -7,10 +7,8 @@ the result, or crashes, where the product is long in one axis or its operands ha
 * https://github.com/jax-ml/jax/issues/39352, a related report;
 * https://github.com/jax-ml/jax/issues/39257 and 40412, operands of rank 7 and more.
 
-jax 0.9.2 to 0.10.1 get a narrower program wrong too: the plain sum or maximum over the columns of
-`w @ x.T` in float32, with `w` of shape [2, 3] or [3, 3] and `x` of 32,769 or 40,000 rows (65,537
-and 100,000 were right). No test holds them to it, since Python 3.11 has no later release than
-0.10.2. A square before the sum, other inner sizes and float64 were right.
+jax 0.9.1 to 0.10.1 get a narrower program wrong too: the plain sum over the columns of `w @ x.T` in
+float32, with `w` of shape [2, 3] and `x` of 32,769 or 40,000 rows (65,537 and 100,000 were right).
 
 All inputs are small integers, so that float32 and float64 hold every sum exactly, in any order, and
 NumPy's int64 gives the answer to compare with: no tolerance hides a wrong sum.
@@ -70,6 +68,14 @@ def test_matrix_product_and_sum_of_squares(dtype, length):
     x, w = integers(1, (length, 3)), integers(2, (2, 3))
     expected = ((w @ x.T) ** 2).sum(0)
     check(lambda x, w: jnp.sum((w @ x.T) ** 2, axis=0), dtype, x, w, expected=expected)
+
+
+@pytest.mark.parametrize("length", [32_769, 40_000])
+def test_matrix_product_and_sum(length):
+    """The fault of jax 0.9.1 to 0.10.1: from one wrong sum to thousands, by the length."""
+    x, w = integers(6, (length, 3)), integers(7, (2, 3))
+    expected = (w @ x.T).sum(0)
+    check(lambda x, w: jnp.sum(w @ x.T, axis=0), "float32", x, w, expected=expected)
 
 
 @pytest.mark.parametrize("axes", [1, (0, 1)])

@@ -102,8 +102,8 @@ def test_lock_files_agree(lock):
 
 
 def test_lock_file_has_a_right_jax_for_each_python():
-    """jax 0.10.2 computes wrong sums on CPU, and is the newest that Python 3.11 could have."""
+    """jax 0.9.1 to 0.10.2 compute wrong sums on CPU; Python 3.11 can have nothing newer."""
     found = [pin.partition("--hash")[0].strip() for pin in pins("requirements.txt")]
     jax = [pin for pin in found if re.match(r"jax(lib)?==", pin)]
-    assert not any("==0.10.2" in pin for pin in jax), jax
-    assert any(re.match(r"jax==0\.10\.1\b.*python_full_version < '3\.12'", pin) for pin in jax), jax
+    assert not any(re.search(r"==0\.(9\.[12]|10\.)", pin) for pin in jax), jax
+    assert any(re.match(r"jax==0\.9\.0.*python_full_version < '3\.12'", pin) for pin in jax), jax
