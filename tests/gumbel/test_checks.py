@@ -90,12 +90,12 @@ sites:
   edge: categorical [3, 4, 2, 2, 5], in 2 loops, 152587890625 joint values
 estimators (forward + backward passes):
   marginalization    no: 305175781250 joint values, over max_values=65536
+  nvil               1 + 1
   st                 1 + 1
   gumbel_softmax     1 + 1
   st_gumbel_softmax  1 + 1
   slope_annealed_st  1 + 1
   sf                 1 + 1
-  nvil               1 + 1
   darn               2 + 2
   muprop             (1 + 2) + (1 + 2)
   vimco              5 + 5

@@ -177,7 +177,7 @@ def masked_by_hand():
     def gradient(params):
         costs = []
         for row in range(2):
-            kept = np.flatnonzero(np.asarray(WHERE[row]))
+            kept = np.flatnonzero(np.asarray(WHERE)[row])
 
             def weighted(bits, kept=kept):
                 z = jnp.zeros(3).at[kept].set(bits)
