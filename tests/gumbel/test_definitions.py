@@ -16,7 +16,7 @@ COSTS = np.array([0.3, 2.0])  # of the values 0 and 1
 
 def objective(params, batch, key, sample):
     z = sample("z", params + batch)[:, 0]
-    return COSTS[0] + (COSTS[1] - COSTS[0]) * z
+    return COSTS[0] + (COSTS[1] - COSTS[0]) * z**2  # curved, so that MuProp has a residual
 
 
 def bound(costs):
