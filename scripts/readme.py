@@ -5,7 +5,6 @@
 With `--check` nothing is written, and the exit status says whether the section is up to date.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any
 from absl import flags
 
 from experiments import command
+from experiments.files import Maybe, read_json, write_text
+from experiments.sweeps.progress import nats
+from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,10 +24,38 @@ COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categor
 
 Run = dict[str, Any]
 
+# What is read of the files under `results/`.
+_RUN = RESULT_SHAPE | {
+    "config": {
+        "task": str,
+        "latent": str,
+        "estimator.name": str,
+        "dataset": str,
+        "optimizer": str,
+        "momentum": float,
+        "batch_size": int,
+        "learning_rate": float,
+        "layers": [int],
+    },
+    "curve": [{"step": int, "validation_bound": float}],
+}
+_FIGURE5A = {
+    "device": {"platform": str, "kind": str},
+    "cores": int | None,
+    "rows": [{"num_classes": int, "estimator": str, "steps_per_second": float}],
+    "ratios": [{"num_classes": int, "speedup": float, "flop_ratio": float, "paper": float | None}],
+}
+_BENCHMARK = {
+    "torch": str,
+    "jax_steps_per_second": [float],
+    "median_ratio": float,
+    "median_limit": Maybe(float),
+}
+
 
 def load_runs(directory: Path) -> list[Run]:
     """The collected runs, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+    return [read_json(path, _RUN) for path in sorted(directory.glob("*.json"))]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -55,8 +85,8 @@ def full_runs(runs: Iterable[Run]) -> str:
             f"`{run['config']['estimator.name']}`",
             f"{run['steps']:,}",
             f"{run['seed']}",
-            f"{run['validation_bound']:.2f}",
-            f"{run['test_bound']:.2f}",
+            nats(run["validation_bound"]),
+            nats(run["test_bound"]),
         )
         for run in runs
         if run["steps"] >= 200_000
@@ -104,7 +134,7 @@ def _title(name: str) -> str:
 
 def speed_by_classes(path: Path) -> str:
     """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
-    measured = json.loads(path.read_text())
+    measured = read_json(path, _FIGURE5A)
     speeds = {
         (row["num_classes"], row["estimator"]): f"{row['steps_per_second']:.3g}"
         for row in measured["rows"]
@@ -151,7 +181,7 @@ def section(results: Path) -> str:
     """The results section."""
     runs = load_runs(results / "runs")
     files = sorted(results.glob("benchmark_pytorch*.json"))
-    speeds = "; ".join(pytorch_ratio(json.loads(path.read_text())) for path in files)
+    speeds = "; ".join(pytorch_ratio(read_json(path, _BENCHMARK)) for path in files)
     return f"""\
 {tables(results)}### Single runs
 
@@ -188,7 +218,7 @@ def main(given: Mapping[str, Any]) -> int:
         up_to_date = path.read_text() == new
         print("up to date" if up_to_date else "README.md differs: run python -m scripts.readme")
         return 0 if up_to_date else 1
-    path.write_text(new)
+    write_text(path, new)
     return 0
 
 
