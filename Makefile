@@ -14,17 +14,18 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 
 PYTEST := $(BIN)/python -m pytest
-QUICK := -n auto --dist loadfile -m "not slow and not ray"
+QUICK := -n auto --dist loadfile -m "not slow and not ray and not trackers"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test library lint typecheck slow ray package lock clean
+.PHONY: help quickstart test library lint typecheck slow ray trackers package lock clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
 	@echo "make test         linter, type checker and the quick tests"
 	@echo "make library      the library's tests alone"
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
+	@echo "make trackers     install wandb and mlflow, and test the trackers that need them"
 	@echo "make ray          install Ray, and test the sweep engine that needs it"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
 	@echo "make lock         write the requirements files anew, from pyproject.toml"
@@ -47,11 +48,15 @@ typecheck: $(DEV)
 	$(BIN)/mypy
 
 slow: $(DEV)
-	$(PYTEST) -m "slow and not ray"
+	$(PYTEST) -m "slow and not ray and not trackers"
 
 ray: $(DEV)
 	$(PIP) install -e '.[ray]'
 	$(PYTEST) -m ray
+
+trackers: $(DEV)
+	$(PIP) install -e '.[wandb,mlflow]'
+	$(PYTEST) -m trackers
 
 # The wheel is built from the sdist. -I keeps the checkout off the path.
 package: | $(VENV)/.created

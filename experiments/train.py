@@ -15,15 +15,16 @@ from experiments import config as configs
 from experiments import tasks
 from experiments.config import Overrides, cli
 from experiments.settings import Settings
-from experiments.training import run, rundir
+from experiments.training import run, rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.loop import Stopped
 
 _log = logging.getLogger(__name__)
 
 
-def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
+def main(config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any]) -> int:
     """Trains one model with one estimator; a run that was stopped resumes where it was."""
+    shown = trackers.chosen((given or {}).get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
@@ -31,7 +32,7 @@ def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
     keep_compilations()
     finished = (Path(workdir) / rundir.RESULT).exists()
     try:
-        result = run.train(settings, workdir, overrides)
+        result = run.train(settings, workdir, overrides, shown_by=shown)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
@@ -56,4 +57,4 @@ def summary(settings: Settings, result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, define_flags=trackers.define_flags))

@@ -114,6 +114,7 @@ class Task:
       extra: `(settings, dataset, model) -> Extra`, if there is one.
       metrics: of a split besides the bound, if there are any.
       ranking: what a sweep ranks its runs by.
+      least_cost: no mean training cost of the task's objective lies below, in nats.
     """
 
     build: Callable[[Settings, Float[Array, "H W"], PRNGKey], Model]
@@ -124,6 +125,7 @@ class Task:
     extra: Callable[[Settings, Dataset, Any], Extra] | None = None
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
+    least_cost: float = 0.0  # pixels are discrete, and no KL is negative
 
 
 def check_layers(settings: Settings, number: int | None = None) -> None:

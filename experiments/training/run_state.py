@@ -1,6 +1,7 @@
 """One run in training: its directory's files, how far it is, and what went wrong with it."""
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,15 +9,19 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import tasks
 from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
 from experiments.settings import Settings
-from experiments.training import evaluation, provenance, records
+from experiments.training import evaluation, provenance, records, trackers
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.metrics import MetricsLog
 from experiments.training.program import Trace, TrainState
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+from experiments.training.trackers import Trackers
+
+_log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -26,11 +31,13 @@ class Job(NamedTuple):
       settings: checked.
       workdir: the run's directory.
       overrides: what was changed from the config file, for the record.
+      trackers: where the run is shown, by name; see `experiments.training.trackers`.
     """
 
     settings: Settings
     workdir: Path
     overrides: Mapping[str, Any]
+    trackers: tuple[str, ...] = trackers.DEFAULT
 
 
 class Saved(NamedTuple):
@@ -54,11 +61,13 @@ class RunState:
 
     checkpoints: Checkpoints
     log: MetricsLog
+    trackers: Trackers
 
     def __init__(self, job: Job, row: int) -> None:
         self.job, self.row = job, row
         self.step, self.seconds_before = 0, 0.0
         self.error: UserError | None = None
+        self._out_of_range = False
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
@@ -73,8 +82,11 @@ class RunState:
         if restored:
             self.step, (state, seconds) = restored
             self.seconds_before = float(seconds)
-        log = MetricsLog(self.job.workdir, self.step if restored else None)
+        job, last = self.job, self.step if restored else None
+        log = MetricsLog(job.workdir, last, events="tensorboard" in job.trackers)
         self.log = stack.enter_context(log)
+        shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
+        self.trackers = stack.enter_context(shown)
         return state
 
     def check(self, trace: Trace, *, finite: bool) -> None:
@@ -93,6 +105,39 @@ class RunState:
             f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
             f"temperature; {kept}"
         )
+
+    def note(self, line: Mapping[str, float]) -> None:
+        """Adds a line to the metrics, at the step that the run has come to."""
+        self.trackers.log(self.log.append(self.step, **line, **self._watch(line)))
+
+    def _watch(self, line: Mapping[str, float]) -> dict[str, float]:
+        """Says, the first time, that the training cost has left the range of its objective.
+
+        A relaxed sample can be rewarded for what no discrete one can do. The run goes on, as its
+        validation bound, by discrete samples, tells the truth.
+
+        Args:
+          line: of the metrics.
+
+        Returns:
+          What the line is to say of it: `cost_out_of_range=1` from then on, as long as it lasts.
+        """
+        least = tasks.load(self.job.settings.task).least_cost
+        cost = line.get("train_cost")
+        if cost is None or cost >= least:
+            return {}
+        if not self._out_of_range:
+            self._out_of_range = True
+            _log.warning(
+                "%s: the training cost is %.2f nats at step %d, and no bound lies below %g: the "
+                "relaxed samples have left what discrete ones can do; lower the temperature, or "
+                "train with kl=analytic or kl=relaxed",
+                self.job.workdir,
+                cost,
+                self.step,
+                least,
+            )
+        return {"cost_out_of_range": 1.0}
 
     def save(self, state: TrainState, seconds: float) -> None:
         """Writes a checkpoint; `seconds` are those that this process has spent."""
@@ -133,5 +178,6 @@ class RunState:
             "config": settings.flat(),
             "train_seconds": self.seconds_before + seconds,
         }
+        self.trackers.finish(result, self.job.workdir / PICTURE)
         records.write_json(self.job.workdir / RESULT, result)
         return records.read_json(self.job.workdir / RESULT)
