@@ -22,8 +22,17 @@ from experiments.training.loop import Stopped
 _log = logging.getLogger(__name__)
 
 
-def main(config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any]) -> int:
-    """Trains one model with one estimator; a run that was stopped resumes where it was."""
+def main(
+    config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any] | None = None
+) -> int:
+    """Trains one model with one estimator; a run that was stopped resumes where it was.
+
+    Args:
+      config: of the run.
+      workdir: its directory.
+      overrides: of the config.
+      given: the flags; their defaults if None.
+    """
     shown = trackers.chosen((given or {}).get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():

@@ -19,6 +19,7 @@ from experiments.sweeps.window import Window, half_width, mark, window
 _MOST_PANELS = 12
 _MOST_TICKS, _LONGEST_TICK = 8, 12  # of names under a curve; more or longer ones become a list
 _MOST_LISTED = 60
+_LEAST_SEEDS = 3  # of an interval: that of two is 13 standard errors wide
 _LABEL_WIDTH = 48  # characters of a line of a setting's label
 
 
@@ -100,8 +101,14 @@ def _window(rows: Sequence[Row]) -> Window:
     """Of the means, with room for the intervals of those that lie inside."""
     seen = window(row.mean for row in rows)
     inside = [row for row in rows if not seen.outside(row.mean)]
-    halves = [(row.mean, half_width(list(row.losses.values()))) for row in inside]
-    return seen.widened(mean + sign * half for mean, half in halves for sign in (-1, 1))
+    ends = [row.mean + sign * _half(row) for row in inside for sign in (-1, 1)]
+    return seen.widened([*ends, *(loss for row in inside for loss in row.losses.values())])
+
+
+def _half(row: Row) -> float:
+    """Half the interval of a setting's mean; NaN below three seeds, whose interval says nothing."""
+    losses = list(row.losses.values())
+    return half_width(losses) if len(losses) >= _LEAST_SEEDS else math.nan
 
 
 def _interval(
@@ -125,7 +132,7 @@ def _interval(
         seeds = ([place] * len(losses), losses)
         axes.plot(*(seeds if upwards else seeds[::-1]), "k.", alpha=0.35, markersize=4)
     at = (place, row.mean) if upwards else (row.mean, place)
-    half = half_width(losses)
+    half = _half(row)
     bar: dict[str, Any] = {} if math.isnan(half) else {"yerr" if upwards else "xerr": half}
     axes.errorbar(*at, fmt=style, color=color, capsize=3, markersize=5, **bar)
 

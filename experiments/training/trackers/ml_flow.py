@@ -7,10 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus
-from mlflow.exceptions import MlflowException
-
 from experiments.training.trackers import Tracked
 
 
@@ -18,12 +14,15 @@ class MLflow:
     """See `Tracker`. A run that resumes goes on under its id; lines that it has are left out."""
 
     def __init__(self, run: Tracked) -> None:
+        from mlflow import MlflowClient  # an extra: not needed elsewhere
+        from mlflow.exceptions import MlflowException
+
         self._client = MlflowClient()
         self._finished = False
         self._last = -1  # the last step that the store has
         self.id = run.id
         try:
-            self._client.update_run(run.id, status=RunStatus.to_string(RunStatus.RUNNING))
+            self._client.update_run(run.id, status="RUNNING")
             self._last = self._logged()
         except MlflowException:  # the store does not know it
             self.id = self._create(run)
@@ -31,6 +30,9 @@ class MLflow:
             self.log(row)
 
     def _create(self, run: Tracked) -> str:
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "gumbel")
         with contextlib.suppress(MlflowException):  # it is there, perhaps since this moment
             self._client.create_experiment(name)
@@ -63,10 +65,11 @@ class MLflow:
 
     def close(self) -> None:
         """Ends the run; one that has not finished counts as killed until it resumes."""
-        status = RunStatus.FINISHED if self._finished else RunStatus.KILLED
-        self._client.set_terminated(self.id, RunStatus.to_string(status))
+        self._client.set_terminated(self.id, "FINISHED" if self._finished else "KILLED")
 
     def _metrics(self, scalars: Mapping[str, Any], step: int) -> None:
+        from mlflow.entities import Metric
+
         now = int(1000 * time.time())
         found = [Metric(k, float(v), now, step) for k, v in scalars.items() if v is not None]
         self._client.log_batch(self.id, metrics=found)

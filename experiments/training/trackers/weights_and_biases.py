@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from experiments.training.trackers import Tracked
 
 
@@ -17,6 +15,8 @@ class WeightsAndBiases:
     """See `Tracker`. A run that resumes goes on under its id; lines that it has are left out."""
 
     def __init__(self, run: Tracked) -> None:
+        import wandb  # an extra: not needed elsewhere
+
         self.id = run.id
         self._finished = False
         self._run = wandb.init(
@@ -42,6 +42,8 @@ class WeightsAndBiases:
 
     def finish(self, result: Mapping[str, Any], picture: Path) -> None:
         """Sets the summary, and logs the picture."""
+        import wandb
+
         self._run.summary.update(dict(result))
         if picture.exists():
             self._run.log({"picture": wandb.Image(str(picture))}, step=int(result["steps"]))

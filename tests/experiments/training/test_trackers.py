@@ -131,13 +131,10 @@ def test_weights_and_biases_is_given_what_it_lacks(monkeypatch, tmp_path):
     fake.init = lambda **given: kwargs.update(given) or run
     fake.Settings, fake.Image = dict, str
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    name = "experiments.training.trackers.weights_and_biases"
-    monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "picture.png").touch()
     with Trackers(["wandb"], tmp_path, {"seed": 3}, ROWS) as shown:
         shown.log({"step": 40, "train_cost": 7.0})
         shown.finish(RESULT, tmp_path / "picture.png")
-    sys.modules.pop(name)
     assert logged[:2] == [(20, {"train_cost": 8.0}), (40, {"train_cost": 7.0})]
     assert logged[2] == (40, {"picture": str(tmp_path / "picture.png")})
     assert (kwargs["project"], kwargs["resume"], kwargs["config"]) == (
