@@ -82,6 +82,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> int:
     variables = {
         # A file as long as before, and changed within the second, looks unchanged to Python.
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # for speed
         # Programs without the mistake are compiled once for all.
         "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
