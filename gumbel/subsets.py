@@ -211,9 +211,10 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
     """
     logits = floating(logits)
     wide = upcast(logits)
-    both = unimix(jnp.stack([jnp.zeros_like(wide), wide], axis=-1), share)
     constant = jnp.abs(wide) >= CERTAIN
-    mixed = jnp.where(constant, 0, both[..., 1]) - jnp.where(constant, 0, both[..., 0])
+    finite = jnp.where(constant, 0, wide)
+    both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), share)
+    mixed = both[..., 1] - both[..., 0]
     return jnp.where(constant, wide, mixed).astype(logits.dtype)
 
 
