@@ -243,7 +243,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("kills", 200, "in all", lower_bound=1, **define)
     default = [name for name in KINDS if name != "ray"]
     flags.DEFINE_list("kinds", default, f"of {', '.join(KINDS)}", **define)
-    flags.DEFINE_float("minutes", None, "after which no more are killed", **define)
+    flags.DEFINE_float("minutes", None, "of killing, after which no more are killed", **define)
     flags.DEFINE_integer("seed", 0, "of the random moments", **define)
     flags.DEFINE_string("workdir", None, "for the files, kept; else a scratch one", **define)
 
@@ -260,9 +260,9 @@ def main(given: Mapping[str, Any]) -> int:
 
 
 def _run(given: Mapping[str, Any], directory: Path) -> int:
-    end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
     moments = random.Random(given["seed"])
     trials = {name: Trial(name, directory / name, moments) for name in given["kinds"]}
+    end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
     order = list(trials.values())
     while sum(trial.kills for trial in order) < given["kills"] and time.monotonic() < end:
         min(order, key=lambda trial: trial.kills).kill()

@@ -104,9 +104,7 @@ class Compiled:
         # A permutation of the images for each epoch that the steps touch, and their indices.
         epochs = num_steps // (len(self.images) // settings.batch_size) + 2
         numbers = runs * (epochs * len(self.images) + num_steps * settings.batch_size)
-        yield Need(
-            "the order of the images of so many steps", 4 * numbers, frozenset({"log_every"})
-        )
+        yield Need("the order of the images", 4 * numbers, frozenset({"log_every"}))
         per_call = min(settings.steps_per_call, num_steps)
         indices = jax.eval_shape(
             partial(self.indices, num_steps=per_call), dynamic["seed"], jnp.zeros((), jnp.int32)

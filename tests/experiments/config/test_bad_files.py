@@ -95,7 +95,9 @@ READERS = [
 
 
 @pytest.mark.parametrize(
-    ("reader", "content"), itertools.product(READERS, BROKEN), ids=lambda value: str(value)[-30:]
+    ("reader", "content"),
+    list(itertools.product(READERS, BROKEN)),
+    ids=lambda value: str(value)[-30:],
 )
 def test_a_file_that_is_no_object(refused, reader, content):
     refused(*reader, content)
