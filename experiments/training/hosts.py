@@ -143,11 +143,11 @@ def by_each(function: Callable[[], Value]) -> Value:
         if not several():
             raise
         found = Found(None, error)
-    failed = np.flatnonzero(_gathered(np.int32(found.error is not None))) if several() else []
+    failed = _gathered(np.int32(found.error is not None)) if several() else np.zeros(1)
     if found.error is not None:
         raise found.error
-    if len(failed):
-        raise UserError(f"process {failed[0]} cannot go on: see what it says")
+    if failed.any():
+        raise UserError(f"process {int(failed.argmax())} cannot go on: see what it says")
     value: Value = found.value
     return value
 

@@ -54,6 +54,7 @@ def test_more_than_there_are_is_refused(machine):
         accelerators.found(1)
 
 
+@pytest.mark.slow
 def test_jax_is_asked_in_a_process_of_its_own(monkeypatch):
     """Which answers, and finds none where the tests have it look at the CPU alone."""
     monkeypatch.setattr(accelerators, "_may_be_any", lambda: True)

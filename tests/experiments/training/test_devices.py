@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[3]
 ROUNDING = 1e-5  # of 1 + the size of a number, after some steps in float32
 
 
-def on_four_devices(home: Path, counts: str, names: str = "") -> dict[str, Any]:
+def on_four_devices(home: Path, names: str = "") -> dict[str, Any]:
     """What `on_devices` prints."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     child = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.training.on_devices", str(home), counts, names],
+        [sys.executable, "-m", "tests.experiments.training.on_devices", str(home), names],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": flags.strip()},
         capture_output=True,
@@ -38,23 +38,19 @@ def on_four_devices(home: Path, counts: str, names: str = "") -> dict[str, Any]:
 
 @pytest.fixture(scope="module", name="found")
 def fixture_found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return on_four_devices(tmp_path_factory.mktemp("devices"), "4", QUICK)
-
-
-# One of each kind of state and of sampler; the slow test has them all.
-QUICK = "sf,muprop,vimco,gumbel_softmax,marginalization"
+    return on_four_devices(tmp_path_factory.mktemp("devices"))
 
 
 def assert_equal_to_one_device(by_estimator: dict[str, Any]) -> None:
     for name, found in by_estimator.items():
         for count, distance in found["distance"].items():
             assert distance < ROUNDING, (name, count)
-            # Every device has its part of the work: a little more, as each updates all parameters.
+            # Each device has its part of the work, and what is done for all of the batch at once.
             assert found["share"][count] < 0.75, (name, count)
 
 
 def test_an_estimate_on_four_devices_is_that_of_one(found):
-    assert list(found["estimators"]) == QUICK.split(",")
+    assert list(found["estimators"]) == ["sf"]
     assert_equal_to_one_device(found["estimators"])
 
 
@@ -62,21 +58,21 @@ def test_statistics_of_a_part_of_the_batch_would_be_noticed(found):
     assert found["local"] > 100 * ROUNDING
 
 
-def test_a_run_resumes_on_any_number_of_devices(found):
-    assert found["resumed"] < ROUNDING
+def test_a_run_resumes_on_another_number_of_devices(found):
+    assert found["resumed"]["moved"] < ROUNDING
 
 
 def test_a_sweep_on_four_devices_has_the_numbers_of_one(found):
-    assert found["sweep"]["together"] == 5
-    assert found["sweep"]["distance"] < ROUNDING
+    assert found["resumed"]["together"] == 5
+    assert found["resumed"]["sweep"] < ROUNDING
 
 
 def test_a_sweep_resumes_from_any_mixture(found):
-    assert found["sweep"]["mixed"] < ROUNDING
+    assert found["resumed"]["mixed"] < ROUNDING
 
 
-def test_runs_are_divided_and_wait_for_nobody(found):
-    assert found["shares"] == {"rows": [2, 2, 2], "collectives": []}
+def test_runs_are_divided_evenly(found):
+    assert found["divided"] == [[2, 2, 2], [2, 2, 2, 2], [1, 1]]
 
 
 def test_a_batch_that_does_not_divide_is_refused(found):
@@ -88,9 +84,10 @@ def test_a_batch_that_does_not_divide_is_refused(found):
 
 @pytest.mark.slow
 def test_every_estimator_on_two_and_four_devices(tmp_path):
-    found = on_four_devices(tmp_path, "2,4")["estimators"]
-    assert tuple(found) == estimators.names()
-    assert_equal_to_one_device(found)
+    found = on_four_devices(tmp_path, ",".join(estimators.names()))
+    assert tuple(found["estimators"]) == estimators.names()
+    assert_equal_to_one_device(found["estimators"])
+    assert found["collectives"] == []
 
 
 @pytest.mark.parametrize(

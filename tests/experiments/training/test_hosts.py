@@ -22,7 +22,7 @@ from tests.experiments import small
 
 def get_config():
     return small.config(
-        "sbn", layers=(4,), batch_size=8, eval_batch_size=60, num_steps=2000, log_every=20,
+        "sbn", layers=(4,), batch_size=8, eval_batch_size=60, num_steps=400, log_every=20,
         estimator__name="nvil",
     )
 """
@@ -100,7 +100,7 @@ def test_a_killed_process_ends_the_run_which_resumes(by_two, tmp_path, victim):
     """To the same numbers, to the bit."""
     workdir = tmp_path / "killed"
     children = start(workdir, 2)
-    wait_for(lambda: steps_of(workdir) >= 100)
+    wait_for(lambda: steps_of(workdir) >= 40)
     children[victim].kill()
     for child in children:
         child.communicate(timeout=300)
@@ -112,7 +112,7 @@ def test_a_killed_process_ends_the_run_which_resumes(by_two, tmp_path, victim):
 def test_a_process_that_is_told_to_stop_stops_all(by_two, tmp_path):
     workdir = tmp_path / "stopped"
     children = start(workdir, 2)
-    wait_for(lambda: steps_of(workdir) >= 100)
+    wait_for(lambda: steps_of(workdir) >= 40)
     children[1].send_signal(signal.SIGTERM)
     said = finish(children, 128 + signal.SIGTERM)
     assert all("rerun the same command to resume" in each for each in said)
