@@ -12,7 +12,7 @@ import numpy as np
 from gumbel import estimators
 from gumbel.estimators import Spec
 from gumbel.independence import count_values, is_concrete, layout, leaks, readable
-from gumbel.probes import Probe, differ
+from gumbel.probes import Probe, differ, on_host, outputs
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import has_derivative
@@ -147,6 +147,7 @@ def check_objective(
     arguments = (objective, params, batch, key)
     plan = layout(*arguments, family)
     drawn = trace(*arguments, family, hard_draw)
+    again = trace(*arguments, family, hard_draw)
     probe = Probe(*arguments, drawn)
     leaking, trained = leaks(probe), _trained(*arguments, family)
     sites = tuple(
@@ -167,17 +168,12 @@ def check_objective(
         sites,
         None if plan.coupled else plan.cost.shape[0],
         bool(np.isfinite(drawn.cost).all()),
-        not differ(_effects(drawn), _effects(trace(*arguments, family, hard_draw))),
+        not differ(on_host(outputs(drawn)), on_host(outputs(again))),
         plan.aux is not None,
         tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
         (),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
-
-
-def _effects(drawn: Pass) -> list[np.ndarray]:
-    arrays = [drawn.cost, *(record.logits for record in drawn.records.values())]
-    return [np.asarray(array, np.float64) for array in arrays]
 
 
 def _trained(

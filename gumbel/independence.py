@@ -99,11 +99,11 @@ def leaks(probe: Probe) -> tuple[str, ...]:
     drawn = probe.drawn
     if drawn.coupled or drawn.cost.shape[0] < 2:
         return ()
-    size, before = drawn.cost.shape[0], probe.effects()
+    size = drawn.cost.shape[0]
 
     def reach_others(sites: Iterable[str], rows: np.ndarray, seed: int | None = None) -> bool:
         flips = {site: probe.of_rows(site, rows, seed=seed) for site in sites}
-        return differ(before, probe.effects(flips), ~rows)
+        return differ(probe.before, probe.effects(flips), ~rows)
 
     for seed in range(3):
         rows = np.random.default_rng(seed).permutation(size) < size / 2

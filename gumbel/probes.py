@@ -1,5 +1,6 @@
 """Experiments on an objective: what changes when the samples of a site are others?"""
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -34,6 +35,11 @@ def replayed(
     )
 
 
+def outputs(drawn: Pass) -> list[jax.Array]:
+    """What the samples of a pass can change: its costs, and the logits of every site."""
+    return [drawn.cost, *(record.logits for record in drawn.records.values())]
+
+
 def flipped(z: Sample, record: Record) -> Sample:
     """Another value for every variable: `1 - z`, or the next of K values."""
     return jnp.roll(z, 1, axis=-1) if record.family.event_ndims else 1 - z
@@ -55,26 +61,30 @@ class Probe:
         self, objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass
     ) -> None:
         def effects(params: Params, values: dict[str, Sample]) -> list[jax.Array]:
-            again = replayed(objective, params, batch, key, drawn.records, values)
-            return [again.cost, *(record.logits for record in again.records.values())]
+            return outputs(replayed(objective, params, batch, key, drawn.records, values))
 
         self._effects = jax.jit(effects)
         self._params = params
         self.drawn = drawn
         self._values = {site: record.z for site, record in drawn.records.items()}
 
-    def effects(self, flips: Mapping[str, np.ndarray] | None = None) -> Effects:
-        """What the samples can change: the costs, and the logits of every site.
+    @functools.cached_property
+    def before(self) -> Effects:
+        """The outputs with the samples of `drawn`."""
+        return self.effects({})
+
+    def effects(self, flips: Mapping[str, np.ndarray]) -> Effects:
+        """The outputs with some samples flipped.
 
         Args:
           flips: by site, which samples are to have another value: booleans that broadcast to z.
         """
         values = dict(self._values)
-        for site, flip in (flips or {}).items():
+        for site, flip in flips.items():
             z = values[site]
             other = flipped(z, self.drawn.records[site])
             values[site] = jnp.where(jnp.asarray(flip), other, z)
-        return [np.asarray(array, np.float64) for array in self._effects(self._params, values)]
+        return on_host(self._effects(self._params, values))
 
     def of_rows(self, site: str, rows: np.ndarray, *, seed: int | None = None) -> np.ndarray:
         """The flips of some rows of a site: of each variable, or with a seed of a random half."""
@@ -89,14 +99,18 @@ class Probe:
 
     def is_used(self, site: str) -> bool:
         """Whether the cost, or the logits of a site, depend on the samples of this one."""
-        before = self.effects()
         shape = self.drawn.records[site].z.shape
         everything = np.ones(shape[:1] or (1,), bool)
         seeds = (None, *range(3))  # a cost may be the same when all variables are flipped at once
         return any(
-            differ(before, self.effects({site: self.of_rows(site, everything, seed=seed)}))
+            differ(self.before, self.effects({site: self.of_rows(site, everything, seed=seed)}))
             for seed in seeds
         )
+
+
+def on_host(arrays: list[jax.Array]) -> Effects:
+    """Outputs as `differ` compares them."""
+    return [np.asarray(array, np.float64) for array in arrays]
 
 
 def differ(before: Effects, after: Effects, rows: np.ndarray | None = None) -> bool:

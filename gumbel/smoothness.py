@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array
 
 from gumbel.independence import is_concrete, layout
-from gumbel.probes import Probe, replayed
+from gumbel.probes import Probe, outputs, replayed
 from gumbel.samplers import Records, hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
@@ -35,13 +35,14 @@ def has_derivative(
         reached.append(True)  # JAX does not ask for the derivative of what has none
         return primals[0], tangents[0]
 
-    def outputs(z: Array, others: dict[str, Array]) -> list[Array]:
-        again = replayed(objective, params, batch, key, records, {**others, site: z})
-        return [noted(x) for x in (again.cost, *(r.logits for r in again.records.values()))]
+    def watched(z: Array, others: dict[str, Array]) -> list[Array]:
+        values = {**others, site: z}
+        again = replayed(objective, params, batch, key, records, values)
+        return [noted(output) for output in outputs(again)]
 
     def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
         # In reverse mode, as a custom_vjp in the objective has no other.
-        return jax.vjp(lambda z: outputs(z, others), z)[0]
+        return jax.vjp(lambda z: watched(z, others), z)[0]
 
     others = {name: record.z for name, record in records.items() if name != site}
     jax.eval_shape(linearized, records[site].z, others)
