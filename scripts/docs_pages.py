@@ -34,7 +34,7 @@ Record = dict[str, Any]
 def write(docs: Path) -> None:
     """Writes all generated pages below `docs`, and leaves files alone that would not change."""
     finals = finals_of(RESULTS)
-    cells = cells_of(RESULTS)
+    cells = cells_of(RESULTS, finals)
     folder = docs / "estimators"
     pages = {f"{name}.md": estimator_page(name, cells, docs) for name in estimators.names()}
     pages["index.md"] = overview(cells)
@@ -57,15 +57,16 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
     return found
 
 
-def cells_of(results: Path) -> dict[tuple[str, str], Record]:
-    """The cells of Table 1 that have been run, by row and estimator, with their steps a second."""
+def cells_of(
+    results: Path, finals: Mapping[tuple[str, str], list[Record]]
+) -> dict[tuple[str, str], Record]:
+    """The cells of Table 1 that have been run, by row and estimator, with the time of a step."""
     path = results / "table1.json"
     cells = records.read_json(path)["cells"] if path.exists() else []
-    finals = finals_of(results)
     return {
         (cell["row"], cell["estimator"]): cell | {"ms": _milliseconds(finals, cell)}
         for cell in cells
-        if cell["mean"] is not None
+        if "mean" in cell
     }
 
 
@@ -146,7 +147,7 @@ def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Pat
     text += f"## Definition\n\n```{{eval-rst}}\n.. autofunction:: {factory}\n```\n\n"
     if spec.options:
         header = ("option", "default", "values")
-        lines = ((f"`{o.name}`", f"`{o.default!r}`", _values(o)) for o in spec.options.values())
+        lines = ((f"`{o.name}`", f"`{_default(o)}`", _values(o)) for o in spec.options.values())
         text += f"## Options\n\n{results_tables.table(header, lines)}\n"
     measured = {row: cells[row, name] for row in ROWS if (row, name) in cells}
     if measured:
@@ -176,6 +177,11 @@ def facts(spec: Spec) -> list[tuple[str, str]]:
         ("needs", "; ".join(needs) or "nothing else"),
         ("second derivatives", derivatives[spec.derivatives]),
     ]
+
+
+def _default(option: Any) -> str:
+    """As it is written: a function by its name, since its repr holds an address."""
+    return getattr(option.default, "__name__", None) or repr(option.default)
 
 
 def _values(option: Any) -> str:

@@ -1,6 +1,5 @@
 """Tables of results in Markdown, for the README and the documentation, from files of `results/`."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,19 @@ from experiments.training import records
 from scripts.collect import SHORT
 
 COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categorical")]
+FIGURES = {
+    1: "Samples of a Gumbel-Softmax variable by temperature, and their means.",
+    3: "Structured prediction (SBN): single-sample validation bound while training.",
+    4: "Generative modeling (VAE): single-sample validation bound while training.",
+    5: "Semi-supervised classification: speed by number of classes, and analogies.",
+}
 
 Run = dict[str, Any]
 
 
 def load_runs(directory: Path) -> list[Run]:
     """The collected runs, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+    return [records.read_json(path) for path in sorted(directory.glob("*.json"))]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -76,7 +81,7 @@ def short_runs(runs: Iterable[Run]) -> str:
 
 def speed_by_classes(path: Path) -> str:
     """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
-    measured = json.loads(path.read_text())
+    measured = records.read_json(path)
     speeds = {
         (row["num_classes"], row["estimator"]): f"{row['steps_per_second']:.3g}"
         for row in measured["rows"]
@@ -135,14 +140,6 @@ def results_page(results: Path) -> str:
         text += "### The numbers of Figure 5a\n\n"
         text += f"{speed_by_classes(results / 'figure5a.json')}\n"
     return text + single_runs(results)
-
-
-FIGURES = {
-    1: "Samples of a Gumbel-Softmax variable by temperature, and their means.",
-    3: "Structured prediction (SBN): single-sample validation bound while training.",
-    4: "Generative modeling (VAE): single-sample validation bound while training.",
-    5: "Semi-supervised classification: speed by number of classes, and analogies.",
-}
 
 
 def single_runs(results: Path) -> str:
