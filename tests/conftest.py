@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 
@@ -17,6 +18,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # they are compiled as for users, as `make slow` does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# jaxlib 0.9, that of Python 3.11, can also leave out the slow half of what remains. Later releases
+# do not know the flags.
+if "XLA_FLAGS" not in os.environ and metadata.version("jaxlib").startswith("0.9."):
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
+
 # Many tests train in processes of their own, which then compile the same small programs once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="gumbel-tests-")
@@ -27,7 +35,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 @pytest.fixture(scope="module", name="optimized")
 def fixture_optimized() -> Iterator[None]:
-    """Compiles as users do: for files about the compiler or bits, or with millions of draws."""
+    """Compiles with optimizations: for files about bits, or with millions of draws."""
     import jax
 
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"

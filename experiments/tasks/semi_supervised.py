@@ -134,8 +134,12 @@ class SemiSupervised(nnx.Module):
     ) -> Cost:
         """The cost of a labeled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-        observe = samplers.observe({"y": observed}, samplers.mean_field(self.family))
-        logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
+
+        def joint(_: Params, images: Images, key: PRNGKey, sample: Sampler) -> Any:
+            return self._joint(images, key, sample, at_draw=False, style_beta=style_beta)
+
+        known = samplers.condition(joint, {"y": observed})
+        logits, y, cost = known(None, images, key, samplers.mean_field(self.family))
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
         bound = cost + math.log(self.num_classes)
         return bound_weight * bound - label_weight * log_q
