@@ -23,11 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("optimized")
+from tests.compiling import optimized_jit
 
-# As for users, whatever the tests leave out.
-FUSIONS = "xla_cpu_use_fusion_emitters"
-OPTIONS = {FUSIONS: True} if FUSIONS in os.environ.get("XLA_FLAGS", "") else {}
+pytestmark = pytest.mark.usefixtures("optimized")
 
 # One more than the length at which the faulty fusion starts a second block.
 LENGTHS = [("float32", 32_769), ("float64", 16_385)]
@@ -49,9 +47,7 @@ def integers(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 def check(function, dtype: str, *operands: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(expected).max() < 2**23, "float32 must hold every partial sum exactly"
     with jax.enable_x64(dtype == "float64"):
-        found = np.asarray(
-            jax.jit(function, compiler_options=OPTIONS)(*(jnp.asarray(x, dtype) for x in operands))
-        )
+        found = np.asarray(optimized_jit(function)(*(jnp.asarray(x, dtype) for x in operands)))
     assert found.dtype == dtype
     wrong = np.flatnonzero(found != expected)
     assert wrong.size == 0, f"{wrong.size} of {expected.size} sums are wrong. {advice()}"
