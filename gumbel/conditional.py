@@ -12,7 +12,7 @@ The noise is differentiable in the logits, at given `z`, `E` and `E_k`.
 
 References:
   Maddison, Tarlow, Minka 2014, A* sampling; Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017,
-  REBAR, appendix; Paulus, Maddison, Krause 2021, Rao-Blackwellizing the straight-through
+  REBAR; Paulus, Maddison, Krause 2021, Rao-Blackwellizing the straight-through
   Gumbel-Softmax estimator.
 """
 

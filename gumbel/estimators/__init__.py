@@ -1,7 +1,7 @@
 """Gradient estimators for discrete variables, all with one signature; see `Estimator`.
 
-Every module of this package is imported with it, and every factory that one registers under a name
-is an attribute of this name: a new estimator is a new file, and changes no other.
+Every module of this package is imported with it, and every factory that one registers is an
+attribute under its name. So a new estimator is a new file, and changes no other.
 """
 
 import importlib
@@ -20,18 +20,11 @@ from gumbel.estimators.base import (
     spec,
     unregister,
 )
-from gumbel.estimators.decoupled_st import decoupled_st
-from gumbel.estimators.gapped_st import gapped_st
-from gumbel.estimators.gumbel_rao import gumbel_rao
-from gumbel.estimators.marginalization import marginalization
-from gumbel.estimators.nvil import nvil
-from gumbel.estimators.pathwise import gumbel_softmax, slope_annealed_st, st, st_gumbel_softmax
-from gumbel.estimators.rebar import rebar
-from gumbel.estimators.relax import relax
-from gumbel.estimators.score_function import sf
-from gumbel.estimators.second_order import reinmax, zgr
-from gumbel.estimators.taylor import darn, muprop
-from gumbel.estimators.vimco import vimco
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+# After the imports, since a module may have the name of its factory.
+globals().update({name: spec(name).factory for name in names()})
 
 __all__ = [
     "Estimator",
@@ -39,36 +32,14 @@ __all__ = [
     "Info",
     "Spec",
     "State",
-    "darn",
-    "decoupled_st",
-    "gapped_st",
-    "gumbel_rao",
-    "gumbel_softmax",
     "make",
-    "marginalization",
-    "muprop",
     "names",
-    "nvil",
-    "rebar",
     "register",
-    "reinmax",
-    "relax",
-    "sf",
-    "slope_annealed_st",
     "spec",
-    "st",
-    "st_gumbel_softmax",
     "unregister",
-    "vimco",
-    "zgr",
 ]
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-# After the imports, since a module may be called as its factory.
-globals().update({name: spec(name).factory for name in names()})
 
 
 def __getattr__(name: str) -> Any:
-    # Never called for a registered factory, which is found before; it tells type checkers of them.
+    # Never called for a registered factory, which is found first; type checkers learn of them here.
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ def arm(family: Families, *, num_samples: int = 2) -> Estimator:
       family: of the sites.
       num_samples: even, at least 2; two for each pair.
 
-    Source: Yin and Zhou (2019), theorem 1.
+    Source: Yin and Zhou (2019).
     """
     pairs = coupling.check_even("arm", num_samples)
     return coupling.estimator("arm", family, scores, size=2, groups=pairs)

@@ -30,7 +30,7 @@ def arms(family: Families, *, num_samples: int = 4) -> Estimator:
       family: of the sites.
       num_samples: m, at least 2.
 
-    Source: Dimitriev and Zhou (2021), equation 8.
+    Source: Dimitriev and Zhou (2021).
     """
     return coupling.estimator("arms", family, scores, size=num_samples, groups=1)
 
@@ -52,7 +52,7 @@ def disarm(family: Families, *, num_samples: int = 2) -> Estimator:
       family: of the sites.
       num_samples: even, at least 2; two for each pair.
 
-    Source: Dong, Mnih and Tucker (2020), equation 7; Yin, Ho, Yan, Qian and Zhou (2020); for
+    Source: Dong, Mnih and Tucker (2020); Yin, Ho, Yan, Qian and Zhou (2020); for
     categorical variables Dong, Mnih and Tucker (2021).
     """
     pairs = coupling.check_even("disarm", num_samples)

@@ -11,7 +11,7 @@ The coefficients used in a step come from earlier steps. Those of the same step 
 samples that they are multiplied with, and bias the estimate.
 
 References:
-  Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017, REBAR, section 3.3; Grathwohl, Choi, Wu,
+  Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017, REBAR; Grathwohl, Choi, Wu,
   Roeder, Duvenaud 2018, Backpropagation through the void.
 """
 

@@ -38,7 +38,7 @@ def double_cv(family: Families, *, num_samples: int = 4, decay: float = 0.99) ->
       num_samples: m, at least 2.
       decay: of the moving averages, in [0, 1).
 
-    Source: Titsias and Shi (2022), equation 12.
+    Source: Titsias and Shi (2022).
     """
     return stein.estimator("double_cv", family, num_samples, _Linear(decay))
 

@@ -39,7 +39,7 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
       num_samples: m.
       chunk_size: how many of the V changes are held in memory at once.
 
-    Source: De Smet, Sansone and Zuidberg Dos Martires (2023), theorem 4.1; Titsias and
+    Source: De Smet, Sansone and Zuidberg Dos Martires (2023); Titsias and
     Lázaro-Gredilla (2015), local expectation gradients.
     """
 

@@ -57,7 +57,7 @@ def rodeo(
       control_learning_rate: of `a`, `v`, `W` and `b`.
       decay: of the moving averages of the cost's mean and variance, in [0, 1).
 
-    Source: Shi, Zhou, Hwang, Titsias and Mackey (2022), section 4.
+    Source: Shi, Zhou, Hwang, Titsias and Mackey (2022).
     """
     fitted = learner(control_optimizer, control_learning_rate)
     operator = _Network(control_hidden, fitted, Normalizer(True, True, decay))

@@ -50,7 +50,7 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
     Raises:
       ValueError: by `init` and `surrogate`, if there are fewer values.
 
-    Source: Kool, van Hoof and Welling (2020), theorem 1 and equation 15.
+    Source: Kool, van Hoof and Welling (2020).
     """
 
     def first_site(
