@@ -12,15 +12,11 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from tests.gumbel.nets import Net
 from tests.gumbel.test_estimators import critical_z, estimates, largest_z
+from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(4)
-UNBIASED = [
-    name
-    for name in estimators.names()
-    if estimators.spec(name).unbiased and not estimators.spec(name).multi_sample
-]
-every_estimator = pytest.mark.parametrize("name", estimators.names())
-every_unbiased = pytest.mark.parametrize("name", UNBIASED)
+every_estimator = pytest.mark.parametrize("name", walk())
+every_unbiased = pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED))
 
 
 @cache
@@ -109,7 +105,7 @@ def test_a_family_may_come_with_the_call(name):
     assert programs[0] == programs[1]
 
 
-@pytest.mark.parametrize("name", [n for n in estimators.names() if estimators.spec(n).relaxes])
+@pytest.mark.parametrize("name", walk(n for n in estimators.names() if estimators.spec(n).relaxes))
 def test_each_site_may_have_its_temperature(name):
     net = mixed_net()
     estimator = estimators.make(name, MIXED)
@@ -315,7 +311,7 @@ def time_major(params, batch, key, sample):
 INDEPENDENT = [name for name in estimators.names() if estimators.spec(name).independent]
 
 
-@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("name", walk(INDEPENDENT))
 @pytest.mark.parametrize("num_steps", [3, 4])
 def test_time_major_logits_are_refused_also_where_steps_are_as_many_as_examples(name, num_steps):
     batch = jnp.zeros((num_steps, 4))
@@ -374,7 +370,7 @@ def test_vimco_takes_a_scalar_cost():
     assert largest_z(*found, expected) < critical_z(3)
 
 
-@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("name", walk(INDEPENDENT))
 def test_a_cost_an_example_whose_examples_leak_is_refused(name):
     def objective(params, batch, key, sample):
         z = sample("z", params[:, None])[:, 0]
