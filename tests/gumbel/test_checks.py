@@ -11,9 +11,9 @@ import pytest
 import gumbel
 from gumbel import BERNOULLI, CATEGORICAL, estimators
 from gumbel.probes import halves
+from tests.gumbel.walks import THROUGH_THE_SAMPLE
 
 KEY = jax.random.key(0)
-THROUGH_THE_SAMPLE = {"st", "slope_annealed_st", "gumbel_softmax", "st_gumbel_softmax", "darn"}
 INDEPENDENT = {name for name in estimators.names() if estimators.spec(name).independent}
 
 

@@ -201,12 +201,24 @@ def known_expectation(name):
     def steep_mean(logit):
         return jax.nn.sigmoid(SLOPE * logit)
 
+    def over_values(jacobian):
+        """Of an estimate that is known given the sample."""
+        return p * jacobian(1.0) * slope_of(1.0) + (1 - p) * jacobian(0.0) * slope_of(0.0)
+
+    def gapped(z):
+        return jax.grad(relaxed, argnums=1)(0.0, jnp.where(z, max(LOGIT, 1.0), min(LOGIT, -1.0)))
+
     return {
         "st": lambda: p * (1 - p) * over_samples,
         "slope_annealed_st": lambda: jax.grad(steep_mean)(LOGIT) * over_samples,
         "darn": lambda: p * (1 - p) * (slope_of(1.0) + slope_of(0.0)) / 2,
         "gumbel_softmax": lambda: noise_average(gumbel_softmax),
         "st_gumbel_softmax": lambda: noise_average(st_gumbel_softmax),
+        "gumbel_rao": lambda: noise_average(st_gumbel_softmax),
+        "gapped_st": lambda: over_values(gapped),
+        "decoupled_st": lambda: jax.grad(relaxed, argnums=1)(0.0, LOGIT) * over_samples,
+        "reinmax": lambda: over_values(lambda z: (p + z - 2 * p * z) / 2),
+        "zgr": lambda: over_values(lambda z: (p * (1 - p) + (z - p) ** 2) / 2),
     }[name]()
 
 

@@ -14,10 +14,11 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
 from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.walks import walk
 
 KEY = jax.random.key(0)
 
-every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_estimator = pytest.mark.parametrize("name", walk())
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 

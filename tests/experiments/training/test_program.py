@@ -379,7 +379,7 @@ def trains(name, model, latent, dataset, images):
 
 
 @pytest.mark.parametrize(("model", "latent"), [("sbn", "bernoulli"), ("vae", "categorical")])
-@pytest.mark.parametrize("name", estimators.names())
+@pytest.mark.parametrize("name", walk())
 def test_every_estimator_trains_every_parameter(name, model, latent, dataset, images):
     trains(name, model, latent, dataset, images)
 
