@@ -33,7 +33,7 @@ from experiments.sweeps.jobs import (
     prepare_data,
     train,
 )
-from experiments.training import records, rundir
+from experiments.training import rundir
 from experiments.training.compilations import keep_compilations
 from experiments.training.run_state import Job
 
@@ -117,7 +117,7 @@ def conclude(
         ours = {job.workdir for job in jobs}
         others = [
             Job(jobs[0].settings, path, trial)
-            for trial in records.read_json(directory / rundir.SWEEP)["grid"]
+            for trial in rundir.read_sweep(directory)["grid"]
             if (path := directory_of(trial, directory)) not in ours
         ]
         text = report.write(directory, [*jobs, *others], failures)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from experiments.files import replacing
 from experiments.sweeps import grids
 from experiments.sweeps.report import Row
 
@@ -40,7 +41,8 @@ def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> No
         else:
             figure = Figure(figsize=(9, 1 + 0.25 * len(rows)), layout="constrained")
             _ranking(figure.subplots(), rows, keys, label)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def _values(rows: Sequence[Row], key: str) -> list[Any]:

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
+from experiments.files import Maybe, mismatch
 from experiments.sweeps import grids
-from experiments.training import records
+from experiments.training import rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import METRICS, RESULT
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 8192
+_RESULT = {"steps": int, "validation_bound": float | None}
+_ROW = {"step": int, "validation_bound": Maybe(float | None)}
 
 
 class Standing(NamedTuple):
@@ -38,7 +41,7 @@ class Standing(NamedTuple):
 def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
     if (job.workdir / RESULT).exists():
-        result = records.read_json(job.workdir / RESULT)
+        result = rundir.read_result(job.workdir, _RESULT)
         return Standing(True, result["steps"], result["validation_bound"])
     rows = _last_rows(job)
     bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]
@@ -73,9 +76,10 @@ def _last_rows(job: Job) -> list[dict[str, Any]]:
         return []
     whole = lines[:-1] if size <= _TAIL_BYTES else lines[1:-1]
     try:
-        return [json.loads(line) for line in whole]
-    except ValueError:
+        rows = [json.loads(line) for line in whole]
+    except (ValueError, RecursionError):
         return []  # being replaced, or damaged: the run itself will say so
+    return [] if mismatch(rows, [_ROW]) else rows
 
 
 class Display:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import tasks
+from experiments.files import write_text
 from experiments.sweeps import grids
 from experiments.sweeps.progress import nats
-from experiments.training import records
+from experiments.training import records, rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
 
@@ -47,13 +48,19 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
       failures: why runs failed, by directory.
     """
     rows: dict[str, Row] = {}
-    ranking = tasks.load(jobs[0].settings.task).ranking
+    task = jobs[0].settings.task
+    ranking = tasks.load(task).ranking
+    shape = {
+        key: kind
+        for key, kind in rundir.result_shape(task).items()
+        if key == "seed" or key.startswith("validation_")
+    }
     for job in jobs:
         setting = {key: value for key, value in job.overrides.items() if key != "seed"}
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
         path = job.workdir / RESULT
         if path.exists():
-            result = records.read_json(path)
+            result = rundir.read_result(job.workdir, shape)
             row.losses[result["seed"]] = ranking.loss(result)
         else:
             row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
@@ -85,7 +92,7 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
             ],
         },
     )
-    (directory / TEXT).write_text(text, encoding="utf-8")
+    write_text(directory / TEXT, text)
     plot.draw(directory / PLOT, rows, keys, ranking.label)
     return text
 

@@ -1,7 +1,7 @@
 """One run in training: its directory's files, how far it is, and what went wrong with it."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,28 @@ import numpy as np
 
 from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
+from experiments.files import is_no_space, replacing
 from experiments.settings import Settings
-from experiments.training import evaluation, provenance, records
+from experiments.training import evaluation, memory, provenance, records, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.metrics import MetricsLog
 from experiments.training.program import Trace, TrainState
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+
+
+@contextlib.contextmanager
+def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
+    """Notes an error that belongs to one run, so that those trained with it go on.
+
+    A full disk belongs to none of them, and passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_no_space(error):
+            raise
+        note(memory.explained(error) or error)
 
 
 class Job(NamedTuple):
@@ -58,23 +73,24 @@ class RunState:
     def __init__(self, job: Job, row: int) -> None:
         self.job, self.row = job, row
         self.step, self.seconds_before = 0, 0.0
-        self.error: UserError | None = None
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Notes why the run cannot go on."""
+        self.error = error
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
         path = self.job.workdir / CHECKPOINTS
-        checkpoints = Checkpoints(path, settings=provenance.numerics())
-        self.checkpoints = stack.enter_context(checkpoints)
-        try:
+        with of_one_run(self.fail):
+            checkpoints = Checkpoints(path, settings=provenance.numerics())
+            self.checkpoints = stack.enter_context(checkpoints)
             restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
-        except UserError as error:
-            self.error = error
-            return state
-        if restored:
-            self.step, (state, seconds) = restored
-            self.seconds_before = float(seconds)
-        log = MetricsLog(self.job.workdir, self.step if restored else None)
-        self.log = stack.enter_context(log)
+            log = MetricsLog(self.job.workdir, restored[0] if restored else None)
+            self.log = stack.enter_context(log)
+            if restored:
+                self.step, (state, seconds) = restored
+                self.seconds_before = float(seconds)
         return state
 
     def check(self, trace: Trace, *, finite: bool) -> None:
@@ -109,11 +125,9 @@ class RunState:
         pixels, picture_key = evaluation.pixels(compiled.program, images, key)
         pictures = compiled.pictures(state.params, pixels, picture_key)
         gray = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
-        np.savez_compressed(
-            self.job.workdir / PICTURES,
-            allow_pickle=False,
-            **{name: rows.astype(np.uint8) for name, rows in gray.items()},
-        )
+        arrays: Any = {name: rows.astype(np.uint8) for name, rows in gray.items()}
+        with replacing(self.job.workdir / PICTURES) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         plots.run_picture(
             self.job.workdir / PICTURE,
             records.read_metrics(self.job.workdir / METRICS),
@@ -134,4 +148,4 @@ class RunState:
             "train_seconds": self.seconds_before + seconds,
         }
         records.write_json(self.job.workdir / RESULT, result)
-        return records.read_json(self.job.workdir / RESULT)
+        return rundir.read_result(self.job.workdir)
