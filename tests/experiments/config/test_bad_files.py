@@ -11,7 +11,7 @@ import pytest
 from experiments import command, sweep, train
 from experiments.config import cli
 from experiments.reproduce import __main__ as reproduce
-from scripts import collect, readme
+from scripts import collect, results_tables
 from tests.experiments import small
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -61,8 +61,8 @@ def reproduces(directory: Path) -> int:
     return command.launch(reproduce.main, reproduce.define_flags, flags, takes="TARGET")
 
 
-def writes_readme(directory: Path) -> int:
-    return command.guarded(lambda: readme.section(directory) and 1)
+def writes_tables(directory: Path) -> int:
+    return command.guarded(lambda: results_tables.results_page(directory) and 1)
 
 
 @pytest.fixture(name="refused")
@@ -90,7 +90,7 @@ READERS = [
     (sweeps, "sweep.json"),
     (collects, "result.json"),
     (reproduces, "table1.json"),
-    (writes_readme, "runs/a.json"),
+    (writes_tables, "runs/a.json"),
 ]
 
 
@@ -123,11 +123,11 @@ WRONG = [
     (reproduces, "table1.json", {"preset": "smoke"}, "preset is a string, not an object"),
     (reproduces, "table1.json", {"preset": {}}, "preset has no name"),
     (reproduces, "table1.json", {"preset": {"name": None}}, "preset.name is null"),
-    (writes_readme, "runs/a.json", RESULT, "has no"),
-    (writes_readme, "runs/a.json", changed(curve=None), "config has no dataset"),
-    (writes_readme, "runs/a.json", changed(curve=[], test_bound="1"), "config has no dataset"),
-    (writes_readme, "figure5a.json", {"rows": []}, "it has no device"),
-    (writes_readme, "benchmark_pytorch.json", {"torch": 2}, "it has no jax_steps_per_second"),
+    (writes_tables, "runs/a.json", RESULT, "has no"),
+    (writes_tables, "runs/a.json", changed(curve=None), "config has no dataset"),
+    (writes_tables, "runs/a.json", changed(curve=[], test_bound="1"), "config has no dataset"),
+    (writes_tables, "figure5a.json", {"rows": []}, "it has no device"),
+    (writes_tables, "benchmark_pytorch.json", {"torch": 2}, "it has no jax_steps_per_second"),
 ]
 
 
