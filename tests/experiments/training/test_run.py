@@ -549,6 +549,15 @@ def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
     assert checkpoints(halfway) == {"20", "30", "35"}
 
 
+def test_a_run_under_other_flags_of_xla(halfway, launch, monkeypatch):
+    """Flags that change no number do not count."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x --xla_cpu_enable_fast_math=true")
+    line = refused(launch(halfway))
+    assert "this process has xla_flags=--xla_cpu_enable_fast_math=true: set XLA_FLAGS='' to" in line
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    assert launch(halfway).status == 0
+
+
 def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, other):
     other("jax_threefry_partitionable", False)
     refused(launch(halfway))
