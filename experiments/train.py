@@ -15,15 +15,25 @@ from experiments import config as configs
 from experiments import tasks
 from experiments.config import Overrides, cli
 from experiments.settings import Settings
-from experiments.training import run, rundir
+from experiments.training import run, rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.loop import Stopped
 
 _log = logging.getLogger(__name__)
 
 
-def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
-    """Trains one model with one estimator; a run that was stopped resumes where it was."""
+def main(
+    config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any] | None = None
+) -> int:
+    """Trains one model with one estimator; a run that was stopped resumes where it was.
+
+    Args:
+      config: of the run.
+      workdir: its directory.
+      overrides: of the config.
+      given: the flags; their defaults if None.
+    """
+    shown = trackers.chosen((given or {}).get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
@@ -31,7 +41,7 @@ def main(config: ConfigDict, workdir: str, overrides: Overrides) -> int:
     keep_compilations()
     finished = rundir.is_finished(Path(workdir), settings.num_steps)
     try:
-        result = run.train(settings, workdir, overrides)
+        result = run.train(settings, workdir, overrides, shown_by=shown)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
@@ -61,4 +71,4 @@ def _shown(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, define_flags=trackers.define_flags))

@@ -175,7 +175,7 @@ class Loop:
         for run in runs:
             line = traced.get(run.row, {}) | scores[run.row]
             with of_one_run(run.fail):
-                run.log.append(step, **line)
+                run.note(line)
                 self._show(bar, step, line)
 
     def _show(self, bar: Any, step: int, line: Mapping[str, float]) -> None:

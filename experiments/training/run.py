@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.settings import Settings
-from experiments.training import memory, records, rundir
+from experiments.training import memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results, Stopped
@@ -37,6 +37,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     progress: bool = True,
+    shown_by: tuple[str, ...] = trackers.DEFAULT,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
@@ -48,12 +49,13 @@ def train(
       workdir: the run's directory; made if absent.
       overrides: what was changed on the command line, for the record.
       progress: show a progress bar (on a terminal) or a line per evaluation.
+      shown_by: the trackers, by name.
 
     Raises:
       UserError: a mistake in the data or the directory; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    job = Job(settings, Path(workdir), overrides or {})
+    job = Job(settings, Path(workdir), overrides or {}, shown_by)
     [result] = train_together([job], progress=progress)
     if isinstance(result, Exception):
         raise result
