@@ -112,10 +112,11 @@ def signal_at(step: int, signum: int) -> Iterator[None]:
     """Sends this process a signal as soon as a step is logged."""
     append = metrics.MetricsLog.append
 
-    def append_and_send(self: metrics.MetricsLog, logged: int, **scalars: Any) -> None:
-        append(self, logged, **scalars)
+    def append_and_send(self: metrics.MetricsLog, logged: int, **scalars: Any) -> dict[str, Any]:
+        row = append(self, logged, **scalars)
         if logged == step:
             signal.raise_signal(signum)
+        return row
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics.MetricsLog, "append", append_and_send)
@@ -159,9 +160,9 @@ def numbers(workdir: Path) -> dict[str, Any]:
 
 def events_of(workdir: Path) -> list[tuple[int, str, float]]:
     """The TensorBoard events of a run but its speed."""
-    [file] = (workdir / "tensorboard").iterdir()
     return [
         (event.step, value.tag, value.simple_value)
+        for file in sorted((workdir / "tensorboard").iterdir())
         for event in events.read(file)
         for value in event.summary.value
         if value.tag != "steps_per_second"
