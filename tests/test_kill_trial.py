@@ -9,6 +9,7 @@ import pytest
 from experiments import command
 from experiments.training.metrics import MetricsLog
 from scripts import kill_trial
+from scripts.run_numbers import differences, numbers
 
 
 def leave_run(workdir: Path, *, bound: float = 1.0, last: float = 2.0, **result: Any) -> Path:
@@ -33,20 +34,20 @@ def leave_run(workdir: Path, *, bound: float = 1.0, last: float = 2.0, **result:
     ],
 )
 def test_what_the_trial_notices(tmp_path, changes, wrong):
-    expected = kill_trial.numbers(leave_run(tmp_path / "a" / "run").parent)
-    found = kill_trial.numbers(leave_run(tmp_path / "other" / "run", **changes).parent)
-    assert kill_trial.differences(expected, found) == wrong
+    expected = numbers(leave_run(tmp_path / "a" / "run").parent)
+    found = numbers(leave_run(tmp_path / "other" / "run", **changes).parent)
+    assert differences(expected, found) == wrong
 
 
 def test_the_trial_notices_what_is_lost(tmp_path):
     run = leave_run(tmp_path / "run")
-    expected = kill_trial.numbers(tmp_path)
+    expected = numbers(tmp_path)
     [file] = (run / "tensorboard").iterdir()
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    assert kill_trial.differences(expected, kill_trial.numbers(tmp_path)) == ["run: events differ"]
+    assert differences(expected, numbers(tmp_path)) == ["run: events differ"]
     (run / "result.json").unlink()
-    assert kill_trial.differences(expected, kill_trial.numbers(tmp_path)) == ["run: no result"]
+    assert differences(expected, numbers(tmp_path)) == ["run: no result"]
 
 
 def test_an_unknown_kind(capsys):
