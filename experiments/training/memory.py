@@ -157,8 +157,9 @@ def _written(eqn: core.JaxprEqn) -> tuple[int, list[int]]:
     inner = [_temporaries(jaxpr) for jaxpr in _inside(eqn)]
     if eqn.primitive.name in _WRITTEN:
         if eqn.primitive.name == "scan":  # what it carries is changed in place
-            carried = eqn.params["num_carry"]
-            sizes[:carried] = [0] * carried
+            [body] = _inside(eqn)
+            pairs = zip(eqn.outvars, body.outvars, sizes, strict=True)
+            sizes = [size * (_rank(outer) > _rank(inside)) for outer, inside, size in pairs]
         return max((worst for worst, _ in inner), default=0) + sum(sizes), sizes
     if len(inner) == 1 and len(inner[0][1]) == len(sizes):  # a call
         return inner[0]
@@ -173,6 +174,10 @@ def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield each.jaxpr
             elif isinstance(each, core.Jaxpr):
                 yield each
+
+
+def _rank(var: Any) -> int:
+    return len(getattr(var.aval, "shape", ()))
 
 
 def _size(aval: Any) -> int:
