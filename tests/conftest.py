@@ -13,6 +13,9 @@ from experiments.files import scratch
 # Tests must give the same numbers with or without an accelerator; a caller may still choose one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# As for a command, see `experiments`: errors of jax 0.9 about its cache fill the pipe that a test
+# does not read until the end, and hold the process up.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Most of the suite's time is the compiler's. Without LLVM's optimizations programs compile in half
 # of it, and compute the same up to rounding, several times as slowly. With 0 in the environment
