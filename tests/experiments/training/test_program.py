@@ -13,6 +13,7 @@ from experiments.tasks.layers import objective as objective_of
 from experiments.training.program import Program, dynamic_of, temperature_at
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
+from tests.gumbel.walks import walk
 
 pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
 
