@@ -16,13 +16,25 @@ from scipy import stats
 from gumbel import BERNOULLI, CATEGORICAL, Family, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.walks import QUICK, SINGLE_SAMPLE_UNBIASED
+
+slow = pytest.mark.slow
 
 ERROR_RATE = 1e-4
 NUM_ESTIMATES = 10_000
 TEMPERATURE = 0.7
 KEY = jax.random.key(1)
-UNBIASED = [name for name in estimators.names() if estimators.spec(name).unbiased]
 BIASED = [name for name in estimators.names() if not estimators.spec(name).unbiased]
+
+
+def with_families(names):
+    """Every name with both families; of those that take long the second one is a slow test."""
+    return [
+        pytest.param(name, family, id=f"{name}-{family.name}", marks=[] if quick else slow)
+        for name in names
+        for family in FAMILIES
+        for quick in [name in QUICK or family is BERNOULLI]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +113,7 @@ def multi_sample(net: Net, num_samples: int) -> Net:
     return net._replace(objective=objective)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "vimco"])
+@pytest.mark.parametrize(("name", "family"), with_families(SINGLE_SAMPLE_UNBIASED))
 def test_unbiased_estimators_match_enumeration(name, family):
     assert is_accepted(two_layer(family), make(name, family))
 
@@ -127,8 +138,7 @@ def test_vimco_matches_enumeration_of_the_multi_sample_bound(family, options):
     assert largest_z(mean, standard_error, exact_gradient(net)) > 10
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize(("name", "family"), with_families(BIASED))
 def test_biased_estimators_are_told_from_enumeration(name, family):
     assert not is_accepted(two_layer(family), make(name, family))
 

@@ -195,10 +195,11 @@ def test_training_is_a_scan_with_optax(name):
 @pytest.mark.parametrize("name", walk(n for n in estimators.names() if estimators.spec(n).relaxes))
 def test_a_temperature_that_is_learned_is_a_parameter(name):
     estimator = estimators.make(name, BERNOULLI)
+    state = estimator.init(simple, PARAMS, BATCH, KEY)
 
     def value(params):
         temperature = {"z": jnp.exp(params["log_temperature"])}
-        return estimator.surrogate(simple, params, BATCH, KEY, temperature, ())[0]
+        return estimator.surrogate(simple, params, BATCH, KEY, temperature, state)[0]
 
     params = {**PARAMS, "log_temperature": jnp.array(-0.3)}
     gradient = jax.jit(jax.grad(value))(params)

@@ -14,6 +14,7 @@ from experiments.training import temperature
 from experiments.training.program import Program, dynamic_of
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
+from tests.gumbel.walks import walk
 
 pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
 
