@@ -38,18 +38,9 @@ _WRITTEN = _PRODUCTS | {
 _VIEWS = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "copy"}
 # Whole numbers of a config that do not make a step larger.
 _NOT_SIZES = {
-    "num_steps",
-    "seed",
-    "test_num_samples",
-    "validation_num_samples",
-    "monitor_num_samples",
-    "eval_batch_size",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "steps_per_call",
-    "temperature.interval",
-    "num_labels",
+    *("num_steps", "seed", "num_labels", "temperature.interval", "eval_batch_size"),
+    *("test_num_samples", "validation_num_samples", "monitor_num_samples"),
+    *("log_every", "eval_every", "checkpoint_every", "steps_per_call"),
 }
 
 
