@@ -403,6 +403,7 @@ def kill_at(step: int, calls: int, home: Path, workdir: Path, *, cached: bool) -
     assert not (workdir / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_changes_no_number(home, finished, launch, tmp_path):
     moments = random.Random(SEED)
     for step in sorted(moments.sample(range(LOG_EVERY, NUM_STEPS + 1, LOG_EVERY), 3)):
