@@ -53,7 +53,7 @@ typecheck: $(DEV)
 	$(BIN)/mypy
 
 slow: $(DEV)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow and not ray and not trackers"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(PYTEST) -m "slow and not ray and not trackers"
 
 mutation: $(DEV)
 	$(BIN)/python -m scripts.mutate
