@@ -30,6 +30,7 @@ ROOMS = (
     "config",
     "training",
     "train",
+    "lab",
     "sweeps",
     "sweep",
     "reproduce",
