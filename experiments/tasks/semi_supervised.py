@@ -1,6 +1,7 @@
 """Semi-supervised learning, section 4.3: Kingma's M2, an image of a class and a style."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -134,11 +135,11 @@ class SemiSupervised(nnx.Module):
     ) -> Cost:
         """The cost of a labeled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-        observe = samplers.observe({"y": observed}, samplers.mean_field(self.family))
-        logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
+        joint = functools.partial(self._joint, at_draw=False, style_beta=style_beta)
+        known = samplers.condition(lambda _, *given: joint(*given), {"y": observed})
+        logits, y, cost = known(None, images, key, samplers.mean_field(self.family))
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
-        bound = cost + math.log(self.num_classes)
-        return bound_weight * bound - label_weight * log_q
+        return bound_weight * (cost + math.log(self.num_classes)) - label_weight * log_q
 
     def class_logits(self, images: Images) -> Classes:
         """The logits of q(y | x)."""
@@ -207,6 +208,14 @@ def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
     return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
 
 
+def bound_to_length(settings: Settings) -> str | None:
+    """The share of the steps over which the style's KL is annealed, if it is."""
+    options: Options = settings.options
+    if options.style_beta == 1 or options.style_beta_share == 0:
+        return None
+    return f"style_beta_share={options.style_beta_share}"
+
+
 def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) -> Extra:
     """The labeled images and their cost.
 
@@ -234,7 +243,8 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
 
 
 def _error(result: Result) -> float:
-    return 100 - float(result["validation_accuracy"])
+    accuracy = result["validation_accuracy"]
+    return math.inf if accuracy is None else 100 - float(accuracy)
 
 
 TASK = Task(
@@ -246,4 +256,5 @@ TASK = Task(
     extra=labeled_images,
     metrics=labels.METRICS,
     ranking=Ranking("validation error, %", _error),
+    bound_to_length=bound_to_length,
 )

@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
 from experiments.settings import Settings
-from experiments.training import records
+from experiments.training import memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
-from experiments.training.loop import Loop
-from experiments.training.run_state import Job
+from experiments.training.lengthening import lengthen, shorter_steps
+from experiments.training.loop import Loop, Results, Stopped
+from experiments.training.run_state import Job, of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, graceful_stop
 
@@ -36,24 +37,27 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     progress: bool = True,
+    shown_by: tuple[str, ...] = trackers.DEFAULT,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
-    A run resumes from the newest checkpoint in `workdir`, to the same numbers.
+    A run resumes from the newest checkpoint in `workdir`, to the same numbers. So does one of fewer
+    steps, finished or not, where no schedule depends on the number of steps.
 
     Args:
       settings: checked.
       workdir: the run's directory; made if absent.
       overrides: what was changed on the command line, for the record.
       progress: show a progress bar (on a terminal) or a line per evaluation.
+      shown_by: the trackers, by name.
 
     Raises:
       UserError: a mistake in the data or the directory; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    job = Job(settings, Path(workdir), overrides or {})
+    job = Job(settings, Path(workdir), overrides or {}, shown_by)
     [result] = train_together([job], progress=progress)
-    if isinstance(result, UserError):
+    if isinstance(result, Exception):
         raise result
     return result
 
@@ -64,7 +68,7 @@ def train_together(
     stop: Stop | None = None,
     programs: Programs | None = None,
     progress: bool = False,
-) -> list[dict[str, Any] | UserError]:
+) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
     A single run is not vmapped, so its numbers are the same to the bit however it is started.
@@ -77,32 +81,44 @@ def train_together(
 
     Returns:
       For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
-      belongs to another config, a cost that is not finite.
+      belongs to another config, a file that cannot be read or written, a cost that is not finite.
 
     Raises:
       UserError: a mistake in the data.
+      OutOfMemoryError: so many runs need more memory than there is.
+      OSError: there is no space left.
       Stopped: `stop` was requested; the states are saved.
     """
-    results: dict[Path, dict[str, Any] | UserError] = {}
+    results: Results = {}
     with contextlib.ExitStack() as stack:
-        missing = []
+        shorter: dict[Path, int | None] = {}
         for job in jobs:
-            try:
-                stack.enter_context(claimed(job.workdir, job.settings))
-            except UserError as error:
-                results[job.workdir] = error
-                continue
-            if (job.workdir / RESULT).exists():
-                results[job.workdir] = records.read_json(job.workdir / RESULT)
-            else:
-                missing.append(job)
-        if missing:
+            with of_one_run(partial(results.__setitem__, job.workdir)):
+                stack.enter_context(claimed(job.workdir))
+                steps = shorter_steps(job.workdir, job.settings)
+                if steps is None and (job.workdir / RESULT).exists():
+                    shape = rundir.result_shape(job.settings.task)
+                    results[job.workdir] = rundir.read_result(job.workdir, shape)
+                else:
+                    shorter[job.workdir] = steps
+        missing = [job for job in jobs if job.workdir in shorter]
+        if not missing:
+            return [results[job.workdir] for job in jobs]
+        with memory.refusals(len(missing)):
             compiled = (programs or Programs()).compiled(missing[0].settings)
             compiled.check_memory(len(missing))
             # Written once all checks pass, so a corrected command can reuse the directory.
             for job in missing:
-                records.write_json(job.workdir / CONFIG, job.settings.flat())
-            loop = Loop(missing, compiled, progress=progress)
-            with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
-                results |= loop.train(asked)
+                with of_one_run(partial(results.__setitem__, job.workdir)):
+                    if steps := shorter[job.workdir]:
+                        lengthen(job.workdir, steps, job.settings)
+                    records.write_json(job.workdir / CONFIG, job.settings.flat())
+            if begun := [job for job in missing if job.workdir not in results]:
+                loop = Loop(begun, compiled, progress=progress)
+                with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
+                    results |= loop.train(asked)
+                if stop is None and asked.requested and not any(run.error for run in loop.runs):
+                    # It came too late to leave anything undone, and is not passed over.
+                    steps = loop.settings.num_steps
+                    raise Stopped(steps, steps, asked.exit_status)
     return [results[job.workdir] for job in jobs]
