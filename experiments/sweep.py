@@ -52,9 +52,6 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     engines.define_flags(values)
-    flags.DEFINE_string(
-        "ray_address", None, "the Ray cluster to join; else one is started here", **define
-    )
 
 
 def main(
@@ -64,7 +61,7 @@ def main(
     grid = _grid(config, overridden, given)
     jobs = jobs_of(config, grid, Path(directory))
     warn_of_unread(jobs, overridden)
-    options = Options(given["workers"], given["ray_address"])
+    options = Options.of_flags(given)
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
@@ -121,7 +118,7 @@ def conclude(
             if (path := directory_of(trial, directory)) not in ours
         ]
         text = report.write(directory, [*jobs, *others], failures)
-    print(text, end="")
+    print(report.shown(text, directory / report.TEXT), end="")
     print(f"table: {directory / report.TEXT}\nplot: {directory / report.PLOT}")
     unfinished = missing(jobs)
     if exit_status:

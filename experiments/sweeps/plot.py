@@ -16,6 +16,7 @@ from experiments.sweeps import grids
 from experiments.sweeps.report import Row
 
 _MOST_PANELS = 12
+_MOST_RANKED = 60
 
 
 def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
@@ -38,8 +39,12 @@ def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> No
             bar = _heat_maps(figure, panels, rows, keys, (down, across))
             bar.set_label(label)
         else:
-            figure = Figure(figsize=(9, 1 + 0.25 * len(rows)), layout="constrained")
-            _ranking(figure.subplots(), rows, keys, label)
+            best = rows[:_MOST_RANKED]
+            figure = Figure(figsize=(9, 1 + 0.25 * len(best)), layout="constrained")
+            axes = figure.subplots()
+            _ranking(axes, best, keys, label)
+            if len(best) < len(rows):
+                axes.set_title(f"the best {len(best)} of {len(rows)} settings")
         figure.savefig(path, dpi=120)
 
 

@@ -1,5 +1,6 @@
 """What runs of one program share: the data on the device, and the compiled functions."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from experiments.data.batches import Images, Indices
 from experiments.errors import UserError, one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
-from experiments.training import evaluation
+from experiments.training import evaluation, hosts
+from experiments.training.placement import ALONE, Placement
 from experiments.training.program import Program, Trace, TrainState, dynamic_of
 
 
@@ -36,51 +38,82 @@ def prepared_dataset(settings: Settings) -> Dataset:
     return dataset
 
 
+def _common_dataset(settings: Settings) -> Dataset:
+    """The dataset, held to be the same in all processes of a run; the first may download it.
+
+    Raises:
+      UserError: as `prepared_dataset`, or the processes have other data.
+    """
+    if not hosts.several():
+        return prepared_dataset(settings)
+    hosts.by_first(lambda: len(prepared_dataset(settings).train))
+    dataset = hosts.by_each(lambda: prepared_dataset(settings))
+    found = hashlib.sha256(repr(sorted(settings.flat().items())).encode())
+    for split in (dataset.train, dataset.validation, dataset.test):
+        found.update(split.images.tobytes())
+        found.update(b"" if split.labels is None else split.labels.tobytes())
+    hosts.refuse_differing("the config or the dataset", found.digest())
+    return dataset
+
+
 class Compiled:
     """A program compiled for any number of runs, with the images on the device.
 
     The functions take and give states, dynamic hyperparameters, seeds and keys with a leading axis
-    of runs.
+    of runs, as long as the placement has it.
 
     Args:
       settings: of any of the runs.
+      placement: of their arrays on devices.
 
     Raises:
       UserError: an estimator that cannot serve the model's variables.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.dataset = prepared_dataset(settings)
-        self.program = program = Program.make(settings, self.dataset)
-        self.images = jnp.asarray(self.dataset.train.images)
-        self.init = jax.jit(_over_runs(program.init, (0, None)))
+    def __init__(self, settings: Settings, placement: Placement = ALONE) -> None:
+        self.settings, self.placement = settings, placement
+        self.dataset = _common_dataset(settings)
+        self.program = program = Program.make(settings, self.dataset, placement.spread)
+        self.images = placement.put(self.dataset.train.images, of_runs=False)
+        jit, over_runs = placement.jit, self._over_runs
+        self.init = jit(over_runs(program.init, (0, None)))
         self._check_estimator()
-        self.run = jax.jit(_moving(_over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
-        self.indices = jax.jit(_over_runs(program.indices, (0, None)), static_argnames="num_steps")
+        self.run = jit(_moving(over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
+        self._indices: dict[int, Any] = {}
         self.image_costs = {
-            m: jax.jit(_over_runs(evaluation.image_costs(program, m), (0, None, 0)))
+            m: jit(over_runs(evaluation.image_costs(program, m), (0, None, 0)))
             for m in {settings.monitor_num_samples, *settings.final_num_samples.values()}
         }
         self.metrics, self.outputs = program.task.metrics, None
         if self.metrics is not None:
             outputs = evaluation.image_outputs(program, self.metrics)
-            self.outputs = jax.jit(_over_runs(outputs, (0, None, 0)))
+            self.outputs = jit(over_runs(outputs, (0, None, 0)))
         self.pictures = jax.jit(evaluation.pictures(program))
-        self.finite = jax.jit(_finite)
+        self.finite = jit(_finite)
+
+    def indices(self, seeds: Any, start: Any, *, num_steps: int) -> Array:
+        """The images that the next steps of each run read, `[runs, steps, batch]`."""
+        if num_steps not in self._indices:
+            function = partial(self.program.indices, num_steps=num_steps)
+            self._indices[num_steps] = self.placement.jit(self._over_runs(function, (0, None)))
+        return self._indices[num_steps](seeds, start)
+
+    def _over_runs(self, function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+        return self.placement.split(_over_runs(function, in_axes), in_axes)
+
+    def _dynamic(self) -> dict[str, Array]:
+        rows = self.placement.rows
+        return {key: jnp.broadcast_to(v, rows) for key, v in dynamic_of(self.settings).items()}
 
     def _check_estimator(self) -> None:
-        dynamic = {key: value[None] for key, value in dynamic_of(self.settings).items()}
         try:
-            jax.eval_shape(self.init, dynamic, self.images)  # a single run need not trace it again
+            # Traced here, it need not be again.
+            jax.eval_shape(self.init, self._dynamic(), self.images)
         except ValueError as error:
             refuse("estimator.name", self.settings.estimator.name, one_line(error))
 
-    def check_memory(self, runs: int) -> None:
-        """Refuses to enumerate more than the device can hold, before the first step is taken.
-
-        Args:
-          runs: how many train together.
+    def check_memory(self) -> None:
+        """Refuses to enumerate more than a device can hold, before the first step is taken.
 
         Raises:
           UserError: it says how much memory is needed.
@@ -88,7 +121,7 @@ class Compiled:
         settings = self.settings
         if not settings.estimator.spec.enumerates:
             return
-        dynamic = {k: jnp.broadcast_to(v, runs) for k, v in dynamic_of(settings).items()}
+        dynamic, runs = self._dynamic(), self.placement.rows
         state = jax.eval_shape(self.init, dynamic, self.images)
         num_steps = min(settings.steps_per_call, settings.log_every)
         indices = jax.eval_shape(

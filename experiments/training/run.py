@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
 from experiments.settings import Settings
-from experiments.training import records
+from experiments.training import hosts, records
 from experiments.training.compiled import Compiled
 from experiments.training.loop import Loop
+from experiments.training.placement import Place, Placement, one_device
 from experiments.training.run_state import Job
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, graceful_stop
@@ -19,14 +21,14 @@ class Programs:
     """The program that was compiled last, for the next run if that shares it."""
 
     def __init__(self) -> None:
-        self._kept: tuple[str, Compiled] | None = None
+        self._kept: tuple[tuple[str, Placement], Compiled] | None = None
 
-    def compiled(self, settings: Settings) -> Compiled:
+    def compiled(self, settings: Settings, placement: Placement) -> Compiled:
         """The compiled program of the settings."""
-        key = settings.program_key()
+        key = settings.program_key(), placement
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # its data and code may go before the next ones come
-            self._kept = key, Compiled(settings)
+            self._kept = key, Compiled(settings, placement)
         return self._kept[1]
 
 
@@ -36,6 +38,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     progress: bool = True,
+    devices: int | None = 1,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
@@ -46,13 +49,20 @@ def train(
       workdir: the run's directory; made if absent.
       overrides: what was changed on the command line, for the record.
       progress: show a progress bar (on a terminal) or a line per evaluation.
+      devices: how many share each batch; None for all, of all processes. The numbers are the same
+        to float32 rounding, and a run may resume on another number of them.
 
     Raises:
-      UserError: a mistake in the data or the directory; a cost that is not finite.
+      UserError: a mistake in the data or the directory; a batch that does not divide among the
+        devices; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
     job = Job(settings, Path(workdir), overrides or {})
-    [result] = train_together([job], progress=progress)
+    [result] = train_together(
+        [job],
+        progress=progress,
+        place=lambda settings, _: Placement.of_batch(settings, devices),
+    )
     if isinstance(result, UserError):
         raise result
     return result
@@ -64,6 +74,7 @@ def train_together(
     stop: Stop | None = None,
     programs: Programs | None = None,
     progress: bool = False,
+    place: Place = one_device,
 ) -> list[dict[str, Any] | UserError]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
@@ -74,6 +85,7 @@ def train_together(
       stop: looked at while training; by default SIGTERM and Ctrl-C stop the training.
       programs: what was compiled for the jobs before, for these to use.
       progress: as for `train`.
+      place: gives the placement on devices of that many runs of the settings.
 
     Returns:
       For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
@@ -87,22 +99,35 @@ def train_together(
     with contextlib.ExitStack() as stack:
         missing = []
         for job in jobs:
-            try:
-                stack.enter_context(claimed(job.workdir, job.settings))
-            except UserError as error:
-                results[job.workdir] = error
-                continue
-            if (job.workdir / RESULT).exists():
-                results[job.workdir] = records.read_json(job.workdir / RESULT)
-            else:
+            found = hosts.by_first(partial(_claim, stack, job))
+            if found is None:
                 missing.append(job)
+            else:
+                results[job.workdir] = found
         if missing:
-            compiled = (programs or Programs()).compiled(missing[0].settings)
-            compiled.check_memory(len(missing))
+            settings = missing[0].settings
+            placement = place(settings, len(missing))
+            compiled = (programs or Programs()).compiled(settings, placement)
+            compiled.check_memory()
             # Written once all checks pass, so a corrected command can reuse the directory.
             for job in missing:
-                records.write_json(job.workdir / CONFIG, job.settings.flat())
+                hosts.by_first(partial(_record, job))
             loop = Loop(missing, compiled, progress=progress)
             with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
                 results |= loop.train(asked)
     return [results[job.workdir] for job in jobs]
+
+
+def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | UserError | None:
+    """Takes a job's directory; the result or the error that makes training it needless."""
+    try:
+        stack.enter_context(claimed(job.workdir, job.settings))
+    except UserError as error:
+        return error
+    if (job.workdir / RESULT).exists():
+        return records.read_json(job.workdir / RESULT)
+    return None
+
+
+def _record(job: Job) -> None:
+    records.write_json(job.workdir / CONFIG, job.settings.flat())

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
 from experiments.settings import Settings
-from experiments.training import evaluation, provenance, records
+from experiments.training import evaluation, hosts, provenance, records
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.metrics import MetricsLog
@@ -62,20 +62,39 @@ class RunState:
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
+        self.step, self.seconds_before, self.error, state = hosts.by_first(
+            lambda: self._opened(stack, state)
+        )
+        return state
+
+    def _opened(
+        self, stack: contextlib.ExitStack, state: TrainState
+    ) -> tuple[int, float, UserError | None, TrainState]:
         path = self.job.workdir / CHECKPOINTS
         checkpoints = Checkpoints(path, settings=provenance.numerics())
         self.checkpoints = stack.enter_context(checkpoints)
+        step, seconds = 0, np.zeros(())
         try:
-            restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
+            restored = self.checkpoints.restore(like=Saved(state, seconds))
         except UserError as error:
-            self.error = error
-            return state
+            return 0, 0.0, error, state
         if restored:
-            self.step, (state, seconds) = restored
-            self.seconds_before = float(seconds)
-        log = MetricsLog(self.job.workdir, self.step if restored else None)
+            step, (state, seconds) = restored
+        log = MetricsLog(self.job.workdir, step if restored else None)
         self.log = stack.enter_context(log)
-        return state
+        return step, float(seconds), None, state
+
+    def saved_steps(self) -> list[int]:
+        """The steps that have a checkpoint, in rising order."""
+
+        def steps() -> list[int]:  # only the first process has the checkpoints
+            return self.checkpoints.steps()
+
+        return hosts.by_first(steps)
+
+    def append(self, **scalars: float) -> None:
+        """Logs the scalars of the last step."""
+        hosts.by_first(lambda: self.log.append(self.step, **scalars))
 
     def check(self, trace: Trace, *, finite: bool) -> None:
         """Notes the error of a run whose cost or state is not finite any more."""
@@ -87,7 +106,7 @@ class RunState:
             what = f"a parameter is not finite at step {self.step + len(trace.cost)}"
         else:
             return
-        saved = self.checkpoints.steps()
+        saved = self.saved_steps()
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was due"
         self.error = UserError(
             f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
@@ -97,10 +116,13 @@ class RunState:
     def save(self, state: TrainState, seconds: float) -> None:
         """Writes a checkpoint; `seconds` are those that this process has spent."""
         spent = np.asarray(self.seconds_before + seconds)
-        self.checkpoints.save(self.step, Saved(state, spent))
+        hosts.by_first(lambda: self.checkpoints.save(self.step, Saved(state, spent)))
 
     def draw(self, compiled: Compiled, state: TrainState) -> None:
         """Draws the run's picture."""
+        hosts.by_first(lambda: self._draw(compiled, state))
+
+    def _draw(self, compiled: Compiled, state: TrainState) -> None:
         from experiments.training import plots  # matplotlib takes a second to import
 
         settings = self.job.settings
@@ -133,5 +155,9 @@ class RunState:
             "config": settings.flat(),
             "train_seconds": self.seconds_before + seconds,
         }
-        records.write_json(self.job.workdir / RESULT, result)
-        return records.read_json(self.job.workdir / RESULT)
+
+        def write() -> dict[str, Any]:
+            records.write_json(self.job.workdir / RESULT, result)
+            return records.read_json(self.job.workdir / RESULT)
+
+        return hosts.by_first(write)

@@ -1,29 +1,39 @@
-"""Engine `vmap`: all runs that differ only in dynamic hyperparameters train as one program."""
+"""Engine `vmap`: all runs that differ only in dynamic hyperparameters train as one program.
+
+Its runs are divided among the devices of this machine.
+"""
 
 import contextlib
 import resource
 import time
 from collections.abc import Sequence
 
+import jax
+
 from experiments.sweeps.engines import Job, Options, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
+from experiments.training.placement import Placement, chosen
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
 
 _RETRY_SECONDS = 1.0
 _FILES_A_RUN, _OTHER_FILES = 4, 128
+_RUNS_A_DEVICE = 256  # of one program: what a larger sweep holds in memory does not grow
 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`; `options.workers` is the most runs of one program."""
-    most = most_open(len(jobs))
-    if options.workers:
-        most = min(most, options.workers)
+    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
+    most = min(most_open(len(jobs)), options.workers or _RUNS_A_DEVICE * len(devices))
+    programs = Programs()
     waiting = list(jobs)
     while waiting:
         groups, waiting = grouped(waiting, most), []
         for group in groups:
-            for job, outcome in zip(group, attempt(group, stop, Programs()), strict=True):
+            outcomes = attempt(
+                group, stop, programs, lambda _, runs: Placement.of_runs(runs, options.devices)
+            )
+            for job, outcome in zip(group, outcomes, strict=True):
                 if outcome.status == "no_space":
                     raise no_space(job.workdir)
                 if outcome.status == "in_use":
@@ -37,15 +47,18 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
 
 
 def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """The jobs, by the program that they share, at most so many together."""
+    """The jobs, by the program that they share, at most so many together.
+
+    Groups of one program are of one size as far as possible, so that it is compiled once.
+    """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.settings.program_key(), []).append(job)
-    return [
-        group[first : first + most]
-        for group in groups.values()
-        for first in range(0, len(group), most)
-    ]
+    found = []
+    for group in groups.values():
+        size = -(-len(group) // -(-len(group) // most))
+        found += [group[first : first + size] for first in range(0, len(group), size)]
+    return found
 
 
 def most_open(runs: int) -> int:

@@ -87,3 +87,18 @@ def test_every_kind_of_grid_has_a_plot(tmp_path, trials):
     report(tmp_path / "whole", trials)
     for directory in (tmp_path, tmp_path / "whole"):
         assert (directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_of_many_settings_is_still_readable(tmp_path):
+    """The terminal and the plot have the best, the files have all."""
+    settings = {f"learning_rate={n / 100}": float(n) for n in range(1, 100)}
+    rows, text = report(tmp_path, settings | {"momentum=0.7": 0.5})
+    assert len(rows) == 100
+    assert (tmp_path / "table.md").read_text() == text
+    shown = report_of.shown(text, tmp_path / "table.md").splitlines()
+    assert "| 0.7 |" in shown[2]
+    assert len(shown) == 2 + 40 + 1
+    assert shown[-1] == f"and 60 more settings in {tmp_path / 'table.md'}"
+    height = int.from_bytes((tmp_path / "sweep.png").read_bytes()[20:24], "big")
+    assert height < 120 * 17, "some 60 settings, a quarter of an inch each"
+    assert report_of.shown("a\nb\nc\n", tmp_path) == "a\nb\nc\n"
