@@ -2,14 +2,14 @@
 
 import os
 import subprocess
-from multiprocessing.connection import Connection
 
 import pytest
 
 from experiments.errors import UserError
 from experiments.sweeps import jobs
-from experiments.sweeps.engines import Options, Outcome, accelerators, places, process
+from experiments.sweeps.engines import Options, accelerators, places, process
 from experiments.sweeps.engines.places import Place
+from tests.experiments.sweeps import telling
 from tests.experiments.sweeps.launching import jobs_in
 
 
@@ -71,16 +71,9 @@ def test_a_worker_an_accelerator(machine, workers, runs, expected):
     assert ours == [Place(None, {"CUDA_VISIBLE_DEVICES": name}) for name in expected]
 
 
-def tell(connection: Connection) -> None:
-    """A worker that trains nothing, and says of each run what it sees."""
-    while True:
-        connection.recv()
-        connection.send(Outcome("failed", os.environ["CUDA_VISIBLE_DEVICES"]))
-
-
 def test_workers_see_their_own_accelerator_alone(machine, tmp_path, monkeypatch):
     machine("cuda 2\n")
-    monkeypatch.setattr(process, "_work", tell)
+    monkeypatch.setattr(process, "_work", telling.tell)
     before = dict(os.environ)
     failures, _ = jobs.train(jobs_in(tmp_path), "process")
     assert sorted(failures.values()) == ["0", "1"]

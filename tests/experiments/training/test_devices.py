@@ -50,7 +50,7 @@ def assert_equal_to_one_device(by_estimator: dict[str, Any]) -> None:
 
 
 def test_an_estimate_on_four_devices_is_that_of_one(found):
-    assert list(found["estimators"]) == ["sf"]
+    assert list(found["estimators"]) == ["nvil"]
     assert_equal_to_one_device(found["estimators"])
 
 
