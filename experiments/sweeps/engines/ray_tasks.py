@@ -10,9 +10,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
+
+import jax
 
 from experiments.data import decoded, keep
 from experiments.data.specs import Arrays
@@ -40,10 +42,10 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
         remote = ray.remote(**share, max_retries=_RETRIES)(_work)
         # Each node's cache gets the data once; a reference to them costs a task nothing.
         data = {name: ray.put(decoded(name)) for name in {job.settings.dataset for job in jobs}}
-        cores = max(1, int(share["num_cpus"]))
+        variables = variables_of(options)
 
         def start(job: Job) -> Any:
-            return remote.remote(job, data[job.settings.dataset], cores)
+            return remote.remote(job, data[job.settings.dataset], variables)
 
         _train(ray, start, jobs, stop, report)
     finally:
@@ -67,6 +69,17 @@ def share_of(ray: ModuleType, options: Options) -> dict[str, float]:
                 f"--ray_{flag}_per_run={asked:g}: the largest node has {most[name]:g}; ask for less"
             )
     return {"num_cpus": options.ray_cpus, "num_gpus": gpus}
+
+
+def variables_of(options: Options) -> dict[str, str]:
+    """What the environment of a task says of its share."""
+    # Ray gives a share of the cores by count alone, and XLA would start a thread for each core of
+    # the machine: this tells it that there are fewer.
+    variables = {"NPROC": str(max(1, int(options.ray_cpus)))}
+    variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # tasks may share a GPU
+    if options.ray_gpus == 0:  # Ray leaves a node's GPUs in sight of a task that asks for none
+        variables["JAX_PLATFORMS"] = "cpu"
+    return variables
 
 
 def _train(
@@ -120,16 +133,21 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
     return outcome
 
 
-def _work(job: Job, data: Arrays | None, cores: int) -> Outcome:
+def _work(job: Job, data: Arrays | None, variables: Mapping[str, str]) -> Outcome:
     """The task: trains or resumes one run in a Ray worker."""
-    # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
-    # core of the machine; this is how it is told that there are fewer.
-    os.environ.setdefault("NPROC", str(cores))
+    see(variables)
     keep(job.settings.dataset, data)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tasks may share a GPU
     keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
+
+
+def see(variables: Mapping[str, str]) -> None:
+    """Keeps this worker to its share of the node, before jax looks for devices."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    if "JAX_PLATFORMS" in variables:  # which jax has read already
+        jax.config.update("jax_platforms", variables["JAX_PLATFORMS"])
 
 
 _programs = Programs()  # Ray uses a worker process again for later tasks

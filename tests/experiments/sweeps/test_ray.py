@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import jax
 import pytest
 
 from experiments.errors import UserError
@@ -35,6 +37,19 @@ def fixture_joined(cluster) -> Iterator[Any]:
     ray_tasks._connect(ray, Options(ray_address=cluster.address))
     yield ray
     ray.shutdown()
+
+
+def test_a_run_without_a_gpu_sees_none(monkeypatch):
+    """Ray leaves the GPUs of a node in sight of a task that asks for none of them."""
+    monkeypatch.delenv("JAX_PLATFORMS")
+    told = []
+    monkeypatch.setattr(jax.config, "update", lambda *said: told.append(said))
+    for asked, expected in ((0.0, [("jax_platforms", "cpu")]), (None, []), (0.5, [])):
+        told.clear()
+        with mock.patch.dict(os.environ):
+            ray_tasks.see(ray_tasks.variables_of(Options(ray_gpus=asked, ray_cpus=2.5)))
+            assert os.environ["NPROC"] == "2"
+        assert told == expected
 
 
 def seen() -> tuple[str, str, set[str]]:
