@@ -184,13 +184,22 @@ def orbax_options() -> dict[str, Any]:
 def _from_first(found: Found) -> Found:
     from jax.experimental import multihost_utils
 
-    text = pickle.dumps(found) if is_first() else b""
+    text = _pickled(found) if is_first() else b""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     buffer = np.zeros(size, np.uint8)
     if is_first():
         buffer[:] = np.frombuffer(text, np.uint8)
     shared: Found = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
     return shared
+
+
+def _pickled(found: Found) -> bytes:
+    text = pickle.dumps(found)
+    try:
+        pickle.loads(text)
+    except TypeError:  # an exception whose arguments are not those that it was made of
+        return pickle.dumps(Found(None, RuntimeError(repr(found.error))))
+    return text
 
 
 def _gathered(array: Any) -> np.ndarray:

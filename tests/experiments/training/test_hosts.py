@@ -1,12 +1,16 @@
 """One run by several processes on this machine: one process's numbers, whoever is killed."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +20,7 @@ from tests.experiments.training.on_devices import distance, numbers
 
 pytestmark = pytest.mark.slow
 
+_FIRST_PORT = 2**16 - 2**12  # of those that jax takes for a job of a cluster
 ROOT = Path(__file__).parents[3]
 CONFIG = """
 from tests.experiments import small
@@ -28,28 +33,67 @@ def get_config():
 """
 
 
-def start(workdir: Path, count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+class Launch(NamedTuple):
+    """How a process of several learns of the others."""
+
+    flags: tuple[str, ...] = ()
+    variables: Mapping[str, str] = MappingProxyType({})
+
+
+def by_flags(index: int, count: int, port: int) -> Launch:
+    """The flags that a person gives."""
+    address = f"--coordinator=localhost:{port}"
+    return Launch((address, f"--num_processes={count}", f"--process_id={index}"))
+
+
+def by_slurm(index: int, count: int, port: int) -> Launch:
+    """The environment of `srun`; jax takes the port from the number of the job."""
+    variables = {"JOB_ID": port - _FIRST_PORT, "STEP_NODELIST": "localhost", "NTASKS": count}
+    variables |= {"PROCID": index, "LOCALID": index}
+    slurm = {f"SLURM_{name}": str(value) for name, value in variables.items()}
+    return Launch(("--coordinator=cluster",), slurm)
+
+
+def by_open_mpi(index: int, count: int, port: int) -> Launch:
+    """The environment of `mpirun`; jax takes the port from the number of the job."""
+    job = (port - _FIRST_PORT) * 2**12
+    mpi = {"OMPI_MCA_orte_hnp_uri": f"{job}.0;tcp://127.0.0.1:1"}
+    variables = {"SIZE": count, "RANK": index, "LOCAL_RANK": index}
+    mpi |= {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in variables.items()}
+    return Launch(("--coordinator=cluster",), mpi)
+
+
+def free_port() -> int:
+    """A port that jax may take for a job, too."""
+    for port in random.sample(range(_FIRST_PORT, 2**16), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("localhost", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+def start(
+    workdir: Path, count: int, launched: Callable[[int, int, int], Launch] = by_flags
+) -> list[subprocess.Popen[str]]:
     """Starts the processes of a run."""
     config = workdir.parent / "config.py"
     config.write_text(CONFIG)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = (f"--coordinator=localhost:{port}", f"--num_processes={count}")
+    port = free_port()
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+    each = [launched(index, count, port) if count > 1 else Launch() for index in range(count)]
     return [
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "experiments.train"),
-                *(f"--config={config}", f"--workdir={workdir}", *arguments),
-                *((*together, f"--process_id={index}") if count > 1 else ()),
+                *(f"--config={config}", f"--workdir={workdir}", *launch.flags),
             ],
             cwd=ROOT,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")},
+            env=os.environ | cache | launch.variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index in range(count)
+        for launch in each
     ]
 
 
@@ -87,6 +131,13 @@ def fixture_by_two(alone: Path) -> Path:
 def test_two_processes_have_the_numbers_of_one(alone, by_two):
     assert distance(numbers(by_two), numbers(alone)) < 1e-4
     assert records.read_json(by_two / "result.json")["device"]["count"] == 2
+
+
+@pytest.mark.parametrize("launched", [by_slurm, by_open_mpi])
+def test_a_cluster_says_which_process_is_which(by_two, launched):
+    workdir = by_two.with_name(launched.__name__)
+    finish(start(workdir, 2, launched))
+    assert numbers(workdir) == numbers(by_two)
 
 
 def test_four_processes_have_the_numbers_of_one(alone):
