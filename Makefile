@@ -15,11 +15,12 @@ DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 
 PYTEST := $(BIN)/python -m pytest
-QUICK := -n auto --dist loadfile -m "not slow and not ray"
+QUICK := -n auto --dist loadfile -m "not slow and not ray and not trackers"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test library lint typecheck slow ray mutation package docs lock clean
+.PHONY: help quickstart test library lint typecheck slow ray trackers mutation kills package docs \
+  lock clean
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
@@ -27,6 +28,8 @@ help:
 	@echo "make library      the library's tests alone"
 	@echo "make lint | typecheck | slow   one part of it, or the slow tests"
 	@echo "make mutation     put mistakes into a copy of the code, and see that tests notice"
+	@echo "make kills        kill runs and sweeps at random, and check that nothing is lost by it"
+	@echo "make trackers     install wandb and mlflow, and test the trackers that need them"
 	@echo "make ray          install Ray, and test the sweep engine that needs it"
 	@echo "make docs         build the documentation in build/docs, executing its code"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
@@ -50,7 +53,7 @@ typecheck: $(DEV)
 	$(BIN)/mypy
 
 slow: $(DEV)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow and not ray"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow and not ray and not trackers"
 
 mutation: $(DEV)
 	$(BIN)/python -m scripts.mutate
@@ -58,6 +61,10 @@ mutation: $(DEV)
 ray: $(DEV)
 	$(PIP) install -e '.[ray]'
 	$(PYTEST) -m ray
+
+trackers: $(DEV)
+	$(PIP) install -e '.[wandb,mlflow]'
+	$(PYTEST) -m trackers
 
 # The wheel is built from the sdist. -I keeps the checkout off the path.
 package: | $(VENV)/.created
@@ -83,6 +90,9 @@ lock: $(VENV)/.created
 	$(LOCK) --extra experiments -o requirements.txt
 	$(LOCK) --extra dev -c requirements.txt -o requirements-dev.txt
 	$(LOCK) --extra docs -c requirements.txt -o requirements-docs.txt
+
+kills: $(RUN)
+	$(BIN)/python -m scripts.kill_trial --kills=200
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

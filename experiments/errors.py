@@ -57,13 +57,26 @@ def suggestion(word: str, valid: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(valid)}"
 
 
+def short(value: Any) -> str:
+    """A value as Python writes it, cut off where it is long.
+
+    Example:
+      >>> short((200, 200)), len(short((2,) * 1_000_000))
+      ('(200, 200)', 80)
+    """
+    text = repr(value[:100] if isinstance(value, str | tuple | list) else value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
 def refuse(key: str, value: Any, fix: str) -> NoReturn:
     """Raises the UserError about a config key's value."""
-    raise UserError(f"config.{key}={value!r}: {fix}")
+    raise UserError(f"config.{key}={short(value)}: {fix}")
 
 
 def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
     """Raises UserError unless the value of a config key is one of the choices."""
     choices = list(choices)
     if value not in choices:
-        raise UserError(f"config.{key}={value!r} is not known: {suggestion(str(value), choices)}")
+        raise UserError(
+            f"config.{key}={short(value)} is not known: {suggestion(str(value)[:80], choices)}"
+        )

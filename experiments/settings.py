@@ -25,7 +25,7 @@ SCHEDULES = {
     "exponential": ("value", "rate", "floor", "interval"),
     "linear": ("value", "floor", "interval", "share"),
     "cosine": ("value", "floor", "interval", "share"),
-    "learned": ("value", "floor"),
+    "learned": ("value", "floor", "learning_rate", "update_every", "average_over"),
 }
 
 # Options that `base()` sets for every estimator that has them: the paper needed them for SF, DARN
@@ -116,6 +116,13 @@ class Temperature:
     interval: int = setting(1, COUNT, dynamic=True)
     # Of the run's steps, after which a linear or cosine one is at its floor.
     share: float = setting(1.0, Range(lambda v: 0 < v <= 1, "give a number in (0, 1]"))
+    # Of a learned one: Adam's, in the log of the temperature; steps between its updates; and over
+    # how many gradient estimates noise averages out, see `gumbel.adaptation`.
+    learning_rate: float = setting(0.02, POSITIVE, dynamic=True)
+    update_every: int = setting(10, COUNT)
+    average_over: float = setting(
+        10.0, Range(lambda v: 1 <= v <= LARGEST_FLOAT, "give a number of at least 1"), dynamic=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,14 @@ python -m experiments.sweep --config=configs/vae.py --workdir=DIR [--config.KEY=
 The grid is the config file's own `get_sweep()`, or one given here. Give `--grid` again to combine
 separate grids. Killed at any point and started again, a sweep does only what is missing; several
 sweeps may share one directory.
+
+python -m experiments.sweep --report=DIR
+
+prints the table and draws the plots of a sweep again from what is on disk, while it runs too.
 """
 
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,21 +24,22 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from experiments import command
 from experiments import config as configs
 from experiments.config import Overrides, cli
 from experiments.errors import UserError
-from experiments.sweeps import engines, grids, report
+from experiments.files import path_of
+from experiments.sweeps import engines, grids, recorded, report
 from experiments.sweeps.engines import Options
 from experiments.sweeps.grids import Grid
 from experiments.sweeps.jobs import (
-    directory_of,
     jobs_of,
     missing,
     open_directory,
     prepare_data,
     train,
 )
-from experiments.training import records, rundir
+from experiments.training import rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.run_state import Job
 
@@ -52,6 +58,35 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     engines.define_flags(values)
+    trackers.define_flags(values)
+    define_report_flags(values)
+
+
+def define_report_flags(values: flags.FlagValues) -> None:
+    """The flag of a report, which stands alone."""
+    flags.DEFINE_string(
+        "report",
+        None,
+        "alone: print the table and draw the plots of the sweep in this directory again",
+        flag_values=values,
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Trains the sweep that the command line names, or reports on one: the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(re.match("--?report(=|$)", argument) for argument in arguments):
+        return command.launch(report_again, define_report_flags, arguments)
+    return cli.run(main, arguments, define_flags)
+
+
+def report_again(values: Mapping[str, Any]) -> int:
+    """Prints the table and draws the plots of a sweep again from what is on disk."""
+    named = command.required(values["report"], "report=DIR", "name the --workdir of a sweep")
+    directory = path_of(named, "--report")
+    jobs = recorded.jobs_in(directory)
+    _report(directory, jobs, recorded.failures_of(jobs))
+    return 0
 
 
 def main(
@@ -59,7 +94,8 @@ def main(
 ) -> int:
     """Trains every run of a grid; a sweep that was stopped does only what is missing."""
     grid = _grid(config, overridden, given)
-    jobs = jobs_of(config, grid, Path(directory))
+    shown = trackers.chosen(given["tracker"])
+    jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
     warn_of_unread(jobs, overridden)
     options = Options.of_flags(given)
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
@@ -110,16 +146,8 @@ def conclude(
 
     Table and plot are of all the grids that were trained in the directory.
     """
-    with rundir.locked(directory, wait=True):
-        ours = {job.workdir for job in jobs}
-        others = [
-            Job(jobs[0].settings, path, trial)
-            for trial in records.read_json(directory / rundir.SWEEP)["grid"]
-            if (path := directory_of(trial, directory)) not in ours
-        ]
-        text = report.write(directory, [*jobs, *others], failures)
-    print(report.shown(text, directory / report.TEXT), end="")
-    print(f"table: {directory / report.TEXT}\nplot: {directory / report.PLOT}")
+    every = recorded.jobs_in(directory)
+    _report(directory, every, recorded.failures_of(every) | dict(failures))
     unfinished = missing(jobs)
     if exit_status:
         done = len(jobs) - len(unfinished)
@@ -137,5 +165,13 @@ def conclude(
     return FAILED if failures else 0
 
 
+def _report(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> None:
+    with rundir.locked(directory, wait=True):
+        text = report.write(directory, jobs, failures)
+    print(report.shown(text, directory / report.TEXT), end="")
+    print(f"table: {directory / report.TEXT}")
+    print("\n".join(f"plot: {path}" for path in report.plots_in(directory)))
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main, define_flags=define_flags))
+    sys.exit(run())

@@ -21,7 +21,7 @@ from experiments import config as configs
 from experiments import tasks
 from experiments.config import Overrides, cli
 from experiments.settings import Settings
-from experiments.training import hosts, placement, run, rundir
+from experiments.training import hosts, placement, run, rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.loop import Stopped
 
@@ -29,9 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags that say where the run trains."""
+    """The flags that say where the run trains, and where it is shown."""
     placement.define_flags(values, "by default 1, or those of all processes")
     hosts.define_flags(values)
+    trackers.define_flags(values)
 
 
 def main(
@@ -40,7 +41,15 @@ def main(
     overrides: Overrides,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
-    """Trains one model with one estimator; a run that was stopped resumes where it was."""
+    """Trains one model with one estimator; a run that was stopped resumes where it was.
+
+    Args:
+      config: of the run.
+      workdir: its directory.
+      overrides: of the config.
+      given: the flags; the default of those left out.
+    """
+    shown = trackers.chosen(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
@@ -48,9 +57,9 @@ def main(
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
-    finished = (Path(workdir) / rundir.RESULT).exists()
+    finished = rundir.is_finished(Path(workdir), settings.num_steps)
     try:
-        result = run.train(settings, workdir, overrides, devices=devices)
+        result = run.train(settings, workdir, overrides, devices=devices, shown_by=shown)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
@@ -71,13 +80,18 @@ def summary(settings: Settings, result: Mapping[str, Any]) -> str:
     """The result of a run, a line for the bounds and one for each metric of the task."""
     samples = settings.final_num_samples
     test, validation = result["test_bound"], result["validation_bound"]
-    bounds = f"test {test:.2f} ({samples['test']}-sample bound, nats)"
-    lines = [f"{bounds}, validation {validation:.2f} ({samples['validation']}-sample)"]
+    bounds = f"test {_shown(test)} ({samples['test']}-sample bound, nats)"
+    lines = [f"{bounds}, validation {_shown(validation)} ({samples['validation']}-sample)"]
     metrics = tasks.load(settings.task).metrics
     for name, unit in metrics.units.items() if metrics else ():
         test, validation = result[f"test_{name}"], result[f"validation_{name}"]
-        lines.append(f"{name}: test {test:.2f} {unit}, validation {validation:.2f} {unit}")
+        lines.append(f"{name}: test {_shown(test)} {unit}, validation {_shown(validation)} {unit}")
     return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    """A number of a result; those that are not finite were recorded as null."""
+    return "not finite" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

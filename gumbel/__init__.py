@@ -20,7 +20,7 @@ Example, a gradient through a categorical variable:
   1
 """
 
-from gumbel import estimators, exact, samplers, schedules
+from gumbel import adaptation, estimators, exact, samplers, schedules
 from gumbel.checks import check_objective
 from gumbel.densities import (
     binary_concrete_log_prob,
@@ -49,6 +49,7 @@ __all__ = [
     "Info",
     "Objective",
     "Sampler",
+    "adaptation",
     "binary_concrete",
     "binary_concrete_log_prob",
     "check_objective",

@@ -93,7 +93,7 @@ def gumbel_softmax(
     """A relaxed categorical sample, `softmax((logits + g) / temperature)` with `g` Gumbel(0, 1).
 
     It tends to a one-hot categorical sample as the temperature goes to 0, and to `1 / K` as it
-    grows. It is differentiable in `logits` and in `temperature`, which may thus be learned.
+    grows. It is differentiable in `logits` and in `temperature`.
 
     Args:
       key: PRNG key.

@@ -197,7 +197,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Takes turns and prints the steps per second of each and the ratios."""
-    processes, output = given["processes"], command.path(given["output"])
+    processes, output = given["processes"], command.path(given["output"], "output")
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install torch")
     cores = sorted(os.sched_getaffinity(0))

@@ -142,7 +142,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Measures the runs named on the command line."""
-    output = command.path(given["output"])
+    output = command.path(given["output"], "output")
     command.check_output(output)
     rows = []
     for run in [load(Path(workdir)) for workdir in workdirs]:  # mistakes first

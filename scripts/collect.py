@@ -8,24 +8,38 @@ validation bound. Its name says task, latent, estimator, steps and seed.
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
+from experiments.files import name_part, path_of, read_json
 from experiments.reproduce.store import Record, record_of
 from experiments.training import records
+from experiments.training.rundir import RESULT
 
 SHORT = {"structured_prediction": "sbn", "generative": "vae"}  # in names of files and tables
 
 
-def name_of(record: Record) -> str:
-    """Task, latent, estimator, steps and seed of a run."""
+# What a name is made of.
+_NAMED = {
+    "config": {"task": str, "latent": str, "estimator.name": str},
+    "steps": int,
+    "seed": int,
+}
+
+
+def name_of(record: Record, source: object) -> str:
+    """Task, latent, estimator, steps and seed of a run.
+
+    Raises:
+      UserError: one of them cannot be part of a file's name; `source` is where it is from.
+    """
     config = record["config"]
-    parts = (SHORT.get(config["task"], config["task"]), config["latent"], config["estimator.name"])
-    return "-".join((*parts, str(record["steps"]), f"seed{record['seed']}"))
+    task = SHORT.get(config["task"], config["task"])
+    names = [name_part(name, source) for name in (task, config["latent"], config["estimator.name"])]
+    return "-".join((*names, str(record["steps"]), f"seed{record['seed']}"))
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,12 +49,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Collects the runs named on the command line."""
-    output = Path(given["output"]).expanduser()
+    output = path_of(given["output"], "--output")
     output.mkdir(parents=True, exist_ok=True)
-    for workdir in workdirs:
-        record = record_of(Path(workdir).expanduser())
-        path = output / f"{name_of(record)}.json"
-        if path.exists() and records.read_json(path)["config"] != record["config"]:
+    for workdir in (path_of(text, "WORKDIR") for text in workdirs):
+        record = record_of(workdir, _NAMED)
+        path = output / f"{name_of(record, workdir / RESULT)}.json"
+        if path.exists() and read_json(path, {"config": dict})["config"] != record["config"]:
             raise UserError(f"{path} is of another config: give another --output")
         records.write_json(path, record)
         print(path)

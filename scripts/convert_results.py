@@ -19,6 +19,7 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
+from experiments.files import path_of, write_text
 from experiments.sweeps import grids
 from experiments.training import records
 
@@ -79,7 +80,7 @@ def convert_file(path: Path) -> bool:
         whole = [_line(line) if line.endswith("\n") else line for line in lines]
         new = "".join(whole)
         if new != text:
-            records.replace(path, new)
+            write_text(path, new)
         return new != text
     before = records.read_json(path)
     after = converted(before)
@@ -127,7 +128,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
     """Converts the records below the directories named on the command line."""
-    roots = [Path(directory).expanduser() for directory in directories]
+    roots = [path_of(directory, "DIR") for directory in directories]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root} is no directory: name one with records or runs")

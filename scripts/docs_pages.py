@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
+from experiments.files import write_text
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -264,7 +265,7 @@ def _draw_curves(path: Path, name: str, finals: Mapping[tuple[str, str], Iterabl
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def main(_given: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
+from experiments.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
@@ -46,7 +47,7 @@ def main(given: Mapping[str, Any]) -> int:
         up_to_date = path.read_text() == new
         print("up to date" if up_to_date else "README.md differs: run python -m scripts.readme")
         return 0 if up_to_date else 1
-    path.write_text(new)
+    write_text(path, new)
     return 0
 
 

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.training import records
+from experiments.files import Maybe, read_json
+from experiments.sweeps.progress import nats
+from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT
 
 COLUMNS = [(task, latent) for task in SHORT for latent in ("bernoulli", "categorical")]
@@ -17,10 +19,39 @@ FIGURES = {
 
 Run = dict[str, Any]
 
+# What is read of the files under `results/`.
+_RUN = RESULT_SHAPE | {
+    "config": {
+        "task": str,
+        "latent": str,
+        "estimator.name": str,
+        "dataset": str,
+        "optimizer": str,
+        "momentum": float,
+        "batch_size": int,
+        "learning_rate": float,
+        "layers": [int],
+    },
+    "curve": [{"step": int, "validation_bound": float}],
+}
+_FIGURE5A = {
+    "device": {"platform": str, "kind": str},
+    "cores": int | None,
+    "rows": [{"num_classes": int, "estimator": str, "steps_per_second": float}],
+    "ratios": [{"num_classes": int, "speedup": float, "flop_ratio": float, "paper": float | None}],
+}
+_BENCHMARK = {
+    "torch": str,
+    "processes": Maybe(int),
+    "jax_steps_per_second": [float],
+    "median_ratio": float,
+    "median_limit": Maybe(float),
+}
+
 
 def load_runs(directory: Path) -> list[Run]:
     """The collected runs, in the order of their names."""
-    return [records.read_json(path) for path in sorted(directory.glob("*.json"))]
+    return [read_json(path, _RUN) for path in sorted(directory.glob("*.json"))]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -50,8 +81,8 @@ def full_runs(runs: Iterable[Run]) -> str:
             f"`{run['config']['estimator.name']}`",
             f"{run['steps']:,}",
             f"{run['seed']}",
-            f"{run['validation_bound']:.2f}",
-            f"{run['test_bound']:.2f}",
+            nats(run["validation_bound"]),
+            nats(run["test_bound"]),
         )
         for run in runs
         if run["steps"] >= 200_000
@@ -81,7 +112,7 @@ def short_runs(runs: Iterable[Run]) -> str:
 
 def speed_by_classes(path: Path) -> str:
     """Steps per second by number of classes, and Gumbel-Softmax over marginalization."""
-    measured = records.read_json(path)
+    measured = read_json(path, _FIGURE5A)
     speeds = {
         (row["num_classes"], row["estimator"]): f"{row['steps_per_second']:.3g}"
         for row in measured["rows"]
@@ -146,7 +177,7 @@ def single_runs(results: Path) -> str:
     """The runs of `results/runs`, and the comparison with PyTorch."""
     runs = load_runs(results / "runs")
     files = sorted(results.glob("benchmark_pytorch*.json"))
-    speeds = "; ".join(pytorch_ratio(records.read_json(path)) for path in files)
+    speeds = "; ".join(pytorch_ratio(read_json(path, _BENCHMARK)) for path in files)
     return f"""\
 ## Single runs
 

@@ -23,6 +23,7 @@ FORBIDDEN = {
 # The rooms of experiments, lowest first: each imports only itself and those before it.
 ROOMS = (
     "errors",
+    "files",
     "command",
     "data",
     "settings",

@@ -13,6 +13,7 @@ from typing import Any
 import absl.logging
 from absl import flags
 
+from experiments import files
 from experiments.errors import UserError, nearest, one_line
 
 USER_ERROR = 2
@@ -44,11 +45,12 @@ def launch(
     given = list(sys.argv[1:] if argv is None else argv)
 
     def command() -> int | None:
-        if wants_help(given):
+        arguments = expanded(given)
+        if wants_help(arguments):
             doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
             print("\n".join(usage(doc, define_flags, takes)))
             return 0
-        values, arguments = parse_flags(given, define_flags)
+        values, arguments = parse_flags(arguments, define_flags)
         _check_arguments(arguments, takes)
         return main(values.flag_values_dict(), *([arguments] if takes else []))
 
@@ -76,6 +78,18 @@ def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
         return USER_ERROR
+
+
+def expanded(argv: Sequence[str]) -> list[str]:
+    """The command line with the lines of the file in the place of each `--flagfile=FILE`.
+
+    Raises:
+      UserError: there is no such file, or it is not text.
+    """
+    try:
+        return flags.FlagValues().read_flags_from_files(list(argv))
+    except (flags.Error, ValueError) as error:
+        raise UserError(f"--flagfile: {one_line(error)}") from error
 
 
 def parse_flags(
@@ -119,9 +133,9 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(argument in ("--help", "-help", "-h") for argument in argv)
 
 
-def path(text: str | None) -> Path | None:
-    """A path given as a flag: after `--output=` no shell expands its `~`."""
-    return Path(text).expanduser() if text else None
+def path(text: str | None, flag: str) -> Path | None:
+    """A path given as the flag: after `--output=` no shell expands its `~`."""
+    return files.path_of(text, f"--{flag}") if text else None
 
 
 def check_output(output: Path | None) -> None:
@@ -160,7 +174,7 @@ def _flags(define_flags: DefineFlags) -> flags.FlagValues:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file'}: {error.strerror}"
+        return f"{error.filename or 'a file that the system does not name'}: {error.strerror}"
     return one_line(error)
 
 

@@ -33,6 +33,9 @@ def _check_temperature(settings: Settings) -> None:
         refuse("temperature.floor", temperature.floor, fix)
     if temperature.name == "learned" and temperature.floor >= temperature.value:
         refuse("temperature.floor", temperature.floor, "give less than temperature.value")
+    if temperature.name == "learned" and settings.batch_size < 2:
+        fix = "give at least 2: a learned temperature compares the halves of a batch"
+        refuse("batch_size", settings.batch_size, fix)
     if temperature.name == "learned" and not spec.relaxes:
         relaxing = [name for name in estimators.names() if estimators.spec(name).relaxes]
         raise UserError(

@@ -5,7 +5,6 @@ python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE .
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -16,6 +15,7 @@ from experiments.command import DefineFlags
 from experiments.config import files, overrides
 from experiments.config.overrides import Overrides
 from experiments.errors import UserError
+from experiments.files import path_of
 
 Main = Callable[..., int | None]
 
@@ -55,10 +55,11 @@ def run(
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def launch() -> int | None:
-        if command.wants_help(arguments):
-            print("\n".join(_help(main, arguments, define_flags)))
+        expanded = command.expanded(arguments)
+        if command.wants_help(expanded):
+            print("\n".join(_help(main, expanded, define_flags)))
             return 0
-        read, values = _read(arguments, define_flags)
+        read, values = _read(expanded, define_flags)
         return main(*read, *([values] if define_flags else []))
 
     return command.guarded(launch, debug="--debug" in arguments)
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         UserError: anything about it that is wrong.
     """
-    return _read(argv, None)[0]
+    return _read(command.expanded(argv), None)[0]
 
 
 def _read(
@@ -88,7 +89,7 @@ def _read(
     directory = command.required(
         values["workdir"], "workdir=DIR", "name a directory for the files of this run"
     )
-    workdir = Path(directory).expanduser()
+    workdir = path_of(directory, "--workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = files.load(file)

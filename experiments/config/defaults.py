@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 from experiments import settings, tasks
 from experiments.config import checks
-from experiments.errors import UserError, refuse
-from experiments.settings import SHARED_OPTIONS, Estimator, Key, Settings, Temperature
+from experiments.errors import UserError, nearest, refuse, short
+from experiments.settings import ANY, SHARED_OPTIONS, Estimator, Key, Settings, Temperature
 from gumbel import estimators
+
+_GROUPS = ("temperature.", "estimator.")
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 
 
 def base(task: str) -> ConfigDict:
@@ -46,14 +50,30 @@ def read(config: ConfigDict) -> Settings:
     options = task.options(**_fields(config, "", task.options, file))
     own = _fields(config, "", Settings, file)
     _require(config, "estimator.name", file)
-    values = {name: config.estimator.get(name) for name in _options()}
-    unknown = [name for name in config.estimator if name != "name" and name not in values]
-    values |= {name: config.estimator[name] for name in unknown}
+    _refuse_unknown(config, task.options)
+    values = {
+        name: _typed(_option(name, kind), config.estimator.get(name), _GROUPS[1])
+        for name, kind in _options().items()
+    }
     estimator = Estimator(config.estimator.name, values)
     found = Settings(config.task, options, estimator, temperature, **own)
     checks.check(found)
     task.check(found)
     return found
+
+
+def _refuse_unknown(config: ConfigDict, options: type) -> None:
+    """Raises UserError about a key that no run reads, such as a misspelled one."""
+    known = {"task", *(group[:-1] for group in _GROUPS)}
+    known |= {key.name for fields in (Settings, options) for key in settings.keys_of(fields)}
+    known |= {_GROUPS[0] + key.name for key in settings.keys_of(Temperature)}
+    known |= {f"{_GROUPS[1]}{name}" for name in ("name", *_options())}
+    for prefix, group in (("", config), *((group, config[group[:-1]]) for group in _GROUPS)):
+        for key in group:
+            if prefix + str(key) not in known:
+                near = nearest(prefix + str(key), known)
+                fix = f"did you mean {' or '.join(near)}?" if near else "leave it out"
+                raise UserError(f"config has an unknown key {short(prefix + str(key))}: {fix}")
 
 
 def from_flat(flat: Mapping[str, Any]) -> Settings:
@@ -70,8 +90,14 @@ def from_flat(flat: Mapping[str, Any]) -> Settings:
     with config.unlocked():
         for dotted, value in flat.items():
             group, _, key = dotted.rpartition(".")
-            holder = config[group] if group else config
-            holder[key] = tuple(value) if isinstance(value, list) else value
+            try:
+                holder = config[group] if group else config
+                holder[key] = tuple(value) if isinstance(value, list) else value
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"this config has {dotted}={short(value)}, which no run has: it was written by "
+                    "another version"
+                ) from error
     return read(config)
 
 
@@ -86,6 +112,10 @@ def get(config: Any, dotted: str) -> Any:
     for part in dotted.split("."):
         config = config[part]
     return config
+
+
+def _option(name: str, kind: type) -> Key:
+    return Key(name, kind, None, optional=True, valid=ANY, dynamic=False)
 
 
 def _value(key: Key) -> Any:
@@ -113,17 +143,20 @@ def _fields(config: ConfigDict, prefix: str, fields: type, file: str) -> dict[st
 def _require(config: ConfigDict, dotted: str, file: str) -> Any:
     try:
         return get(config, dotted)
-    except (KeyError, AttributeError):
+    except (KeyError, AttributeError, TypeError):
         raise UserError(f"config has no {dotted}: {file}") from None
 
 
 def _typed(key: Key, value: Any, prefix: str) -> Any:
     """The value as the key's type, a whole number as a float where that is asked for."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None and key.optional:
         return value
     kinds = (int, float) if key.kind is float else key.kind
     if not isinstance(value, kinds) or isinstance(value, bool) != (key.kind is bool):
-        refuse(prefix + key.name, value, f"give a value like {key.default!r}")
+        like = f"a value like {key.default!r}" if key.default is not None else _KINDS[key.kind]
+        refuse(prefix + key.name, value, f"give {like}")
     convert: Any = key.kind
     return convert(value) if convert in (tuple, float) else value
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.errors import UserError, one_line
+from experiments.files import path_of
 
 
 def load(path: str) -> ConfigDict:
@@ -20,6 +21,8 @@ def load(path: str) -> ConfigDict:
     """
     name, colon, argument = path.partition(":")
     config = _call(name, "get_config", *([argument] if colon else []))
+    if isinstance(config, FrozenConfigDict):
+        config = config.as_configdict()
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config() of {name} returns a {type(config).__name__}: it must return an"
@@ -39,13 +42,15 @@ def load_sweep(path: str) -> Any:
 
 def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
     """What a function of the config file `name` returns; `fix` ends the error of having none."""
-    module = _import(Path(name).expanduser())
+    module = _import(path_of(name, "--config"))
     if not callable(getattr(module, function, None)):
         raise UserError(f"config file {name} has no function {function}(){fix}")
     try:
         return getattr(module, function)(*arguments)
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"config file {name} calls sys.exit(): it must return instead") from error
     except Exception as error:
         raise UserError(f"config file {name} fails{_where(error)}") from error
 
@@ -65,6 +70,8 @@ def _import(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"config file {file} calls sys.exit(): leave that out") from error
     except Exception as error:
         raise UserError(f"config file {file} fails{_where(error)}") from error
     return module

@@ -56,26 +56,31 @@ def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
 def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
     """Override the keys in place, lock the config, and return what was overridden.
 
+    Of a key that is given several times, the last value counts.
+
     Raises:
         UserError: an unknown key, a group of keys, or a value of the wrong type.
     """
     for token in tokens:
         _check_key(config, token)
     before = {token.key: get(config, token.key) for token in tokens}
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, sys_argv=["", *(token.text for token in tokens)]
-    )
-    for key, default in before.items():
-        texts = [token.text for token in tokens if token.key == key]
+    overridden: Overrides = {}
+    for key, text in tokens:
+        # Parsed one by one: together, a tuple that is given twice becomes one of both.
+        values = flags.FlagValues()
+        argv = ["", text]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        default = before[key]
         try:
-            values(["", *texts])
+            values(argv)
             _check_items(default, get(config, key))
-        except (flags.Error, TypeError, ValueError) as error:
+        except (flags.Error, TypeError, ValueError, SyntaxError, RecursionError) as error:
             expected = _EXPECTED[_type(config, key)]
             example = "" if default is None else f", such as {default}"
-            raise UserError(f"{texts[-1]}: {key} takes {expected}{example}") from error
-    return config_flags.get_override_values(values["config"])
+            raise UserError(f"{text[:200]}: {key} takes {expected}{example}") from error
+        overridden |= config_flags.get_override_values(values["config"])
+    config.lock()
+    return overridden
 
 
 def describe(config: ConfigDict) -> list[str]:

@@ -8,26 +8,21 @@ what was hashed, so nothing that fails its checksum is ever trained on.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.data.specs import Arrays, Spec, digest
 from experiments.errors import one_line
+from experiments.files import remove_partial, replacing, write_text
+
+_ABANDONED_SECONDS = 3600.0  # after which a half-written file has no writer any more
 
 
 class DamagedCacheError(Exception):
     """The cache is damaged; the message says how."""
-
-
-def home() -> Path:
-    """The project's directory of caches: `$XDG_CACHE_HOME/gumbel`, by default `~/.cache/gumbel`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gumbel"
 
 
 def paths(directory: Path, spec: Spec) -> tuple[Path, Path]:
@@ -44,9 +39,10 @@ def write(directory: Path, spec: Spec, arrays: Arrays) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     arrays_path, manifest_path = paths(directory, spec)
-    _replace(arrays_path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    text = json.dumps(_manifest(spec, arrays), indent=2) + "\n"
-    _replace(manifest_path, lambda file: file.write(text.encode()))
+    remove_partial(directory, older_than=_ABANDONED_SECONDS)
+    with replacing(arrays_path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_text(manifest_path, json.dumps(_manifest(spec, arrays), indent=2) + "\n")
 
 
 def read(directory: Path, spec: Spec) -> Arrays | None:
@@ -62,7 +58,7 @@ def read(directory: Path, spec: Spec) -> Arrays | None:
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, RecursionError, zipfile.BadZipFile) as error:
         raise DamagedCacheError(f"cannot be read ({one_line(error)})") from error
     found = _manifest(spec, arrays)
     if manifest != found:
@@ -84,16 +80,3 @@ def _manifest(spec: Spec, arrays: Arrays) -> dict[str, Any]:
         "counts": dict(spec.splits),
         "arrays": entries,
     }
-
-
-def _replace(path: Path, write_to: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under a name of its own, then moves it to `path` in one step."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            write_to(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from experiments.data.datasets import Dataset, Split
 from experiments.data.digits import load_digits
 from experiments.data.specs import SPECS, Arrays, Spec
 from experiments.errors import UserError, one_line, suggestion
+from experiments.files import home, path_of
 
 # Sets that need no download and no cache; those of tensorflow-datasets are in `specs`.
 _BUNDLED = {"digits": load_digits}
@@ -81,13 +82,13 @@ def keep(name: str, arrays: Arrays | None) -> None:
 def cache_directory(cache_dir: str | None = None) -> Path:
     """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
     chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else cache.home() / "arrays"
+    return path_of(chosen, "GUMBEL_CACHE_DIR") if chosen else home() / "arrays"
 
 
 def _data_dir(data_dir: str | None) -> Path:
     # Not TFDS's own default: a TFRECORD copy of the set there cannot be read without TensorFlow.
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return Path(chosen).expanduser() if chosen else cache.home() / "tensorflow_datasets"
+    return path_of(chosen, "TFDS_DATA_DIR") if chosen else home() / "tensorflow_datasets"
 
 
 def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from experiments.data import download, formats
 from experiments.data.specs import SPECS, Arrays, Spec, digest
 from experiments.errors import UserError, one_line
+from experiments.files import scratch
 
 Sources = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -44,7 +45,8 @@ def read(spec: Spec, data_dir: Path) -> Arrays:
       UserError: no data and no network, a file that fails its checksum, or prepared data that are
         damaged or not the published ones.
     """
-    with _quiet():
+    # tensorflow-datasets leaves temporary directories behind.
+    with _quiet(), scratch():
         path = data_dir / spec.name / spec.version
         # Anything may go wrong in either step (network, disk, a damaged record, another release of
         # tensorflow-datasets), and its user gets one line that says how to go on.

@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError, suggestion
+from experiments.files import path_of
 from experiments.reproduce import figure5a, table1_presets, table2
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
@@ -54,10 +55,9 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     [target] = arguments
     if target not in _TARGETS:
         raise UserError(f"unknown target {target!r}: {suggestion(target, _TARGETS)}")
-    workdir = Path(
-        command.required(given["workdir"], "workdir=DIR", "name a directory for the runs")
-    ).expanduser()
-    results = command.path(given["results"]) or workdir / "results"
+    directory = command.required(given["workdir"], "workdir=DIR", "name a directory for the runs")
+    workdir = path_of(directory, "--workdir")
+    results = command.path(given["results"], "results") or workdir / "results"
     preset = given["preset"]
     keep_compilations()
     if target in _TABLES:
@@ -101,7 +101,7 @@ def _train(table: Table1 | Table2, engine: str | None, options: Options) -> int:
             return stopped
     table.write()
     text = table.results / f"{table.name}.md"
-    print(f"{text.read_text()}table: {text}\nnumbers: {text.with_suffix('.json')}")
+    print(f"{text.read_text(encoding='utf-8')}table: {text}\nnumbers: {text.with_suffix('.json')}")
     return status
 
 

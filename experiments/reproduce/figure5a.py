@@ -25,16 +25,26 @@ from tqdm import tqdm
 
 from experiments import config
 from experiments.config import Overrides
+from experiments.files import read_json
 from experiments.reproduce.table import CONFIGS, PAPER
 from experiments.settings import Settings
 from experiments.sweeps import grids
-from experiments.training import records
+from experiments.training import records, rundir
 from experiments.training.compiled import Compiled
 from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
 
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
 CLASSES = (5, 10, 20, 50, 100, 200)
+
+
+_SHAPE = {
+    "program": dict,
+    "cores": int | None,
+    "device": {"platform": str, "kind": str},
+    "rows": [{"num_classes": int, "estimator": str, "steps_per_second": float, "flops": float}],
+    "ratios": [{"num_classes": int, "speedup": float, "flop_ratio": float, "paper": float | None}],
+}
 
 
 class Timed:
@@ -145,7 +155,18 @@ def write(
       changes: to the config.
       classes: the numbers of classes.
       options: of `measure`.
+
+    Raises:
+      UserError: another process measures, or the file is damaged.
     """
+    # Two processes that measure at once would measure each other.
+    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+        return _write(path, changes, classes, **options)
+
+
+def _write(
+    path: Path, changes: Overrides, classes: Sequence[int], **options: Any
+) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     here: dict[str, Any] = {
         "program": _program(changes),
@@ -153,10 +174,9 @@ def write(
         **provenance(),
     }
     if path.exists():
-        before = records.read_json(path)
+        before = read_json(path, _SHAPE, "delete it, to measure again")
         if all(before.get(key) == here[key] for key in ("program", "cores", "device")):
             rows = before["rows"]
-    path.parent.mkdir(parents=True, exist_ok=True)
     for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
         if any(row["num_classes"] == count for row in rows):
             continue
@@ -164,7 +184,7 @@ def write(
             [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
         )
         records.write_json(path, {"rows": rows, "ratios": _ratios(rows), **here})
-    read: dict[str, Any] = records.read_json(path)
+    read: dict[str, Any] = read_json(path, _SHAPE)
     return read
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import gumbel
+from experiments.files import replacing
 from experiments.reproduce.figure5a import ESTIMATORS
 from experiments.reproduce.store import Record
 from experiments.training import plots
@@ -50,7 +51,8 @@ def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
         axes[0, 0].set_ylabel("expectation")
         axes[2, 0].set_ylabel("samples")
         axes[0, 0].set_ylim(0, 1)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def _three(
@@ -85,7 +87,8 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
             style: dict[str, Any] = {"frameon": False, "fontsize": 8}
             figure.legend(lines.values(), lines.keys(), loc="outside right upper", **style)
         figure.suptitle(title)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
@@ -105,7 +108,8 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         with np.load(pictures) as rows:
             plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows.files})
         axes["analogies"].set_title("a test digit, and its style in every class")
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:

@@ -4,25 +4,38 @@ A run whose record is here counts as done, wherever it was trained.
 """
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any
 
 from experiments import config
-from experiments.training import records
+from experiments.files import Shape, read_json, replacing
+from experiments.training import records, rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import METRICS, PICTURES, RESULT
 
 Record = dict[str, Any]
 
 
-def record_of(workdir: Path) -> Record:
+# What the tables and figures read of a record of any task.
+_RECORD: Shape = rundir.RESULT_SHAPE | {
+    "test_num_samples": int,
+    "device": dict,
+    "git": ({"commit": str}, None),
+    "curve": [{"step": int, "validation_bound": float}],
+}
+
+
+def record_of(workdir: Path, shape: Shape = rundir.RESULT_SHAPE) -> Record:
     """What `result.json` holds and, under `curve`, the metrics that have a validation bound.
 
+    Args:
+      workdir: of a run.
+      shape: that the result must have.
+
     Raises:
-      UserError: the run is not finished.
+      UserError: the run is not finished, or its result has another shape.
     """
-    result: Record = records.read_json(workdir / RESULT)
+    result: Record = rundir.read_result(workdir, shape)
     curve = [
         row
         for row in records.read_metrics(workdir / METRICS)
@@ -46,12 +59,12 @@ class Store:
         """The record of a job, or None if it has not finished or is another config's."""
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
-            kept: Record = records.read_json(path)
+            kept: Record = read_json(path, _RECORD, "delete it, to have it made of the run again")
             if _same(kept["config"], settings):
                 return kept
         if not (job.workdir / RESULT).exists():
             return None
-        found = record_of(job.workdir)
+        found = record_of(job.workdir, rundir.result_shape(job.settings.task))
         if not _same(found["config"], settings):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +77,8 @@ class Store:
             return None
         path = self._path(job).with_suffix(".npz")
         if (job.workdir / PICTURES).exists():
-            shutil.copyfile(job.workdir / PICTURES, path)
+            with replacing(path) as file:
+                file.write((job.workdir / PICTURES).read_bytes())
         return path if path.exists() else None
 
     def _path(self, job: Job) -> Path:

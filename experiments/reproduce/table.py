@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from experiments import config
 from experiments.config import Overrides
 from experiments.errors import UserError
+from experiments.files import read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import FAILURE
-from experiments.training import records
+from experiments.training import records, rundir
 from experiments.training.run_state import Job
-from experiments.training.rundir import RESULT, refuse_another
+from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -63,8 +64,8 @@ class Runs:
         missing = [job for job in jobs if self.store.record(job) is None]
         for job in missing:
             if (job.workdir / RESULT).exists():
-                theirs = records.read_json(job.workdir / RESULT)["config"]
-                refuse_another(theirs, job.settings.flat(), job.workdir)
+                theirs = rundir.read_result(job.workdir)["config"]
+                rundir.refuse_another(theirs, job.settings.flat(), job.workdir)
         return Wave(name, missing)
 
     def best(
@@ -127,22 +128,40 @@ class Table:
     def refuse_another(self) -> None:
         """Raises UserError if the results have this table by another preset."""
         path = self.results / f"{self.name}.json"
-        theirs = records.read_json(path)["preset"] if path.exists() else {}
-        if theirs.get("name", self.preset.name) != self.preset.name:
+        if not path.exists():
+            return
+        theirs = read_json(path, {"preset": {"name": str}})["preset"]
+        if theirs["name"] != self.preset.name:
             raise UserError(
                 f"{path} is of --preset={theirs['name']}: give that, or another --results"
             )
 
-    def write_files(
-        self, table: Mapping[str, Any], markdown: Callable[[dict[str, Any]], str]
-    ) -> dict[str, Any]:
-        """Writes the JSON, with the preset, and the Markdown; returns what the JSON holds."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        path = self.results / f"{self.name}.json"
-        records.write_json(path, {"preset": self.preset._asdict(), **table})
-        written: dict[str, Any] = records.read_json(path)
-        path.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
-        return written
+    def collect(self) -> dict[str, Any]:
+        """What the JSON says of the finished runs, besides the preset."""
+        raise NotImplementedError
+
+    def markdown(self, table: dict[str, Any]) -> str:
+        """The table as Markdown, of what the JSON holds."""
+        raise NotImplementedError
+
+    def write(self) -> dict[str, Any]:
+        """Writes the table from the finished runs; returns what its JSON holds.
+
+        Processes that share the results take turns, so a table never lacks a run that another
+        process has finished.
+
+        Raises:
+          UserError: the results have this table by another preset.
+        """
+        with rundir.locked(self.results, wait=True, flag="results", name=f".{self.name}.lock"):
+            self.refuse_another()
+            path = self.results / f"{self.name}.json"
+            table: dict[str, Any] = records.plain(
+                {"preset": self.preset._asdict(), **self.collect()}
+            )
+            records.write_json(path, table)
+            write_text(path.with_suffix(".md"), self.markdown(table))
+        return table
 
 
 def provenance(found: Sequence[Record]) -> dict[str, Any]:

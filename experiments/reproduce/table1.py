@@ -51,13 +51,16 @@ class Table1(Table):
                 return
             yield self.runs.missing(f"{name}, picking, round {number + 1}", jobs)
 
-    def write(self) -> dict[str, Any]:
-        """Writes the table from the finished runs; returns what its JSON holds."""
-        table = {
+    def collect(self) -> dict[str, Any]:
+        """See `Table.collect`."""
+        return {
             "unit": PAPER[NAME]["unit"],
             "cells": [self._cell(cell) for cell in presets.cells(self.preset)],
         }
-        return self.write_files(table, markdown)
+
+    def markdown(self, table: dict[str, Any]) -> str:
+        """See `Table.markdown`."""
+        return markdown(table)
 
     def finals(self, cell: Cell) -> list[Record]:
         """The records of a cell's final runs, by seed."""

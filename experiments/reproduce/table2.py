@@ -94,14 +94,17 @@ class Table2(Table):
         yield self.runs.missing("training", first + others)
         yield self.runs.missing("training the rest", self._finals(exact, draws[1:]))
 
-    def write(self) -> dict[str, Any]:
-        """Writes the table from the finished runs; returns what its JSON holds."""
-        table = {
+    def collect(self) -> dict[str, Any]:
+        """See `Table.collect`."""
+        self.picture()  # kept now: another machine has the records alone
+        return {
             "units": dict(zip(PAPER[NAME]["columns"], PAPER[NAME]["units"], strict=True)),
             "cells": [self._cell(name) for name in ESTIMATORS],
         }
-        self.picture()  # kept now: another machine has the records alone
-        return self.write_files(table, markdown)
+
+    def markdown(self, table: dict[str, Any]) -> str:
+        """See `Table.markdown`."""
+        return markdown(table)
 
     def finals(self, estimator: str) -> list[Record]:
         """The records of an estimator's final runs, by draw."""

@@ -55,7 +55,7 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
         path = directory / rundir.SWEEP
         record = {"config": settings.flat(), "grid": grid}
         if path.exists():
-            recorded = records.read_json(path)
+            recorded = rundir.read_sweep(directory)
             rundir.refuse_another(recorded["config"], settings.flat(), directory)
             record["grid"] = grids.union([recorded["grid"], grid])
         records.write_json(path, record)

@@ -1,7 +1,7 @@
-"""The plot of a sweep: the mean loss by swept value."""
+"""The plot of a sweep: the mean loss by swept value, zoomed to where the settings differ."""
 
 import math
-import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,40 +12,60 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from experiments.files import replacing
 from experiments.sweeps import grids
 from experiments.sweeps.report import Row
+from experiments.sweeps.window import Window, half_width, mark, window
 
 _MOST_PANELS = 12
-_MOST_RANKED = 60
+_MOST_TICKS, _LONGEST_TICK = 8, 12  # of names under a curve; more or longer ones become a list
+_MOST_LISTED = 60
+_LEAST_SEEDS = 3  # of an interval: that of two is 13 standard errors wide
+_LABEL_WIDTH = 48  # characters of a line of a setting's label
 
 
 def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
-    """Draws the mean loss by swept value.
+    """Draws the mean loss by swept value as a PNG; see `figure_of`."""
+    with mpl.rc_context({"font.size": 9}), replacing(path) as file:
+        figure_of(rows, keys, label).savefig(file, format="png", dpi=120)
 
-    A curve for one key, a heat map for two, a heat map for each value of the rest for more; a
-    grid that leaves out combinations, or is too large for that, as settings in order.
+
+def figure_of(rows: Sequence[Row], keys: Sequence[str], label: str) -> Figure:
+    """The mean loss by swept value, with 95 % intervals over the seeds.
+
+    A curve for one key, a heat map for two, a heat map for each value of the rest for more. A grid
+    that leaves out combinations, is too large, or has long names becomes a list of settings, the
+    best first. A loss that would squeeze the others is marked at the edge with its value.
+
+    Args:
+      rows: the settings, the best first.
+      keys: those that differ between them.
+      label: of the loss, with its unit.
     """
     axes_values = [_values(rows, key) for key in keys]
     whole = math.prod(map(len, axes_values)) == len(rows)
     panels = _panels(rows, keys[2:])
-    with mpl.rc_context({"font.size": 9}):
-        if len(keys) == 1:
-            figure = Figure(figsize=(5, 3.5), layout="constrained")
-            _curve(figure.subplots(), rows, keys[0], label)
-        elif len(keys) > 1 and whole and len(panels) <= _MOST_PANELS:
-            across = math.ceil(math.sqrt(len(panels)))
-            down = math.ceil(len(panels) / across)
-            figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
-            bar = _heat_maps(figure, panels, rows, keys, (down, across))
-            bar.set_label(label)
-        else:
-            best = rows[:_MOST_RANKED]
-            figure = Figure(figsize=(9, 1 + 0.25 * len(best)), layout="constrained")
-            axes = figure.subplots()
-            _ranking(axes, best, keys, label)
-            if len(best) < len(rows):
-                axes.set_title(f"the best {len(best)} of {len(rows)} settings")
-        figure.savefig(path, dpi=120)
+    if len(keys) == 1 and _fits(axes_values[0]):
+        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        _curve(figure.subplots(), rows, keys[0], label)
+    elif len(keys) > 1 and whole and len(panels) <= _MOST_PANELS:
+        across = math.ceil(math.sqrt(len(panels)))
+        down = math.ceil(len(panels) / across)
+        figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
+        bar = _heat_maps(figure, panels, rows, keys, (down, across))
+        bar.set_label(label)
+    else:
+        listed = rows[:_MOST_LISTED]
+        labels = labels_of(listed, keys)
+        lines = sum(text.count("\n") + 1 for text in labels)
+        longest = max(len(line) for text in labels for line in text.split("\n"))
+        size = (5 + 0.07 * longest, 1 + 0.22 * lines)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        list_settings(axes, listed, labels, label)
+        if len(listed) < len(rows):
+            axes.set_title(f"the best {len(listed)} of {len(rows)} settings")
+    return figure
 
 
 def _values(rows: Sequence[Row], key: str) -> list[Any]:
@@ -56,6 +76,12 @@ def _values(rows: Sequence[Row], key: str) -> list[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fits(values: Sequence[Any]) -> bool:
+    """Whether the values can stand below a curve, side by side."""
+    few = len(values) <= _MOST_TICKS and all(len(str(v)) <= _LONGEST_TICK for v in values)
+    return few or all(map(_is_number, values))
 
 
 def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
@@ -72,13 +98,44 @@ def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
     return panels
 
 
-def _scale(rows: Sequence[Row]) -> tuple[float, float]:
-    """The losses to tell apart: the few nats between good settings, whatever the worst come to."""
-    means = [row.mean for row in rows if math.isfinite(row.mean)]
-    if not means:
-        return 0.0, 1.0
-    low = min(means)
-    return low, low + max(2 * (statistics.median(means) - low), 0.01)
+def _window(rows: Sequence[Row]) -> Window:
+    """Of the means, with room for the intervals of those that lie inside."""
+    seen = window(row.mean for row in rows)
+    inside = [row for row in rows if not seen.outside(row.mean)]
+    ends = [row.mean + sign * _half(row) for row in inside for sign in (-1, 1)]
+    return seen.widened([*ends, *(loss for row in inside for loss in row.losses.values())])
+
+
+def _half(row: Row) -> float:
+    """Half the interval of a setting's mean; NaN below three seeds, whose interval says nothing."""
+    losses = list(row.losses.values())
+    return half_width(losses) if len(losses) >= _LEAST_SEEDS else math.nan
+
+
+def _interval(
+    axes: Axes,
+    place: float,
+    row: Row,
+    seen: Window,
+    *,
+    upwards: bool,
+    style: str = "D",
+    color: Any = "C0",
+) -> None:
+    """A setting's mean with its interval and its seeds; a mark if the mean lies outside."""
+    if not row.losses:
+        return
+    losses = list(row.losses.values())
+    if seen.outside(row.mean):
+        mark(axes, place, row.mean, seen, upwards=upwards)
+        return
+    if len(losses) > 1:
+        seeds = ([place] * len(losses), losses)
+        axes.plot(*(seeds if upwards else seeds[::-1]), "k.", alpha=0.35, markersize=4)
+    at = (place, row.mean) if upwards else (row.mean, place)
+    half = _half(row)
+    bar: dict[str, Any] = {} if math.isnan(half) else {"yerr" if upwards else "xerr": half}
+    axes.errorbar(*at, fmt=style, color=color, capsize=3, markersize=5, **bar)
 
 
 def _curve(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
@@ -87,19 +144,19 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
     numeric = all(map(_is_number, values))
     ordered = sorted(rows, key=lambda row: at[repr(row.setting.get(key))])
     places = values if numeric else list(range(len(values)))
-    style = "o-" if numeric else "D"
-    axes.plot(places, [_finite(row.mean) for row in ordered], style)
-    for place, row in zip(places, ordered, strict=True):
-        if len(row.losses) > 1:
-            axes.plot([place] * len(row.losses), list(row.losses.values()), "k.", alpha=0.4)
-    if not numeric:
+    seen = _window(rows)
+    if numeric:
+        line = [math.nan if seen.outside(row.mean) else row.mean for row in ordered]
+        axes.plot(places, line, "-", color="C0", linewidth=1)
+    else:
         axes.set_xticks(places, [str(value) for value in values])
-    elif min(values) > 0 and max(values) >= 10 * min(values):
+        axes.margins(x=0.15)
+    if numeric and min(values) > 0 and max(values) >= 10 * min(values):
         axes.set_xscale("log")
-    low, high = _scale(rows)
-    worst = max((row.mean for row in rows if math.isfinite(row.mean)), default=low)
-    if worst - low > 10 * (high - low):  # it would flatten the rest: leave it outside
-        axes.set_ylim(low - 0.2 * (high - low), high + (high - low))
+    for place, row in zip(places, ordered, strict=True):
+        _interval(axes, place, row, seen, upwards=True, style="o" if numeric else "D")
+    if seen.cut:
+        axes.set_ylim(seen.limits())
     axes.set(xlabel=key, ylabel=label)
 
 
@@ -113,7 +170,8 @@ def _heat_maps(
     """A map for each panel, the first key upwards and the second across, in one color scale."""
     upwards, across = keys[0], keys[1]
     ups, acrosses = _values(rows, upwards), _values(rows, across)
-    low, high = _scale(rows)
+    seen = _window(rows)
+    colors = mpl.colormaps["viridis_r"].with_extremes(over="0.85", bad="1.0")
     grid = np.atleast_1d(figure.subplots(*shape, squeeze=False)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -122,27 +180,24 @@ def _heat_maps(
         cells = np.full((len(ups), len(acrosses)), np.nan)
         for row in inside:
             place = ups.index(row.setting.get(upwards)), acrosses.index(row.setting.get(across))
-            cells[place] = _finite(row.mean)
+            cells[place] = row.mean if math.isfinite(row.mean) else math.nan
         image = axes.imshow(
-            cells, origin="lower", aspect="auto", cmap="viridis_r", vmin=low, vmax=high
+            cells, origin="lower", aspect="auto", cmap=colors, vmin=seen.low, vmax=seen.high
         )
         for (up, over), mean in np.ndenumerate(cells):
             shown = "none" if np.isnan(mean) else f"{mean:.4g}"
-            color = "white" if mean > (low + high) / 2 else "black"
+            dark = (seen.low + seen.high) / 2 < mean <= seen.high
+            color = "C3" if seen.outside(mean) else "white" if dark else "black"
             axes.text(over, up, shown, ha="center", va="center", fontsize=7, color=color)
         axes.set_xticks(range(len(acrosses)), [str(v) for v in acrosses])
         axes.set_yticks(range(len(ups)), [str(v) for v in ups])
         axes.set(xlabel=across, ylabel=upwards, title=title)
     assert image is not None
-    return figure.colorbar(image, ax=list(grid), extend="max")
+    return figure.colorbar(image, ax=list(grid), extend="max" if seen.cut else "neither")
 
 
-def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str], label: str) -> None:
-    """The settings from the best down, with their seeds."""
-    for place, row in enumerate(rows):
-        axes.plot(list(row.losses.values()), [place] * len(row.losses), "k.", alpha=0.4)
-        if row.losses:
-            axes.plot(row.mean, place, "D", color="C0")
+def labels_of(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """The settings in words, on lines of a width that can be read."""
     short = {key: key.rpartition(".")[2] for key in keys}
     if len(set(short.values())) < len(keys):
         short = {key: key for key in keys}
@@ -150,10 +205,32 @@ def _ranking(axes: Axes, rows: Sequence[Row], keys: Sequence[str], label: str) -
         grids.label({short[key]: row.setting[key] for key in keys if key in row.setting})
         for row in rows
     ]
+    return [textwrap.fill(text, _LABEL_WIDTH, break_on_hyphens=False) for text in labels]
+
+
+def list_settings(
+    axes: Axes,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    label: str,
+    colors: Sequence[Any] | None = None,
+) -> None:
+    """The settings from the best down, with their intervals.
+
+    Args:
+      axes: to draw on.
+      rows: the settings, the best first.
+      labels: of the settings.
+      label: of the loss.
+      colors: of the settings, if they differ.
+    """
+    seen = _window(rows)
+    for place, row in enumerate(rows):
+        color = colors[place] if colors else "C0"
+        _interval(axes, place, row, seen, upwards=False, color=color)
     axes.set_yticks(range(len(rows)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", alpha=0.3)
+    if seen.cut:
+        axes.set_xlim(seen.limits())
     axes.set_xlabel(label)
-
-
-def _finite(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.nan

@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from rich.console import Console
+from rich.live import Live
 from tqdm import tqdm
 
+from experiments.files import Maybe, mismatch
 from experiments.sweeps import grids
-from experiments.training import records
+from experiments.training import rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import METRICS, RESULT
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 8192
+_RESULT = {"steps": int, "validation_bound": float | None}
+_ROW = {"step": int, "validation_bound": Maybe(float | None)}
 
 
 class Standing(NamedTuple):
@@ -38,11 +43,20 @@ class Standing(NamedTuple):
 def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
     if (job.workdir / RESULT).exists():
-        result = records.read_json(job.workdir / RESULT)
+        result = rundir.read_result(job.workdir, _RESULT)
         return Standing(True, result["steps"], result["validation_bound"])
     rows = _last_rows(job)
     bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]
     return Standing(False, rows[-1]["step"] if rows else 0, bounds[-1] if bounds else None)
+
+
+def how_far(job: Job) -> str:
+    """How far a run that is not finished is, in words; `not started` without a log."""
+    there = standing(job)
+    if not (job.workdir / METRICS).exists():
+        return "not started"
+    bound = "" if there.bound is None else f", validation bound {nats(there.bound)}"
+    return f"at step {there.step} of {job.settings.num_steps}{bound}"
 
 
 def nats(bound: float | None) -> str:
@@ -73,39 +87,36 @@ def _last_rows(job: Job) -> list[dict[str, Any]]:
         return []
     whole = lines[:-1] if size <= _TAIL_BYTES else lines[1:-1]
     try:
-        return [json.loads(line) for line in whole]
-    except ValueError:
+        rows = [json.loads(line) for line in whole]
+    except (ValueError, RecursionError):
         return []  # being replaced, or damaged: the run itself will say so
+    return [] if mismatch(rows, [_ROW]) else rows
 
 
 class Display:
-    """A bar over the steps of all runs: runs done, steps a second, time left, the best so far.
+    """How a sweep stands, while it trains: a table on a terminal, elsewhere a line a run that ends.
 
-    Elsewhere than on a terminal, a line for each run that ends. Within the block it is kept up to
-    date by a thread of its own.
+    Within the block the table is kept up to date by a thread of its own.
 
     Args:
       jobs: all runs of the sweep, finished ones too.
+      console: to write to; by default stderr.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], console: Console | None = None) -> None:
         self._jobs = jobs
         self._standings = [standing(job) for job in jobs]
-        self._failed: set[Path] = set()
+        self._failed: dict[Path, str] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._began, self._first = time.monotonic(), self._steps()
-        self._bar = tqdm(
-            total=self._total(),
-            initial=self._first,
-            unit="step",
-            unit_scale=True,
-            disable=None,
-            smoothing=0,  # metrics come in bursts: the average tells more
-        )
+        console = console or Console(stderr=True)
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
         self._thread.start()
         return self
 
@@ -113,7 +124,8 @@ class Display:
         self._over.set()
         self._thread.join()
         self._refresh()
-        self._bar.close()
+        if self._live:
+            self._live.stop()
 
     def done(self, job: Job) -> None:
         """Says that a run is done."""
@@ -122,17 +134,13 @@ class Display:
 
     def failed(self, job: Job, reason: str) -> None:
         """Says that a run has failed."""
-        self._failed.add(job.workdir)
-        self._bar.total = self._total()
+        self._failed[job.workdir] = reason
         self._say(f"failed: {grids.label(job.overrides)}: {reason}")
 
     def _say(self, line: str) -> None:
         self._refresh()
-        if self._bar.disable:
-            line = f"{line} ({self._runs()}{self._speed()})"
-        with self._lock:
-            tqdm.write(line, file=sys.stderr)
-            sys.stderr.flush()
+        if self._live is None:  # else the table says it
+            print(f"{line} ({self._summary()})", file=sys.stderr, flush=True)
 
     def _watch(self) -> None:
         while not self._over.wait(_POLL_SECONDS):
@@ -140,15 +148,15 @@ class Display:
 
     def _refresh(self) -> None:
         with self._lock:
-            before = self._steps()
             self._standings = [
                 old if old.done else standing(job)
                 for job, old in zip(self._jobs, self._standings, strict=True)
             ]
-            self._bar.set_description(self._runs(), refresh=False)
-            self._bar.set_postfix_str(self._best(), refresh=False)
-            self._bar.update(self._steps() - before)
-            self._bar.refresh()
+            if self._live:
+                from experiments.sweeps import live
+
+                shown = live.view(self._jobs, self._standings, self._failed, self._summary())
+                self._live.update(shown, refresh=True)
 
     def _steps(self) -> int:
         return sum(each.step for each in self._standings)
@@ -160,26 +168,14 @@ class Display:
             for job, each in zip(self._jobs, self._standings, strict=True)
         )
 
-    def _runs(self) -> str:
+    def _summary(self) -> str:
+        """Runs done, run-steps a second since this sweep was started, and the time left."""
         done = sum(each.done for each in self._standings)
         failed = f", {len(self._failed)} failed" if self._failed else ""
-        return f"{done}/{len(self._jobs)} runs{failed}"
-
-    def _speed(self) -> str:
-        """Run-steps a second and the time left, since this sweep was started."""
+        text = f"{done}/{len(self._jobs)} runs{failed}"
         gained = self._steps() - self._first
         if gained <= 0:
-            return ""
+            return text
         speed = gained / (time.monotonic() - self._began)
-        left = (self._total() - self._steps()) / speed
-        return f", {speed:.0f} run-steps/s, {tqdm.format_interval(left)} left"
-
-    def _best(self) -> str:
-        """The lowest bound: of the finished runs if there are any, else of those under way."""
-        pairs = list(zip(self._standings, self._jobs, strict=True))
-        ended = [pair for pair in pairs if pair[0].done]
-        known = [(s.bound, job) for s, job in ended or pairs if s.bound is not None]
-        if not known:
-            return ""
-        bound, job = min(known, key=lambda pair: pair[0])
-        return f"best {nats(bound)} {grids.label(job.overrides)}"
+        left = tqdm.format_interval((self._total() - self._steps()) / speed)
+        return f"{text}, {speed:.0f} run-steps/s, {left} left"

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import tasks
+from experiments.files import write_text
 from experiments.sweeps import grids
-from experiments.sweeps.progress import nats
-from experiments.training import records
+from experiments.sweeps.progress import how_far, nats
+from experiments.training import records, rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
 
-TABLE, TEXT, PLOT = "table.json", "table.md", "sweep.png"
+TABLE, TEXT, PLOT, CURVES = "table.json", "table.md", "sweep.png", "schedules.png"
 _MOST_SHOWN = 40  # settings, on a terminal
 
 
@@ -48,25 +49,34 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
       failures: why runs failed, by directory.
     """
     rows: dict[str, Row] = {}
-    ranking = tasks.load(jobs[0].settings.task).ranking
+    task = jobs[0].settings.task
+    ranking = tasks.load(task).ranking
+    shape = {
+        key: kind
+        for key, kind in rundir.result_shape(task).items()
+        if key == "seed" or key.startswith("validation_")
+    }
     for job in jobs:
         setting = {key: value for key, value in job.overrides.items() if key != "seed"}
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
         path = job.workdir / RESULT
         if path.exists():
-            result = records.read_json(path)
+            result = rundir.read_result(job.workdir, shape)
             row.losses[result["seed"]] = ranking.loss(result)
         else:
-            row.missing[job.workdir.name] = failures.get(job.workdir, "not finished")
+            row.missing[job.workdir.name] = failures.get(job.workdir) or how_far(job)
     return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
 
 
 def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:
-    """Writes the table, as JSON and Markdown, and the plot; returns the Markdown."""
+    """Writes the table, as JSON and Markdown, and the plots; returns the Markdown.
+
+    Where the temperature is swept, a second plot has its schedules and the bounds over the steps.
+    """
     rows = rows_of(jobs, failures)
     keys = grids.varied([row.setting for row in rows])
     ranking = tasks.load(jobs[0].settings.task).ranking
-    from experiments.sweeps import plot  # matplotlib takes a second to import
+    from experiments.sweeps import curves, plot  # matplotlib takes a second to import
 
     text = markdown(rows, keys, ranking.label)
     num_samples = jobs[0].settings.final_num_samples["validation"]
@@ -86,8 +96,10 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
             ],
         },
     )
-    (directory / TEXT).write_text(text, encoding="utf-8")
+    write_text(directory / TEXT, text)
     plot.draw(directory / PLOT, rows, keys, ranking.label)
+    if any(key.startswith("temperature.") for key in keys):
+        curves.draw(directory / CURVES, jobs, rows, keys, ranking.label)
     return text
 
 
@@ -98,6 +110,11 @@ def shown(text: str, path: Path) -> str:
         return text
     rest = len(lines) - 2 - _MOST_SHOWN
     return "".join([*lines[: 2 + _MOST_SHOWN], f"and {rest} more settings in {path}\n"])
+
+
+def plots_in(directory: Path) -> list[Path]:
+    """The plots that `write` has drawn."""
+    return [path for name in (PLOT, CURVES) if (path := directory / name).exists()]
 
 
 def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:

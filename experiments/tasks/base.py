@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from experiments.data import Dataset, Split
 from experiments.data.batches import Indices
 from experiments.errors import refuse
-from experiments.settings import Range, Settings
+from experiments.settings import LARGEST, Range, Settings
 from gumbel import Family
 from gumbel.types import Batch, Cost, PRNGKey, Sampler
 
@@ -114,6 +114,9 @@ class Task:
       extra: `(settings, dataset, model) -> Extra`, if there is one.
       metrics: of a split other than the bound, if there are any.
       ranking: what a sweep ranks its runs by.
+      bound_to_length: which of its options depends on the number of steps, as `key=value`, or None:
+        such a run cannot be made longer.
+      least_cost: no mean training cost of the task's objective lies below, in nats.
     """
 
     build: Callable[[Settings, Float[Array, "H W"], PRNGKey], Model]
@@ -124,6 +127,11 @@ class Task:
     extra: Callable[[Settings, Dataset, Any], Extra] | None = None
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
+    bound_to_length: Callable[[Settings], str | None] = lambda _settings: None
+    least_cost: float = 0.0  # pixels are discrete, and no KL is negative
+
+
+_MOST_LAYERS = 100  # more take minutes to compile, and nothing learns through them
 
 
 def check_layers(settings: Settings, number: int | None = None) -> None:
@@ -131,6 +139,8 @@ def check_layers(settings: Settings, number: int | None = None) -> None:
     layers, classes = settings.layers, settings.num_classes
     if not layers or not _positive_integers(layers):
         refuse("layers", layers, "give at least one layer, of 1 unit or more")
+    if len(layers) > _MOST_LAYERS:
+        refuse("layers", layers, f"give at most {_MOST_LAYERS}")
     if settings.latent == "categorical" and any(units % classes for units in layers):
         refuse("layers", layers, f"give multiples of {classes} classes")
     if number is not None and len(layers) != number:
@@ -138,10 +148,13 @@ def check_layers(settings: Settings, number: int | None = None) -> None:
 
 
 def _positive_integers(widths: Any) -> bool:
-    return all(isinstance(width, int) and width >= 1 for width in widths)
+    return all(isinstance(width, int) and 1 <= width <= LARGEST for width in widths)
 
 
-WIDTHS = Range(_positive_integers, "give whole numbers of at least 1, such as (200,)")
+WIDTHS = Range(
+    lambda widths: len(widths) <= _MOST_LAYERS and _positive_integers(widths),
+    f"give whole numbers of at least 1, at most {_MOST_LAYERS} of them, such as (200,)",
+)
 THREE_WIDTHS = Range(
     lambda widths: len(widths) == 3 and _positive_integers(widths),
     "give three whole numbers of at least 1, such as (16, 32, 8)",

@@ -61,6 +61,9 @@ def _check_dataset(dataset: Dataset, *, num_labels: int, num_classes: int) -> No
             f"config.num_classes={num_classes}: {dataset.name} has "
             f"{dataset.num_classes} classes; give that number, or config.labels=random"
         )
+    if num_classes > len(dataset.train):
+        fix = f"{dataset.name} has {len(dataset.train)} training images; give at most that"
+        refuse("num_classes", num_classes, fix)
     fewest = int(np.bincount(dataset.train.labels, minlength=num_classes).min())
     if fewest < num_labels // num_classes:
         raise UserError(

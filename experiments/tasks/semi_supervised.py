@@ -207,6 +207,14 @@ def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
     return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
 
 
+def bound_to_length(settings: Settings) -> str | None:
+    """The share of the steps over which the style's KL is annealed, if it is."""
+    options: Options = settings.options
+    if options.style_beta == 1 or options.style_beta_share == 0:
+        return None
+    return f"style_beta_share={options.style_beta_share}"
+
+
 def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) -> Extra:
     """The labeled images and their cost.
 
@@ -234,7 +242,8 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
 
 
 def _error(result: Result) -> float:
-    return 100 - float(result["validation_accuracy"])
+    accuracy = result["validation_accuracy"]
+    return math.inf if accuracy is None else 100 - float(accuracy)
 
 
 TASK = Task(
@@ -246,4 +255,5 @@ TASK = Task(
     extra=labeled_images,
     metrics=labels.METRICS,
     ranking=Ranking("validation error, %", _error),
+    bound_to_length=bound_to_length,
 )

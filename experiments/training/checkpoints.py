@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -206,7 +207,7 @@ class Checkpoints:
         if names:
             written = [f"{name}={settings[name]}" for name in names]
             found = [f"{name}={ours[name]}" for name in names]
-            variables = [f"{name.upper()}={settings[name]}" for name in names]
+            variables = [f"{name.upper()}={shlex.quote(str(settings[name]))}" for name in names]
             raise UserError(
                 f"checkpoint {self.directory / str(step)} was written with {', '.join(written)},"
                 f" this process has {', '.join(found)}: set {' '.join(variables)} to resume, or"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.data.cache import home
+from experiments.files import home
 
 _MOST_BYTES = 1 << 29  # jax removes what was not used for longest
 _STALE_SECONDS = 30 * 24 * 3600.0  # after which another processor's or version's programs go

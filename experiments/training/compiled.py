@@ -1,8 +1,7 @@
 """What runs of one program share: the data on the device, and the compiled functions."""
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,12 +13,15 @@ from jaxtyping import Array, Bool
 from experiments import tasks
 from experiments.data import Dataset, load
 from experiments.data.batches import Images, Indices
-from experiments.errors import UserError, one_line, refuse
+from experiments.errors import one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
-from experiments.training import evaluation, hosts
+from experiments.tasks.layers import params_of
+from experiments.training import evaluation, hosts, memory
+from experiments.training.memory import Need
 from experiments.training.placement import ALONE, Placement
 from experiments.training.program import Program, Trace, TrainState, dynamic_of
+from gumbel.types import Params, PRNGKey
 
 
 def prepared_dataset(settings: Settings) -> Dataset:
@@ -73,6 +75,8 @@ class Compiled:
     def __init__(self, settings: Settings, placement: Placement = ALONE) -> None:
         self.settings, self.placement = settings, placement
         self.dataset = _common_dataset(settings)
+        self._fits = False
+        memory.check(_parameters(settings, self.dataset), settings)
         self.program = program = Program.make(settings, self.dataset, placement.spread)
         self.images = placement.put(self.dataset.train.images, of_runs=False)
         jit, over_runs = placement.jit, self._over_runs
@@ -113,42 +117,57 @@ class Compiled:
             refuse("estimator.name", self.settings.estimator.name, one_line(error))
 
     def check_memory(self) -> None:
-        """Refuses to enumerate more than a device can hold, before the first step is taken.
+        """Refuses what the devices cannot hold, before the first step is taken.
 
         Raises:
-          UserError: it says how much memory is needed.
+          OutOfMemoryError: it says how much memory is needed, and which key to lower.
         """
+        if not self._fits:
+            memory.check(self._needs(), self.settings, self.placement.devices)
+            self._fits = True
+
+    def _needs(self) -> Iterator[Need]:
+        """Of all the devices together."""
         settings = self.settings
-        if not settings.estimator.spec.enumerates:
-            return
-        dynamic, runs = self._dynamic(), self.placement.rows
+        runs = self.placement.rows
+        dynamic = {
+            k: jax.ShapeDtypeStruct((runs, *v.shape), v.dtype)
+            for k, v in dynamic_of(settings).items()
+        }
         state = jax.eval_shape(self.init, dynamic, self.images)
-        num_steps = min(settings.steps_per_call, settings.log_every)
+        num_steps = min(settings.log_every, settings.num_steps)
+        # A permutation of the images for each epoch that the steps touch, and their indices.
+        epochs = num_steps // (len(self.images) // settings.batch_size) + 2
+        numbers = runs * (epochs * len(self.images) + num_steps * settings.batch_size)
+        yield Need("the order of the images", 4 * numbers, frozenset({"log_every"}))
+        per_call = min(settings.steps_per_call, num_steps)
         indices = jax.eval_shape(
-            partial(self.indices, num_steps=num_steps), dynamic["seed"], jnp.zeros((), jnp.int32)
+            partial(self.indices, num_steps=per_call), dynamic["seed"], jnp.zeros((), jnp.int32)
         )
-        lowered = self.run.lower(dynamic, self.images, state, indices, np.ones(runs, bool))
-        memory: Any = lowered.compile().memory_analysis()
-        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        held = device_memory()
-        if held is not None and needed > held:
-            raise UserError(
-                f"config.estimator.name={settings.estimator.name}: a step needs "
-                f"{needed / 2**30:.1f} GiB and there are {held / 2**30:.1f}; lower "
-                "config.num_classes, config.batch_size or config.estimator.chunk_size, or use an "
-                "estimator that samples"
-            )
+        traced = self.run.trace(dynamic, self.images, state, indices, np.ones(runs, bool))
+        yield Need("a step", memory.size_of_call(traced))
+        if settings.estimator.spec.enumerates:  # a compiler may do with less, or need more
+            analysis: Any = traced.lower().compile().memory_analysis()
+            size = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+            yield Need("a step", size * self.placement.devices)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), runs))
+        shape = (settings.eval_batch_size, *self.images.shape[1:])
+        batch = jax.ShapeDtypeStruct(shape, self.images.dtype)
+        for costs in self.image_costs.values():
+            size = memory.size_of_call(costs.trace(state.params, batch, keys))
+            yield Need("a batch of evaluation", size, frozenset({"eval_batch_size"}))
 
 
-def device_memory() -> int | None:
-    """The bytes of the device's memory, or of this machine's; None if that is not known."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def _parameters(settings: Settings, dataset: Dataset) -> Iterator[Need]:
+    """The need of the parameters: an estimate without making them."""
+    mean = jnp.asarray(dataset.train_mean())
+
+    def parameters(key: PRNGKey) -> Params:
+        return params_of(tasks.load(settings.task).build(settings, mean, key))
+
+    size = memory.size_of(jax.eval_shape(parameters, jax.random.key(0)))
+    # Those of the model and of the state, and a gradient.
+    yield Need("the model with its gradient", 3 * size)
 
 
 def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 from experiments import config
 from experiments.data import Dataset
 from experiments.errors import UserError
+from experiments.files import path_of
 from experiments.settings import Settings
 from experiments.tasks.layers import with_params
-from experiments.training import records
+from experiments.training import rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import prepared_dataset
 from experiments.training.program import Program, dynamic_of
@@ -51,12 +52,12 @@ def load(workdir: str | Path) -> Trained:
       Traceback (most recent call last):
       experiments.errors.UserError: runs/quickstart has no config.json: name the --workdir of a run
     """
-    workdir = Path(workdir).expanduser()
+    workdir = path_of(str(workdir), "workdir")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
-    settings = config.from_flat(records.read_json(workdir / CONFIG))
+    settings = config.from_flat(rundir.read_config(workdir))
     dataset = prepared_dataset(settings)
     program = Program.make(settings, dataset)
     images = jnp.asarray(dataset.train.images[: settings.batch_size])

@@ -15,11 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.data.batches import Purpose, key_for
-from experiments.errors import UserError
 from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
 from experiments.training.program import Trace, TrainState, dynamic_of
-from experiments.training.run_state import Job, RunState
+from experiments.training.run_state import Job, RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
 from experiments.training.signals import Stop
 from gumbel.types import PRNGKey
@@ -27,7 +26,7 @@ from gumbel.types import PRNGKey
 # Saving many runs takes seconds: checkpointing takes at most 1/20 of training time.
 _SAVE_SHARE = 20
 
-Results = dict[Path, dict[str, Any] | UserError]
+Results = dict[Path, dict[str, Any] | Exception]
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
@@ -146,7 +145,9 @@ class Loop:
         began = time.monotonic()
         on_host = jax.device_get(state)
         for run in runs:
-            run.save(_row(on_host, run.row), began - self.began)
+            if run.error is None:
+                with of_one_run(run.fail):
+                    run.save(_row(on_host, run.row), began - self.began)
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
 
@@ -174,8 +175,9 @@ class Loop:
             ]
         for run in runs:
             line = traced.get(run.row, {}) | scores[run.row]
-            run.append(**line)
-            self._show(bar, step, line)
+            with of_one_run(run.fail):
+                run.note(line)
+                self._show(bar, step, line)
 
     def _keys(self, purpose: Purpose) -> list[PRNGKey]:
         """The key of each run for a purpose, and of the idle rows beyond them."""
@@ -207,22 +209,24 @@ class Loop:
 
     def _finish(self, state: TrainState, stop: Stop) -> Results:
         """The final bounds, the pictures, and the results last: the marks of finished runs."""
-        results: Results = {run.job.workdir: run.error for run in self.runs if run.error}
         if not self._alive():
-            return results
+            return {run.job.workdir: run.error for run in self.runs if run.error}
         seconds, began = time.monotonic() - self.began, time.monotonic()
         numbers = self._final_scores(state, stop)
         on_host = jax.device_get(state)
         for run in self._alive():
-            run.draw(self.compiled, _row(on_host, run.row))
+            with of_one_run(run.fail):
+                run.draw(self.compiled, _row(on_host, run.row))
         shared = {
             "eval_seconds": time.monotonic() - began,
             "trained_together": len(self.runs),  # the seconds are those of all these runs
             **self.provenance,
         }
+        results: Results = {}
         for run in self._alive():
-            results[run.job.workdir] = run.finish(numbers[run.row] | shared, seconds)
-        return results
+            with of_one_run(run.fail):
+                results[run.job.workdir] = run.finish(numbers[run.row] | shared, seconds)
+        return results | {run.job.workdir: run.error for run in self.runs if run.error}
 
     def _final_scores(self, state: TrainState, stop: Stop) -> list[dict[str, Any]]:
         """Of each run, the bounds and metrics of the validation and the test images."""

@@ -5,52 +5,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from experiments.files import naming, write_text
 from experiments.training import records
+from experiments.training.events import Events
+from experiments.training.rundir import METRICS, TENSORBOARD
 
 
 class MetricsLog:
     """Scalars by step, in `metrics.jsonl` and as TensorBoard events in `tensorboard/`.
 
-    The JSON lines are the record; the events are for looking at. Every line is handed to the
-    system before `append` returns, so killing the process tears at most the last one.
+    The JSON lines are the record; the events are for looking at, and made from them. Both are with
+    the system before `append` returns, so killing the process tears at most the last line.
 
     Args:
         workdir: the run's directory; made if absent.
         resume_step: the step of the checkpoint that the run resumes from. Lines of later steps,
             which the run will write again, are dropped, as is a torn last line. None starts an
             empty log.
+        events: whether to write TensorBoard events too.
+
+    Attributes:
+        path: of the JSON lines.
+        kept: the lines that were there and are kept.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as workdir:
         ...     with MetricsLog(workdir) as log:
-        ...         log.append(100, train_cost=3.5)
-        ...         log.append(200, train_cost=2.5)
+        ...         row = log.append(100, train_cost=3.5)
+        ...         row = log.append(200, train_cost=2.5)
         ...     with MetricsLog(workdir, resume_step=100) as log:
-        ...         log.append(200, train_cost=2.5)
+        ...         row = log.append(200, train_cost=2.5)
         ...     records.read_metrics(log.path)
         [{'step': 100, 'train_cost': 3.5}, {'step': 200, 'train_cost': 2.5}]
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int | None = None) -> None:
-        self.path = Path(workdir) / "metrics.jsonl"
+    def __init__(
+        self, workdir: str | Path, resume_step: int | None = None, *, events: bool = True
+    ) -> None:
+        self.path = Path(workdir) / METRICS
         self.path.parent.mkdir(parents=True, exist_ok=True)
         last = -1 if resume_step is None else resume_step
-        kept = []
+        kept: list[dict[str, Any]] = []
         if last >= 0 and self.path.exists():
             kept = [row for row in records.read_metrics(self.path) if row["step"] <= last]
-        records.replace(self.path, "".join(map(_line, kept)))
+        write_text(self.path, "".join(map(_line, kept)))
         self._last_step = kept[-1]["step"] if kept else 0
+        self.kept = kept
         self._file = self.path.open("a", encoding="utf-8")
-        # TensorBoard hides the events that an earlier process wrote from purge_step on. The suffix
-        # keeps two processes that start in one second from sharing a file.
-        from tensorboardX import SummaryWriter  # not needed where nothing is logged
-
-        self._events = SummaryWriter(
-            str(self.path.with_name("tensorboard")),
-            purge_step=last + 1,
-            filename_suffix=f".{last + 1}",
-        )
+        self._events = Events(self.path.with_name(TENSORBOARD), kept) if events else None
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +61,11 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, step: int, **scalars: Any) -> None:
+    def append(self, step: int, **scalars: Any) -> dict[str, Any]:
         """Log the scalars of one step; NaN and infinity become null and no event.
+
+        Returns:
+            The line.
 
         Args:
             step: not below that of any line before.
@@ -76,19 +82,19 @@ class MetricsLog:
             row[name] = records.plain(value)
             if row[name] is not None and not isinstance(row[name], int | float):
                 raise TypeError(f"{name} must be a scalar, got {value!r}")
-        with records.naming(self.path):
+        with naming(self.path):
             self._file.write(_line(row))
             self._file.flush()
-            self._last_step = step
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._events.add_scalar(name, value, step)
-            self._events.flush()
+        self._last_step = step
+        if self._events is not None:
+            self._events.append(row)
+        return row
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:

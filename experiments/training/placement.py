@@ -82,6 +82,11 @@ class Placement:
         return cls(used * each, _mesh(devices[:used], _RUNS))
 
     @property
+    def devices(self) -> int:
+        """How many there are."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def spreads_batch(self) -> bool:
         """Whether the devices share each batch."""
         return self.mesh is not None and self.mesh.axis_names == (_BATCH,)

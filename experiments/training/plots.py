@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from experiments.files import replacing
+
 
 def run_picture(
     path: Path,
@@ -32,7 +34,8 @@ def run_picture(
         draw_curves(curves, metrics)
         curves.set_title(title)
         draw_grid(grid, rows)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ grouped into calls, nor on restarts.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -17,10 +18,11 @@ from jaxtyping import Array, Float, Int
 from experiments import tasks
 from experiments.data import Dataset
 from experiments.data.batches import Images, Indices, Purpose, batch_indices, key_for, pixels
-from experiments.settings import Estimator, Settings, Temperature
+from experiments.settings import Estimator, Settings
 from experiments.tasks.base import Dynamic, Extra, Model, Task
 from experiments.tasks.layers import objective, params_of
-from gumbel import Family, Objective, estimators, schedules
+from experiments.training import temperature
+from gumbel import Family, Objective, estimators
 from gumbel.types import Batch, Params, PRNGKey
 
 
@@ -28,7 +30,7 @@ class TrainState(NamedTuple):
     """All that a run carries from step to step: arrays only, checkpointed as they are.
 
     `temperature` is the raw parameter of a learned temperature, `log(temperature - floor)`; it
-    stays put under a schedule.
+    stays put under a schedule, where `adaptation` is None.
     """
 
     step: Int[Array, ""]
@@ -36,6 +38,7 @@ class TrainState(NamedTuple):
     temperature: Float[Array, ""]
     optimizer: optax.OptState
     estimator: estimators.State
+    adaptation: temperature.Adaptation | None
 
 
 class Trace(NamedTuple):
@@ -97,13 +100,16 @@ class Program:
         weight_key, batch_key, estimator_key = jax.random.split(key, 3)
         params = params_of(self.task.build(self.settings, self.pixel_mean, weight_key))
         value, floor = dynamic["temperature.value"], dynamic["temperature.floor"]
-        learned = self.settings.temperature.name == "learned"
-        raw = jnp.log(value - floor) if learned else jnp.zeros(())
+        raw = jnp.log(value - floor) if self._learned else jnp.zeros(())
         batch = self._batch(images[: self.settings.batch_size], batch_key)
         estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
         state = estimator.init(self._objective(dynamic, 0, value), params, batch, estimator_key)
-        optimizer = self._optimizer(dynamic).init((params, raw))
-        return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state)
+        optimizer = self._optimizer(dynamic).init(params)
+        adaptation: temperature.Adaptation | None = None
+        if self._learned:
+            hard, family = self._objective(dynamic, 0, None, hard=True), self.settings.family
+            adaptation = temperature.init(family, hard, params, batch, estimator_key, raw)
+        return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state, adaptation)
 
     def run(
         self, dynamic: Dynamic, images: Images, state: TrainState, indices: Indices
@@ -117,40 +123,49 @@ class Program:
     def _step(
         self, dynamic: Dynamic, images: Images, state: TrainState, indices: Int[Array, " batch"]
     ) -> tuple[TrainState, Trace]:
-        trained = (state.params, state.temperature)
-        gradient, (estimator_state, info, temperature) = jax.grad(self._surrogate, has_aux=True)(
-            trained, dynamic, images, state, indices
+        gradient, (estimator_state, info, tau) = jax.grad(self._surrogate, has_aux=True)(
+            state.params, dynamic, images, state, indices
         )
         updates, optimizer_state = self._optimizer(dynamic).update(
-            gradient, state.optimizer, trained
+            gradient, state.optimizer, state.params
         )
-        params, raw = optax.apply_updates(trained, updates)
-        trace = Trace(jnp.mean(info.cost), temperature, info.metrics)
-        return TrainState(state.step + 1, params, raw, optimizer_state, estimator_state), trace
+        trace = Trace(jnp.mean(info.cost), tau, info.metrics)
+        raw, adaptation = self._adapt(dynamic, images, state, indices)
+        after = TrainState(
+            state.step + 1,
+            optax.apply_updates(state.params, updates),
+            raw,
+            optimizer_state,
+            estimator_state,
+            adaptation,
+        )
+        return after, trace
 
     def _surrogate(
         self,
-        trained: tuple[Params, Float[Array, ""]],
+        params: Params,
         dynamic: Dynamic,
         images: Images,
         state: TrainState,
         indices: Int[Array, " batch"],
     ) -> tuple[Float[Array, ""], tuple[estimators.State, estimators.Info, Float[Array, ""]]]:
         """The scalar whose gradient a step follows, and what comes with it."""
-        params, raw = trained
-        key = jax.random.fold_in(key_for(dynamic["seed"], Purpose.STEP), state.step)
-        batch_key, estimator_key = jax.random.split(key)
+        batch_key, estimator_key = jax.random.split(self._key(dynamic, state))
         own, extra_indices = jnp.split(indices, [self.settings.batch_size])
-        temperature = temperature_at(
-            self.settings.temperature, self.settings.num_steps, dynamic, state.step, raw
+        tau = temperature.at(
+            self.settings.temperature,
+            self.settings.num_steps,
+            dynamic,
+            state.step,
+            state.temperature,
         )
         estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
         value, (estimator_state, info) = estimator.surrogate(
-            self._objective(dynamic, state.step, temperature),
+            self._objective(dynamic, state.step, tau),
             params,
             self._batch(images[self.spread(own)], batch_key),
             estimator_key,
-            temperature,
+            tau,
             state.estimator,
         )
         if self.extra is not None:
@@ -158,13 +173,44 @@ class Program:
             cost = self.extra.cost(dynamic, images, params, state.step, rows)
             value += cost
             info = info._replace(metrics=info.metrics | {self.extra.name: cost})
-        return value, (estimator_state, info, temperature)
+        return value, (estimator_state, info, tau)
+
+    @property
+    def _learned(self) -> bool:
+        return self.settings.temperature.name == "learned"
+
+    def _key(self, dynamic: Dynamic, state: TrainState) -> PRNGKey:
+        return jax.random.fold_in(key_for(dynamic["seed"], Purpose.STEP), state.step)
+
+    def _adapt(
+        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Int[Array, " batch"]
+    ) -> tuple[Float[Array, ""], temperature.Adaptation | None]:
+        """The learned temperature after a step, every so many of them; else what it was."""
+        raw, adaptation = state.temperature, state.adaptation
+        if adaptation is None:
+            return raw, None
+
+        def adapted() -> tuple[Float[Array, ""], temperature.Adaptation]:
+            batch_key, estimator_key = jax.random.split(self._key(dynamic, state))
+            step = temperature.Step(
+                make_estimator(self.settings.estimator, self.settings.family, dynamic),
+                state.estimator,
+                partial(self._objective, dynamic, state.step),
+                self._objective(dynamic, state.step, None, hard=True),
+                state.params,
+                self._batch(images[indices[: self.settings.batch_size]], batch_key),
+                jax.random.fold_in(estimator_key, 1),
+            )
+            return temperature.adapt(self.settings.family, dynamic, raw, adaptation, step)
+
+        due = state.step % self.settings.temperature.update_every == 0
+        return jax.lax.cond(due, adapted, lambda: (raw, adaptation))
 
     def _objective(
-        self, dynamic: Dynamic, step: Int[Array, ""] | int, temperature: Any
+        self, dynamic: Dynamic, step: Int[Array, ""] | int, tau: Any, *, hard: bool = False
     ) -> Objective:
         annealed = self.task.annealed(self.settings, dynamic, step)
-        return objective(self.model, temperature=temperature, **annealed)
+        return objective(self.model, temperature=tau, hard=hard, **annealed)
 
     def _batch(self, images: Images, key: PRNGKey) -> Batch:
         dynamic = self.settings.dynamic_binarization
@@ -194,33 +240,3 @@ def make_estimator(estimator: Estimator, family: Family, dynamic: Dynamic) -> es
         for option, value in estimator.options.items()
     }
     return estimators.make(estimator.name, family, **options)
-
-
-def temperature_at(
-    temperature: Temperature,
-    num_steps: int,
-    dynamic: Dynamic,
-    step: Int[Array, ""],
-    raw: Float[Array, ""],
-) -> Float[Array, ""]:
-    """The temperature of a step: the schedule's, or `floor + exp(raw)` where it is learned.
-
-    Args:
-      temperature: names the schedule.
-      num_steps: of the run, of which a schedule may take a share.
-      dynamic: the numbers of the schedule.
-      step: counted from 0.
-      raw: the learned parameter.
-    """
-    value, floor = dynamic["temperature.value"], dynamic["temperature.floor"]
-    interval, name = dynamic["temperature.interval"], temperature.name
-    if name == "learned":
-        return floor + jnp.exp(raw)
-    if name == "constant":
-        return schedules.constant(value)(step)
-    if name == "exponential":
-        rate = dynamic["temperature.rate"]
-        return schedules.exponential(rate, floor, value=value, interval=interval)(step)
-    over = {"linear": schedules.linear, "cosine": schedules.cosine}[name]
-    length = max(1, round(temperature.share * num_steps))
-    return over(value, floor, length, interval=interval)(step)

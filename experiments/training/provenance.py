@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
 ROOT = Path(__file__).resolve().parents[2]
+# XLA's flags that change no number: where it writes, how many devices a CPU passes for.
+_WITHOUT_EFFECT = ("xla_dump", "xla_hlo_profile", "xla_force_host_platform_device_count")
 
 
 def provenance() -> dict[str, Any]:
@@ -41,9 +44,10 @@ def provenance() -> dict[str, Any]:
 
 
 def numerics() -> dict[str, str | bool]:
-    """The settings of jax that change a run's numbers, by their names in jax, as JSON data.
+    """The settings of jax and XLA that change a run's numbers, by their names, as JSON data.
 
-    Each can be set by the environment variable of its name in capitals.
+    Each can be set by the environment variable of its name in capitals. Of `XLA_FLAGS`, those that
+    change no number are left out, and the others sorted.
 
     Example:
         >>> numerics()["jax_default_prng_impl"]
@@ -55,7 +59,24 @@ def numerics() -> dict[str, str | bool]:
         "jax_threefry_partitionable": bool(config.jax_threefry_partitionable),
         "jax_default_matmul_precision": str(config.jax_default_matmul_precision or "default"),
         "jax_enable_x64": bool(config.jax_enable_x64),
+        "jax_disable_most_optimizations": bool(config.read("jax_disable_most_optimizations")),
+        "xla_flags": _xla_flags(os.environ.get("XLA_FLAGS", "")),
     }
+
+
+def _xla_flags(text: str) -> str:
+    """The flags that change numbers, the last of those given twice.
+
+    Example:
+        >>> _xla_flags("--xla_dump_to=/tmp/x --xla_b=2 --xla_a --xla_b=3")
+        '--xla_a --xla_b=3'
+    """
+    try:
+        found = {flag.partition("=")[0]: flag for flag in shlex.split(text)}
+    except ValueError:  # XLA reads it in its own way, and says what is wrong
+        return text
+    kept = [flag for name, flag in found.items() if not name.strip("-").startswith(_WITHOUT_EFFECT)]
+    return shlex.join(sorted(kept))
 
 
 def _version(package: str) -> str | None:

@@ -3,11 +3,9 @@
 JSON has no word for NaN or infinity, so they are written as null, everywhere alike.
 """
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,12 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError, one_line
+from experiments.files import mismatch, read_json, write_text
+
+__all__ = ["plain", "read_json", "read_metrics", "write_json"]
+
+
+_ROW = {"step": int}
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -27,21 +31,7 @@ def write_json(path: str | Path, value: Any) -> None:
         TypeError: `value` holds something that JSON cannot express.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    replace(Path(path), text + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """The value in the JSON file `path`.
-
-    Raises:
-        UserError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): delete it") from None
+    write_text(Path(path), text + "\n")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -58,9 +48,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if not isinstance(row["step"], int):
-                raise TypeError("its step is not an integer")
-        except (ValueError, KeyError, TypeError) as error:
+            if wrong := mismatch(row, _ROW) or mismatch(row, {str: float | None}):
+                raise ValueError(wrong)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(
@@ -83,25 +73,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file so that `path` never holds half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with naming(path):
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds the path to OSErrors that lack one (a full disk, for example)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
 from experiments.settings import Settings
-from experiments.training import hosts, records
+from experiments.training import hosts, memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
-from experiments.training.loop import Loop
+from experiments.training.lengthening import lengthen, shorter_steps
+from experiments.training.loop import Loop, Results, Stopped
 from experiments.training.placement import Place, Placement, one_device
-from experiments.training.run_state import Job
+from experiments.training.run_state import Job, of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, graceful_stop
 
@@ -39,10 +39,12 @@ def train(
     *,
     progress: bool = True,
     devices: int | None = 1,
+    shown_by: tuple[str, ...] = trackers.DEFAULT,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
-    A run resumes from the newest checkpoint in `workdir`, to the same numbers.
+    A run resumes from the newest checkpoint in `workdir`, to the same numbers. So does one of fewer
+    steps, finished or not, where no schedule depends on the number of steps.
 
     Args:
       settings: checked.
@@ -51,19 +53,20 @@ def train(
       progress: show a progress bar (on a terminal) or a line per evaluation.
       devices: how many share each batch; None for all, of all processes. The numbers are the same
         to float32 rounding, and a run may resume on another number of them.
+      shown_by: the trackers, by name.
 
     Raises:
       UserError: a mistake in the data or the directory; a batch that does not divide among the
         devices; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    job = Job(settings, Path(workdir), overrides or {})
+    job = Job(settings, Path(workdir), overrides or {}, shown_by)
     [result] = train_together(
         [job],
         progress=progress,
         place=lambda settings, _: Placement.of_batch(settings, devices),
     )
-    if isinstance(result, UserError):
+    if isinstance(result, Exception):
         raise result
     return result
 
@@ -75,7 +78,7 @@ def train_together(
     programs: Programs | None = None,
     progress: bool = False,
     place: Place = one_device,
-) -> list[dict[str, Any] | UserError]:
+) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
     A single run is not vmapped, so its numbers are the same to the bit however it is started.
@@ -89,45 +92,61 @@ def train_together(
 
     Returns:
       For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
-      belongs to another config, a cost that is not finite.
+      belongs to another config, a file that cannot be read or written, a cost that is not finite.
 
     Raises:
       UserError: a mistake in the data.
+      OutOfMemoryError: so many runs need more memory than there is.
+      OSError: there is no space left.
       Stopped: `stop` was requested; the states are saved.
     """
-    results: dict[Path, dict[str, Any] | UserError] = {}
+    results: Results = {}
     with contextlib.ExitStack() as stack:
-        missing = []
+        shorter: dict[Path, int | None] = {}
         for job in jobs:
-            found = hosts.by_first(partial(_claim, stack, job))
-            if found is None:
-                missing.append(job)
-            else:
-                results[job.workdir] = found
-        if missing:
+            with of_one_run(partial(results.__setitem__, job.workdir)):
+                found = hosts.by_first(partial(_claim, stack, job))
+                if isinstance(found, dict):
+                    results[job.workdir] = found
+                else:
+                    shorter[job.workdir] = found
+        missing = [job for job in jobs if job.workdir in shorter]
+        if not missing:
+            return [results[job.workdir] for job in jobs]
+        with memory.refusals(len(missing)):
             settings = missing[0].settings
             placement = place(settings, len(missing))
             compiled = (programs or Programs()).compiled(settings, placement)
             compiled.check_memory()
             # Written once all checks pass, so a corrected command can reuse the directory.
             for job in missing:
-                hosts.by_first(partial(_record, job))
-            loop = Loop(missing, compiled, progress=progress)
-            with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
-                results |= loop.train(asked)
+                with of_one_run(partial(results.__setitem__, job.workdir)):
+                    hosts.by_first(partial(_record, job, shorter[job.workdir]))
+            if begun := [job for job in missing if job.workdir not in results]:
+                loop = Loop(begun, compiled, progress=progress)
+                with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
+                    results |= loop.train(asked)
+                if stop is None and asked.requested and not any(run.error for run in loop.runs):
+                    # It came too late to leave anything undone, and is not passed over.
+                    steps = settings.num_steps
+                    raise Stopped(steps, steps, asked.exit_status)
     return [results[job.workdir] for job in jobs]
 
 
-def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | UserError | None:
-    """Takes a job's directory; the result or the error that makes training it needless."""
-    try:
-        stack.enter_context(claimed(job.workdir, job.settings))
-    except UserError as error:
-        return error
-    if (job.workdir / RESULT).exists():
-        return records.read_json(job.workdir / RESULT)
-    return None
+def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | int | None:
+    """Takes a job's directory.
+
+    Returns:
+      The result if it has one, or else the steps of a shorter run that is to be made longer.
+    """
+    stack.enter_context(claimed(job.workdir))
+    steps = shorter_steps(job.workdir, job.settings)
+    if steps is None and (job.workdir / RESULT).exists():
+        return rundir.read_result(job.workdir, rundir.result_shape(job.settings.task))
+    return steps
 
 
-def _record(job: Job) -> None:
+def _record(job: Job, shorter: int | None) -> None:
+    if shorter:
+        lengthen(job.workdir, shorter, job.settings)
     records.write_json(job.workdir / CONFIG, job.settings.flat())

@@ -1,22 +1,51 @@
 """One run in training: its directory's files, how far it is, and what went wrong with it."""
 
 import contextlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import tasks
 from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
+from experiments.files import is_no_space, replacing
 from experiments.settings import Settings
-from experiments.training import evaluation, hosts, provenance, records
+from experiments.training import (
+    evaluation,
+    hosts,
+    memory,
+    provenance,
+    records,
+    rundir,
+    trackers,
+)
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.metrics import MetricsLog
 from experiments.training.program import Trace, TrainState
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+from experiments.training.trackers import Trackers
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
+    """Notes an error that belongs to one run, so that those trained with it go on.
+
+    A full disk belongs to none of them, and passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_no_space(error):
+            raise
+        note(memory.explained(error) or error)
 
 
 class Job(NamedTuple):
@@ -26,11 +55,13 @@ class Job(NamedTuple):
       settings: checked.
       workdir: the run's directory.
       overrides: what was changed from the config file, for the record.
+      trackers: where the run is shown, by name; see `experiments.training.trackers`.
     """
 
     settings: Settings
     workdir: Path
     overrides: Mapping[str, Any]
+    trackers: tuple[str, ...] = trackers.DEFAULT
 
 
 class Saved(NamedTuple):
@@ -54,35 +85,40 @@ class RunState:
 
     checkpoints: Checkpoints
     log: MetricsLog
+    trackers: Trackers
 
     def __init__(self, job: Job, row: int) -> None:
         self.job, self.row = job, row
         self.step, self.seconds_before = 0, 0.0
-        self.error: UserError | None = None
+        self.error: Exception | None = None
+        self._out_of_range = False
+
+    def fail(self, error: Exception) -> None:
+        """Notes why the run cannot go on."""
+        self.error = error
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
-        self.step, self.seconds_before, self.error, state = hosts.by_first(
-            lambda: self._opened(stack, state)
-        )
+        with of_one_run(self.fail):
+            self.step, self.seconds_before, state = hosts.by_first(
+                partial(self._opened, stack, state)
+            )
         return state
 
     def _opened(
         self, stack: contextlib.ExitStack, state: TrainState
-    ) -> tuple[int, float, UserError | None, TrainState]:
-        path = self.job.workdir / CHECKPOINTS
-        checkpoints = Checkpoints(path, settings=provenance.numerics())
+    ) -> tuple[int, float, TrainState]:
+        job, seconds = self.job, np.zeros(())
+        checkpoints = Checkpoints(job.workdir / CHECKPOINTS, settings=provenance.numerics())
         self.checkpoints = stack.enter_context(checkpoints)
-        step, seconds = 0, np.zeros(())
-        try:
-            restored = self.checkpoints.restore(like=Saved(state, seconds))
-        except UserError as error:
-            return 0, 0.0, error, state
-        if restored:
-            step, (state, seconds) = restored
-        log = MetricsLog(self.job.workdir, step if restored else None)
+        restored = self.checkpoints.restore(like=Saved(state, seconds))
+        step, (state, seconds) = restored or (0, (state, seconds))
+        last = step if restored else None
+        log = MetricsLog(job.workdir, last, events="tensorboard" in job.trackers)
         self.log = stack.enter_context(log)
-        return step, float(seconds), None, state
+        shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
+        self.trackers = stack.enter_context(shown)
+        return step, float(seconds), state
 
     def saved_steps(self) -> list[int]:
         """The steps that have a checkpoint, in rising order."""
@@ -91,10 +127,6 @@ class RunState:
             return self.checkpoints.steps()
 
         return hosts.by_first(steps)
-
-    def append(self, **scalars: float) -> None:
-        """Logs the scalars of the last step."""
-        hosts.by_first(lambda: self.log.append(self.step, **scalars))
 
     def check(self, trace: Trace, *, finite: bool) -> None:
         """Notes the error of a run whose cost or state is not finite any more."""
@@ -112,6 +144,42 @@ class RunState:
             f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
             f"temperature; {kept}"
         )
+
+    def note(self, line: Mapping[str, float]) -> None:
+        """Adds a line to the metrics, at the step that the run has come to."""
+        hosts.by_first(partial(self._note, line))
+
+    def _note(self, line: Mapping[str, float]) -> None:
+        self.trackers.log(self.log.append(self.step, **line, **self._watch(line)))
+
+    def _watch(self, line: Mapping[str, float]) -> dict[str, float]:
+        """Says, the first time, that the training cost has left the range of its objective.
+
+        A relaxed sample can be rewarded for what no discrete one can do. The run goes on, as its
+        validation bound, by discrete samples, tells the truth.
+
+        Args:
+          line: of the metrics.
+
+        Returns:
+          What the line is to say of it: `cost_out_of_range=1` from then on, as long as it lasts.
+        """
+        least = tasks.load(self.job.settings.task).least_cost
+        cost = line.get("train_cost")
+        if cost is None or cost >= least:
+            return {}
+        if not self._out_of_range:
+            self._out_of_range = True
+            _log.warning(
+                "%s: the training cost is %.2f nats at step %d, and no bound lies below %g: the "
+                "relaxed samples have left what discrete ones can do; lower the temperature, or "
+                "train with kl=analytic or kl=relaxed",
+                self.job.workdir,
+                cost,
+                self.step,
+                least,
+            )
+        return {"cost_out_of_range": 1.0}
 
     def save(self, state: TrainState, seconds: float) -> None:
         """Writes a checkpoint; `seconds` are those that this process has spent."""
@@ -131,11 +199,9 @@ class RunState:
         pixels, picture_key = evaluation.pixels(compiled.program, images, key)
         pictures = compiled.pictures(state.params, pixels, picture_key)
         gray = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
-        np.savez_compressed(
-            self.job.workdir / PICTURES,
-            allow_pickle=False,
-            **{name: rows.astype(np.uint8) for name, rows in gray.items()},
-        )
+        arrays: Any = {name: rows.astype(np.uint8) for name, rows in gray.items()}
+        with replacing(self.job.workdir / PICTURES) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         plots.run_picture(
             self.job.workdir / PICTURE,
             records.read_metrics(self.job.workdir / METRICS),
@@ -157,7 +223,8 @@ class RunState:
         }
 
         def write() -> dict[str, Any]:
+            self.trackers.finish(result, self.job.workdir / PICTURE)
             records.write_json(self.job.workdir / RESULT, result)
-            return records.read_json(self.job.workdir / RESULT)
+            return rundir.read_result(self.job.workdir)
 
         return hosts.by_first(write)

@@ -1,20 +1,34 @@
 """A run's directory: the names of its files, and holding it against other configs and processes."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from experiments.errors import UserError
-from experiments.settings import Settings
-from experiments.training import records
+from experiments import tasks
+from experiments.errors import UserError, short
+from experiments.files import Maybe, Shape, read_json, remove_partial
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 SWEEP = "sweep.json"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
+
+
+# What is read of a `config.json`, of the `result.json` of any task, and of a `sweep.json`.
+CONFIG_SHAPE: Shape = {"task": str, "num_steps": int}
+RESULT_SHAPE: Shape = {
+    "config": {str: object},
+    "steps": int,
+    "seed": int,
+    "validation_bound": float | None,
+    "test_bound": float | None,
+    "overrides": Maybe({str: object}),
+}
+SWEEP_SHAPE: Shape = {"config": {str: object}, "grid": [{str: object}]}
 
 
 class InUseError(UserError):
@@ -22,24 +36,74 @@ class InUseError(UserError):
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, settings: Settings) -> Iterator[None]:
-    """Makes the directory this process's within the block, unless it is another config's.
+def claimed(workdir: Path) -> Iterator[None]:
+    """Makes the directory this process's within the block.
 
     Raises:
       InUseError: another process holds it.
-      UserError: it cannot be used, belongs to another config, or is that of a sweep.
+      UserError: it cannot be used, or is that of a sweep.
     """
     with locked(workdir):
         if (workdir / SWEEP).exists():
             raise UserError(f"--workdir={workdir} is that of a sweep: choose another directory")
-        if (workdir / CONFIG).exists():
-            theirs = records.read_json(workdir / CONFIG)
-            refuse_another(theirs, settings.flat(), workdir)
+        _check_kinds(workdir)
+        remove_partial(workdir)
         yield
 
 
+def _check_kinds(workdir: Path) -> None:
+    """Raises UserError if a file of a run stands where a directory belongs, or the other way."""
+    for name in (CHECKPOINTS, TENSORBOARD):
+        path = workdir / name
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file, and a run keeps a directory there: delete it")
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"{path} is not writable: make it so, or take another --workdir")
+    for name in (CONFIG, METRICS, RESULT, PICTURE, PICTURES):
+        if (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is a directory, and a run keeps a file there")
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The flat config in a run's directory."""
+    fix = "choose another directory, or delete it"
+    found: dict[str, Any] = read_json(workdir / CONFIG, CONFIG_SHAPE, fix)
+    return found
+
+
+def result_shape(task: str) -> Shape:
+    """The shape of a `result.json` of a task."""
+    metrics = tasks.load(task).metrics
+    names = metrics.units if metrics else ()
+    own = {f"{split}_{name}": float | None for split in ("validation", "test") for name in names}
+    return RESULT_SHAPE | own
+
+
+def read_result(workdir: Path, shape: Shape = RESULT_SHAPE) -> dict[str, Any]:
+    """What the `result.json` of a finished run holds."""
+    fix = "delete it, and the run finishes again"
+    found: dict[str, Any] = read_json(workdir / RESULT, shape, fix)
+    return found
+
+
+def is_finished(workdir: Path, num_steps: int) -> bool:
+    """Whether the directory holds a finished run of so many steps."""
+    if not (workdir / RESULT).exists() or not (workdir / CONFIG).exists():
+        return False
+    return bool(read_config(workdir)["num_steps"] == num_steps)
+
+
+def read_sweep(directory: Path) -> dict[str, Any]:
+    """What the `sweep.json` of a sweep's directory holds."""
+    fix = "delete it, and the same command writes it again"
+    found: dict[str, Any] = read_json(directory / SWEEP, SWEEP_SHAPE, fix)
+    return found
+
+
 @contextlib.contextmanager
-def locked(workdir: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(
+    workdir: Path, *, wait: bool = False, flag: str = "workdir", name: str = ".lock"
+) -> Iterator[None]:
     """Holds the directory, made if absent, against other processes within the block.
 
     A lock that is left behind by a killed process is free.
@@ -47,17 +111,19 @@ def locked(workdir: Path, *, wait: bool = False) -> Iterator[None]:
     Args:
       workdir: the directory.
       wait: until the other process is done, instead of raising `InUseError`.
+      flag: that the directory is given by, for the error.
+      name: of the lock's file.
     """
-    lock = filelock.FileLock(workdir / ".lock", timeout=-1 if wait else 0)
+    lock = filelock.FileLock(workdir / name, timeout=-1 if wait else 0)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         held = lock.acquire()
     except filelock.Timeout:
         raise InUseError(
-            f"--workdir={workdir} is in use by another process: wait for it, or choose another"
+            f"--{flag}={workdir} is in use by another process: wait for it, or choose another"
         ) from None
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be used ({error.strerror})") from error
+        raise UserError(f"--{flag}={workdir} cannot be used ({error.strerror})") from error
     with held:
         yield
 
@@ -66,7 +132,7 @@ def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) 
     """Raises UserError if the flat config that a directory belongs to is not ours."""
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing:
-        shown = ", ".join(f"{k}={theirs.get(k)!r}" for k in differing[:4])
+        shown = ", ".join(f"{k}={short(theirs.get(k))}" for k in differing[:4])
         raise UserError(
             f"--workdir={workdir} belongs to another config ({shown}): "
             "choose another directory, or delete it"

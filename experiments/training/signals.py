@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _NOTICE = b"\nstopping at the next checkpoint; Ctrl-C once more quits at once\n"
@@ -33,9 +34,10 @@ class Stop:
 def graceful_stop() -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into the flag `.requested` within the block.
 
-    The first signal says on stderr what will happen. A Ctrl-C after it raises KeyboardInterrupt;
-    further SIGTERMs change nothing. On leaving, the handlers from before are back. Outside of the
-    main thread, where Python cannot handle signals, the flag just stays False.
+    The first signal says on stderr what will happen. A Ctrl-C after it goes to the handler from
+    before, which ends a command and else raises KeyboardInterrupt; further SIGTERMs change nothing.
+    On leaving, the handlers from before are back. Outside of the main thread, where Python cannot
+    handle signals, the flag just stays False.
 
     Example:
         >>> with graceful_stop() as stop:
@@ -43,6 +45,7 @@ def graceful_stop() -> Iterator[Stop]:
         (False, 0)
     """
     stop = Stop()
+    before: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if not stop.requested:
@@ -51,12 +54,16 @@ def graceful_stop() -> Iterator[Stop]:
             with contextlib.suppress(OSError):
                 os.write(2, _NOTICE)
         elif signum == signal.SIGINT:
+            if callable(earlier := before.get(signum)):
+                earlier(signum, frame)
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {signum: signal.signal(signum, handle) for signum in _SIGNALS}
+    for each in _SIGNALS:
+        before[each] = signal.getsignal(each)
+        signal.signal(each, handle)
     try:
         yield stop
     finally:

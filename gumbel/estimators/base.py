@@ -63,8 +63,8 @@ class Estimator(NamedTuple):
 
     `jax.grad(surrogate, argnums=1, has_aux=True)` is the estimate of the gradient of the expected
     cost, averaged over the batch. Its temperature is a scalar, or a mapping from sites to scalars.
-    The gradient in it (argnums=4) is what a learned temperature follows; it is zero for estimators
-    that do not relax.
+    Its gradient in it (argnums=4) is that of the relaxed cost, which cannot choose a temperature
+    (see `gumbel.adaptation`); it is zero for estimators that do not relax.
 
     Attributes:
       init: makes the state, an ordinary pytree. It may run the objective once or twice. Called

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.errors import UserError, one_line
+from experiments.files import is_no_space
 from experiments.training import records, run
 from experiments.training.loop import Stopped
+from experiments.training.memory import OutOfMemoryError
 from experiments.training.placement import Place, one_device
 from experiments.training.run import Programs
 from experiments.training.run_state import Job
@@ -22,11 +24,12 @@ class Outcome(NamedTuple):
     """What became of a job.
 
     Attributes:
-      status: `in_use` if another process trains it; `no_space` ends the whole sweep.
+      status: `in_use` if another process trains it; `no_memory` if the jobs, several, need more
+        than there is; `no_space` ends the whole sweep.
       reason: of a failure, in one line.
     """
 
-    status: Literal["done", "failed", "in_use", "stopped", "no_space"]
+    status: Literal["done", "failed", "in_use", "stopped", "no_memory", "no_space"]
     reason: str = ""
 
 
@@ -47,6 +50,10 @@ def attempt(
         )
     except Stopped:
         return [Outcome("stopped")] * len(jobs)
+    except OutOfMemoryError as error:
+        if len(jobs) > 1:  # fewer at once may fit
+            return [Outcome("no_memory", one_line(error))] * len(jobs)
+        results = [error]
     except Exception as error:  # whatever it is, the other runs of the sweep go on
         results = [error] * len(jobs)
     return [_outcome(job, result) for job, result in zip(jobs, results, strict=True)]
@@ -77,11 +84,6 @@ def fail(job: Job, error: Exception) -> Outcome:
         if is_no_space(other):
             return Outcome("no_space", one_line(other))
     return Outcome("failed", reason)
-
-
-def is_no_space(error: BaseException) -> bool:
-    """Whether the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_space(workdir: Path) -> OSError:

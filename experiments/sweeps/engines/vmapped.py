@@ -4,19 +4,21 @@ Its runs are divided among the devices of this machine.
 """
 
 import contextlib
+import logging
 import resource
 import time
 from collections.abc import Sequence
 
 import jax
 
-from experiments.sweeps.engines import Job, Options, Report
+from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
 from experiments.training.placement import Placement, chosen
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
 
 _RETRY_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 _FILES_A_RUN, _OTHER_FILES = 4, 128
 _RUNS_A_DEVICE = 256  # of one program: what a larger sweep holds in memory does not grow
 
@@ -33,17 +35,29 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
             outcomes = attempt(
                 group, stop, programs, lambda _, runs: Placement.of_runs(runs, options.devices)
             )
-            for job, outcome in zip(group, outcomes, strict=True):
-                if outcome.status == "no_space":
-                    raise no_space(job.workdir)
-                if outcome.status == "in_use":
-                    waiting.append(job)
-                elif outcome.status != "stopped":
-                    report(job, outcome)
+            if outcomes[0].status == "no_memory":
+                most = len(group) // 2
+                _log.warning("%s; training %d runs at a time", outcomes[0].reason, most)
+                waiting += group
+                continue
+            waiting += _settle(group, outcomes, report)
             if stop.requested:
                 return
         if waiting:
             time.sleep(_RETRY_SECONDS)
+
+
+def _settle(group: Sequence[Job], outcomes: Sequence[Outcome], report: Report) -> list[Job]:
+    """Reports the jobs that have ended; returns those in use, to be tried again."""
+    in_use = []
+    for job, outcome in zip(group, outcomes, strict=True):
+        if outcome.status == "no_space":
+            raise no_space(job.workdir)
+        if outcome.status == "in_use":
+            in_use.append(job)
+        elif outcome.status != "stopped":
+            report(job, outcome)
+    return in_use
 
 
 def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:

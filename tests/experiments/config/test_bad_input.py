@@ -6,6 +6,7 @@ import pytest
 
 from experiments import train
 from experiments.config import cli
+from experiments.training import memory
 from gumbel import estimators
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -18,6 +19,8 @@ TINY = (
     "--config.batch_size=10",
     "--config.test_num_samples=2",
 )
+
+_EVERY = ("num_steps", "log_every", "eval_every", "checkpoint_every")
 
 
 @pytest.fixture(name="refused")
@@ -117,6 +120,48 @@ def fixture_refused(tmp_path, capsys):
             "1048576 joint values (h1: 2^10, h2: 2^10)",
         ),
         (["--config.estimator.name=marginalization"], "about 10^120 joint values"),
+        (["--config.layers=(2,)*3"], "layers takes a tuple of the same types"),
+        (["--config.layers="], "layers takes a tuple of the same types"),
+        (["--config.layers=(200"], "layers takes a tuple of the same types"),
+        (["--config.layers=[(200,)]"], "layers takes a tuple of the same types"),
+        (["--config.layers=" + "(" * 2000], "layers takes a tuple of the same types"),
+        (["--config.layers=(3000000000,)"], "give at least one layer, of 1 unit or more"),
+        ([f"--config.layers=({'2,' * 101})"], "give at most 100"),
+        (["--config.layers=(200,)", "--config.layers=wide"], "layers takes a tuple"),
+        (["--config.layers=wide", "--config.layers=(200,)"], "layers takes a tuple"),
+        (["--config.seed=x", "--config.seed=1"], "seed takes an integer"),
+        (["--config.seed=1", "--config.seed=x"], "seed takes an integer"),
+        (["--config.seed=9223372036854775808"], "give a whole number from 0 to 2147483647"),
+        (["--config.seed=" + "9" * 400], "give a whole number from 0 to 2147483647"),
+        (["--config.learning_rate=1e999"], "give a finite number over 0"),
+        (["--config.learning_rate=-inf"], "give a finite number over 0"),
+        (["--config.learning_rate=0"], "give a finite number over 0"),
+        (["--config.momentum=-0.1"], "give a number in [0, 1)"),
+        (["--config.momentum=nan"], "give a number in [0, 1)"),
+        (["--config.temperature.interval=-1"], "give a whole number"),
+        (["--config.temperature.share=1.5"], "give a number in (0, 1]"),
+        (["--config.batch_size=0"], "give a whole number"),
+        (["--config.eval_batch_size=0"], "give a whole number"),
+        (["--config.test_num_samples=0"], "give a whole number"),
+        (["--config.steps_per_call=0"], "give a whole number"),
+        (["--config.log_every=0"], "give a whole number"),
+        (["--config.num_classes=0"], "give a whole number"),
+        (["--config.standardize=perhaps"], "standardize takes true or false"),
+        (["--config.dataset="], "config.dataset='' is not known"),
+        (["--config.dataset=../digits"], "config.dataset='../digits' is not known"),
+        (["--config.dataset=dig\0its"], "is not known: did you mean digits"),
+        (["--config.task=\ud800"], "is not known: choose one of"),
+        (["--config.task="], "config.task='' is not known"),
+        (["--config.estimator.name=../sf"], "config.estimator.name"),
+        (["--config.estimator=sf"], "as in --config.estimator.name=sf"),
+        (["--config.estimator.decay=2", "--config.estimator.name=nvil"], "decay must be in [0, 1)"),
+        (["--config.estimator.num_samples=x"], "num_samples takes an integer"),
+        (["--config.learning_rate_schedule=step"], "choose one of constant, cosine"),
+        (["--config.binarization=none"], "choose one of threshold, dynamic"),
+        (["--config"], "Missing value for flag --config"),
+        (["--config."], "unknown config key"),
+        (["--config.=3"], "unknown config key"),
+        (["--undefined"], "unknown flag --undefined"),
     ],
 )
 def test_a_mistake_in_the_config(refused, arguments, said):
@@ -161,6 +206,34 @@ def test_a_mistake_in_the_config_of_a_vae(refused, arguments, said):
             "config.validation_num_samples = 3_000_000_000",
             "give a whole number from 1 to 2147483647",
         ),
+        ("config.note = object()", "config has an unknown key 'note': leave it out"),
+        ("config.note = float('nan')", "config has an unknown key 'note': leave it out"),
+        ("config.note = lambda: 3", "config has an unknown key 'note': leave it out"),
+        ("import numpy; config.note = numpy.zeros(3)", "config has an unknown key 'note'"),
+        ("config.learning_rat = 0.1", "unknown key 'learning_rat': did you mean learning_rate"),
+        ("config.group = type(config)({'a': 1})", "config has an unknown key 'group'"),
+        ("config.estimator.deca = 0.1", "'estimator.deca': did you mean estimator.decay"),
+        ("config.estimator.note = object()", "config has an unknown key 'estimator.note'"),
+        ("config.temperature.rat = 0.1", "did you mean temperature.rate"),
+        ("config.estimator.decay = 'slow'", "config.estimator.decay='slow': give a number"),
+        ("config.estimator.decay = [0.9]", "config.estimator.decay=[0.9]: give a number"),
+        ("config.estimator = 3", "config has no estimator.name: begin get_config() with"),
+        ("config.temperature = None", "config has no temperature.name: begin get_config() with"),
+        ("config.task = None", "config.task=None is not known"),
+        ("config.task = ['sbn']", "config.task=['sbn'] is not known"),
+        ("config.dataset = 3", "config.dataset=3: give a value like 'binarized_mnist'"),
+        ("config.learning_rate = '0.1'", "config.learning_rate='0.1': give a value like 0.001"),
+        ("config.learning_rate = None", "config.learning_rate=None: give a value like 0.001"),
+        ("config.learning_rate = 1j", "config.learning_rate=1j: give a value like 0.001"),
+        ("config.num_steps = True", "config.num_steps=True: give a value like 200000"),
+        ("config.layers = 200", "config.layers=200: give a value like (200, 200)"),
+        ("config.layers = (2,) * 10**6", "give at most 100"),
+        ("config.layers = ((2,),)", "give at least one layer, of 1 unit or more"),
+        ("del config.task", "config has no task: begin get_config()"),
+        ("del config.estimator.name", "config has no estimator.name: begin get_config()"),
+        ("raise KeyError('x')", "KeyError: 'x'"),
+        ("raise SystemExit(0)", "calls sys.exit()"),
+        ("return None", "returns a NoneType"),
     ],
 )
 def test_a_mistake_in_a_config_file(tmp_path, capsys, changes, said):
@@ -176,6 +249,41 @@ def get_config():
 """)
     assert cli.run(train.main, [f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "said"),
+    [
+        ("sbn", ["layers=(1000000,1000000)"], "config.layers=(1000000, 1000000): the model"),
+        ("sbn", ["layers=(2147483647,2147483647)"], "PiB of memory"),
+        ("sbn", ["layers=(100000,100000)", "estimator.name=vimco"], "lower config.layers"),
+        ("vae", ["decoder=(1000000000,)"], "config.decoder=(1000000000,): the model"),
+        ("vae", ["decoder=(1000000,1000000)"], "lower config.decoder"),
+        ("sbn", ["estimator.name=vimco", "estimator.num_samples=1000000000"], "a step needs"),
+        ("vae", ["estimator.name=vimco", "estimator.num_samples=2147483647"], "a step needs"),
+        ("sbn", ["estimator.name=nvil", "estimator.baseline_hidden=1000000000"], "a step needs"),
+        ("sbn", ["eval_batch_size=2147483647"], "config.eval_batch_size=2147483647: a batch of"),
+        (
+            "sbn",
+            [f"{key}=2000000000" for key in _EVERY],
+            "config.log_every=2000000000: the order of the images",
+        ),
+        ("autoencoder", ["hidden=2147483647"], "config.hidden=2147483647: the model"),
+        ("autoencoder", ["embedding=2147483647"], "config.embedding=2147483647: the model"),
+        ("semi_supervised", ["head=1000000000"], "config.head=1000000000: the model"),
+        ("semi_supervised", ["style_dim=1000000000"], "config.style_dim=1000000000: the model"),
+        ("semi_supervised", ["encoder=(9,1000000,1000000)"], "lower config.encoder"),
+        ("semi_supervised", ["decoder=(1000000,1000000,9)"], "lower config.decoder"),
+        (
+            "semi_supervised",
+            ["labels=random", "num_classes=1000000000", "num_labels=1000000000"],
+            "config.num_classes=1000000000: digits has 1197 training images",
+        ),
+    ],
+)
+def test_what_no_memory_holds(refused, monkeypatch, model, arguments, said):
+    monkeypatch.setattr(memory, "device_memory", lambda *_: 2**35)
+    assert said in refused(*(f"--config.{each}" for each in arguments), config=model)
 
 
 def test_an_estimator_that_the_family_cannot_serve(refused):
@@ -200,6 +308,32 @@ def test_data_that_is_absent_with_no_network(refused, tmp_path, monkeypatch):
     said = refused("--config.dataset=binarized_mnist")
     assert "--config.dataset=digits" in said
     assert "TFDS_DATA_DIR" in said
+
+
+@pytest.mark.parametrize(
+    ("directory", "said"),
+    [
+        ("a\0b", "a path has no NUL character"),
+        ("a\ud800b", "give a path that is valid UTF-8"),
+        ("~nosuchuser/a", "--workdir=~nosuchuser/a: there is no user 'nosuchuser'"),
+        ("w" * 300, "File name too long"),
+        ("/dev/null/a", "Not a directory"),
+    ],
+)
+def test_a_workdir_that_no_directory_can_be(refused, directory, said):
+    assert said in refused(f"--workdir={directory}")
+
+
+@pytest.mark.parametrize("name", ["GUMBEL_CACHE_DIR", "TFDS_DATA_DIR", "XDG_CACHE_HOME"])
+def test_a_variable_that_names_no_directory(refused, monkeypatch, tmp_path, name):
+    for each in ("GUMBEL_CACHE_DIR", "TFDS_DATA_DIR"):
+        monkeypatch.setenv(each, str(tmp_path / "none"))
+    monkeypatch.delenv("GUMBEL_CACHE_DIR")
+    if name == "XDG_CACHE_HOME":  # else the compiled programs are kept there, too
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv(name, "~nosuchuser/x")
+    said = refused("--config.dataset=binarized_mnist")
+    assert f"{name}=~nosuchuser/x: there is no user 'nosuchuser'" in said
 
 
 def test_a_workdir_that_cannot_be_made(capsys, tmp_path):

@@ -107,7 +107,10 @@ def test_any_order_and_style(order):
         (["--config.augment", "True"], "augment", True),
         (["--noconfig.augment"], "augment", False),
         (["--config.widths=(100, 50, 20)"], "widths", (100, 50, 20)),
-        (["--config.widths=100", "--config.widths=50"], "widths", (100, 50)),
+        (["--config.widths=(100,)", "--config.widths=(50, 20)"], "widths", (50, 20)),
+        (["--config.widths=100", "--config.widths=50"], "widths", (50,)),
+        (["--config.limit=1", "--config.limit=5"], "limit", 5),
+        (["--config.augment", "--noconfig.augment"], "augment", False),
         (["--config.limit=5"], "limit", 5),
         (["--config.temperature.rate=1"], "temperature.rate", 1.0),
         (["--config.dataset=a=b c"], "dataset", "a=b c"),
@@ -120,6 +123,23 @@ def test_values(arguments, key, value):
     for part in key.split("."):
         config = config[part]
     assert config == value
+
+
+def test_flags_from_a_file():
+    Path("flags.txt").write_text("# a comment\n--config.seed=5\n\n--workdir=mine\n")
+    config, workdir, overrides = cli.parse(
+        ["--config=config.py", "--flagfile=flags.txt", "--config.learning_rate=2"]
+    )
+    assert (config.seed, workdir) == (5, "mine")
+    assert overrides == {"seed": 5, "learning_rate": 2.0}
+
+
+def test_a_frozen_config_is_thawed():
+    Path("frozen.py").write_text(
+        CONFIG.replace("return ConfigDict", "return config_dict.FrozenConfigDict")
+    )
+    config, _, overrides = cli.parse(["--config=frozen.py", "--workdir=w", "--config.seed=3"])
+    assert (config.seed, overrides) == (3, {"seed": 3})
 
 
 def test_no_overrides():
@@ -174,6 +194,18 @@ def test_wrong_overrides(capsys, override, message):
         (["--config=config.py", "--wrkdir=w"], "unknown flag --wrkdir: did you mean --workdir?"),
         (["--config=config.py", "--qqq"], "unknown flag --qqq: try --help"),
         (["--config=config.py", "--workdir=w", "w2"], "unexpected argument 'w2'"),
+        (["--config=config.py", "--workdir=w\0x"], "a path has no NUL character"),
+        (["--config=config.py", "--workdir=w\ud800"], "give a path that is valid UTF-8"),
+        (["--config=config.py", "--workdir=~nosuchuser/w"], "there is no user 'nosuchuser'"),
+        (["--config=~nosuchuser/c.py", "--workdir=w"], "there is no user 'nosuchuser'"),
+        (["--config=config.py\0", "--workdir=w"], "a path has no NUL character"),
+        (["--config=config\ud800.py", "--workdir=w"], "give a path that is valid UTF-8"),
+        (["--config=.", "--workdir=w"], "does not exist"),
+        (["--config=config.py", "--workdir=" + "w" * 300], "File name too long"),
+        (["--flagfile=none.txt", "--workdir=w"], "--flagfile: ERROR:: Unable to open flagfile"),
+        (["--flagfile=.", "--workdir=w"], "--flagfile: ERROR:: Unable to open flagfile"),
+        (["--flagfile"], "--flagfile: --flagfile with no argument"),
+        (["--flagfile=no\0ne", "--workdir=w"], "--flagfile: embedded null byte"),
     ],
 )
 def test_wrong_flags(capsys, arguments, message):
@@ -187,6 +219,16 @@ def test_wrong_flags(capsys, arguments, message):
         ("import no_such_module", "broken.py:1: ModuleNotFoundError: No module named"),
         ("def get_config():\n    return 1 / 0", "broken.py:2: ZeroDivisionError: division by zero"),
         ("x = 1", "broken.py has no function get_config()"),
+        ("import sys\nsys.exit(0)", "broken.py calls sys.exit()"),
+        (
+            "def get_config():\n    raise SystemExit(0)",
+            "broken.py calls sys.exit(): it must return",
+        ),
+        ("def get_config():\n    get_config()", "RecursionError"),
+        ("def get_config(size):\n    return {}", "TypeError"),
+        ("get_config = 3", "broken.py has no function get_config()"),
+        ("def get_config():\n    return None", "returns a NoneType"),
+        ("\0", "broken.py"),
         ("def get_config():\n    return {}", "returns a dict: it must return an ml_collections"),
         (
             "from experiments import errors\ndef get_config():\n    raise errors.UserError('so')",

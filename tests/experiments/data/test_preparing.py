@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_load_downloads_prepares_and_caches_once(name, publish, server, tmp_path
 
     assert len(server.requested) == len(publisher.files)
     assert capfd.readouterr() == ("", "")  # No bars and no banner where nobody watches.
+
+
+def test_reading_leaves_no_temporary_files(publish, monkeypatch, tmp_path):
+    """tensorflow-datasets does not remove its own."""
+    for name in ("system", "cache"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    publish("mnist")
+    data.load("mnist")
+    assert not list((tmp_path / "system").iterdir())
+    assert not list((tmp_path / "cache" / "gumbel" / "tmp").iterdir())
 
 
 def test_preparation_finished_by_another_process_is_used(publish, monkeypatch):

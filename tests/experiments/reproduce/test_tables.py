@@ -5,6 +5,7 @@ And the smoke preset for real, from picking to figures.
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
-from experiments.training import records
+from experiments.training import records, rundir
 
 RESULTS = Path(__file__).parents[3] / "results"
 SMALL = PRESETS["smoke"]._replace(
@@ -297,6 +298,17 @@ def test_a_table_of_another_preset_is_not_written_over(table, tmp_path):
     full = Table1(PRESETS["full"], tmp_path / "work", tmp_path / "results")
     with pytest.raises(UserError, match=r"table1.json is of --preset=smoke: give that, or"):
         full.refuse_another()
+
+
+def test_processes_that_share_results_take_turns_to_write(table):
+    """Else a table could lack what the other process has finished."""
+    written = threading.Event()
+    writer = threading.Thread(target=lambda: table.write() and written.set())
+    with rundir.locked(table.results, name=".table1.lock"):
+        writer.start()
+        assert not written.wait(0.3)
+    assert written.wait(30)
+    writer.join()
 
 
 def test_a_cell_that_has_not_run_says_so(table):

@@ -109,12 +109,13 @@ def test_the_config_of_a_point_is_a_copy(config):
 
 
 def test_the_ready_grids_are_valid():
-    for module, size in ((sbn, 6), (vae, 24), (anneal, 12)):
+    for module, size in ((sbn, 6), (vae, 24), (anneal, 36)):
         config = module.get_config()
         grid = grids.checked(module.get_sweep(), config, module.__name__)
         assert len(grid) == size
         for trial in grid:
             read(grids.config_at(config, trial))
+    assert read(anneal.get_config("sbn")).task == "structured_prediction"
     names = {trial["temperature.name"] for trial in anneal.get_sweep()}
     assert names == set(SCHEDULES)
 

@@ -1,9 +1,13 @@
 """How far runs are, read from their files and shown."""
 
+import io
 import json
 
-from experiments.sweeps import progress
+from rich.console import Console
+
+from experiments.sweeps import grids, jobs, live, progress
 from experiments.training import records
+from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
 
@@ -38,3 +42,41 @@ def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
     assert done.endswith(" left)")
     assert failed.startswith("failed: seed=1: why (1/2 runs, 1 failed, ")
     assert failed.endswith("00:00 left)")
+
+
+def test_on_a_terminal_a_table_ranks_the_settings_and_names_the_failures(tmp_path):
+    config = small.config("sbn", layers=(4,))
+    trials = grids.product({"learning_rate": (1e-3, 1e-2, 1e-1), "seed": (0, 1)})
+    ours = jobs.jobs_of(config, trials, tmp_path)
+    for job, bound in zip(ours[:3], (9.0, 8.0, 7.0), strict=True):
+        job.workdir.mkdir(parents=True)
+        records.write_json(job.workdir / "result.json", {"steps": 60, "validation_bound": bound})
+    ours[3].workdir.mkdir(parents=True)
+    (ours[3].workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 6.0}\n')
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=70, color_system=None)
+    with progress.Display(ours, terminal) as display:
+        display.failed(ours[4], "why")
+    last = [line.strip() for line in terminal.file.getvalue().rpartition("setting")[2].splitlines()]
+    lines = [line.split() for line in last if line.startswith("learning_rate")]
+    assert lines == [
+        ["learning_rate=0.01", "7.00", "1/2", "20"],
+        ["learning_rate=0.001", "8.50", "2/2"],
+        ["learning_rate=0.1", "0/2", "1"],
+    ]
+    assert "failed: learning_rate=0.1 seed=0: why" in last
+    assert any(line.startswith("3/6 runs, 1 failed") for line in last)
+
+
+def test_a_large_table_shows_the_best_settings(tmp_path):
+    config = small.config("sbn", layers=(4,))
+    trials = grids.product({"learning_rate": [float(i) for i in range(1, 101)]})
+    ours = jobs.jobs_of(config, trials, tmp_path)
+    standings = [progress.Standing(True, 60, 100.0 - i) for i in range(100)]
+    terminal = Console(file=io.StringIO(), width=70)
+    failures = {job.workdir: "why" for job in ours[:9]}
+    terminal.print(live.view(ours, standings, failures, "the end"))
+    lines = terminal.file.getvalue().splitlines()
+    assert len(lines) < 30
+    assert "and 88 more settings" in "".join(lines)
+    assert "and 4 more failed" in "".join(lines)
+    assert sum("learning_rate=100.0 " in line for line in lines) == 1

@@ -1,5 +1,6 @@
 """What a sweep comes to: its table and its plot."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 
 from configs import semi_supervised
 from experiments.config import load
-from experiments.sweeps import grids, jobs
+from experiments.sweeps import curves, grids, jobs, plot
 from experiments.sweeps import report as report_of
+from experiments.sweeps.report import Row
+from experiments.sweeps.window import half_width, window
 from experiments.training import records
 from tests.experiments import small
 
@@ -46,7 +49,7 @@ def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
     lines = text.splitlines()
     assert lines[0] == "| learning_rate | validation bound, nats | seeds | missing |"
     missing = grids.name({"learning_rate": 0.2, "seed": 1})
-    assert lines[2] == f"| 0.2 | 60.00 | 1 | {missing}: not finished |"
+    assert lines[2] == f"| 0.2 | 60.00 | 1 | {missing}: not started |"
     assert lines[3] == "| 0.1 | 71.00 (70.00 to 72.00) | 2 |  |"
     assert lines[4] == "| 0.3 | not finite | 1 |  |"
     assert lines[5].endswith(": a \\| b |")
@@ -102,3 +105,57 @@ def test_a_sweep_of_many_settings_is_still_readable(tmp_path):
     height = int.from_bytes((tmp_path / "sweep.png").read_bytes()[20:24], "big")
     assert height < 120 * 17, "some 60 settings, a quarter of an inch each"
     assert report_of.shown("a\nb\nc\n", tmp_path) == "a\nb\nc\n"
+
+
+def texts(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_outliers_are_marked_and_squeeze_nobody():
+    """Two of twelve settings at 70 nats, as a learned temperature once had them."""
+    names = ("a name that is so long that nobody would want to read it " * 2, "b", "c")
+    settings = [{"name": n, "floor": f} for n in names for f in (0.1, 0.2, 0.3, 0.4)]
+    means = [19.7 + 0.03 * index for index in range(10)] + [66.0, 70.0]
+    rows = [
+        Row(setting, {seed: mean + 0.02 * seed for seed in (-1, 0, 1)}, {})
+        for setting, mean in zip(settings, means, strict=True)
+    ]
+    [axes] = plot.figure_of(rows[:-1], ["name", "floor"], "nats").axes  # no whole grid: a list
+    low, high = axes.get_xlim()
+    assert low < 19.7 - half_width([19.68, 19.7, 19.72])
+    assert high < 20.2
+    assert texts(axes) == ["66"]
+    lines = axes.get_yticklabels()[0].get_text().split("\n")
+    assert max(map(len, lines)) <= 48
+    curve = plot.figure_of([Row({"floor": m}, {0: m}, {}) for m in means], ["floor"], "nats")
+    assert texts(curve.axes[0]) == ["66", "70"]
+    assert curve.axes[0].get_ylim()[1] < 20.2
+
+
+def test_a_window_leaves_out_nothing_that_squeezes_nobody():
+    assert window([60.0, 63.0, 69.0]) == (60.0, 69.0, False)
+    assert window([]) == (0.0, 1.0, False)
+    assert window([60.0, 1e30, float("inf")]) == (60.0, 60.0, True)
+
+
+def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
+    config = small.config("vae")
+    trials = grids.product({"temperature.value": (0.5, 1.0), "seed": (0, 1)})
+    ours = jobs.jobs_of(config, trials, tmp_path)
+    for place, job in enumerate(ours):
+        job.workdir.mkdir(parents=True)
+        log = [
+            {"step": step, "temperature": job.settings.temperature.value, "validation_bound": bound}
+            for step, bound in ((0, 90.0), (20, 12.0 + place), (40, 11.0 + place))
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in log)
+        (job.workdir / "metrics.jsonl").write_text(text)
+    rows = [Row({"temperature.value": v}, {0: b, 1: b + 1}, {}) for v, b in ((0.5, 11), (1.0, 13))]
+    figure = curves.figure_of(ours, rows, ["temperature.value"], "nats")
+    temperatures, bounds, final = figure.axes
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[0.5] * 3, [1.0] * 3]
+    assert [list(line.get_ydata()) for line in bounds.lines] == [[90, 12.5, 11.5], [90, 14.5, 13.5]]
+    assert bounds.get_ylim()[1] < 20
+    assert [label.get_text() for label in final.get_yticklabels()] == ["value=0.5", "value=1.0"]
+    report_of.write(tmp_path, ours, {})
+    assert [path.name for path in report_of.plots_in(tmp_path)] == ["sweep.png", "schedules.png"]

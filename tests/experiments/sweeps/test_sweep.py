@@ -81,6 +81,27 @@ def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
     assert [row["overrides"]["learning_rate"] for row in table["rows"]] == [0.1, 0.01, 0.001]
 
 
+def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
+    config = small.config("sbn")
+    grid = grids.product({"learning_rate": (1e-3, 1e-2, 1e-1, 1.0)})
+    jobs.open_directory(tmp_path, read(config), grid)
+    done, going, failed, _ = jobs.jobs_of(config, grid, tmp_path)
+    for job in (done, going, failed):
+        job.workdir.mkdir(parents=True)
+    result = {"validation_bound": 7.0, "seed": 0, "steps": 60}
+    records.write_json(done.workdir / "result.json", result)
+    (going.workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 8.0}\n')
+    records.write_json(failed.workdir / "failure.json", {"reason": "why"})
+    assert sweep.run([f"--report={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| 0.001 | 7.00 | 1 |  |"
+    assert {line.rpartition(": ")[2] for line in lines[4:6]} == {"why |", "not started |"}
+    assert lines[3].endswith(": at step 20 of 60, validation bound 8.00 |")
+    assert lines[-1] == f"plot: {tmp_path / 'sweep.png'}"
+    assert sweep.run(["--report", str(tmp_path / "none")]) == 2
+    assert "is no sweep: name the --workdir of one" in capsys.readouterr().err
+
+
 def test_a_run_that_was_lost_is_a_failure(tmp_path, capsys):
     config, grid = small.config("sbn"), grids.product({"seed": (0,)})
     jobs.open_directory(tmp_path, read(config), grid)

@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments.errors import UserError
 from experiments.training import provenance as provenance_module
+from experiments.training.events import wall_times
 from experiments.training.metrics import MetricsLog
 from experiments.training.provenance import provenance
 from experiments.training.records import read_json, read_metrics, write_json
@@ -180,14 +181,45 @@ def test_append_refuses_what_is_no_log_line(tmp_path):
     assert steps_in(log.path) == [5]
 
 
-def test_a_line_is_on_disk_when_append_returns(tmp_path):
-    script = (
-        "import os, signal, sys; from experiments.training.metrics import MetricsLog;"
-        "log = MetricsLog(sys.argv[1]); log.append(3, a=1.5); os.kill(os.getpid(), signal.SIGKILL)"
-    )
+def test_lines_and_events_are_on_disk_when_append_returns(tmp_path):
+    script = """
+import os, signal, sys
+from experiments.training.events import wall_times
+from experiments.training.metrics import MetricsLog
+log = MetricsLog(sys.argv[1])
+for step in range(40):
+    log.append(step, a=1.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", script, tmp_path], cwd=root, check=False)
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "a": 1.5}]
+    expected = [{"step": step, "a": 1.5} for step in range(40)]
+    assert read_metrics(tmp_path / "metrics.jsonl") == expected
+    assert events(tmp_path) == [(step, "a", 1.5) for step in range(40)]
+
+
+@pytest.mark.parametrize("torn", ["lost", "cut", "spoiled", "as it was"])
+def test_events_are_made_again_of_the_lines(tmp_path, torn):
+    """Whatever is left of them; those that are left keep the time at which they were logged."""
+    write_log(tmp_path, range(0, 50, 10))
+    [before] = (tmp_path / "tensorboard").iterdir()
+    times = wall_times(before)
+    data = before.read_bytes()
+    if torn == "lost":
+        before.unlink()
+    elif torn == "cut":
+        before.write_bytes(data[:-5])
+    elif torn == "spoiled":
+        before.write_bytes(data[:-20] + b"\xff" * 20)
+    write_log(tmp_path, range(30, 60, 10), resume_step=20)
+    whole = tmp_path / "whole"
+    write_log(whole, range(0, 60, 10))
+    assert events(tmp_path) == events(whole)
+    [after] = (tmp_path / "tensorboard").iterdir()
+    again = wall_times(after)
+    assert len(again) == 6
+    for key in [(step, "train_cost") for step in (0, 10, 20)]:
+        assert (again[key] == times[key]) == (torn != "lost")
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 50, "trai', b"\xff\xfe", b"{}", b"7\n"])

@@ -30,6 +30,7 @@ from experiments.tasks import layers
 from experiments.training import (
     compiled,
     evaluation,
+    events,
     loading,
     loop,
     metrics,
@@ -111,10 +112,11 @@ def signal_at(step: int, signum: int) -> Iterator[None]:
     """Sends this process a signal as soon as a step is logged."""
     append = metrics.MetricsLog.append
 
-    def append_and_send(self: metrics.MetricsLog, logged: int, **scalars: Any) -> None:
-        append(self, logged, **scalars)
+    def append_and_send(self: metrics.MetricsLog, logged: int, **scalars: Any) -> dict[str, Any]:
+        row = append(self, logged, **scalars)
         if logged == step:
             signal.raise_signal(signum)
+        return row
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics.MetricsLog, "append", append_and_send)
@@ -154,6 +156,17 @@ def numbers(workdir: Path) -> dict[str, Any]:
         },
         "rows": [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows],
     }
+
+
+def events_of(workdir: Path) -> list[tuple[int, str, float]]:
+    """The TensorBoard events of a run but its speed."""
+    return [
+        (event.step, value.tag, value.simple_value)
+        for file in sorted((workdir / "tensorboard").iterdir())
+        for event in events.read(file)
+        for value in event.summary.value
+        if value.tag != "steps_per_second"
+    ]
 
 
 def checkpoints(workdir: Path) -> set[str]:
@@ -329,6 +342,7 @@ def test_sigterm_saves_and_leaves(stopped):
 def test_a_stopped_run_goes_on_to_the_same_numbers(halfway, finished, launch):
     assert launch(halfway).status == 0
     assert numbers(halfway) == numbers(finished[0])
+    assert events_of(halfway) == events_of(finished[0])
 
 
 @pytest.mark.parametrize("step", [0, NUM_STEPS])
@@ -399,6 +413,59 @@ def test_sigkill_at_random_moments_changes_no_number(home, finished, launch, tmp
         assert logged[-1] >= step
     assert launch(tmp_path).status == 0
     assert numbers(tmp_path) == numbers(finished[0])
+    assert events_of(tmp_path) == events_of(finished[0])
+
+
+# Made longer
+
+
+@pytest.fixture(scope="module", name="long")
+def fixture_long(home) -> Path:
+    """An undisturbed run of 80 steps."""
+    assert launched(home, home / "long", "--config.num_steps=80").status == 0
+    return home / "long"
+
+
+@pytest.mark.parametrize("steps", [60, 55, 5])
+def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
+    """Also one that ended between the steps at which a longer one evaluates and saves."""
+    workdir = tmp_path / "run"
+    if steps == NUM_STEPS:
+        shutil.copytree(finished[0], workdir)
+    else:
+        assert launch(workdir, f"--config.num_steps={steps}").status == 0
+    ended = launch(workdir, "--config.num_steps=80")
+    assert ended.status == 0, ended.err
+    assert "holds a finished run" not in ended.out
+    assert numbers(workdir) == numbers(long)
+    assert events_of(workdir) == events_of(long)
+    kept = json.loads((workdir / f"result-{steps}.json").read_text())
+    assert kept["steps"] == steps
+    assert "holds a finished run" in launch(workdir, "--config.num_steps=80").out
+    assert "belongs to another config (num_steps=80)" in launch(workdir).err
+
+
+def test_a_stopped_run_is_made_longer(halfway, long, launch):
+    assert launch(halfway, "--config.num_steps=80").status == 0
+    assert numbers(halfway) == numbers(long)
+
+
+@pytest.mark.parametrize("place", ["rename", "write_json"])
+def test_a_kill_while_a_run_is_made_longer(place, long, launch, tmp_path, monkeypatch):
+    """Before the old result is put aside, and after it: the new command still works."""
+    launch(tmp_path, "--config.num_steps=55")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if place == "rename":
+            patch.setattr(Path, "replace", killed)
+        else:
+            patch.setattr(records, "write_json", killed)
+        assert launch(tmp_path, "--config.num_steps=80").status == 130
+    assert launch(tmp_path, "--config.num_steps=80").status == 0
+    assert numbers(tmp_path) == numbers(long)
 
 
 # What stands in the way
@@ -482,6 +549,15 @@ def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
     )
     assert (halfway / "metrics.jsonl").read_text() == metrics
     assert checkpoints(halfway) == {"20", "30", "35"}
+
+
+def test_a_run_under_other_flags_of_xla(halfway, launch, monkeypatch):
+    """Flags that change no number do not count."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x --xla_cpu_enable_fast_math=true")
+    line = refused(launch(halfway))
+    assert "this process has xla_flags=--xla_cpu_enable_fast_math=true: set XLA_FLAGS='' to" in line
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    assert launch(halfway).status == 0
 
 
 def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, other):

@@ -30,6 +30,77 @@ def test_ctrl_c_after_a_signal_interrupts(first):
         assert stop.exit_status == 128 + first
 
 
+def test_a_second_ctrl_c_goes_to_the_handler_from_before():
+    """Which of a command is `experiments.leave`, that ends the process and raises nothing."""
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda signum, frame: seen.append(signum))
+    try:
+        with graceful_stop(), pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert seen == []
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+# Waits, at the place that is named, for the Ctrl-C of the test.
+WAITING = """
+import sys, time
+place = sys.argv.pop()
+if place == "importing":
+    class Finder:
+        def find_spec(self, name, path, target=None):
+            if name == "numpy":
+                print("ready", file=sys.stderr, flush=True)
+                time.sleep(60)
+    sys.meta_path.insert(0, Finder())
+import runpy
+sys.argv[0] = "-m"  # as while python -m looks for a module, and imports its package
+import experiments
+if place == "compiling":
+    from experiments.training import compiled
+    class Slow:
+        def __init__(self, settings):
+            print("ready", file=sys.stderr, flush=True)
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:  # swallowed, as a callback from C would
+                time.sleep(60)
+    from experiments.training import run
+    run.Compiled = Slow
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["importing", "compiling"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_before_training_ends_a_command(tmp_path, place, times):
+    root = Path(__file__).parents[3]
+    flags = [f"--config={root / 'configs' / 'quickstart.py'}", f"--workdir={tmp_path / 'run'}"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *flags, place],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr.readline() == "ready\n"
+    for _ in range(times):
+        child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_a_package_that_is_only_imported_leaves_ctrl_c_alone():
+    script = "import signal, experiments; print(signal.getsignal(signal.SIGINT).__name__)"
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "default_int_handler\n"
+
+
 def test_further_sigterms_change_nothing(capfd):
     with graceful_stop() as stop:
         for _ in range(3):

@@ -1,0 +1,28 @@
+"""Files: written in one step, read with their shape checked, under names that are safe.
+
+Everything that the project writes goes through `replacing` or `write_text`, so that no reader ever
+sees half a file and a killed or a second writer does no harm. What it reads as JSON goes through
+`read_json`, which says what is wrong with a file that was damaged or written by something else.
+"""
+
+from experiments.files.paths import home, name_part, path_of
+from experiments.files.reading import read_json
+from experiments.files.scratch import scratch
+from experiments.files.shapes import Maybe, Shape, mismatch
+from experiments.files.writing import is_no_space, naming, remove_partial, replacing, write_text
+
+__all__ = [
+    "Maybe",
+    "Shape",
+    "home",
+    "is_no_space",
+    "mismatch",
+    "name_part",
+    "naming",
+    "path_of",
+    "read_json",
+    "remove_partial",
+    "replacing",
+    "scratch",
+    "write_text",
+]

@@ -1,0 +1,98 @@
+"""A sweep as a table on a terminal: the best settings so far, the runs under way, and failures."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from experiments.sweeps import grids
+from experiments.sweeps.progress import Standing, nats
+from experiments.training.run_state import Job
+
+_MOST, _MOST_FAILURES = 12, 5
+
+
+def view(
+    jobs: Sequence[Job],
+    standings: Sequence[Standing],
+    failures: Mapping[Path, str],
+    footer: str,
+) -> RenderableType:
+    """The table, what failed and why, and a last line.
+
+    Settings are ranked by the mean bound of their finished runs, then by that of the others.
+
+    Args:
+      jobs: all runs of the sweep.
+      standings: of the jobs.
+      failures: why runs failed, by directory.
+      footer: the last line.
+
+    Example:
+      >>> from rich.console import Console
+      >>> Console(width=40).print(view([], [], {}, "0/0 runs"))
+      0/0 runs
+    """
+    parts: list[RenderableType] = []
+    if jobs:
+        parts.append(_table(jobs, standings, failures))
+    lost = [(job, failures[job.workdir]) for job in jobs if job.workdir in failures]
+    for job, reason in lost[:_MOST_FAILURES]:
+        parts.append(Text(f"failed: {grids.label(job.overrides)}: {reason}", style="red"))
+    if len(lost) > _MOST_FAILURES:
+        parts.append(Text(f"and {len(lost) - _MOST_FAILURES} more failed", style="red"))
+    return Group(*parts, Text(footer))
+
+
+def _table(
+    jobs: Sequence[Job], standings: Sequence[Standing], failures: Mapping[Path, str]
+) -> Table:
+    settings: dict[str, list[tuple[Job, Standing]]] = {}
+    for job, there in zip(jobs, standings, strict=True):
+        settings.setdefault(grids.label(_setting(job)), []).append((job, there))
+    ranked = sorted(settings.items(), key=lambda item: _rank([s for _, s in item[1]]))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting", overflow="fold")
+    for name in ("bound", "done", "failed", "step"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for text, runs in ranked[:_MOST]:
+        going = [s.step for job, s in runs if not s.done and job.workdir not in failures]
+        table.add_row(
+            text,
+            _bound([standing for _, standing in runs]),
+            f"{sum(s.done for _, s in runs)}/{len(runs)}",
+            str(sum(job.workdir in failures for job, _ in runs) or ""),
+            f"{min(going)}" if any(going) else "",
+        )
+    if len(ranked) > _MOST:
+        table.add_row(f"and {len(ranked) - _MOST} more settings", "", "", "", "")
+    return table
+
+
+def _setting(job: Job) -> dict[str, object]:
+    return {key: value for key, value in job.overrides.items() if key != "seed"}
+
+
+def _known(standings: Sequence[Standing]) -> list[float]:
+    """The bounds of the finished runs, or else of those under way."""
+    ended = [s for s in standings if s.done] or standings
+    return [s.bound for s in ended if s.bound is not None and math.isfinite(s.bound)]
+
+
+def _rank(standings: Sequence[Standing]) -> tuple[bool, float]:
+    bounds = _known(standings)
+    done = any(s.done for s in standings)
+    return not (done and bounds), statistics.fmean(bounds) if bounds else math.inf
+
+
+def _bound(standings: Sequence[Standing]) -> str:
+    bounds = _known(standings)
+    if not bounds:
+        return ""
+    text = nats(statistics.fmean(bounds))
+    return text if any(s.done for s in standings) else f"({text})"

@@ -1,0 +1,42 @@
+"""A sweep as its directory records it: its runs and why some failed, for whoever looks on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import config
+from experiments.errors import UserError
+from experiments.files import read_json
+from experiments.sweeps.engines.attempt import FAILURE
+from experiments.sweeps.jobs import directory_of
+from experiments.training import rundir
+from experiments.training.run_state import Job
+
+
+def jobs_in(directory: Path) -> list[Job]:
+    """The runs of all grids that were trained in the directory of a sweep.
+
+    Raises:
+      UserError: there is no sweep, or it was written by another version.
+    """
+    path = directory / rundir.SWEEP
+    if not path.exists():
+        raise UserError(f"--report={directory} is no sweep: name the --workdir of one")
+    recorded = rundir.read_sweep(directory)
+    return [
+        Job(
+            config.from_flat(recorded["config"] | trial),
+            directory_of(trial, directory),
+            trial,
+        )
+        for trial in recorded["grid"]
+    ]
+
+
+def failures_of(jobs: Sequence[Job]) -> dict[Path, str]:
+    """Why runs failed, by directory, unless they have finished since."""
+    failed = {}
+    for job in jobs:
+        path = job.workdir / FAILURE
+        if path.exists() and not (job.workdir / rundir.RESULT).exists():
+            failed[job.workdir] = read_json(path, {"reason": str})["reason"]
+    return failed

@@ -1,0 +1,76 @@
+"""A run made longer: the same config but for more steps, from the last checkpoint on.
+
+It comes to the numbers that a run of that length has from the start, so it is refused where
+anything before the old end depends on the number of steps.
+"""
+
+import shutil
+from pathlib import Path
+
+from experiments import tasks
+from experiments.errors import UserError
+from experiments.settings import SCHEDULES, Settings
+from experiments.training import rundir
+
+
+def bound_to_length(settings: Settings) -> str | None:
+    """What of the settings depends on `num_steps`, as `key=value`; None if nothing does.
+
+    Example:
+      >>> from experiments import config
+      >>> mine = config.base("generative")
+      >>> bound_to_length(config.read(mine)) is None
+      True
+      >>> mine.learning_rate_schedule = "cosine"
+      >>> bound_to_length(config.read(mine))
+      'learning_rate_schedule=cosine'
+    """
+    if "share" in SCHEDULES[settings.temperature.name]:
+        return f"temperature.name={settings.temperature.name}"
+    if settings.learning_rate_schedule != "constant":
+        return f"learning_rate_schedule={settings.learning_rate_schedule}"
+    return tasks.load(settings.task).bound_to_length(settings)
+
+
+def shorter_steps(workdir: Path, settings: Settings) -> int | None:
+    """The number of steps that the directory's run was to take, if ours is the same but longer.
+
+    Returns:
+      None if the directory has no run yet, or one of this length.
+
+    Raises:
+      UserError: it belongs to another config, or to one that depends on the number of steps.
+    """
+    if not (workdir / rundir.CONFIG).exists():
+        return None
+    theirs, ours = rundir.read_config(workdir), settings.flat()
+    steps = int(theirs["num_steps"])
+    if theirs | {"num_steps": settings.num_steps} != ours or steps > settings.num_steps:
+        rundir.refuse_another(theirs, ours, workdir)
+    if steps == settings.num_steps:
+        return None
+    if reason := bound_to_length(settings):
+        raise UserError(
+            f"--workdir={workdir} has a run of {steps} steps that cannot be made longer: its "
+            f"config.{reason} depends on config.num_steps; choose another directory"
+        )
+    return steps
+
+
+def lengthen(workdir: Path, steps: int, settings: Settings) -> None:
+    """Makes a run of so many steps one that is still to be trained to the end of `settings`.
+
+    Its result is kept as `result-STEPS.json`. At its end the run may have logged and saved between
+    the steps at which a longer one does; then it goes on from the checkpoint before. Killed at any
+    point, the old command and the new one both still work.
+    """
+    last = workdir / rundir.CHECKPOINTS / str(steps)
+    if steps % settings.eval_every and last.exists():
+        # Renamed first, lest a kill leave half of a checkpoint.
+        aside = last.with_name(f"replaced-{steps}")
+        shutil.rmtree(aside, ignore_errors=True)
+        last.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    result = workdir / rundir.RESULT
+    if result.exists():
+        result.replace(result.with_name(f"{result.stem}-{steps}.json"))

@@ -1,0 +1,263 @@
+"""The memory that a program needs: estimated before its first step, and refusals put in words.
+
+The estimate is of what a compiler cannot do without: the arguments, and the results of matrix
+products, convolutions, gathers, random bits and loops for as long as they are used. Elementwise
+operations are fused, and take the place of what they were made of. So it is about what the program
+takes, or less, and nothing that would fit is refused; what gets past it is refused by the device.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from experiments.errors import UserError, short
+from experiments.settings import Settings
+
+# Primitives whose results are written to memory; of products, the operands are, too.
+_PRODUCTS = {"dot_general", "conv_general_dilated"}
+_WRITTEN = _PRODUCTS | {
+    "scan",
+    "cond",
+    "gather",
+    "scatter",
+    "scatter-add",
+    "sort",
+    "cumsum",
+    "cumlogsumexp",
+    "random_bits",
+    "concatenate",
+    "dynamic_update_slice",
+}
+# Those whose result is another view of an argument.
+_VIEWS = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "copy"}
+# Whole numbers of a config that do not make a step larger.
+_NOT_SIZES = {
+    "num_steps",
+    "seed",
+    "test_num_samples",
+    "validation_num_samples",
+    "monitor_num_samples",
+    "eval_batch_size",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "steps_per_call",
+    "temperature.interval",
+    "num_labels",
+}
+
+
+class OutOfMemoryError(UserError):
+    """The device, or this machine, has less memory than a program needs."""
+
+
+class Need(NamedTuple):
+    """What one part of a run needs.
+
+    Attributes:
+      what: the part, for the error.
+      size: in bytes.
+      keys: of the config that it grows with, besides the sizes of the model.
+    """
+
+    what: str
+    size: int
+    keys: frozenset[str] = frozenset()
+
+
+def check(needs: Iterator[Need], settings: Settings, devices: int = 1) -> None:
+    """Refuses the first part that needs more than there is.
+
+    Args:
+      needs: made one by one: the first are cheap to estimate.
+      settings: of any of the runs.
+      devices: how many share the needs.
+
+    Raises:
+      OutOfMemoryError: it says how much is needed, and which key to lower.
+    """
+    held = device_memory(devices)
+    for need in needs:
+        if held is not None and need.size > held:
+            key, value = _largest(settings, need.keys)
+            raise OutOfMemoryError(
+                f"config.{key}={short(value)}: {need.what} needs {_gib(need.size)} of memory and "
+                f"there is {_gib(held)}: lower {_advice(settings, key)}"
+            )
+
+
+def size_of(tree: Any) -> int:
+    """The bytes of a tree of arrays, or of their shapes."""
+    return sum(_size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def size_of_call(traced: Any) -> int:
+    """The bytes that a call of a function needs, arguments included.
+
+    Args:
+      traced: the function's `jax.stages.Traced`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> square = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)
+      >>> size_of_call(jax.jit(lambda x: jnp.tanh(x @ x).sum()).trace(square)) / 1e6
+      8.0
+    """
+    closed = traced.jaxpr
+    arguments = sum(_size(var.aval) for var in closed.jaxpr.invars)
+    return arguments + _temporaries(closed.jaxpr)[0]
+
+
+def _temporaries(jaxpr: core.Jaxpr) -> tuple[int, list[int]]:
+    """The bytes that are written at the worst moment, and those of each output."""
+    last_use: dict[Any, int] = {}
+    for index, eqn in enumerate(jaxpr.eqns):
+        last_use |= dict.fromkeys(_variables(eqn), index)
+    last_use |= {var: len(jaxpr.eqns) for var in jaxpr.outvars if isinstance(var, core.Var)}
+    ending: dict[int, list[Any]] = {}
+    for var, index in last_use.items():
+        ending.setdefault(index, []).append(var)
+    held: dict[Any, int] = dict.fromkeys((*jaxpr.invars, *jaxpr.constvars), 0)
+    worst = 0
+    for index, eqn in enumerate(jaxpr.eqns):
+        live = sum(held.values())
+        inner, written = _written(eqn)
+        worst = max(worst, live + max(inner, sum(written)) + _operands(eqn, held))
+        seen = eqn.primitive.name in _VIEWS and any(var in held for var in _variables(eqn))
+        free = sum(held.pop(var, 0) for var in ending.get(index, ()))
+        for var, size in zip(eqn.outvars, written, strict=True):
+            # An elementwise result takes the place of what it was made of.
+            in_place = 0 if size else min(_size(var.aval), free)
+            free -= in_place
+            if var in last_use and (seen or size + in_place):
+                held[var] = size + in_place
+    sizes = [held.get(var, 0) if isinstance(var, core.Var) else 0 for var in jaxpr.outvars]
+    return max(worst, sum(held.values())), sizes
+
+
+def _operands(eqn: core.JaxprEqn, held: Mapping[Any, int]) -> int:
+    """The bytes of a product's operands that were not written before: now they have to be."""
+    if eqn.primitive.name not in _PRODUCTS:
+        return 0
+    return sum(_size(var.aval) for var in _variables(eqn) if var not in held)
+
+
+def _variables(eqn: core.JaxprEqn) -> list[core.Var]:
+    return [var for var in eqn.invars if isinstance(var, core.Var)]
+
+
+def _written(eqn: core.JaxprEqn) -> tuple[int, list[int]]:
+    """The bytes of an operation's temporaries, and those of each result that is written."""
+    sizes = [_size(var.aval) for var in eqn.outvars]
+    inner = [_temporaries(jaxpr) for jaxpr in _inside(eqn)]
+    if eqn.primitive.name in _WRITTEN:
+        if eqn.primitive.name == "scan":  # what it carries is changed in place
+            carried = eqn.params["num_carry"]
+            sizes[:carried] = [0] * carried
+        return max((worst for worst, _ in inner), default=0) + sum(sizes), sizes
+    if len(inner) == 1 and len(inner[0][1]) == len(sizes):  # a call, by so many devices
+        [(worst, each)] = inner
+        devices = eqn.params["mesh"].size if eqn.primitive.name == "shard_map" else 1
+        return devices * worst, [devices * size for size in each]
+    return max((worst for worst, _ in inner), default=0), [0] * len(sizes)
+
+
+def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The functions that an operation calls."""
+    for value in eqn.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, core.ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, core.Jaxpr):
+                yield each
+
+
+def _size(aval: Any) -> int:
+    itemsize = getattr(aval.dtype, "itemsize", 0) if hasattr(aval, "dtype") else 0
+    # Python's integers: the sizes of what is refused here overflow others.
+    return int(np.prod(np.asarray(getattr(aval, "shape", ()), dtype=object), initial=1)) * itemsize
+
+
+def device_memory(devices: int = 1) -> int | None:
+    """The bytes that so many devices have, or this machine has; None if that is not known."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return devices * int(stats["bytes_limit"])
+    if jax.process_count() > 1:  # on machines that need not be alike
+        return None
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:  # the limit of the container, or "max"
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return machine
+
+
+def _largest(settings: Settings, extra: frozenset[str]) -> tuple[str, Any]:
+    """The size that is the most times its default, with its value."""
+    sizes: list[tuple[str, Any, Any]] = [
+        (dotted, value, key.default)
+        for dotted, key, value in settings.groups()
+        if dotted in extra or (key.kind in (int, tuple) and dotted not in _NOT_SIZES)
+    ]
+    known = settings.estimator.spec.options
+    sizes += [
+        (f"estimator.{option}", value, known[option].default)
+        for option, value in settings.estimator.options.items()
+        if option in known and known[option].kind is int
+    ]
+    key, value, _ = max(sizes, key=lambda size: _most(size[1]) / _most(size[2]))
+    return key, value
+
+
+def _most(value: Any) -> int:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return max((int(number) for number in numbers if isinstance(number, int)), default=1) or 1
+
+
+def _advice(settings: Settings, key: str) -> str:
+    keys = dict.fromkeys((key, "batch_size"))
+    if settings.estimator.spec.enumerates:
+        keys |= dict.fromkeys(("num_classes", "estimator.chunk_size"))
+        return ", ".join(f"config.{each}" for each in keys) + ", or use an estimator that samples"
+    return " or ".join(f"config.{each}" for each in keys)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size < 2**50 else f"{size / 2**50:.3g} PiB"
+
+
+def explained(error: Exception, runs: int = 1) -> OutOfMemoryError | None:
+    """The error as one line if it says that memory is short, else None."""
+    together = f"{runs} runs together need" if runs > 1 else "this run needs"
+    advice = "lower config.batch_size or the sizes of the model"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        where = f"the device {jax.devices()[0].device_kind}"
+    elif isinstance(error, MemoryError):
+        where = "this machine"
+    else:
+        return None
+    return OutOfMemoryError(f"{where} is out of memory: {together} more than it has; {advice}")
+
+
+@contextlib.contextmanager
+def refusals(runs: int = 1) -> Iterator[None]:
+    """Turns the refusal of a device or of this machine to give memory into one line.
+
+    Raises:
+      OutOfMemoryError: instead of theirs.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if (ours := explained(error, runs)) is None:
+            raise
+        raise ours from error

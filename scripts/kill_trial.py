@@ -1,0 +1,220 @@
+"""Kills runs and sweeps at random moments, and checks that nothing is lost by it.
+
+  python -m scripts.kill_trial --kills=200 [--kinds=train,process] [--minutes=60] [--workdir=DIR]
+
+Each kind is trained once undisturbed. Then, in another directory, it is started and killed by
+SIGKILL again and again until it gets to its end, and then once more from the beginning, until all
+kills are spent. Half of them come at a random time, so also while modules are imported and programs
+compiled, and half at a random step. Of a sweep, in turn all processes are killed or only its own.
+
+At each end the results, the lines of `metrics.jsonl` and the TensorBoard events must be those of
+the undisturbed directory to the bit, times aside. Under `vmap`, where the runs that a kill left
+unfinished are fewer than those trained together undisturbed, numbers are compared to 1e-5.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import command
+from experiments.errors import UserError, suggestion
+from experiments.files import path_of, scratch
+from experiments.training import records
+from experiments.training.rundir import METRICS
+from scripts.run_numbers import differences, numbers
+
+ROOT = Path(__file__).resolve().parents[1]
+_PATIENCE_SECONDS = 900.0
+
+_DIGITS = ("dataset=digits", "batch_size=20", "test_num_samples=5", "eval_batch_size=150")
+_SBN = (
+    *_DIGITS,
+    "layers=(4,)",
+    "num_steps=200",
+    "log_every=10",
+    "eval_every=20",
+    "checkpoint_every=20",
+    "steps_per_call=10",
+)
+_CONV = (
+    *_DIGITS,
+    "encoder=(4,4,4)",
+    "decoder=(4,4,4)",
+    "head=8",
+    "style_dim=4",
+    "labeled_batch_size=10",
+    "num_steps=40",
+    "log_every=5",
+    "eval_every=10",
+    "checkpoint_every=10",
+)
+_GRID = "--grid=learning_rate=1e-3,3e-2;seed=0,1"
+
+
+class Kind(NamedTuple):
+    """A command to kill.
+
+    Attributes:
+      module: of experiments.
+      config: file in `configs/`.
+      overrides: of its keys.
+      flags: other ones.
+    """
+
+    module: str
+    config: str
+    overrides: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+
+    def start(self, workdir: Path) -> subprocess.Popen[str]:
+        """Starts the command, in a process group of its own."""
+        arguments = [f"--config={ROOT / 'configs' / self.config}", f"--workdir={workdir}"]
+        arguments += [*self.flags, *(f"--config.{override}" for override in self.overrides)]
+        return subprocess.Popen(
+            [sys.executable, "-m", f"experiments.{self.module}", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+KINDS = {
+    "train": Kind("train", "sbn.py", _SBN),
+    "semi_supervised": Kind("train", "semi_supervised.py", _CONV),
+    "process": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=process", "--workers=2")),
+    "vmap": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=vmap")),
+    "ray": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=ray", "--workers=2")),
+}
+
+
+class Trial:
+    """A kind that is killed, with the numbers that it has to come to.
+
+    Args:
+      name: of the kind.
+      directory: for its files.
+      moments: the source of the random moments.
+    """
+
+    def __init__(self, name: str, directory: Path, moments: random.Random) -> None:
+        self.kind, self.moments = KINDS[name], moments
+        self.directory = directory / "killed"
+        self.kills = self.ends = 0
+        self.wrong: list[str] = []
+        began = time.monotonic()
+        self._finish(directory / "undisturbed")
+        self.seconds = time.monotonic() - began
+        self.expected = numbers(directory / "undisturbed")
+
+    def kill(self) -> None:
+        """Starts the command and kills it; checks the numbers if it came to its end first."""
+        child = self.kind.start(self.directory)
+        if self.moments.random() < 0.5:
+            _wait(child, self.moments.uniform(0, self.seconds))
+        else:
+            self._wait_for_steps(child)
+        if child.poll() is None:
+            self.kills += 1
+            alone = self.kind.module == "sweep" and self.kills % 2 == 0
+            child.kill() if alone else os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+        else:
+            self._check(child)
+
+    def finish(self) -> None:
+        """Lets the command come to its end, and checks the numbers."""
+        self._check(self._finish(self.directory))
+
+    def _wait_for_steps(self, child: subprocess.Popen[str]) -> None:
+        goal = _steps(self.directory) + self.moments.randrange(1, 80)
+        end = time.monotonic() + 2 * self.seconds
+        while child.poll() is None and _steps(self.directory) < goal and time.monotonic() < end:
+            time.sleep(0.02)
+        _wait(child, self.moments.uniform(0, 0.3))
+
+    def _finish(self, workdir: Path) -> subprocess.Popen[str]:
+        child = self.kind.start(workdir)
+        _wait(child, _PATIENCE_SECONDS)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise UserError(f"{workdir} is not done after {_PATIENCE_SECONDS:.0f} s")
+        if workdir.name == "undisturbed" and child.returncode:
+            raise UserError(f"{workdir}: status {child.returncode}: {child.communicate()[1]}")
+        return child
+
+    def _check(self, child: subprocess.Popen[str]) -> None:
+        """Compares the directory of a command that has ended, and begins anew."""
+        said = child.communicate()[1]
+        self.ends += 1
+        if child.returncode:
+            self.wrong.append(f"status {child.returncode}: {said.strip()[-500:]}")
+        self.wrong += differences(self.expected, numbers(self.directory))
+        shutil.rmtree(self.directory)
+
+
+def _steps(workdir: Path) -> int:
+    """The steps that all runs below a directory have logged."""
+    logs = (records.read_metrics(path) for path in workdir.rglob(METRICS))
+    return sum(rows[-1]["step"] for rows in logs if rows)
+
+
+def _wait(child: subprocess.Popen[str], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_integer("kills", 200, "in all", lower_bound=1, **define)
+    default = [name for name in KINDS if name != "ray"]
+    flags.DEFINE_list("kinds", default, f"of {', '.join(KINDS)}", **define)
+    flags.DEFINE_float("minutes", None, "of killing, after which no more are killed", **define)
+    flags.DEFINE_integer("seed", 0, "of the random moments", **define)
+    flags.DEFINE_string("workdir", None, "for the files, kept; else a scratch one", **define)
+
+
+def main(given: Mapping[str, Any]) -> int:
+    """Kills runs and sweeps at random moments, and checks that nothing is lost by it."""
+    for name in given["kinds"]:
+        if name not in KINDS:
+            raise UserError(f"--kinds={name}: {suggestion(name, KINDS)}")
+    if given["workdir"]:
+        return _run(given, path_of(given["workdir"], "--workdir").absolute())
+    with scratch() as directory:
+        return _run(given, directory)
+
+
+def _run(given: Mapping[str, Any], directory: Path) -> int:
+    moments = random.Random(given["seed"])
+    trials = {name: Trial(name, directory / name, moments) for name in given["kinds"]}
+    end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
+    order = list(trials.values())
+    while sum(trial.kills for trial in order) < given["kills"] and time.monotonic() < end:
+        min(order, key=lambda trial: trial.kills).kill()
+    for name, trial in trials.items():
+        trial.finish()
+        print(f"{name}: {trial.kills} kills, {trial.ends} ends, {len(trial.wrong)} differences")
+        for line in trial.wrong:
+            print(f"  {line}")
+    kills, ends = (sum(getattr(trial, name) for trial in order) for name in ("kills", "ends"))
+    wrong = sum(len(trial.wrong) for trial in order)
+    print(f"{kills} kills: {ends} runs and sweeps came to their ends, with {wrong} differences")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(command.launch(main, define_flags))
