@@ -107,6 +107,14 @@ def test_a_sweep_of_many_settings_is_still_readable(tmp_path):
     assert report_of.shown("a\nb\nc\n", tmp_path) == "a\nb\nc\n"
 
 
+def test_a_whole_grid_of_many_values_is_a_list():
+    """A heat map of a hundred rows has its numbers on top of each other."""
+    settings = [{"learning_rate": a, "momentum": b} for a in range(100) for b in (0.5, 0.9)]
+    rows = [Row(setting, {0: float(place)}, {}) for place, setting in enumerate(settings)]
+    [axes] = plot.figure_of(rows, ["learning_rate", "momentum"], "nats").axes
+    assert axes.get_title() == "the best 60 of 200 settings"
+
+
 def texts(axes: Any) -> list[str]:
     return [text.get_text() for text in axes.texts]
 

@@ -193,12 +193,14 @@ def main(home: Path, names: str) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     mock.patch.object(RunState, "draw", undrawn).start()
     if names:
+        each = {name: settings_of(name) for name in names.split(",")}
+        each["learned"] = settings_of(  # a temperature, whose criterion is of the whole batch
+            "gumbel_softmax", temperature__name="learned", temperature__update_every=5
+        )
         found = {
             "estimators": {
-                name: compared(
-                    stepped(settings_of(name), {count: on(count) for count in (1, 2, 4)})
-                )
-                for name in names.split(",")
+                name: compared(stepped(settings, {count: on(count) for count in (1, 2, 4)}))
+                for name, settings in each.items()
             },
             "collectives": collectives(),
         }
@@ -206,10 +208,10 @@ def main(home: Path, names: str) -> None:
         # One estimator, that has a baseline, moving averages and parameters of its own, serves all:
         # most of the time is the compiler's.
         settings, ways = settings_of("nvil"), {count: on(count) for count in (1, 4)}
-        each = stepped(settings, ways)
+        steps = stepped(settings, ways)
         found = {
-            "estimators": {"nvil": compared(each)},
-            "local": with_local_statistics(settings, each[1][0]),
+            "estimators": {"nvil": compared(steps)},
+            "local": with_local_statistics(settings, steps[1][0]),
             "resumed": resumed(home, settings, ways),
             "divided": [divided(runs) for runs in (5, 8, 2)],
             "refused": [refused(batch_size=6), refused(batch_size=6, eval_batch_size=7)],
