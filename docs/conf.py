@@ -12,6 +12,8 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Pages compile much and compute little: as in the tests, without LLVM's optimizations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 from scripts import docs_pages  # noqa: E402

@@ -7,6 +7,7 @@ first.
 """
 
 import contextlib
+import importlib.metadata
 import os
 import signal
 import sys
@@ -26,3 +27,8 @@ def leave(signum: int, frame: FrameType | None) -> None:
 _IS_COMMAND = sys.argv[:1] == ["-m"]
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)
+
+# Of each compiled program that jax 0.9 finds in its cache it logs two errors of 2,000 characters,
+# about features of the processor that are none. What goes wrong raises an exception all the same.
+if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

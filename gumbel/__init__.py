@@ -22,6 +22,7 @@ Example, a gradient through a categorical variable:
 
 from gumbel import adaptation, estimators, exact, samplers, schedules
 from gumbel.checks import check_objective
+from gumbel.conditional import conditional_binary_concrete, conditional_gumbel_softmax
 from gumbel.densities import (
     binary_concrete_log_prob,
     exp_gumbel_softmax_log_prob,
@@ -39,6 +40,13 @@ from gumbel.relaxations import (
     logit_binary_concrete,
     straight_through,
 )
+from gumbel.subsets import (
+    binary_unimix,
+    gumbel_top_k,
+    ordered_log_prob,
+    relaxed_top_k,
+    unimix,
+)
 from gumbel.types import Objective, Sampler
 
 __all__ = [
@@ -52,7 +60,10 @@ __all__ = [
     "adaptation",
     "binary_concrete",
     "binary_concrete_log_prob",
+    "binary_unimix",
     "check_objective",
+    "conditional_binary_concrete",
+    "conditional_gumbel_softmax",
     "estimators",
     "exact",
     "exp_gumbel_softmax",
@@ -62,10 +73,14 @@ __all__ = [
     "gumbel_noise",
     "gumbel_softmax",
     "gumbel_softmax_log_prob",
+    "gumbel_top_k",
     "logistic_noise",
     "logit_binary_concrete",
     "logit_binary_concrete_log_prob",
+    "ordered_log_prob",
+    "relaxed_top_k",
     "samplers",
     "schedules",
     "straight_through",
+    "unimix",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from gumbel import estimators
 from gumbel.estimators import Spec
-from gumbel.independence import count_values, is_concrete, layout, leaks, readable
+from gumbel.independence import count_changes, count_values, is_concrete, layout, leaks, readable
 from gumbel.probes import Probe, differ, on_host, outputs
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
@@ -229,8 +229,9 @@ def _passes(spec: Spec, plan: Pass, num_values: int) -> str:
         "L": len({record.block for record in plan.records.values()}),
         "m": options["num_samples"].default if "num_samples" in options else 1,
         "N": num_values,
+        "V": sum(count_changes(record, coupled=plan.coupled) for record in plan.records.values()),
     }
-    return re.sub(r"\b[LmN]\b", lambda match: readable(numbers[match.group()]), spec.passes)
+    return re.sub(r"\b[LmNV]\b", lambda match: readable(numbers[match.group()]), spec.passes)
 
 
 def _problems(report: Report) -> list[str]:

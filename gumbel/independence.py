@@ -64,6 +64,12 @@ def count_values(record: Record, *, coupled: bool) -> int:
     return count
 
 
+def count_changes(record: Record, *, coupled: bool) -> int:
+    """How many joint values differ from a given one in a single variable."""
+    num_values = record.family.num_values(tuple(record.logits.shape))
+    return num_variables(record, coupled=coupled) * (num_values - 1)
+
+
 def readable(count: int) -> str:
     """A count in digits, or as a power of ten if they are many.
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from gumbel.arguments import categorical_logits, noise_temperature
 from gumbel.noise import gumbel_noise, logistic_noise
-from gumbel.numerics import CERTAIN, check_key, floating, upcast
+from gumbel.numerics import CERTAIN, check_key, floating, upcast, wide_dtype
 from gumbel.types import PRNGKey
 
 
@@ -122,7 +122,7 @@ def gumbel_softmax(
     logits = categorical_logits(logits)
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
     perturbed = _perturb(key, logits)
-    soft = jax.nn.softmax(_tempered(perturbed, temperature), axis=-1).astype(logits.dtype)
+    soft = jax.nn.softmax(tempered(perturbed, temperature), axis=-1).astype(logits.dtype)
     return straight_through(_one_hot_argmax(perturbed, soft), soft) if hard else soft
 
 
@@ -158,7 +158,7 @@ def exp_gumbel_softmax(
     check_key(key)
     logits = categorical_logits(logits)
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
-    return jax.nn.log_softmax(_tempered(_perturb(key, logits), temperature), axis=-1)
+    return jax.nn.log_softmax(tempered(_perturb(key, logits), temperature), axis=-1)
 
 
 def binary_concrete(
@@ -229,12 +229,7 @@ def logit_binary_concrete(
     """
     check_key(key)
     wide = upcast(floating(logits))
-    temperature = noise_temperature(temperature, wide)
-    certain = jnp.abs(wide) >= CERTAIN
-    noise = logistic_noise(key, wide.shape, wide.dtype)
-    logit_y = (jnp.where(certain, 0, wide) + noise) / temperature
-    end = jnp.where(wide > 0, jnp.inf, -jnp.inf) + (temperature - temperature)  # NaN if it is
-    return jnp.where(certain, end.astype(wide.dtype), logit_y)
+    return tempered_odds(wide, logistic_noise(key, wide.shape, wide.dtype), temperature)
 
 
 @jax.custom_jvp
@@ -249,8 +244,10 @@ def _first_with_gradient_of_second_jvp(
     return _first_with_gradient_of_second(*primals), tangents[1]
 
 
-def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
-    """`logits + gumbel`, less a constant per row that no argmax or softmax can see.
+def perturbed(
+    logits: Float[Array, "*batch K"], noise: Float[Array, "*batch K"]
+) -> Float[Array, "*batch K"]:
+    """`logits + noise`, less a constant per row that no argmax or softmax can see.
 
     With the largest logit at 0 before the noise is added, large logits neither swallow digits of
     the noise nor cancel in the gradient of the temperature. A row whose largest logit is not
@@ -259,10 +256,27 @@ def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*b
     wide = upcast(logits)
     largest = jax.lax.stop_gradient(jnp.max(wide, axis=-1, keepdims=True))
     shift = largest + (largest - largest)
-    return (wide - shift) + gumbel_noise(key, wide.shape, wide.dtype)
+    return (wide - shift) + noise
 
 
-def _tempered(
+def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
+    """`perturbed` by Gumbel noise."""
+    return perturbed(logits, gumbel_noise(key, logits.shape, wide_dtype(logits)))
+
+
+def tempered_odds(
+    logits: Float[Array, "..."], noise: Float[Array, "..."], temperature: ArrayLike
+) -> Float[Array, "..."]:
+    """`(logits + noise) / temperature`, or +-inf for a constant, which gets no gradient."""
+    wide = upcast(logits)
+    temperature = noise_temperature(temperature, wide)
+    certain = jnp.abs(wide) >= CERTAIN
+    logit_y = (jnp.where(certain, 0, wide) + noise) / temperature
+    end = jnp.where(wide > 0, jnp.inf, -jnp.inf) + (temperature - temperature)  # NaN if it is
+    return jnp.where(certain, end.astype(wide.dtype), logit_y)
+
+
+def tempered(
     perturbed: Float[Array, "*batch K"], temperature: Float[Array, "..."]
 ) -> Float[Array, "*batch K"]:
     """`perturbed / temperature`, or -inf for values that cannot occur, which get no gradient."""

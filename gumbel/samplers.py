@@ -48,7 +48,6 @@ __all__ = [
     "hard",
     "hard_draw",
     "mean_field",
-    "observe",
     "sum_per_example",
     "trace",
 ]
@@ -269,29 +268,6 @@ class _ObservingSampler:
         return self._otherwise.scan(step, carry, (steps, xs), reverse=reverse, unroll=unroll)
 
 
-def observe(values: Mapping[str, Sample], otherwise: Sampler) -> Sampler:
-    """A sampler that returns `values[site]` where the site is observed, else asks `otherwise`.
-
-    Prefer `condition`, which also refuses an observed site that the objective never samples.
-
-    Args:
-      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
-      otherwise: the sampler of the other sites.
-
-    Raises:
-      ValueError: when a site is sampled whose value has another shape than its logits.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from gumbel import CATEGORICAL, samplers
-      >>> label = jnp.array([[[0.0, 1.0]]])
-      >>> sample = samplers.observe({"y": label}, samplers.mean_field(CATEGORICAL))
-      >>> sample("y", jnp.zeros((1, 1, 2))).tolist(), sample("h", jnp.zeros((1, 1, 2))).tolist()
-      ([[[0.0, 1.0]]], [[[0.5, 0.5]]])
-    """
-    return _ObservingSampler(values, otherwise)
-
-
 def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
     """The objective with some of its sites observed.
 
@@ -299,10 +275,12 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
 
     Args:
       objective: see `gumbel.Objective`.
-      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop.
+      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop; one-hot if
+        it is categorical.
 
     Returns:
-      An objective that raises a ValueError if it did not sample every site of `values`.
+      An objective that raises a ValueError if it did not sample every site of `values`, or if a
+      value has another shape than its logits.
 
     Example:
       >>> import jax, jax.numpy as jnp

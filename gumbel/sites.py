@@ -118,12 +118,14 @@ class Site(NamedTuple):
       logits: 0 where masked.
       family: of its variables.
       given: this site's entry in what the pass was given, at this step of its loops.
+      where: the mask of its variables, or None.
     """
 
     name: str
     logits: Logits
     family: Family
     given: PyTree = None
+    where: Mask | None = None
 
 
 Draw: TypeAlias = Callable[[Site, PRNGKey], Sample]
@@ -140,6 +142,7 @@ class Record(NamedTuple):
       block: the sites of one outermost loop share a number; every other site has its own. Sites
         depend on those of lower numbers only, and within a loop on each other.
       loops: which loops the site is in, from the outermost one.
+      first: the index of each loop's first step: 0, or the last one if the loop runs backward.
     """
 
     logits: Logits
@@ -148,6 +151,7 @@ class Record(NamedTuple):
     where: Mask | None = None
     block: int = 0
     loops: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
 
     def masked(self, per_variable: Float[Array, "B *D"], fill: float = 0.0) -> Float[Array, "..."]:
         """`per_variable`, with `fill` at masked variables."""
@@ -228,7 +232,8 @@ class RecordingSampler:
         logits = _apply_mask(logits, mask, found)
         position = self._next(level)
         key = None if level.key is None else jax.random.fold_in(level.key, position)
-        z = self._draw(Site(site, logits, found, level.given.get(site)), key)  # type: ignore[arg-type]
+        asked = Site(site, logits, found, level.given.get(site), mask)
+        z = self._draw(asked, key)  # type: ignore[arg-type]
         z = _apply_mask(z, mask, found)
         level.records[site] = Record(logits, z, found, mask, position, level.path)
         return z
@@ -254,7 +259,7 @@ class RecordingSampler:
             for site, value in level.given.items()
             if self._like[site].loops[: len(path)] == path
         }
-        found: dict[str, tuple[Family, tuple[int, ...]]] = {}
+        found: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {}
 
         def step(carry: Any, inputs: tuple[Any, Any, Any]) -> tuple[Any, Any]:
             index, x, here = inputs
@@ -266,15 +271,16 @@ class RecordingSampler:
             for name, record in inner.records.items():
                 arrays[name] = (record.logits, record.z, record.where)
                 # Without the arrays, which must not leave the loop's trace by this way.
-                found[name] = (record.family, record.loops)
+                found[name] = (record.family, record.loops, record.first)
             return carry, (y, arrays)
 
-        steps = jnp.arange(loop_length(xs, length))
+        num_steps = loop_length(xs, length)
+        steps, start = jnp.arange(num_steps), num_steps - 1 if reverse else 0
         carry, (ys, stacked) = jax.lax.scan(
             step, carry, (steps, xs, given), reverse=reverse, unroll=unroll
         )
-        for name, (logits, z, where) in stacked.items():
-            of_site, loops = found[name]
+        for name, (of_site, loops, first) in found.items():  # in the order of the calls
+            logits, z, where = stacked[name]
             level.records[name] = Record(
                 _batch_first(logits, of_site),
                 _batch_first(z, of_site),
@@ -282,6 +288,7 @@ class RecordingSampler:
                 None if where is None else _batch_first(where, None),
                 position,
                 loops,
+                (start, *first),
             )
         return carry, ys
 

@@ -60,6 +60,26 @@ _CONV = (
 _GRID = "--grid=learning_rate=1e-3,3e-2;seed=0,1"
 
 
+class Child(NamedTuple):
+    """A command that was started.
+
+    Attributes:
+      process: in a process group of its own.
+      log: the file of its stderr, which no pipe holds up.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        return self.process.poll() is not None
+
+    def said(self) -> str:
+        """The end of what it wrote to stderr."""
+        return self.log.read_text(errors="replace").strip()[-500:]
+
+
 class Kind(NamedTuple):
     """A command to kill.
 
@@ -75,19 +95,22 @@ class Kind(NamedTuple):
     overrides: tuple[str, ...]
     flags: tuple[str, ...] = ()
 
-    def start(self, workdir: Path) -> subprocess.Popen[str]:
-        """Starts the command, in a process group of its own."""
+    def start(self, workdir: Path) -> Child:
+        """Starts the command."""
         arguments = [f"--config={ROOT / 'configs' / self.config}", f"--workdir={workdir}"]
         arguments += [*self.flags, *(f"--config.{override}" for override in self.overrides)]
-        return subprocess.Popen(
-            [sys.executable, "-m", f"experiments.{self.module}", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        log = workdir.with_name(f"{workdir.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"experiments.{self.module}", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")},
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        return Child(process, log)
 
 
 KINDS = {
@@ -125,41 +148,41 @@ class Trial:
             _wait(child, self.moments.uniform(0, self.seconds))
         else:
             self._wait_for_steps(child)
-        if child.poll() is None:
-            self.kills += 1
-            alone = self.kind.module == "sweep" and self.kills % 2 == 0
-            child.kill() if alone else os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
-        else:
+        if child.ended():
             self._check(child)
+            return
+        self.kills += 1
+        alone = self.kind.module == "sweep" and self.kills % 2 == 0
+        process = child.process
+        process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def finish(self) -> None:
         """Lets the command come to its end, and checks the numbers."""
         self._check(self._finish(self.directory))
 
-    def _wait_for_steps(self, child: subprocess.Popen[str]) -> None:
+    def _wait_for_steps(self, child: Child) -> None:
         goal = _steps(self.directory) + self.moments.randrange(1, 80)
         end = time.monotonic() + 2 * self.seconds
-        while child.poll() is None and _steps(self.directory) < goal and time.monotonic() < end:
+        while not child.ended() and _steps(self.directory) < goal and time.monotonic() < end:
             time.sleep(0.02)
         _wait(child, self.moments.uniform(0, 0.3))
 
-    def _finish(self, workdir: Path) -> subprocess.Popen[str]:
+    def _finish(self, workdir: Path) -> Child:
         child = self.kind.start(workdir)
         _wait(child, _PATIENCE_SECONDS)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
+        if not child.ended():
+            os.killpg(child.process.pid, signal.SIGKILL)
             raise UserError(f"{workdir} is not done after {_PATIENCE_SECONDS:.0f} s")
-        if workdir.name == "undisturbed" and child.returncode:
-            raise UserError(f"{workdir}: status {child.returncode}: {child.communicate()[1]}")
+        if workdir.name == "undisturbed" and (status := child.process.returncode):
+            raise UserError(f"{workdir}: status {status}: {child.said()}")
         return child
 
-    def _check(self, child: subprocess.Popen[str]) -> None:
+    def _check(self, child: Child) -> None:
         """Compares the directory of a command that has ended, and begins anew."""
-        said = child.communicate()[1]
         self.ends += 1
-        if child.returncode:
-            self.wrong.append(f"status {child.returncode}: {said.strip()[-500:]}")
+        if status := child.process.returncode:
+            self.wrong.append(f"status {status}: {child.said()}")
         self.wrong += differences(self.expected, numbers(self.directory))
         shutil.rmtree(self.directory)
 
@@ -170,9 +193,9 @@ def _steps(workdir: Path) -> int:
     return sum(rows[-1]["step"] for rows in logs if rows)
 
 
-def _wait(child: subprocess.Popen[str], seconds: float) -> None:
+def _wait(child: Child, seconds: float) -> None:
     end = time.monotonic() + seconds
-    while child.poll() is None and time.monotonic() < end:
+    while not child.ended() and time.monotonic() < end:
         time.sleep(0.02)
 
 

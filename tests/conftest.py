@@ -5,6 +5,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 
@@ -13,11 +14,21 @@ from experiments.files import scratch
 # Tests must give the same numbers with or without an accelerator; a caller may still choose one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# As for a command, see `experiments`: errors of jax 0.9 about its cache fill the pipe that a test
+# does not read until the end, and hold the process up.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Most of the suite's time is the compiler's. Without LLVM's optimizations programs compile in half
 # of it, and compute the same up to rounding, several times as slowly. With 0 in the environment
 # they are compiled as for users, as `make slow` does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# jaxlib 0.9, that of Python 3.11, can also leave out the slow half of what remains. Later releases
+# do not know the flags.
+if "XLA_FLAGS" not in os.environ and metadata.version("jaxlib").startswith("0.9."):
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 
 # All temporary files go where they are removed at the end, or after a kill by the next tests. The
 # workers of pytest-xdist are given the directory of the process that starts them.
@@ -35,7 +46,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 @pytest.fixture(scope="module", name="optimized")
 def fixture_optimized() -> Iterator[None]:
-    """Compiles as users do: for files about the compiler or bits, or with millions of draws."""
+    """Compiles with optimizations: for files about bits, or with millions of draws."""
     import jax
 
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"

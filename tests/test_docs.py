@@ -21,12 +21,14 @@ CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.M
 
 
 def commands() -> list[tuple[str, str]]:
-    """Each `train` and `sweep` command of the pages and config files that no build executes."""
+    """Each command of the pages and config files that trains and that no build executes."""
     found = []
     for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
         text = CELL.sub("", page.read_text()).replace("\\\n", " ")
         lines = re.findall(
-            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$", text, re.MULTILINE
+            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) (?!--report).*)$",
+            text,
+            re.MULTILINE,
         )
         found += [(page.name, re.split(r" {2,}#|\s#\s", line)[0]) for line in lines]
     return found

@@ -22,14 +22,15 @@ def jobs_in(directory: Path) -> list[Job]:
     if not path.exists():
         raise UserError(f"--report={directory} is no sweep: name the --workdir of one")
     recorded = rundir.read_sweep(directory)
-    return [
-        Job(
-            config.from_flat(recorded["config"] | trial),
-            directory_of(trial, directory),
-            trial,
-        )
-        for trial in recorded["grid"]
-    ]
+    if not recorded["grid"]:
+        raise UserError(f"{path} is damaged (grid is empty): delete it, or name another directory")
+    try:
+        return [
+            Job(config.from_flat(recorded["config"] | trial), directory_of(trial, directory), trial)
+            for trial in recorded["grid"]
+        ]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def failures_of(jobs: Sequence[Job]) -> dict[Path, str]:

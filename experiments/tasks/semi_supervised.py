@@ -1,6 +1,7 @@
 """Semi-supervised learning, section 4.3: Kingma's M2, an image of a class and a style."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -134,11 +135,11 @@ class SemiSupervised(nnx.Module):
     ) -> Cost:
         """The cost of a labeled image."""
         observed = jax.nn.one_hot(labels, self.num_classes, dtype=images.dtype)[:, None]
-        observe = samplers.observe({"y": observed}, samplers.mean_field(self.family))
-        logits, y, cost = self._joint(images, key, observe, at_draw=False, style_beta=style_beta)
+        joint = functools.partial(self._joint, at_draw=False, style_beta=style_beta)
+        known = samplers.condition(lambda _, *given: joint(*given), {"y": observed})
+        logits, y, cost = known(None, images, key, samplers.mean_field(self.family))
         log_q = samplers.sum_per_example(self.family.log_prob(logits, y))
-        bound = cost + math.log(self.num_classes)
-        return bound_weight * bound - label_weight * log_q
+        return bound_weight * (cost + math.log(self.num_classes)) - label_weight * log_q
 
     def class_logits(self, images: Images) -> Classes:
         """The logits of q(y | x)."""

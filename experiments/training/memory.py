@@ -38,18 +38,9 @@ _WRITTEN = _PRODUCTS | {
 _VIEWS = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "copy"}
 # Whole numbers of a config that do not make a step larger.
 _NOT_SIZES = {
-    "num_steps",
-    "seed",
-    "test_num_samples",
-    "validation_num_samples",
-    "monitor_num_samples",
-    "eval_batch_size",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "steps_per_call",
-    "temperature.interval",
-    "num_labels",
+    *("num_steps", "seed", "num_labels", "temperature.interval", "eval_batch_size"),
+    *("test_num_samples", "validation_num_samples", "monitor_num_samples"),
+    *("log_every", "eval_every", "checkpoint_every", "steps_per_call"),
 }
 
 
@@ -158,8 +149,9 @@ def _written(eqn: core.JaxprEqn) -> tuple[int, list[int]]:
     inner = [_temporaries(jaxpr) for jaxpr in _inside(eqn)]
     if eqn.primitive.name in _WRITTEN:
         if eqn.primitive.name == "scan":  # what it carries is changed in place
-            carried = eqn.params["num_carry"]
-            sizes[:carried] = [0] * carried
+            [body] = _inside(eqn)
+            pairs = zip(eqn.outvars, body.outvars, sizes, strict=True)
+            sizes = [size * (_rank(outer) > _rank(inside)) for outer, inside, size in pairs]
         return max((worst for worst, _ in inner), default=0) + sum(sizes), sizes
     if len(inner) == 1 and len(inner[0][1]) == len(sizes):  # a call, by so many devices
         [(worst, each)] = inner
@@ -176,6 +168,10 @@ def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield each.jaxpr
             elif isinstance(each, core.Jaxpr):
                 yield each
+
+
+def _rank(var: Any) -> int:
+    return len(getattr(var.aval, "shape", ()))
 
 
 def _size(aval: Any) -> int:

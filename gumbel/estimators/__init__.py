@@ -1,4 +1,12 @@
-"""Gradient estimators for discrete variables, all with one signature; see `Estimator`."""
+"""Gradient estimators for discrete variables, all with one signature; see `Estimator`.
+
+Every module of this package is imported with it, and every factory that one registers is an
+attribute under its name. So a new estimator is a new file, and changes no other.
+"""
+
+import importlib
+import pkgutil
+from typing import Any
 
 from gumbel.estimators.base import (
     Estimator,
@@ -12,12 +20,11 @@ from gumbel.estimators.base import (
     spec,
     unregister,
 )
-from gumbel.estimators.marginalization import marginalization
-from gumbel.estimators.nvil import nvil
-from gumbel.estimators.pathwise import gumbel_softmax, slope_annealed_st, st, st_gumbel_softmax
-from gumbel.estimators.score_function import sf
-from gumbel.estimators.taylor import darn, muprop
-from gumbel.estimators.vimco import vimco
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+# After the imports, since a module may have the name of its factory.
+globals().update({name: spec(name).factory for name in names()})
 
 __all__ = [
     "Estimator",
@@ -25,19 +32,14 @@ __all__ = [
     "Info",
     "Spec",
     "State",
-    "darn",
-    "gumbel_softmax",
     "make",
-    "marginalization",
-    "muprop",
     "names",
-    "nvil",
     "register",
-    "sf",
-    "slope_annealed_st",
     "spec",
-    "st",
-    "st_gumbel_softmax",
     "unregister",
-    "vimco",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Never called for a registered factory, which is found first; type checkers learn of them here.
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -101,7 +101,8 @@ class Spec(NamedTuple):
         cost ("all"), or are those of the relaxed cost ("relaxed"), or only the first is defined
         ("first") and a second one is refused.
       passes: forward + backward passes through the objective in one surrogate, with `L` layers
-        (sites, or outermost loops), `m` samples and `N` joint values.
+        (sites, or outermost loops), `m` samples, `N` joint values and `V` changes of a variable to
+        another of its values.
       options: the keyword options of the factory, by name.
     """
 

@@ -12,7 +12,7 @@ from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
-from gumbel.samplers import trace
+from gumbel.samplers import Records, trace
 from gumbel.schedules import Schedule
 from gumbel.sites import Draw, Families, Site
 from gumbel.smoothness import require_smooth
@@ -35,7 +35,7 @@ def st(family: Families) -> Estimator:
         z = site.family.sample(key, site.logits)
         return straight_through(z, site.family.mean(site.logits))
 
-    return _single_pass("st", family, lambda _temperature: draw)
+    return single_pass("st", family, lambda _temperature: draw)
 
 
 @register(
@@ -63,7 +63,7 @@ def gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature)
         )
 
-    return _single_pass("gumbel_softmax", family, draw_at, first_only=False)
+    return single_pass("gumbel_softmax", family, draw_at, first_only=False)
 
 
 @register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
@@ -78,7 +78,7 @@ def st_gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature), hard=True
         )
 
-    return _single_pass("st_gumbel_softmax", family, draw_at)
+    return single_pass("st_gumbel_softmax", family, draw_at)
 
 
 class SlopeState(NamedTuple):
@@ -164,7 +164,22 @@ def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | fl
     return temperature[site]
 
 
-def _single_pass(
+def check_sites(temperature: Temperature, records: Records) -> None:
+    """Refuses a mapping of temperatures that names a site which was not sampled.
+
+    Raises:
+      ValueError: it names the site.
+    """
+    if isinstance(temperature, Mapping):
+        for site in temperature:
+            if site not in records:
+                known = ", ".join(map(repr, records))
+                raise ValueError(
+                    f"temperature names site {site!r}, which was not sampled: sites are {known}"
+                )
+
+
+def single_pass(
     name: str,
     family: Families,
     draw_at: Callable[[Temperature], Draw],
@@ -193,13 +208,7 @@ def _single_pass(
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, draw_at(temperature))
-        if isinstance(temperature, Mapping):
-            for site in temperature:
-                if site not in drawn.records:
-                    known = ", ".join(map(repr, drawn.records))
-                    raise ValueError(
-                        f"temperature names site {site!r}, which was not sampled: sites are {known}"
-                    )
+        check_sites(temperature, drawn.records)
         value = jnp.mean(drawn.cost)
         if first_only:
             value = first_derivative_only(value, name)

@@ -48,6 +48,17 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
+    def conditional_noise(self, key: PRNGKey, logits: Values, z: Values) -> Values:
+        """Draws the noise of `relax` given the discrete `z` that it makes.
+
+        In float32 at least, and differentiable in `logits`; see `gumbel.conditional`.
+        """
+
+    @abc.abstractmethod
+    def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
+        """The relaxed `z` of this noise, differentiable in everything: what `relax` draws."""
+
+    @abc.abstractmethod
     def mean(self, logits: Values) -> Values:
         """`E[z]`, of the shape and dtype of `logits`."""
 

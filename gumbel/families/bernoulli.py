@@ -9,7 +9,7 @@ from jax.nn import sigmoid
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
-from gumbel import densities, relaxations, sampling
+from gumbel import conditional, densities, relaxations, sampling
 from gumbel.arguments import check_broadcast, check_point
 from gumbel.families.base import Family, PerVariable, Values
 from gumbel.numerics import CERTAIN, check_key, floating, same_rank, softplus, upcast, widened
@@ -38,6 +38,14 @@ class Bernoulli(Family):
     ) -> Values:
         """See `gumbel.relaxations.binary_concrete`."""
         return relaxations.binary_concrete(key, logits, temperature, hard=hard)
+
+    def conditional_noise(self, key: PRNGKey, logits: Values, z: Values) -> Values:
+        """See `gumbel.conditional.conditional_logistic_noise`."""
+        return conditional.conditional_logistic_noise(key, logits, z)
+
+    def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
+        """See `gumbel.conditional.soft_bernoulli`."""
+        return conditional.soft_bernoulli(logits, noise, temperature)
 
     def mean(self, logits: Values) -> Values:
         """`sigmoid(logits)`."""

@@ -9,7 +9,7 @@ from jax.nn import log_softmax, softmax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
-from gumbel import densities, relaxations, sampling
+from gumbel import conditional, densities, relaxations, sampling
 from gumbel.arguments import categorical_logits, check_broadcast, check_point
 from gumbel.families.base import Family, PerVariable, Values
 from gumbel.numerics import CERTAIN, check_key, same_rank, upcast, widened
@@ -38,6 +38,14 @@ class Categorical(Family):
     ) -> Values:
         """See `gumbel.relaxations.gumbel_softmax`."""
         return relaxations.gumbel_softmax(key, logits, temperature, hard=hard)
+
+    def conditional_noise(self, key: PRNGKey, logits: Values, z: Values) -> Values:
+        """See `gumbel.conditional.conditional_gumbel_noise`."""
+        return conditional.conditional_gumbel_noise(key, logits, z)
+
+    def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
+        """See `gumbel.conditional.soft_categorical`."""
+        return conditional.soft_categorical(logits, noise, temperature)
 
     def mean(self, logits: Values) -> Values:
         """`softmax(logits)`."""

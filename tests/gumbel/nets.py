@@ -63,4 +63,21 @@ def two_layer(family: Family, *, batch_size: int = 2) -> Net:
     return Net(family, objective, params, batch)
 
 
+def toy(target: float, *, num_copies: int = 1) -> Net:
+    """`E[(b - target)^2]` of one Bernoulli variable, the toy of the control-variate papers.
+
+    REBAR's has the target 0.45, RELAX's 0.499. The optimum is 0 at any target below 1/2, and the
+    nearer to 1/2 the target is, the smaller is the gradient beside the variance of its estimates.
+    The batch is that many independent copies.
+    """
+
+    def objective(
+        params: Params, batch: Batch, key: PRNGKey, sample: Sampler
+    ) -> Float[Array, " B"]:
+        b = sample("b", params + batch)[:, 0]
+        return jnp.square(b - target)
+
+    return Net(BERNOULLI, objective, jnp.zeros(1), jnp.zeros((num_copies, 1)))
+
+
 FAMILIES = (BERNOULLI, CATEGORICAL)

@@ -16,13 +16,25 @@ from scipy import stats
 from gumbel import BERNOULLI, CATEGORICAL, Family, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.walks import QUICK, SINGLE_SAMPLE_UNBIASED
+
+slow = pytest.mark.slow
 
 ERROR_RATE = 1e-4
 NUM_ESTIMATES = 10_000
 TEMPERATURE = 0.7
 KEY = jax.random.key(1)
-UNBIASED = [name for name in estimators.names() if estimators.spec(name).unbiased]
 BIASED = [name for name in estimators.names() if not estimators.spec(name).unbiased]
+
+
+def with_families(names):
+    """Every name with both families; of those that take long the second one is a slow test."""
+    return [
+        pytest.param(name, family, id=f"{name}-{family.name}", marks=[] if quick else slow)
+        for name in names
+        for family in FAMILIES
+        for quick in [name in QUICK or family is BERNOULLI]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +113,7 @@ def multi_sample(net: Net, num_samples: int) -> Net:
     return net._replace(objective=objective)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "vimco"])
+@pytest.mark.parametrize(("name", "family"), with_families(SINGLE_SAMPLE_UNBIASED))
 def test_unbiased_estimators_match_enumeration(name, family):
     assert is_accepted(two_layer(family), make(name, family))
 
@@ -127,8 +138,7 @@ def test_vimco_matches_enumeration_of_the_multi_sample_bound(family, options):
     assert largest_z(mean, standard_error, exact_gradient(net)) > 10
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize(("name", "family"), with_families(BIASED))
 def test_biased_estimators_are_told_from_enumeration(name, family):
     assert not is_accepted(two_layer(family), make(name, family))
 
@@ -201,12 +211,24 @@ def known_expectation(name):
     def steep_mean(logit):
         return jax.nn.sigmoid(SLOPE * logit)
 
+    def over_values(jacobian):
+        """Of an estimate that is known given the sample."""
+        return p * jacobian(1.0) * slope_of(1.0) + (1 - p) * jacobian(0.0) * slope_of(0.0)
+
+    def gapped(z):
+        return jax.grad(relaxed, argnums=1)(0.0, jnp.where(z, max(LOGIT, 1.0), min(LOGIT, -1.0)))
+
     return {
         "st": lambda: p * (1 - p) * over_samples,
         "slope_annealed_st": lambda: jax.grad(steep_mean)(LOGIT) * over_samples,
         "darn": lambda: p * (1 - p) * (slope_of(1.0) + slope_of(0.0)) / 2,
         "gumbel_softmax": lambda: noise_average(gumbel_softmax),
         "st_gumbel_softmax": lambda: noise_average(st_gumbel_softmax),
+        "gumbel_rao": lambda: noise_average(st_gumbel_softmax),
+        "gapped_st": lambda: over_values(gapped),
+        "decoupled_st": lambda: jax.grad(relaxed, argnums=1)(0.0, LOGIT) * over_samples,
+        "reinmax": lambda: over_values(lambda z: (p + z - 2 * p * z) / 2),
+        "zgr": lambda: over_values(lambda z: (p * (1 - p) + (z - p) ** 2) / 2),
     }[name]()
 
 

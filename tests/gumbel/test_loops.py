@@ -12,13 +12,9 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from tests.gumbel.nets import FAMILIES, Net
 from tests.gumbel.test_estimators import critical_z, estimates, is_accepted, largest_z, make
+from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(3)
-UNBIASED = [
-    name
-    for name in estimators.names()
-    if estimators.spec(name).unbiased and not estimators.spec(name).multi_sample
-]
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -75,7 +71,9 @@ def test_enumeration_of_a_loop_is_that_of_the_unrolled_net(family):
 
 
 @every_family
-@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "marginalization"])
+@pytest.mark.parametrize(
+    "name", walk(name for name in SINGLE_SAMPLE_UNBIASED if name != "marginalization")
+)
 def test_unbiased_estimators_match_enumeration_of_the_unrolled_net(name, family):
     net = recurrent(family, num_steps=5)
     _, expected = exact_gradient(recurrent(family, num_steps=5, unrolled=True))

@@ -41,10 +41,12 @@ def family_results(fam, key, logits, temperature):
     row = logits[:1]  # leading axes broadcast, and lower ranks too
     z = fam.sample(key, logits)
     relaxed = fam.relax(key, logits, temperature)
+    noise = fam.conditional_noise(key, logits, z)
     values = {
         "sample": z,
         "relaxed": relaxed,
         "hard": fam.relax(key, logits, temperature, hard=True),
+        "softened": fam.soften(logits, noise, temperature),
         "mean": fam.mean(logits),
         "uniform_mean": fam.uniform_mean(logits),
         "log_prob": fam.log_prob(logits, z),
@@ -64,7 +66,7 @@ def assert_right(values, logits):
         wide = jnp.float32 if in_nats or name == "relaxed_log_prob" else logits.dtype
         assert value.dtype == wide, name
     impossible = np.asarray(logits, np.float32) <= -1e8
-    for name in ("sample", "relaxed", "hard", "mean", "uniform_mean"):
+    for name in ("sample", "relaxed", "hard", "softened", "mean", "uniform_mean"):
         assert (np.asarray(values[name], np.float32)[impossible] == 0).all(), name
 
 

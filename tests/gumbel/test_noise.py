@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from gumbel import noise
+from tests.compiling import optimized_jit
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -96,7 +97,7 @@ def test_small_uniform_numbers_come_as_often_as_they_should():
     size, num_batches = 2_000_000, 10
     p = np.array([1e-6, 1e-4, 1e-2])
 
-    @jax.jit
+    @optimized_jit
     def count(key):
         u, e, x, y = (draw(key, (size,))[:, None] for draw in DISTRIBUTIONS)
         rare = (u < p, e < -np.log1p(-p), x > -np.log(-np.log1p(-p)), y < np.log(p / (1 - p)))

@@ -15,9 +15,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 import gumbel
 from gumbel import BERNOULLI, estimators, samplers
+from tests.gumbel.walks import walk
 
 KEY = jax.random.key(0)
-every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_estimator = pytest.mark.parametrize("name", walk())
 # One of each way to a gradient: these are run, not only traced.
 of_each_kind = pytest.mark.parametrize(
     "name", ["gumbel_softmax", "nvil", "muprop", "marginalization"]
@@ -191,13 +192,14 @@ def test_training_is_a_scan_with_optax(name):
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
 
 
-@pytest.mark.parametrize("name", [n for n in estimators.names() if estimators.spec(n).relaxes])
+@pytest.mark.parametrize("name", walk(n for n in estimators.names() if estimators.spec(n).relaxes))
 def test_a_temperature_that_is_learned_is_a_parameter(name):
     estimator = estimators.make(name, BERNOULLI)
+    state = estimator.init(simple, PARAMS, BATCH, KEY)
 
     def value(params):
         temperature = {"z": jnp.exp(params["log_temperature"])}
-        return estimator.surrogate(simple, params, BATCH, KEY, temperature, ())[0]
+        return estimator.surrogate(simple, params, BATCH, KEY, temperature, state)[0]
 
     params = {**PARAMS, "log_temperature": jnp.array(-0.3)}
     gradient = jax.jit(jax.grad(value))(params)

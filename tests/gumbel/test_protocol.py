@@ -14,10 +14,11 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
 from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.walks import walk
 
 KEY = jax.random.key(0)
 
-every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_estimator = pytest.mark.parametrize("name", walk())
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -266,11 +267,14 @@ def test_objectives_that_break_the_protocol_are_told_so():
         trace(lambda params, batch, key, sample: sample("z", params[:0]).sum(-1))
 
 
-def test_samplers_mean_field_and_observe():
-    logits = jnp.zeros((1, 2))
-    sample = samplers.observe({"y": jnp.ones((1, 2))}, samplers.mean_field(BERNOULLI))
-    np.testing.assert_array_equal(sample("y", logits), jnp.ones((1, 2)))
-    np.testing.assert_array_equal(sample("h", logits), jnp.full((1, 2), 0.5))
+def test_conditioning_gives_known_values_and_asks_the_sampler_for_the_rest():
+    known = samplers.condition(
+        lambda params, batch, key, sample: (sample("y", params), sample("h", params)),
+        {"y": jnp.ones((1, 2))},
+    )
+    y, h = known(jnp.zeros((1, 2)), None, KEY, samplers.mean_field(BERNOULLI))
+    np.testing.assert_array_equal(y, jnp.ones((1, 2)))
+    np.testing.assert_array_equal(h, jnp.full((1, 2), 0.5))
 
 
 def test_hard_sampler_gives_each_site_noise_of_its_own():

@@ -10,6 +10,7 @@ from gumbel import BERNOULLI, estimators, exact
 from gumbel.estimators.derivatives import magic_box
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.test_estimators import critical_z, initial_state, largest_z, multi_sample
+from tests.gumbel.walks import walk
 
 # Tens of thousands of Hessian-vector products for each estimator; one of them is always tested.
 slow = pytest.mark.slow
@@ -116,7 +117,7 @@ def test_the_test_tells_a_surrogate_that_is_right_to_first_order_only():
     assert largest_z(*found, expected) > 10
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", walk(FIRST))
 def test_estimators_without_a_second_derivative_refuse_it(name):
     net = two_layer(BERNOULLI)
     estimator = estimators.make(name, BERNOULLI)
@@ -149,7 +150,7 @@ def test_relaxed_second_derivatives_are_those_of_the_relaxed_cost():
     )
 
 
-@pytest.mark.parametrize("name", estimators.names())
+@pytest.mark.parametrize("name", walk())
 def test_the_value_of_a_surrogate_is_the_mean_cost(name):
     net = two_layer(BERNOULLI)
     estimator = estimators.make(name, BERNOULLI)

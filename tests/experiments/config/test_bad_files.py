@@ -10,7 +10,9 @@ import pytest
 
 from experiments import command, sweep, train
 from experiments.config import cli
+from experiments.errors import UserError
 from experiments.reproduce import __main__ as reproduce
+from experiments.training.trackers import Trackers
 from scripts import collect, results_tables
 from tests.experiments import small
 
@@ -160,6 +162,52 @@ def test_a_result_without_a_bound_is_shown(tmp_path, capsys):
     (tmp_path / "result.json").write_text(json.dumps(changed(test_bound=None)))
     assert trains(tmp_path) == 0
     assert "test not finite (2-sample bound, nats), validation 1.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({"config": {}, "grid": []}, "grid is empty"),
+        ({"config": {}, "grid": [{}]}, "this config has no task"),
+        ({"config": {"task": "generative"}, "grid": [{"seed": "a"}]}, "this config has seed='a'"),
+        (
+            {"config": {"task": "generative"}, "grid": [{"sed": 1}]},
+            "unknown key 'sed': did you mean seed",
+        ),
+        ({"config": {"task": "x"}, "grid": [{}]}, "config.task='x' is not known"),
+        ([], "it is a list"),
+    ],
+)
+def test_a_report_of_a_sweep_of_another_shape(tmp_path, capsys, recorded, said):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(recorded))
+    assert sweep.run([f"--report={tmp_path}"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("directory", "said"),
+    [
+        ("", "--report=DIR is missing"),
+        ("none", "--report=none is no sweep"),
+        ("/dev/null", "--report=/dev/null is no sweep"),
+        ("a\0b", "a path has no NUL character"),
+        ("~nosuchuser/x", "there is no user 'nosuchuser'"),
+    ],
+)
+def test_a_report_of_no_sweep(capsys, directory, said):
+    assert sweep.run([f"--report={directory}"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize("content", BROKEN[:-1])
+def test_names_at_trackers_that_are_damaged(tmp_path, content):
+    (tmp_path / "trackers.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"trackers.json is damaged \(.*\): delete it"):
+        Trackers([], tmp_path, {}, [])
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])

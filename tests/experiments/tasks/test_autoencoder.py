@@ -65,12 +65,13 @@ def test_the_hard_cost_is_the_log_weight_of_its_sample(model, images):
     """Whatever KL training has: `-log p(x | z) + log q(z | x) - log p(z)`."""
     params, batch = layers.params_of(model), model.batch(images)
     z = jax.nn.one_hot(jnp.array([[0, 2], [1, 1], [2, 0]]), K)
-    sample = samplers.observe({"z": z}, samplers.mean_field(CATEGORICAL))
-    found = layers.objective(model, hard=True)(params, batch, KEY, sample)
+    sample = samplers.mean_field(CATEGORICAL)
+    cost = samplers.condition(layers.objective(model, hard=True), {"z": z})
+    found = cost(params, batch, KEY, sample)
     log_q = jax.nn.log_softmax(model.logits(batch))
     kl = jnp.sum(z * log_q, axis=(1, 2)) + D * math.log(K)
-    sample = samplers.observe({"z": z}, samplers.mean_field(CATEGORICAL))
-    surprise = layers.objective(model, kl_weight=0.0)(params, batch, KEY, sample)
+    cost = samplers.condition(layers.objective(model, kl_weight=0.0), {"z": z})
+    surprise = cost(params, batch, KEY, sample)
     np.testing.assert_allclose(found, surprise + kl, rtol=1e-5)
 
 

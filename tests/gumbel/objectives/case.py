@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 
 from gumbel import Objective
 
-# Estimators whose gradient flows through the sample.
-THROUGH_THE_SAMPLE = ("darn", "st", "slope_annealed_st", "gumbel_softmax", "st_gumbel_softmax")
-
 
 class Case(NamedTuple):
     """An objective, its arguments, and what is known of it.

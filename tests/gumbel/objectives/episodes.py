@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gumbel import CATEGORICAL
-from tests.gumbel.objectives.case import THROUGH_THE_SAMPLE, Case
+from tests.gumbel.objectives.case import Case
+from tests.gumbel.walks import THROUGH_THE_SAMPLE
 
 REWARDS = jnp.array([2.0, 0.0, -1.0, 0.5, 1.0])  # by cell
 NUM_STEPS = 3

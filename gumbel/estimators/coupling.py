@@ -1,0 +1,201 @@
+"""Paths whose binary variables are drawn negatively dependent: ARM, DisARM, ARMS.
+
+Where all paths share a variable's logit `l` (the first layer of a stack, say), their values come
+from dependent uniform numbers, so that the costs of few paths cover more than independent ones
+would. Where logits depend on earlier samples each path draws for itself. There the other paths'
+costs are baselines, as in `rloo`, which holds given all that was drawn before; so the estimates
+are unbiased for stacks of layers, in loops, and with masks.
+
+A categorical variable of K values is a chain of K - 1 binary ones, `is it value c, given that it
+is none before c?`, of which a path takes part in those up to its own value. Two paths that both
+take part are dependent there, and a path that is alone has the other's cost for a baseline.
+
+References:
+  Yin and Zhou 2019, ARM; Dong, Mnih and Tucker 2020, DisARM; 2021, Coupled gradient estimators for
+  discrete latent variables; Dimitriev and Zhou 2021, ARMS.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from gumbel.estimators.base import Estimator, Info, State, Temperature
+from gumbel.estimators.derivatives import first_derivative_only
+from gumbel.estimators.multi import Costs, Passes, passes, shared_sites
+from gumbel.families import Family
+from gumbel.independence import layout, require_independent
+from gumbel.noise import exponential, uniform
+from gumbel.numerics import upcast
+from gumbel.samplers import Pass, Record, Site
+from gumbel.sites import Families
+from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
+
+stop_gradient = jax.lax.stop_gradient
+Noise: TypeAlias = Float[Array, "m B *bits"]
+
+
+class Bits(NamedTuple):
+    """A site's variables as binary ones, `[m, B, *D]` or `[m, B, *D, K - 1]`.
+
+    Attributes:
+      logits: log odds, differentiable in the logits of the site.
+      z: 0 or 1.
+      active: whether the path takes part: not masked, and no earlier value was chosen.
+      noise: what decided: the rarer of 0 and 1 where it is below that one's probability.
+    """
+
+    logits: Noise
+    z: Noise
+    active: Bool[Array, "m B *bits"]
+    noise: Noise
+
+
+# Of the score, two antisymmetric forms: for two dependent paths, `[m, m, ...]`, whose mean is the
+# score's slope; and for one path alone, `[m, ...]`.
+Scores: TypeAlias = Callable[[Bits], tuple[Float[Array, "m m *bits"], Noise]]
+
+
+def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
+    """Log odds of the binary variables: for categorical ones of c against all values after it.
+
+    Example:
+      >>> from gumbel import CATEGORICAL
+      >>> binary_logits(jnp.log(jnp.array([0.5, 0.25, 0.25])), CATEGORICAL).tolist()
+      [0.0, 0.0]
+    """
+    wide = upcast(logits)
+    if not family.event_ndims:
+        return wide
+    finite = jnp.maximum(wide, -1e30)  # -inf less -inf is NaN
+    after = jax.lax.cumlogsumexp(finite, axis=finite.ndim - 1, reverse=True)
+    return finite[..., :-1] - after[..., 1:]
+
+
+def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
+    """Values by the noise that is given, `[B, *D]` or `[B, *D, K]`, of which the last is unused."""
+    logits = stop_gradient(site.logits)
+    odds = binary_logits(logits, site.family)
+    noise = site.given[..., :-1] if site.family.event_ndims else site.given
+    bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(jnp.float32)
+    if site.family.event_ndims:
+        one = jnp.ones_like(bits[..., :1])
+        left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
+        bits = left * jnp.concatenate([bits, one], axis=-1)
+        odds = jnp.max(upcast(logits), axis=-1, keepdims=True)
+        odds = jnp.where(jnp.isinf(odds), jnp.nan, odds)
+    return jnp.where(jnp.isnan(odds), jnp.nan, bits).astype(logits.dtype)
+
+
+def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dict[str, Noise]:
+    """Uniform noise for `size` paths, dependent at shared sites.
+
+    There `noise_k = (1 - x_k)^(size - 1)` with `x` uniform on the simplex: two small numbers are
+    less likely to meet than independent ones. For two paths one is 1 less the other.
+    """
+    found = {}
+    for index, (name, record) in enumerate(plan.records.items()):
+        site_key = jax.random.fold_in(key, index)
+        shape = (size, *record.z.shape)
+        if name not in shared:
+            found[name] = uniform(site_key, shape)
+            continue
+        waits = exponential(site_key, shape)
+        own = jnp.eye(size, dtype=bool).reshape(size, size, *[1] * (waits.ndim - 1))
+        others = jnp.sum(jnp.where(own, 0, waits[None]), axis=1)
+        found[name] = (others / jnp.sum(waits, axis=0)) ** (size - 1)
+    return found
+
+
+def bits_of(record: Record, noise: Noise) -> Bits:
+    """The binary variables of a recorded site."""
+    odds, z = binary_logits(record.logits, record.family), upcast(record.z)
+    active = jnp.ones(z.shape, bool)
+    if record.where is not None:
+        active &= record.where[..., None] if record.family.event_ndims else record.where
+    if record.family.event_ndims:
+        before = jnp.cumsum(z, axis=-1) - z
+        active, z, noise = ((active & (before < 0.5))[..., :-1], z[..., :-1], noise[..., :-1])
+    return Bits(odds, stop_gradient(z), active, noise)
+
+
+def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> Noise:
+    """What multiplies each path's log odds in the surrogate, so that the mean over paths is it."""
+    cost = drawn.spread(stop_gradient(drawn.cost), bits.z.ndim)
+    pair, alone = scores(bits._replace(logits=stop_gradient(bits.logits)))
+    count = cost.shape[0]
+    difference = cost[:, None] - cost[None]
+    terms = jnp.where(bits.active[:, None], difference * alone[:, None], 0)
+    if shared:
+        both = bits.active[:, None] & bits.active[None]
+        terms = jnp.where(both, 0.5 * difference * pair, terms)
+    own = jnp.eye(count, dtype=bool).reshape(count, count, *[1] * (cost.ndim - 1))
+    return jnp.sum(jnp.where(own, 0, terms), axis=1) / (count - 1)
+
+
+def score_part(
+    drawn: Passes, noise: dict[str, Noise], shared: frozenset[str], scores: Scores
+) -> Costs:
+    """For each path and cost a number whose gradient is the score's part of the estimate."""
+    parts = jnp.zeros_like(drawn.cost)
+    for name, record in drawn.records.items():
+        bits = bits_of(record, noise[name])
+        factor, odds = coefficients(drawn, bits, scores, shared=name in shared), bits.logits
+        if name in shared:  # added up before they are rounded to the logits' dtype
+            factor = jnp.broadcast_to(jnp.mean(factor, axis=0, keepdims=True), factor.shape)
+            odds = jnp.broadcast_to(odds[:1], odds.shape)
+        parts += drawn.sum(jnp.where(factor == 0, 0, factor * jnp.where(factor == 0, 0, odds)))
+    return parts
+
+
+def estimator(name: str, family: Families, scores: Scores, *, size: int, groups: int) -> Estimator:
+    """The mean over `groups` independent groups of `size` dependent paths."""
+
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
+        require_independent(objective, params, batch, key, family)
+        return ()
+
+    def surrogate(
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        temperature: Temperature,
+        state: State,
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        plan = layout(objective, params, batch, key, family)
+        shared = shared_sites(objective, params, batch, key, family, plan)
+
+        def group(noise_key: PRNGKey) -> tuple[Costs, Costs, PyTree]:
+            noise = noise_of(noise_key, plan, shared, size)
+            drawn = passes(
+                objective, params, batch, key, family, draw, size, given=noise, like=plan.records
+            )
+            return drawn.cost, score_part(drawn, noise, shared, scores), drawn.first_aux
+
+        noise_keys = jax.random.split(jax.random.fold_in(key, 1), groups)
+        cost, score, aux = jax.vmap(group)(noise_keys)
+        value = jnp.mean(cost) + jnp.mean(score - stop_gradient(score))
+        constant = stop_gradient(cost)
+        metrics = {"signal_scale": jnp.std(constant - jnp.mean(constant, axis=1, keepdims=True))}
+        info = Info(
+            jnp.mean(constant, axis=(0, 1)), metrics, jax.tree.map(lambda leaf: leaf[0], aux)
+        )
+        return first_derivative_only(value, name), (state, info)
+
+    return Estimator(init, surrogate)
+
+
+def check_even(name: str, num_samples: int) -> int:
+    """The number of pairs.
+
+    Raises:
+      ValueError: the number of samples is odd.
+    """
+    if num_samples % 2:
+        raise ValueError(
+            f"estimator {name!r}: num_samples must be even, as it draws pairs, got {num_samples}"
+        )
+    return num_samples // 2

@@ -1,0 +1,57 @@
+"""Decoupled straight-through: draws at one temperature, differentiates at another."""
+
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from gumbel.arguments import checked_temperature
+from gumbel.estimators.base import Estimator, Temperature, register
+from gumbel.estimators.options import Range
+from gumbel.estimators.pathwise import single_pass, temperature_of
+from gumbel.numerics import upcast
+from gumbel.relaxations import straight_through
+from gumbel.samplers import Draw, Site
+from gumbel.sites import Families
+from gumbel.types import PRNGKey, Sample
+
+
+@register(
+    "decoupled_st",
+    unbiased=False,
+    relaxes=True,
+    independent=False,
+    smooth=True,
+    ranges={"draw_temperature": Range(minimum=1e-30)},
+)
+def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimator:
+    """Decoupled straight-through: one temperature for the draw, another for the derivative.
+
+        z ~ softmax(logits / draw_temperature)
+        dz/dlogits := d softmax(logits / temperature)/dlogits
+
+    At `draw_temperature` 1 the draw is that of the model, and with `temperature` 1 it is `st`. With
+    both equal it is `st` for logits divided by them. At another draw temperature it trains with
+    samples that are not the model's. It is biased, and has no second derivative.
+
+    Args:
+      family: of the sites.
+      draw_temperature: positive; above 1 the samples are closer to uniform.
+
+    Source: Shah, Yan, Mozer and Liu (2024).
+    """
+
+    def draw_at(temperature: Temperature) -> Draw:
+        def draw(site: Site, key: PRNGKey) -> Sample:
+            wide, dtype = upcast(site.logits), site.logits.dtype
+            z = site.family.sample(key, _divided(wide, draw_temperature)).astype(dtype)
+            softer = _divided(wide, temperature_of(site.name, temperature))
+            return straight_through(z, site.family.mean(softer).astype(dtype))
+
+        return draw
+
+    return single_pass("decoupled_st", family, draw_at)
+
+
+def _divided(logits: Float[Array, "..."], temperature: Any) -> Float[Array, "..."]:
+    """`logits / temperature`."""
+    return logits / checked_temperature(temperature, logits.dtype)

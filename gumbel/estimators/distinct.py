@@ -1,0 +1,183 @@
+"""Distinct joint values of independent variables, drawn without replacement, and their weights.
+
+References:
+  Kool, van Hoof and Welling 2019, Stochastic beams and where to find them; 2020, Estimating
+  gradients for discrete random variables by sampling without replacement.
+"""
+
+import itertools
+import math
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int
+
+from gumbel.estimators.multi import independent
+from gumbel.noise import gumbel_noise
+from gumbel.numerics import upcast
+from gumbel.samplers import Record, Site
+from gumbel.types import PRNGKey, Sample
+
+_Pair: TypeAlias = tuple[Array, Array]
+IMPOSSIBLE = -1e5  # in place of log 0: far below any log probability, and finite
+
+
+def distinct_values(
+    key: PRNGKey, log_probs: Float[Array, "D C"], count: int
+) -> Int[Array, "count D"]:
+    """Draws `count` distinct joint values of D variables, as if one after the other.
+
+    A stochastic beam search over the variables: of all C^D joint values those with the largest
+    `log p + Gumbel`, found without looking at the others.
+
+    Args:
+      key: PRNG key.
+      log_probs: of the C values of each variable, normalized.
+      count: at most C^D. Where fewer values are possible, what is left over is arbitrary.
+
+    Example:
+      >>> values = distinct_values(jax.random.key(0), jnp.log(jnp.full((2, 2), 0.5)), 4)
+      >>> sorted(map(tuple, values.tolist()))
+      [(0, 0), (0, 1), (1, 0), (1, 1)]
+    """
+    num_variables, num_values = log_probs.shape
+    noise = gumbel_noise(key, (num_variables, count, num_values))
+
+    def step(beam: _Pair, inputs: _Pair) -> tuple[_Pair, _Pair]:
+        log_q, largest = beam
+        log_p, noise = inputs
+        log_q = log_q[:, None] + log_p[None]
+        perturbed = _with_maximum(log_q + noise, largest[:, None])
+        possible = (largest > -jnp.inf)[:, None] & (log_p > -jnp.inf)[None]
+        perturbed = jnp.where(possible, perturbed, -jnp.inf).reshape(-1)
+        best, index = jax.lax.top_k(perturbed, min(count, perturbed.size))
+        parent, value = index // num_values, index % num_values
+        log_q = jnp.where(best > -jnp.inf, log_q.reshape(-1)[index], 0)
+        return (log_q, best), (parent, value)
+
+    start = jnp.where(jnp.arange(count) == 0, 0, -jnp.inf).astype(noise.dtype)
+    _, (parents, values) = jax.lax.scan(step, (jnp.zeros_like(start), start), (log_probs, noise))
+
+    def back(index: Array, inputs: _Pair) -> _Pair:
+        parent, value = inputs
+        return parent[index], value[index]
+
+    _, chosen = jax.lax.scan(back, jnp.arange(count), (parents, values), reverse=True)
+    return jnp.swapaxes(chosen, 0, 1)
+
+
+def _with_maximum(
+    perturbed: Float[Array, "k C"], largest: Float[Array, "k 1"]
+) -> Float[Array, "k C"]:
+    """Gumbel variables, given that the largest of each row is this."""
+    gap = perturbed - jnp.max(perturbed, axis=-1, keepdims=True)
+    v = largest - perturbed + jnp.log(-jnp.expm1(gap))
+    return largest - jnp.maximum(v, 0) - jnp.log1p(jnp.exp(-jnp.abs(v)))
+
+
+def leave_out(
+    log_p: Float[Array, "k *B"], *, everything: bool
+) -> tuple[Float[Array, "k *B"], Float[Array, "k k *B"]]:
+    """The weights of an unordered set of draws without replacement.
+
+    `w_s = p(s) p(S without s | s is taken) / p(S)` makes `sum_s w_s f(s)` unbiased for `E f`; and
+    `v_st = p(t) p(S without s, t | both are taken) / p(S without s | s is taken)` does it with the
+    others of the set, but for the term of `s`: `p(s) f(s) + sum_{t != s} v_st f(t)`.
+
+    Args:
+      log_p: of the k distinct values; k is small, as all 2^k subsets are looked at.
+      everything: whether the set holds all values that there are.
+
+    Returns:
+      `w`, and `v` with a diagonal of 0.
+
+    Example:
+      >>> w, _ = leave_out(jnp.log(jnp.array([0.2, 0.3, 0.5])), everything=True)
+      >>> [round(x, 4) for x in w.tolist()]
+      [0.2, 0.3, 0.5]
+    """
+    size = log_p.shape[0]
+    rest = jnp.zeros_like(log_p[0]) if everything else 1 - jnp.sum(jnp.exp(log_p), axis=0)
+    log_rest = jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1)), IMPOSSIBLE)
+    whole = frozenset(range(size))
+    # By the values that are taken: log p(the others of the set are drawn next).
+    table = {whole: jnp.zeros_like(log_rest)}
+    for number in reversed(range(size)):
+        for taken in map(frozenset, itertools.combinations(range(size), number)):
+            left = sorted(whole - taken)
+            remaining = logsumexp(jnp.stack([log_rest, *(log_p[a] for a in left)]), axis=0)
+            ways = [log_p[a] - remaining + table[taken | {a}] for a in left]
+            table[taken] = logsumexp(jnp.stack(ways), axis=0)
+    weights = [log_p[s] + table[frozenset({s})] - table[frozenset()] for s in range(size)]
+    pairs = [
+        [log_p[t] + table[frozenset({s, t})] - table[frozenset({s})] for t in range(size)]
+        for s in range(size)
+    ]
+    own = jnp.eye(size, dtype=bool).reshape(size, size, *[1] * (log_p.ndim - 1))
+    pair = jnp.exp(jnp.stack([jnp.stack(row) for row in pairs]))
+    return jnp.exp(jnp.stack(weights)), jnp.where(own, 0, pair)
+
+
+def draw_distinct(
+    first: str, size: int, coupled: bool, site: Site, key: PRNGKey, path: Int[Array, ""]
+) -> Sample:
+    """Value number `path` of `size` distinct ones at the site called `first`, where given 1.
+
+    The set is drawn from the logits and the key, which all paths share. Elsewhere the paths are
+    independent.
+    """
+    if site.name != first:
+        return independent(site, key, path)
+    log_probs, values = _log_probs(site), upcast(site.logits).shape[-1]
+    shape = log_probs.shape[:-1]  # [B, *D], or [*D] if a coupled site has no batch axis
+    rows = 1 if coupled else shape[0]
+    flat = log_probs.reshape(rows, -1, log_probs.shape[-1])
+    keys = jax.random.split(key, rows)
+    chosen = jax.vmap(lambda key, row: distinct_values(key, row, size)[path])(keys, flat)
+    chosen = chosen.reshape(shape)
+    z = jax.nn.one_hot(chosen, values) if site.family.event_ndims else chosen
+    z = jnp.where(jnp.isnan(upcast(site.logits)), jnp.nan, z).astype(site.logits.dtype)
+    return jnp.where(site.given > 0, z, independent(site, key, path))
+
+
+def _log_probs(site: Site) -> Float[Array, "B *D C"]:
+    """Of each value; a masked variable has the first one for certain."""
+    logits = jax.lax.stop_gradient(upcast(site.logits))
+    if site.family.event_ndims:
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+    else:
+        log_probs = jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], axis=-1)
+    if site.where is None:
+        return log_probs
+    certain = jnp.where(jnp.arange(log_probs.shape[-1]) == 0, 0, -jnp.inf)
+    return jnp.where(site.where[..., None], log_probs, certain)
+
+
+def repeated(z: Float[Array, "m B *D"], cost_ndim: int) -> Bool[Array, "m *B"]:
+    """Whether a path has the value of an earlier one: fewer values are possible than paths."""
+    flat = z.reshape(*z.shape[:cost_ndim], -1)
+    same = jnp.all(flat[:, None] == flat[None], axis=-1)
+    earlier = jnp.tril(jnp.ones(same.shape[:2], bool), -1)
+    return jnp.any(same & earlier.reshape(*earlier.shape, *[1] * (same.ndim - 2)), axis=1)
+
+
+def num_values_at_start(record: Record, *, coupled: bool) -> int:
+    """The joint values, at the first step of its loops, of the variables that share a cost."""
+    shape, lead = tuple(record.logits.shape), _lead(record)
+    step = shape[:lead] + shape[lead + len(record.loops) :]
+    event = step if coupled else step[1:]
+    variables = math.prod(event[: len(event) - record.family.event_ndims])
+    count: int = record.family.num_values(shape) ** variables
+    return count
+
+
+def at_start(record: Record) -> tuple[int | slice, ...]:
+    """The index of a loop's first step, behind the batch axis."""
+    return (*[slice(None)] * _lead(record), *record.first)
+
+
+def _lead(record: Record) -> int:
+    """How many axes precede those of loops: that of the batch, if there is one."""
+    return min(1, len(record.logits.shape) - record.family.event_ndims - len(record.loops))

@@ -1,0 +1,49 @@
+"""REBAR: the score function with the relaxed cost as its control variate."""
+
+from gumbel.estimators import relaxed_control
+from gumbel.estimators.base import Estimator, register
+from gumbel.estimators.control import RANGES, learner
+from gumbel.sites import Families
+
+
+@register(
+    "rebar",
+    unbiased=True,
+    relaxes=True,
+    smooth=True,
+    passes="(1 + L) + (1 + L)",
+    ranges=RANGES,
+)
+def rebar(
+    family: Families,
+    *,
+    eta: float = 1.0,
+    learn_temperature: bool = True,
+    control_optimizer: str = "adam",
+    control_learning_rate: float = 0.01,
+) -> Estimator:
+    """REBAR: unbiased, with the cost of the relaxed sample as control variate.
+
+    With the discrete sample `b`, its relaxed sample `y = softmax((l + u) / temperature)`, and
+    `u~ = u` the noise as a function of the logits given `b`,
+
+        [f(b) - eta f(y)] grad log q(b) - eta df(y)/du . grad u~ + grad f(b)
+
+    `eta`, one for each site, and the temperature follow the gradient of the squared estimate; see
+    `gumbel.estimators.relaxed_control` for why it is unbiased, in stacks and loops too, and
+    `gumbel.estimators.control` for how it learns. The gradient of the surrogate in the temperature
+    is that of the squared estimate, so that a learned temperature lowers the variance. It has no
+    second derivative.
+
+    Args:
+      family: of the sites.
+      eta: the coefficients start here; 0 is the score function.
+      learn_temperature: learn a factor of the temperature that the surrogate is given.
+      control_optimizer: of the coefficients: `adam`, `rmsprop` or `sgd`.
+      control_learning_rate: of that optimizer; 0 keeps the coefficients as they are.
+
+    Source: Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein (2017).
+    """
+    fitted = learner(control_optimizer, control_learning_rate)
+    control = relaxed_control.RelaxedControl("rebar", fitted, eta, learn_temperature)
+    return relaxed_control.estimator(family, control)

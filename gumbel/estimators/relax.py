@@ -1,0 +1,101 @@
+"""RELAX: REBAR with a network added to its control variate."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gumbel.estimators import relaxed_control
+from gumbel.estimators.base import Estimator, register
+from gumbel.estimators.control import RANGES, learner
+from gumbel.estimators.options import Range
+from gumbel.samplers import Record, Records
+from gumbel.sites import Families
+from gumbel.types import PRNGKey, Sample
+
+Network = dict[str, Float[Array, "..."]]
+
+
+@register(
+    "relax",
+    unbiased=True,
+    relaxes=True,
+    smooth=True,
+    passes="(1 + L) + (1 + L)",
+    ranges={**RANGES, "residual_hidden": Range(minimum=1)},
+)
+def relax(
+    family: Families,
+    *,
+    eta: float = 1.0,
+    residual_hidden: int = 50,
+    learn_temperature: bool = True,
+    control_optimizer: str = "adam",
+    control_learning_rate: float = 0.01,
+) -> Estimator:
+    """RELAX: unbiased, with the relaxed cost plus a network as control variate.
+
+        c = eta f(y) + r(y, p),    y = softmax((l + u) / temperature),    p = softmax(l)
+
+    takes the place of `eta f(y)` in `rebar`. Each site has a network `r` of one hidden layer, which
+    sees the relaxed sample and the mean of one example (of one step, in a loop) and costs no pass
+    through the model. It starts at 0 and follows the gradient of the squared estimate, as `eta` and
+    the temperature do. It has no second derivative.
+
+    Args:
+      family: of the sites.
+      eta: the coefficients start here.
+      residual_hidden: units of the hidden layer of `r`, at least 1.
+      learn_temperature: learn a factor of the temperature that the surrogate is given.
+      control_optimizer: of the coefficients and networks: `adam`, `rmsprop` or `sgd`.
+      control_learning_rate: of that optimizer; 0 keeps them as they are, and `r` at 0.
+
+    Source: Grathwohl, Choi, Wu, Roeder and Duvenaud (2018).
+    """
+
+    def init_residual(records: Records, key: PRNGKey) -> dict[str, Network]:
+        networks = {}
+        for index, (site, record) in enumerate(records.items()):
+            size = 2 * math.prod(record.logits.shape[_leading(record) :])
+            weights = jax.random.normal(jax.random.fold_in(key, index), (size, residual_hidden))
+            networks[site] = {
+                "w1": weights / max(size, 1) ** 0.5,
+                "b1": jnp.zeros(residual_hidden),
+                "w2": jnp.zeros(residual_hidden),
+                "b2": jnp.zeros(()),
+            }
+        return networks
+
+    fitted = learner(control_optimizer, control_learning_rate)
+    control = relaxed_control.RelaxedControl(
+        "relax", fitted, eta, learn_temperature, init_residual, _residual
+    )
+    return relaxed_control.estimator(family, control)
+
+
+def _leading(record: Record) -> int:
+    """How many axes the examples and the steps of loops take, of those that the variables have."""
+    return min(1 + len(record.loops), len(record.logits.shape) - record.family.event_ndims)
+
+
+def _residual(
+    network: Network, record: Record, noise: Sample, temperature: Any
+) -> tuple[Float[Array, "..."], Sample]:
+    """`r` of each example and step, and its derivative in the noise."""
+    leading = record.logits.shape[: _leading(record)]
+
+    def summed(noise: Sample) -> tuple[Float[Array, ""], Float[Array, "..."]]:
+        relaxed = record.family.soften(record.logits, noise, temperature)
+        if record.where is not None:
+            where = record.where[..., None] if record.family.event_ndims else record.where
+            relaxed = jnp.where(where, relaxed, 0)
+        seen = [value.reshape(*leading, -1) for value in (relaxed, record.mean())]
+        features = jnp.concatenate(seen, axis=-1).astype(network["w1"].dtype)
+        hidden = jnp.tanh(features @ network["w1"] + network["b1"])
+        value = hidden @ network["w2"] + network["b2"]
+        return jnp.sum(value), value
+
+    slope, value = jax.grad(summed, has_aux=True)(noise)
+    return value, slope

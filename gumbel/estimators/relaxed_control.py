@@ -1,0 +1,235 @@
+"""The control variate of REBAR and RELAX: a cost of relaxed samples, minus its expectation.
+
+Let `u` be the noise of all sites, `b` the discrete samples that it makes with the sites' logits,
+and `c(u)` any smooth function of it whose form does not depend on the logits: in the expectation
+over `u` it is a constant. For the logits `l` of one variable, with the other variables' noise
+given, and `u~` the variable's noise given `b`, differentiable in `l`, that reads
+
+    0 = d/dl E[c(u)] = E[ c(u) dlog q(b; l)/dl + dc/du du~/dl ]
+
+The bracket is thus a control variate for every variable at once, from one pass forward and back
+through the relaxed model: `c` may follow relaxed samples through any number of layers and loops, as
+long as the parameters, and with them the logits along that way, are held constant. Here `u~` has
+the value of `u`, which is the coupling that REBAR recommends: the pass at an independent `u~`,
+whose expectation is the same, is not needed.
+
+For a layer `l` of a stack, `c_l` has the discrete samples below `l`, and relaxed ones from there
+on. It needs a pass for each layer, and is near the cost of the discrete samples.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from gumbel.arguments import check_temperature
+from gumbel.estimators.base import Estimator, Info, State, Temperature
+from gumbel.estimators.control import ControlState, Learner, squared_estimate
+from gumbel.estimators.derivatives import first_derivative_only
+from gumbel.estimators.pathwise import check_sites, temperature_of
+from gumbel.independence import layout, require_independent
+from gumbel.numerics import upcast
+from gumbel.relaxations import straight_through
+from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
+from gumbel.sites import Families
+from gumbel.smoothness import require_smooth
+from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
+
+stop_gradient = jax.lax.stop_gradient
+Coefficients: TypeAlias = dict[str, PyTree]
+Noise: TypeAlias = dict[str, Sample]
+# `residual(coefficients of a site, record, noise, temperature) -> (r, dr/dnoise)`, `r` with the
+# leading axes of the site's variables, each entry a function of the variables behind it only.
+Residual: TypeAlias = Callable[[PyTree, Record, Sample, Any], tuple[Array, Sample]]
+
+
+class Relaxed(NamedTuple):
+    """The relaxed pass of one layer: its cost, and the cost's derivative in the layer's noise."""
+
+    cost: Cost
+    slopes: Noise
+
+
+class RelaxedControl(NamedTuple):
+    """What tells apart the estimators that have this control variate.
+
+    Attributes:
+      name: of the estimator.
+      learner: of the coefficients.
+      eta: the coefficients of the relaxed cost start here.
+      learn_temperature: whether a factor of the temperature is learned with them.
+      init_residual: `(records, key) -> {site: coefficients}` of what is added to the relaxed cost.
+      residual: that addition, or None.
+    """
+
+    name: str
+    learner: Learner
+    eta: Any
+    learn_temperature: bool
+    init_residual: Callable[[Records, PRNGKey], Coefficients] | None = None
+    residual: Residual | None = None
+
+    def init(self, records: Records, key: PRNGKey) -> ControlState:
+        """The coefficients to start from."""
+        eta = jnp.asarray(self.eta, jnp.float32)
+        coefficients: Coefficients = {"eta": dict.fromkeys(records, eta)}
+        if self.learn_temperature:
+            coefficients["log_factor"] = jnp.zeros(())
+        if self.init_residual is not None:
+            coefficients["residual"] = self.init_residual(records, key)
+        return self.learner.init(coefficients)
+
+    def score(
+        self,
+        coefficients: Coefficients,
+        logits: dict[str, Array],
+        passes: dict[int, Relaxed],
+        temperature: Temperature,
+        drawn: Pass,
+        keys: dict[str, PRNGKey],
+    ) -> Float[Array, ""]:
+        """The sum over costs whose gradient in the logits is the estimate.
+
+        All but the logits are constants. With `n(l)` the noise given the samples, a variable adds
+
+            (f - eta c - r) log q(z; l) - (eta dc/du + dr/du) . n(l)
+        """
+        cost, terms = stop_gradient(drawn.cost), []
+        for site, record in drawn.records.items():
+            at, eta, relaxed = (
+                record._replace(logits=logits[site]),
+                coefficients["eta"][site],
+                passes[record.block],
+            )
+            log_q = at.log_prob()
+            noise = at.family.conditional_noise(keys[site], at.logits, record.z)
+            slopes = eta * relaxed.slopes[site]
+            if self.residual is not None:
+                own = coefficients["residual"][site]
+                fixed = record._replace(logits=stop_gradient(record.logits))
+                at_site = temperature_of(site, temperature)
+                value, slope = self.residual(own, fixed, stop_gradient(noise), at_site)
+                value = value.reshape(value.shape + (1,) * (log_q.ndim - value.ndim))
+                terms.append(-drawn.sum(log_q * value))
+                slopes += slope
+            terms.append(drawn.sum(log_q) * (cost - eta * relaxed.cost))
+            terms.append(-drawn.sum(noise * slopes))
+        return jnp.sum(total(terms))
+
+
+def estimator(family: Families, control: RelaxedControl) -> Estimator:
+    """The score function with this control variate."""
+
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> ControlState:
+        require_independent(objective, params, batch, key, family)
+        require_smooth(objective, params, batch, key, family, control.name)
+        return control.init(layout(objective, params, batch, key, family).records, key)
+
+    def surrogate(
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        temperature: Temperature,
+        state: ControlState,
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        check_sites(temperature, drawn.records)
+        keys = noise_keys(key, drawn.records)
+        coefficients = state.coefficients
+        factor = jnp.exp(coefficients.get("log_factor", jnp.zeros(())))
+        scaled = jax.tree.map(lambda t: stop_gradient(_checked(t)) * factor, temperature)
+
+        def relaxed(temperature: Temperature) -> dict[int, Relaxed]:
+            arguments = (objective, params, batch, key, family)
+            return relaxed_passes(*arguments, drawn, keys, temperature)
+
+        passes, pullback = jax.vjp(relaxed, scaled)
+        passes = stop_gradient(passes)
+
+        def squared(
+            coefficients: Coefficients, passes: dict[int, Relaxed], temperature: Temperature
+        ) -> Float[Array, ""]:
+            def score(coefficients: Coefficients, logits: dict[str, Array]) -> Float[Array, ""]:
+                return control.score(coefficients, logits, passes, temperature, drawn, keys)
+
+            return squared_estimate(score, coefficients, logits, drawn.cost.size)
+
+        logits = {site: record.logits for site, record in drawn.records.items()}
+        loss, (slope, by_pass, direct) = jax.value_and_grad(squared, argnums=(0, 1, 2))(
+            coefficients, passes, scaled
+        )
+        # The pass back for the temperature is dead code where nothing asks for its result.
+        by_temperature = jax.tree.map(jnp.add, pullback(by_pass)[0], direct)
+        pull = jax.tree.map(lambda g, t: g * t, by_temperature, scaled)
+        if control.learn_temperature:
+            slope["log_factor"] += sum(jax.tree.leaves(pull))
+        score = control.score(coefficients, logits, passes, scaled, drawn, keys)
+        value = jnp.mean(drawn.cost) + _without_value(score / drawn.cost.size)
+        for leaf, g in zip(
+            jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
+        ):
+            value += _without_value(stop_gradient(g * factor) * _checked(leaf))
+        eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
+        metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
+        next_state = control.learner.step(state, stop_gradient(slope))
+        info = Info(drawn.cost, stop_gradient(metrics), drawn.aux)
+        return first_derivative_only(value, control.name), (next_state, info)
+
+    return Estimator(init, surrogate)
+
+
+def noise_keys(key: PRNGKey, records: Records) -> dict[str, PRNGKey]:
+    """A key for each site's noise, none of those that `trace` makes of `key`."""
+    own = jax.random.fold_in(key, 2)
+    return {site: jax.random.fold_in(own, index) for index, site in enumerate(records)}
+
+
+def relaxed_passes(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: Families,
+    drawn: Pass,
+    keys: dict[str, PRNGKey],
+    temperature: Temperature,
+) -> dict[int, Relaxed]:
+    """For each layer the pass with discrete samples below it, and relaxed ones from there on."""
+    records = drawn.records
+    noise = {
+        site: stop_gradient(record.family.conditional_noise(keys[site], record.logits, record.z))
+        for site, record in records.items()
+    }
+
+    def one(layer: int) -> Relaxed:
+        def draw(site: Site, _key: PRNGKey) -> Sample:
+            if records[site.name].block < layer:
+                return site.given
+            return site.family.soften(
+                site.logits, site.given, temperature_of(site.name, temperature)
+            )
+
+        def summed(own: Noise) -> tuple[Float[Array, ""], Cost]:
+            values = {site: r.z if r.block < layer else noise[site] for site, r in records.items()}
+            arguments = (objective, stop_gradient(params), batch, key, family, draw)
+            cost = trace(*arguments, given=values | own, like=records).cost
+            return jnp.sum(cost), cost
+
+        own = {site: noise[site] for site, record in records.items() if record.block == layer}
+        slopes, cost = jax.grad(summed, has_aux=True)(own)
+        return Relaxed(cost, slopes)
+
+    return {layer: one(layer) for layer in dict.fromkeys(r.block for r in records.values())}
+
+
+def _checked(temperature: Any) -> Float[Array, ""]:
+    check_temperature(temperature)
+    return upcast(temperature)
+
+
+def _without_value(x: Float[Array, ""]) -> Float[Array, ""]:
+    """0, with the derivative of `x`."""
+    return straight_through(jnp.zeros_like(x), x)

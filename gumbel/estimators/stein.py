@@ -1,0 +1,190 @@
+"""Control variates from the derivatives of other paths: for double_cv and rodeo.
+
+To every path belongs a function `phi` of its samples that is made of the other paths' costs and
+derivatives. Its Stein operator over single changes,
+
+    h(z) = sum_d [ sum_c p_d(c) phi(z_1, .., z_d = c, .., z_D) - phi(z) ],
+
+has expectation 0 at each site, given the samples before it; under the magic box of `log q(z)`, and
+with `p` differentiable, so do its derivatives. RLOO of `f + h`, less what `h` adds to the
+expectation, is therefore unbiased, and all that an estimator chooses is `phi`.
+
+References:
+  Titsias and Shi 2022, Double control variates for gradient estimation in discrete latent variable
+  models; Shi, Zhou, Hwang, Titsias and Mackey 2022, Gradient estimation with discrete Stein
+  operators.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gumbel.estimators.base import Estimator, Info, State, Temperature
+from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.multi import (
+    Costs,
+    Passes,
+    independent,
+    mean_of_others,
+    own_event,
+    passes,
+    value_probs,
+)
+from gumbel.independence import layout, require_independent
+from gumbel.numerics import upcast
+from gumbel.samplers import Pass, Record, Site, total
+from gumbel.sites import Families
+from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
+
+stop_gradient = jax.lax.stop_gradient
+Slopes: TypeAlias = dict[str, Float[Array, "m B *event"]]
+# By site: `phi` with one variable changed to each of its values, less `phi`, `[m, B, *D, K]`.
+Changes: TypeAlias = dict[str, Float[Array, "m B *D K"]]
+# The estimate, by site, as a gradient in logits that all paths share; of the coefficients.
+Estimate: TypeAlias = Callable[[Any], dict[str, Float[Array, "B *event"]]]
+
+
+class Operator(Protocol):
+    """What chooses `phi`."""
+
+    def init(self, drawn: Passes, key: PRNGKey) -> State:
+        """The first state."""
+
+    def coefficients(self, state: State) -> Any:
+        """Those to use in this step, from earlier steps."""
+
+    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> Changes:
+        """Of `phi`, for each path from the others."""
+
+    def update(self, state: State, drawn: Passes, estimate: Estimate) -> State:
+        """The state with coefficients moved to make the squared estimate small."""
+
+
+def control(drawn: Passes, changes: Changes) -> Costs:
+    """`h` of each path and cost, differentiable in the logits."""
+    parts = []
+    for name, record in drawn.records.items():
+        p = value_probs(record.logits, record.family)
+        parts.append(drawn.sum(record.masked(jnp.sum(p * changes[name], axis=-1))))
+    return total(parts)
+
+
+def score(drawn: Passes, changes: Changes) -> Costs:
+    """For each path and cost, what has the score's part of the estimate for its gradient."""
+    h = control(drawn, changes)
+    augmented = stop_gradient(drawn.cost + h)
+    box = magic_box(drawn.log_prob())
+    return (box - 1) * (stop_gradient(h) - mean_of_others(augmented)) + box * (h - stop_gradient(h))
+
+
+def products(
+    drawn: Passes, record: Record, slopes: Float[Array, "m B *event"]
+) -> tuple[Float[Array, "m m ..."], Float[Array, "m m ..."]]:
+    """`f'(z_j) . (y - z_j)` for paths `k, j`, at `y = z_k` and with one variable changed."""
+    z = record.z.astype(slopes.dtype)
+    products = slopes[None] * (z[:, None] - z[None])
+    axes = tuple(axis + 1 for axis in own_event(record, slopes, coupled=drawn.coupled))
+    at_sample = jnp.sum(products, axis=axes, keepdims=True)
+    if record.family.event_ndims:
+        moved = slopes[None] - jnp.sum(slopes[None] * z[:, None], axis=-1, keepdims=True)
+    else:
+        moved = slopes[None, ..., None] * (jnp.arange(2) - z[:, None, ..., None])
+        at_sample = at_sample[..., None]
+    return at_sample, at_sample + moved
+
+
+def estimator(name: str, family: Families, num_samples: int, operator: Operator) -> Estimator:
+    """The estimator with this operator."""
+
+    def draw_all(
+        objective: Objective, params: Params, batch: Batch, key: PRNGKey
+    ) -> tuple[Passes, Passes, Slopes]:
+        """The paths; the same as constants; and the derivatives of each one's cost."""
+        drawn = passes(objective, params, batch, key, family, independent, num_samples)
+        plan = layout(objective, params, batch, key, family)
+        frozen = stop_gradient(params)
+        slopes = _slopes(objective, frozen, batch, key, family, num_samples, plan)
+        return drawn, _constant(drawn), slopes
+
+    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
+        require_independent(objective, params, batch, key, family)
+        _, constant, slopes = draw_all(objective, params, batch, key)
+        state = operator.init(constant, jax.random.fold_in(key, 1))
+        return operator.update(state, constant, _estimate(operator, constant, slopes))
+
+    def surrogate(
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        temperature: Temperature,
+        state: State,
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        drawn, constant, slopes = draw_all(objective, params, batch, key)
+        changes = operator.changes(stop_gradient(operator.coefficients(state)), constant, slopes)
+        box = magic_box(drawn.log_prob())
+        value = jnp.mean(box * drawn.cost + score(drawn, stop_gradient(changes)))
+        h = control(constant, changes)
+        signal = constant.cost + h - mean_of_others(constant.cost + h)
+        next_state = operator.update(state, constant, _estimate(operator, constant, slopes))
+        info = Info(drawn.mean_cost, {"signal_scale": jnp.std(signal)}, drawn.first_aux)
+        return value, (stop_gradient(next_state), info)
+
+    return Estimator(init, surrogate)
+
+
+def _estimate(operator: Operator, drawn: Passes, slopes: Slopes) -> Estimate:
+    def estimate(coefficients: Any) -> dict[str, Float[Array, "B *event"]]:
+        def summed(shift: dict[str, Float[Array, "B *event"]]) -> Float[Array, ""]:
+            records = {
+                name: record._replace(logits=upcast(record.logits) + shift[name][None])
+                for name, record in drawn.records.items()
+            }
+            changes = operator.changes(coefficients, drawn, slopes)
+            shifted = drawn._replace(records=records)
+            plain = magic_box(shifted.log_prob()) * drawn.cost
+            return jnp.sum(plain + score(shifted, changes)) / drawn.cost.shape[0]
+
+        nothing = {
+            name: jnp.zeros_like(upcast(record.logits[0])) for name, record in drawn.records.items()
+        }
+        return jax.grad(summed)(nothing)
+
+    return estimate
+
+
+def _constant(drawn: Passes) -> Passes:
+    records = {
+        name: record._replace(logits=stop_gradient(record.logits), z=stop_gradient(record.z))
+        for name, record in drawn.records.items()
+    }
+    return drawn._replace(cost=stop_gradient(drawn.cost), records=records, aux=None)
+
+
+def _slopes(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: Families,
+    num_samples: int,
+    plan: Pass,
+) -> Slopes:
+    """The derivative of each path's cost in its samples, by way of the means of later sites."""
+
+    def probed(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
+        mean = site.family.mean(site.logits)
+        return independent(site, key, path) + (mean - stop_gradient(mean)) + site.given
+
+    def summed(given: Slopes) -> Float[Array, ""]:
+        arguments = (objective, params, batch, key, family, probed, num_samples)
+        return jnp.sum(passes(*arguments, given=given, like=plan.records).cost)
+
+    given = {
+        name: jnp.zeros((num_samples, *record.z.shape), record.z.dtype)
+        for name, record in plan.records.items()
+    }
+    return {name: upcast(slope) for name, slope in jax.grad(summed)(given).items()}

@@ -1,0 +1,116 @@
+"""Moments of many estimates of one gradient, gathered draw by draw."""
+
+import math
+import time
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from gumbel.estimators import Estimator
+from gumbel.types import Batch, Objective, Params, PRNGKey
+
+NUM_BLOCKS = 10  # of draws, whose means tell how sure a bias is
+Groups: TypeAlias = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """Means over blocks of draws, `[blocks, size]` a group, and scalars of all draws."""
+
+    means: dict[str, np.ndarray]
+    variance: dict[str, float]
+    cosine: dict[str, float]
+    milliseconds: float
+
+
+def measurer(
+    arguments: tuple[Objective, Params, Batch],
+    estimator: Estimator,
+    truth: dict[str, np.ndarray],
+    num_warmup: int,
+) -> Any:
+    """`(key, temperature, draws per block) -> Measured`; one program for all temperatures."""
+    objective, params, batch = arguments
+    target = {name: jnp.asarray(value.mean(axis=0), jnp.float32) for name, value in truth.items()}
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+
+    @jax.jit
+    def warm(key: PRNGKey, temperature: Float[Array, ""], state: PyTree) -> PyTree:
+        def step(state: PyTree, key: PRNGKey) -> tuple[PyTree, None]:
+            return gradient(objective, params, batch, key, temperature, state)[1][0], None
+
+        return jax.lax.scan(step, state, jax.random.split(key, num_warmup))[0]
+
+    @jax.jit
+    def block(keys: PRNGKey, temperature: Float[Array, ""], state: PyTree) -> Groups:
+        def draw(sums: Groups, key: PRNGKey) -> tuple[Groups, None]:
+            found = grouped(gradient(objective, params, batch, key, temperature, state)[0])
+            added = {name: _moments(value, target[name]) for name, value in found.items()}
+            return jax.tree.map(jnp.add, sums, added), None
+
+        zero = jax.tree.map(jnp.zeros_like, {n: _moments(v, v) for n, v in target.items()})
+        return jax.lax.scan(draw, zero, keys)[0]
+
+    def measure(key: PRNGKey, temperature: float, per_block: int) -> Measured:
+        init_key, warm_key, key = jax.random.split(key, 3)
+        at = jnp.asarray(temperature, jnp.float32)
+        state = estimator.init(objective, params, batch, init_key)
+        state = warm(warm_key, at, state) if num_warmup else state
+        keys = jax.random.split(key, (NUM_BLOCKS, per_block))
+        sums, seconds = [], []
+        for some in keys:
+            start = time.perf_counter()
+            sums.append(jax.device_get(block(some, at, state)))
+            seconds.append(time.perf_counter() - start)
+        total = per_block * NUM_BLOCKS
+        means, variance, cosine = {}, {}, {}
+        for name, truly in target.items():
+            means[name] = np.stack([s[name][0] for s in sums]).astype(np.float64) / per_block
+            square = sum(float(s[name][1]) for s in sums) / total
+            mean = means[name].mean(axis=0) - np.asarray(truly, np.float64)
+            variance[name] = max(square - float(mean @ mean), 0.0) * total / (total - 1)
+            cosine[name] = sum(float(s[name][2]) for s in sums) / total
+        # The first block compiles.
+        return Measured(means, variance, cosine, 1e3 * min(seconds[1:]) / per_block)
+
+    return measure
+
+
+def _moments(value: Array, target: Array) -> tuple[Array, Array, Array]:
+    """What is summed over draws: the estimate, its squared distance, and its cosine."""
+    away = value - target
+    scale = jnp.linalg.norm(value) * jnp.linalg.norm(target)
+    cosine = jnp.where(scale > 0, value @ target / jnp.where(scale > 0, scale, 1), 0)
+    return value, away @ away, cosine
+
+
+def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """An unbiased estimate of `|E d|^2` and its 95 % interval, from independent draws `d` in rows.
+
+    The mean of the products of two different rows, in which the noise of neither is squared. The
+    interval is from the jackknife over rows.
+
+    Example:
+      >>> squared_bias(np.array([[3.0, 4.0]] * 10))
+      (25.0, (25.0, 25.0))
+    """
+    count = len(away)
+    gram = away @ away.T
+    off = gram - np.diag(np.diag(gram))
+    whole = float(off.sum()) / (count * (count - 1))
+    without = (off.sum() - 2 * off.sum(axis=1)) / ((count - 1) * (count - 2))
+    error = math.sqrt((count - 1) / count * float(np.sum(np.square(without - without.mean()))))
+    width = 2.262 * error  # Student's t, 9 degrees of freedom
+    return whole, (whole - width, whole + width)
+
+
+def grouped(tree: PyTree) -> Groups:
+    """The parameters as one vector for each top-level key, and one of all."""
+    parts: dict[str, list[Any]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path[:1], simple=True) if path else "params"
+        parts.setdefault(name, []).append(jnp.ravel(leaf).astype(jnp.float32))
+    groups = {name: jnp.concatenate(leaves) for name, leaves in parts.items()}
+    return {"all": jnp.concatenate(list(groups.values()))} | groups

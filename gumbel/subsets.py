@@ -1,0 +1,244 @@
+"""Subsets of k of K values: drawn without replacement, with their probability, and relaxed.
+
+And logits that leave every value a share of the uniform distribution.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from gumbel.arguments import categorical_logits, check_point, noise_temperature
+from gumbel.noise import gumbel_noise
+from gumbel.numerics import CERTAIN, check_key, concrete_or_none, floating, upcast
+from gumbel.relaxations import straight_through
+from gumbel.types import PRNGKey
+
+
+def gumbel_top_k(
+    key: PRNGKey, logits: Float[Array, "*batch K"], k: int
+) -> tuple[Float[Array, "*batch k K"], Float[Array, "*batch"]]:
+    """Draws `k` distinct values one after the other, and their log probability in this order.
+
+    The first is a sample of `softmax(logits)`, each further one of what is left, renormalized: the
+    `k` largest of `logits_i + g_i` with `g_i` Gumbel(0, 1).
+
+    Args:
+      key: PRNG key.
+      logits: unnormalized log probabilities; -inf rules a value out.
+      k: how many, from 1 to K.
+
+    Returns:
+      One-hot vectors of the dtype of `logits`, through which no gradient flows, and
+      `ordered_log_prob` of them, which is differentiable in `logits`.
+
+    Raises:
+      ValueError: k is not from 1 to K, or K is 0.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
+
+    References:
+      Kool, van Hoof, Welling 2019, Stochastic beams and where to find them.
+
+    Example:
+      >>> z, log_prob = gumbel_top_k(jax.random.key(0), jnp.array([0.0, 100.0, 200.0]), 2)
+      >>> z.tolist(), abs(float(log_prob)) < 1e-6
+      ([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]], True)
+    """
+    check_key(key)
+    logits = categorical_logits(logits)
+    _check_size(k, logits.shape[-1])
+    _, index = jax.lax.top_k(_perturbed(key, jax.lax.stop_gradient(logits)), k)
+    z = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
+    invalid = jnp.max(upcast(logits), axis=-1) - jnp.max(upcast(logits), axis=-1)
+    z = jax.lax.stop_gradient(z + invalid[..., None, None].astype(z.dtype))
+    return z, ordered_log_prob(logits, z)
+
+
+def ordered_log_prob(
+    logits: Float[Array, "*batch K"], z: Float[Array, "*batch k K"]
+) -> Float[Array, "*batch"]:
+    """The log probability of drawing these values in this order without replacement.
+
+        sum_i log [ p(z_i) / (1 - sum_{j < i} p(z_j)) ]
+
+    Args:
+      logits: unnormalized log probabilities.
+      z: `k` distinct one-hot vectors, the first one drawn first.
+
+    Returns:
+      Nats, in float32 at least; -inf if a value is ruled out, or comes twice.
+
+    Raises:
+      ValueError: `z` does not fit `logits`.
+
+    References:
+      Plackett 1975, The analysis of permutations.
+
+    Example:
+      >>> z = jnp.eye(3)[:2]
+      >>> round(float(jnp.exp(ordered_log_prob(jnp.log(jnp.array([0.5, 0.3, 0.2])), z))), 4)
+      0.3
+    """
+    logits = upcast(categorical_logits(logits))
+    check_point(z, logits[..., None, :], event_ndims=1)
+    chosen = upcast(jax.lax.stop_gradient(z))
+    taken = jnp.cumsum(chosen, axis=-2) - chosen > 0.5
+    left = jnp.where(taken, -jnp.inf, logits[..., None, :])
+    log_p = jax.nn.log_softmax(left, axis=-1)
+    return jnp.sum(jnp.where(chosen > 0, log_p, 0) + 0 * chosen, axis=(-2, -1))
+
+
+def relaxed_top_k(
+    key: PRNGKey,
+    logits: Float[Array, "*batch K"],
+    k: int,
+    temperature: ArrayLike,
+    *,
+    hard: bool = False,
+) -> Float[Array, "*batch K"]:
+    """A relaxed subset of `k` values, drawn without replacement.
+
+    It is a sum of `k` softmaxes of the perturbed logits, each of which leaves out, in a soft way,
+    what those before it took: with `a` the perturbed logits,
+
+        y = sum_i p_i,    p_i = softmax(a_i / temperature),    a_{i+1} = a_i + log(1 - p_i)
+
+    Args:
+      key: PRNG key; with the same one, `hard` gives the values of `gumbel_top_k`.
+      logits: unnormalized log probabilities; -inf rules a value out.
+      k: how many, from 1 to K.
+      temperature: positive; a scalar, or one per row, of shape `[..., 1]`.
+      hard: straight-through variant, whose value is exactly k-hot and whose gradient is that of
+        the relaxed subset.
+
+    Returns:
+      Nonnegative vectors with sum `k`, of the shape and dtype of `logits`. Between nearly tied
+      values an entry can exceed 1, as what was half taken may be taken again.
+
+    Raises:
+      ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
+      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
+
+    References:
+      Xie, Ermon 2019, Reparameterizable subset sampling via continuous relaxations.
+
+    Example:
+      >>> relaxed_top_k(jax.random.key(0), jnp.array([0.0, 90.0, 95.0]), 2, 1.0, hard=True).tolist()
+      [0.0, 1.0, 1.0]
+    """
+    check_key(key)
+    logits = categorical_logits(logits)
+    _check_size(k, logits.shape[-1])
+    temperature = noise_temperature(temperature, upcast(logits), per_row=True)
+    perturbed = _perturbed(key, logits)
+
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        left, gone = carry
+        scores = jnp.where(gone, -jnp.inf, jnp.where(gone, 0, left) / temperature)
+        some = jnp.any(~gone, axis=-1, keepdims=True)
+        p = jnp.where(some, jax.nn.softmax(jnp.where(some, scores, 0), axis=-1), 0)
+        # A value taken as a whole is gone: log(1 - p) would be -inf, without a derivative.
+        whole = p > 1 - 2.0**-20
+        return (left + jnp.log1p(-jnp.where(whole, 0, p)), gone | whole), p
+
+    start = (perturbed, perturbed <= -CERTAIN)
+    _, parts = jax.lax.scan(step, start, None, length=k)
+    soft = jnp.sum(parts, axis=0).astype(logits.dtype)
+    if not hard:
+        return soft
+    _, index = jax.lax.top_k(jax.lax.stop_gradient(perturbed), k)
+    value = jnp.sum(jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype), axis=-2)
+    return straight_through(jnp.where(jnp.isnan(soft), soft, value), soft)
+
+
+def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "*batch K"]:
+    """Logits of `(1 - share) softmax(logits) + share / K`, so that no value becomes impossible.
+
+    Gradients keep reaching values that have all but vanished, and log probabilities and KLs stay
+    bounded. Values that are ruled out by -inf (or by 1e8 less than the largest) stay so, and the
+    uniform distribution is that over the others.
+
+    Args:
+      logits: unnormalized log probabilities.
+      share: of the uniform distribution, in [0, 1]; 0.01 is usual.
+
+    Returns:
+      Log probabilities, of the shape and dtype of `logits`.
+
+    Raises:
+      ValueError: a concrete `share` is not in [0, 1].
+      TypeError: `logits` are not floating-point.
+
+    References:
+      Hafner, Pasukonis, Ba, Lillicrap 2023, Mastering diverse domains through world models.
+
+    Example:
+      >>> [round(p, 3) for p in jnp.exp(unimix(jnp.array([1e4, 0.0]), 0.01)).tolist()]
+      [0.995, 0.005]
+    """
+    logits = categorical_logits(logits)
+    share = _checked_share(share)
+    wide = upcast(logits)
+    possible = wide > jnp.max(wide, axis=-1, keepdims=True) - CERTAIN
+    count = jnp.sum(possible, axis=-1, keepdims=True)
+    log_p = jax.nn.log_softmax(wide, axis=-1)
+    finite = jnp.where(possible, log_p, 0)
+    # No exponential of it: a logit far below the others would have neither value nor gradient.
+    mixed = jnp.logaddexp(_log(1 - share) + finite, _log(share) - jnp.log(jnp.maximum(count, 1)))
+    kept = jnp.where(possible, mixed, -jnp.inf)
+    return jnp.where(jnp.isnan(log_p), log_p, kept).astype(logits.dtype)
+
+
+def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array, "..."]:
+    """Log odds of `(1 - share) sigmoid(logits) + share / 2`: `unimix` of Bernoulli variables.
+
+    Infinite log odds stay infinite: the variable is constant.
+
+    Args:
+      logits: log odds.
+      share: of the uniform distribution, in [0, 1].
+
+    Returns:
+      Log odds, of the shape and dtype of `logits`.
+
+    Raises:
+      ValueError: a concrete `share` is not in [0, 1].
+      TypeError: `logits` are not floating-point.
+
+    Example:
+      >>> round(float(jax.nn.sigmoid(binary_unimix(jnp.array(50.0), 0.02))), 4)
+      0.99
+    """
+    logits = floating(logits)
+    wide = upcast(logits)
+    constant = jnp.abs(wide) >= CERTAIN
+    finite = jnp.where(constant, 0, wide)
+    both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), share)
+    mixed = both[..., 1] - both[..., 0]
+    return jnp.where(constant, wide, mixed).astype(logits.dtype)
+
+
+def _perturbed(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
+    """`logits + gumbel`, the largest logit at 0; a row whose largest is not finite becomes NaN."""
+    wide = upcast(logits)
+    largest = jax.lax.stop_gradient(jnp.max(wide, axis=-1, keepdims=True))
+    return wide - (largest + (largest - largest)) + gumbel_noise(key, wide.shape, wide.dtype)
+
+
+def _check_size(k: int, num_values: int) -> None:
+    if not 1 <= k <= num_values:
+        raise ValueError(
+            f"k={k} distinct values of {num_values} cannot be drawn: give k from 1 to {num_values}"
+        )
+
+
+def _checked_share(share: ArrayLike) -> Float[Array, ""]:
+    known = concrete_or_none(share)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(f"share must be in [0, 1], got {share}")
+    return upcast(share)
+
+
+def _log(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`log x`, -inf at 0, with a finite gradient."""
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)

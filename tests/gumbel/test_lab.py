@@ -1,0 +1,111 @@
+"""The laboratory against a toy of which everything is known."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gumbel import BERNOULLI, lab
+from gumbel.measuring import squared_bias
+
+KEY = jax.random.key(0)
+BATCH_SIZE, TARGET, SCALE = 4, 0.2, 3.0
+PARAMS = {"logit": jnp.zeros(1), "scale": jnp.asarray(SCALE)}
+
+
+def objective(params, batch, key, sample):
+    """`scale (b - t)^2`, at logit 0: gradients scale/4 (1 - 2 t) and (t^2 + (1 - t)^2) / 2."""
+    b = sample("b", params["logit"] + batch)[:, 0]
+    return params["scale"] * jnp.square(b - TARGET)
+
+
+def compare(**options):
+    batch = jnp.zeros((BATCH_SIZE, 1))
+    return lab.compare(objective, PARAMS, batch, KEY, family=BERNOULLI, **options)
+
+
+@pytest.fixture(scope="module")
+def found():
+    names = ["sf", "st", "gumbel_softmax", "vimco", "marginalization"]
+    return compare(estimators=names, num_draws=2000, temperatures=(0.5, 2.0))
+
+
+def row(found, name, group, temperature=None):
+    [one] = [
+        r for r in found.rows if (r.estimator, r.group, r.temperature) == (name, group, temperature)
+    ]
+    return one
+
+
+def test_bias_variance_and_direction_are_what_they_should_be(found):
+    assert found.reference == "enumeration of 2 joint values"
+    costs = SCALE * np.square(np.array([0.0, 1.0]) - TARGET)
+    sf = row(found, "sf", "logit")
+    assert sf.norm == pytest.approx(SCALE / 4 * (1 - 2 * TARGET), rel=1e-5)
+    signals = costs * np.array([-0.5, 0.5])
+    assert sf.variance == pytest.approx(signals.var() / BATCH_SIZE, rel=0.15)
+    assert sf.bias_interval[0] == 0.0
+    assert sf.bias < sf.bias_interval[1] < 0.2 * sf.norm
+    assert sf.error == pytest.approx(sf.variance + sf.bias**2)
+    assert 0 < sf.cosine < 1
+    # Straight-through: p (1 - p) f'(b), whose mean is right for a quadratic of one variable.
+    slopes = 0.25 * 2 * SCALE * (np.array([0.0, 1.0]) - TARGET)
+    st = row(found, "st", "logit")
+    assert st.variance == pytest.approx(slopes.var() / BATCH_SIZE, rel=0.15)
+    # The scale's gradient is that of the cost at the relaxed sample, which is smaller.
+    biased = row(found, "gumbel_softmax", "scale", 2.0)
+    assert biased.bias_interval[0] > 0.1
+    assert biased.bias_interval[0] < biased.bias < biased.bias_interval[1]
+    assert biased.bias > row(found, "gumbel_softmax", "scale", 0.5).bias
+    exact = row(found, "marginalization", "all")
+    assert (exact.bias, exact.variance) == (pytest.approx(0, abs=1e-5), pytest.approx(0, abs=1e-8))
+    assert exact.cosine == pytest.approx(1, abs=1e-5)
+    parts = [row(found, "sf", group).variance for group in ("logit", "scale")]
+    assert row(found, "sf", "all").variance == pytest.approx(sum(parts), rel=1e-3)
+
+
+def test_costs_are_counted(found):
+    assert row(found, "sf", "all").passes == 2
+    assert row(found, "marginalization", "all").passes == 4
+    for one in found.rows:
+        assert one.milliseconds > 0
+        assert one.variance_per_pass == one.variance * one.passes
+
+
+def test_the_result_is_plain_data_and_prints_as_a_table(found):
+    again = json.loads(json.dumps(found.as_dict()))
+    assert len(again["rows"]) == 5 * 3  # two temperatures of one, and three groups
+    assert again["skipped"] == {"vimco": "it descends a multi-sample bound"}
+    lines = str(found).splitlines()
+    assert len(lines) == 2 + 5 + 1
+    assert lines[2].startswith("marginalization")  # the smallest error first
+    assert lines[-1] == "vimco                skipped: it descends a multi-sample bound"
+
+
+def test_too_many_values_fall_back_to_a_long_run_and_say_so():
+    found = compare(estimators=["st"], num_draws=500, max_values=1, reference_draws=5000)
+    assert found.reference == "5000 draws of muprop"
+    st = row(found, "st", "logit")
+    assert st.norm == pytest.approx(SCALE / 4 * (1 - 2 * TARGET), rel=0.05)
+    assert st.bias < 0.1 * st.norm
+
+
+def test_arguments_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="reference 'st' is biased: give an unbiased one"):
+        compare(estimators=["st"], max_values=1, reference="st")
+    with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
+        compare(num_draws=9)
+    with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
+        compare(estimators=["muprob"])
+
+
+def test_the_squared_bias_is_unbiased_and_its_interval_covers():
+    rng = np.random.default_rng(1)
+    truth = np.full(20, 0.1)  # |truth|^2 = 0.2, in noise of 20 times its size
+    found = [squared_bias(truth + 0.5 * rng.normal(size=(10, 20))) for _ in range(2000)]
+    means = np.array([mean for mean, _ in found])
+    assert abs(means.mean() - 0.2) < 4 * means.std() / np.sqrt(len(means))
+    covered = np.mean([low < 0.2 < high for _, (low, high) in found])
+    assert 0.9 < covered < 0.98

@@ -1,0 +1,42 @@
+"""Walks over all registered estimators that stay within the time of the quick suite.
+
+Compiling one estimator takes seconds, and a walk compiles them all. The estimators of the paper and
+one of each further mechanism are walked by `make test`, the others by `make slow`; a new one joins
+these. What every estimator owes to `make test` is its own z-test in `test_estimators`.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+from gumbel import estimators
+
+QUICK = frozenset(
+    {
+        "darn",
+        "gumbel_softmax",
+        "marginalization",
+        "muprop",
+        "nvil",
+        "rloo",
+        "sf",
+        "slope_annealed_st",
+        "st",
+        "st_gumbel_softmax",
+        "vimco",
+        "zgr",
+    }
+)
+SINGLE_SAMPLE_UNBIASED = tuple(
+    name
+    for name in estimators.names()
+    if estimators.spec(name).unbiased and not estimators.spec(name).multi_sample
+)
+# A gradient that flows through the sample.
+THROUGH_THE_SAMPLE = frozenset(name for name in estimators.names() if estimators.spec(name).smooth)
+
+
+def walk(names: Iterable[str] = estimators.names(), *, quick: Collection[str] = QUICK) -> list[Any]:
+    """The names as parameters of a test, those not in `quick` marked as slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
