@@ -110,8 +110,7 @@ class Loop:
     ) -> tuple[TrainState, Trace]:
         """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""
         compiled, per_call = self.compiled, self.settings.steps_per_call
-        rows = np.arange(compiled.placement.rows)
-        moving = np.isin(rows, [run.row for run in behind])
+        moving = np.isin(np.arange(compiled.placement.rows), [run.row for run in behind])
         # On the host: a slice of a device's array is compiled anew for each place.
         indices = np.asarray(
             compiled.indices(self.dynamic["seed"], behind[0].step, num_steps=num_steps)
@@ -164,8 +163,7 @@ class Loop:
         step = runs[0].step
         scores: list[dict[str, float]] = [{} for _ in range(self.compiled.placement.rows)]
         if step % self.settings.eval_every == 0 or step == self.settings.num_steps:
-            keys = self._keys(Purpose.VALIDATION)
-            keys = [jax.random.fold_in(key, step) for key in keys]
+            keys = [jax.random.fold_in(key, step) for key in self._keys(Purpose.VALIDATION)]
             params, number = state.params, self.settings.monitor_num_samples
             bounds = self.scorer.bounds(params, "validation", keys, number)
             metrics = self.scorer.metrics(params, "validation", keys)
