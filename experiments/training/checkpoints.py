@@ -169,10 +169,8 @@ class Checkpoints:
                 self._set_aside([later for later in steps if later > step])
             return step, state
         if steps:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged: delete that directory to start"
-                " anew"
-            )
+            what = f"every checkpoint in {self.directory} is damaged"
+            raise UserError(f"{what}: delete that directory to start anew")
         return None
 
     def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
