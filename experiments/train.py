@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 def main(
     config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any] | None = None
 ) -> int:
-    """Trains one model with one estimator; a run that was stopped resumes where it was.
+    """Trains one model with one estimator; rerun the same command to resume a stopped run.
 
     Args:
       config: of the run.
