@@ -1,1 +1,1 @@
-"""Configurations: each file has a get_config(); its docstring gives the command, time and result."""
+"""Configurations: each file has a get_config(); its docstring says what it runs and gives."""

@@ -9,8 +9,8 @@ SBN):
   --config.estimator.name=st_gumbel_softmax   another estimator that reads the temperature
   --config.dataset=digits --config.num_steps=3000   a quick version in minutes, with no download
 
-The plot is `schedules.png` in the workdir. `python -m experiments.sweep --report=DIR` redraws it, even
-while the runs train.
+The plot is `schedules.png` in the workdir. `python -m experiments.sweep --report=DIR` redraws it,
+even while the runs train.
 """
 
 from ml_collections import ConfigDict
@@ -27,8 +27,8 @@ def get_config(model: str = "vae") -> ConfigDict:
     check_choice("model", model, _MODELS)
     config = _MODELS[model].get_config()
     config.latent = "categorical"
-    # The short protocol of Table 1, with its pick for Gumbel-Softmax: fewer steps at a larger learning
-    # rate, which decays to 0.
+    # The short protocol of Table 1, with its pick for Gumbel-Softmax: fewer steps at a larger
+    # learning rate, which decays to 0.
     config.num_steps = 50_000
     config.learning_rate = 0.03
     config.learning_rate_schedule = "cosine"

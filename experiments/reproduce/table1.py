@@ -151,7 +151,7 @@ def markdown(table: dict[str, Any]) -> str:
     shown = " and ".join(f"{count:,}" for count in steps)
     lines += [
         "",
-        "Test bound in nats with discrete samples; lower is better. Mean over seeds ± half the width",
+        "Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width",
         f"of the 95 % interval; the paper's number in parentheses. Steps: {shown or 'none yet'}.",
         "`vimco` trains a 5-sample objective, the others a single-sample one.",
     ]
