@@ -1,8 +1,8 @@
-"""A laboratory for gradients: how far each estimator is from the true gradient, and at what cost.
+"""Measurements of gradient estimators: distance from the true gradient, and cost.
 
-`compare` measures any estimators on an objective at given parameters: bias with an interval,
-variance, error, direction, passes and time, for all parameters and for each group of them. It is
-plain data, which prints as a table.
+`compare` measures estimators on an objective at given parameters: bias with an interval, variance,
+mean squared error, cosine, passes, and time, for all parameters together and for each group of
+them. The result is plain data that prints as a table.
 """
 
 import dataclasses
@@ -25,20 +25,20 @@ from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one estimator, at one temperature, in one group of parameters.
+    """The measurements of one estimator, at one temperature, in one group of parameters.
 
     Attributes:
-      estimator: its name.
-      temperature: None for an estimator that reads none.
+      estimator: name of the estimator.
+      temperature: None for an estimator that does not read it.
       group: a top-level key of the parameters, or `all`.
-      bias: the distance of the expected estimate from the true gradient, 0 if it cannot be told.
-      bias_interval: of that distance, 95 %.
-      variance: `E|g - E g|^2`, of one estimate.
-      error: the mean squared error, `variance + bias^2`.
-      cosine: the mean cosine of one estimate with the true gradient.
-      norm: of the true gradient.
-      passes: forward and backward passes through the objective that one estimate takes.
-      milliseconds: that one estimate took, of all groups together.
+      bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
+      bias_interval: 95 % interval of `bias`.
+      variance: `E|g - E g|^2` of one estimate.
+      error: mean squared error, `variance + bias^2`.
+      cosine: mean cosine between one estimate and the true gradient.
+      norm: norm of the true gradient.
+      passes: forward and backward passes through the objective per estimate.
+      milliseconds: time per estimate, for all groups together.
     """
 
     estimator: str
@@ -55,23 +55,23 @@ class Row:
 
     @property
     def variance_per_pass(self) -> float:
-        """The variance of what one pass buys: `variance * passes`."""
+        """Variance at equal cost in passes: `variance * passes`."""
         return self.variance * self.passes
 
     @property
     def variance_per_millisecond(self) -> float:
-        """The variance of what a millisecond buys: `variance * milliseconds`."""
+        """Variance at equal time: `variance * milliseconds`."""
         return self.variance * self.milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; `print` shows it as a table.
+    """The result of `compare`; `print` shows it as a table.
 
     Attributes:
-      reference: what the true gradient is from: enumeration, or a long run of which estimator.
-      rows: of each estimator, temperature and group.
-      skipped: by the name of an estimator, why it cannot serve the objective.
+      reference: source of the true gradient: enumeration, or a long run of an estimator.
+      rows: one for each estimator, temperature, and group.
+      skipped: by name of an estimator, why it does not apply to the objective.
     """
 
     reference: str
@@ -79,7 +79,7 @@ class Comparison:
     skipped: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON has it."""
+        """The comparison as plain data, for JSON."""
         rows = [
             dataclasses.asdict(row)
             | {
@@ -91,7 +91,7 @@ class Comparison:
         return {"reference": self.reference, "rows": rows, "skipped": dict(self.skipped)}
 
     def table(self, group: str = "all") -> str:
-        """The rows of one group, the smallest error first."""
+        """The rows of one group as text, the smallest error first."""
         heading = (
             f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95 %':>19} {'variance':>9} "
             f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8}"
@@ -130,27 +130,28 @@ def compare(
 ) -> Comparison:
     """Measures estimators of the gradient of `E[f(z)]` at these parameters.
 
-    The draws of an estimator run one after another, so that memory does not grow with their number:
-    a few copies of the gradient, and one for each of 10 blocks.
+    The estimates are computed one after another, so memory does not grow with their number. It
+    holds a few copies of the gradient, plus one for each of 10 blocks.
 
     Args:
-      objective, params, batch: see `gumbel.Objective`; the objective's own noise is one draw, the
-        same for all.
-      key: of all draws.
-      family: of the sites.
-      estimators: their names; all that are registered if None. Those that cannot serve the
-        objective, or descend another bound, are skipped with the reason.
-      options: of each estimator, by its name.
-      temperatures: for each estimator that reads one.
-      num_draws: estimates of each, rounded up to a multiple of 10.
-      num_warmup: surrogates taken before, in which what an estimator learns settles down.
-      reference: the unbiased estimator of the long run that stands for the true gradient where
-        there are too many values to enumerate.
-      reference_draws: of that run; 10 `num_draws` if None.
-      max_values: the most joint values to enumerate.
+      objective, params, batch: see `gumbel.Objective`. The objective's own noise is the same in
+        all estimates.
+      key: PRNG key of all draws.
+      family: family of the sites, as for `gumbel.estimators.make`.
+      estimators: names of estimators; all registered ones if None. Estimators that do not apply to
+        the objective, or minimize a multi-sample bound, are skipped.
+      options: options of the estimators, by name.
+      temperatures: used for each estimator that reads the temperature.
+      num_draws: number of estimates, rounded up to a multiple of 10.
+      num_warmup: number of surrogates before the measurement, during which baselines and other
+        learned state settle.
+      reference: unbiased estimator whose long run stands in for the true gradient if there are
+        more than `max_values` joint values.
+      reference_draws: number of estimates in that run; 10 * `num_draws` if None.
+      max_values: largest number of joint values to enumerate.
 
     Returns:
-      A row for each estimator, temperature and group of parameters.
+      A row for each estimator, temperature, and group of parameters.
 
     Raises:
       ValueError: `reference` is biased, or an argument is out of range.
