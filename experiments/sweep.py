@@ -5,12 +5,11 @@ python -m experiments.sweep --config=configs/vae.py --workdir=DIR [--config.KEY=
   --grid 'learning_rate=1e-4,1e-3;temperature.rate=1e-5,1e-4;seed=0..4'
 
 The grid is the config file's own `get_sweep()`, or one given here. Give `--grid` again to combine
-separate grids. Killed at any point and started again, a sweep does only what is missing; several
-sweeps may share one directory.
+separate grids. Rerun the same command to resume. Several sweeps may share one directory.
 
 python -m experiments.sweep --report=DIR
 
-prints the table and draws the plots of a sweep again from what is on disk, while it runs too.
+prints the table and redraws the plots from the files, even while the sweep runs.
 """
 
 import logging
@@ -54,7 +53,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "grid",
         None,
-        "KEY=VALUE,...;KEY=FIRST..LAST instead of the config's get_sweep(); may be given again",
+        "KEY=VALUE,...;KEY=FIRST..LAST, in place of the config's get_sweep()",
         **define,
     )
     engines.define_flags(values)
@@ -67,7 +66,7 @@ def define_report_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "report",
         None,
-        "alone: print the table and draw the plots of the sweep in this directory again",
+        "without other flags: print the table and redraw the plots of the sweep in this directory",
         flag_values=values,
     )
 
@@ -92,7 +91,7 @@ def report_again(values: Mapping[str, Any]) -> int:
 def main(
     config: ConfigDict, directory: str, overridden: Overrides, given: Mapping[str, Any]
 ) -> int:
-    """Trains every run of a grid; a sweep that was stopped does only what is missing."""
+    """Trains every run of a grid; rerun the same command to resume a stopped sweep."""
     grid = _grid(config, overridden, given)
     shown = trackers.chosen(given["tracker"])
     jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]

@@ -41,7 +41,7 @@ def main(
     overrides: Overrides,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
-    """Trains one model with one estimator; a run that was stopped resumes where it was.
+    """Trains one model with one estimator; rerun the same command to resume a stopped run.
 
     Args:
       config: of the run.

@@ -91,13 +91,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "engine",
         None,
         list(ENGINES),
-        "process (default on CPU), vmap (default on an accelerator) or ray",
+        "how to train: process is the default on CPU, vmap on an accelerator",
         **define,
     )
     flags.DEFINE_integer(
         "workers",
         None,
-        "runs at once; by default one an accelerator or core, with vmap all",
+        "runs at a time; by default one per accelerator or core, or all with vmap",
         lower_bound=1,
         **define,
     )
