@@ -11,7 +11,7 @@ import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from tests.gumbel.nets import Net
-from tests.gumbel.test_estimators import critical_z, estimates, largest_z
+from tests.gumbel.test_estimators import critical_z, estimates, initial_state, largest_z
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(4)
