@@ -1,1 +1,1 @@
-"""Configurations: each file has a get_config() and says what it runs, costs and gives."""
+"""Configurations: each file has a get_config(); its docstring says what it runs and gives."""

@@ -1,4 +1,4 @@
-"""How to anneal the temperature: the schedules side by side, over three seeds.
+"""How to anneal the temperature: a sweep that compares schedules, with three seeds each.
 
 Run (36 runs of 50,000 steps each, about 3 CPU hours on the categorical VAE and 2 on the categorical
 SBN):
@@ -6,11 +6,11 @@ SBN):
   python -m experiments.sweep --config=configs/anneal.py --workdir=runs/anneal
   python -m experiments.sweep --config=configs/anneal.py:sbn --workdir=runs/anneal-sbn
 
-  --config.estimator.name=st_gumbel_softmax   the other estimator that reads the temperature
-  --config.dataset=digits --config.num_steps=3000   a look at it in minutes, with no download
+  --config.estimator.name=st_gumbel_softmax   another estimator that reads the temperature
+  --config.dataset=digits --config.num_steps=3000   a quick version in minutes, with no download
 
-The picture is `schedules.png` in the workdir; `python -m experiments.sweep --report=DIR` draws it
-again, while the runs train too.
+The plot is `schedules.png` in the workdir. `python -m experiments.sweep --report=DIR` redraws it,
+even while the runs train.
 """
 
 from ml_collections import ConfigDict
@@ -27,8 +27,8 @@ def get_config(model: str = "vae") -> ConfigDict:
     check_choice("model", model, _MODELS)
     config = _MODELS[model].get_config()
     config.latent = "categorical"
-    # As Table 1's short protocol trains and picks for Gumbel-Softmax: fewer steps at a larger rate,
-    # which falls to 0.
+    # The short protocol of Table 1, with its pick for Gumbel-Softmax: fewer steps at a larger
+    # learning rate, which decays to 0.
     config.num_steps = 50_000
     config.learning_rate = 0.03
     config.learning_rate_schedule = "cosine"
@@ -46,9 +46,9 @@ def get_sweep() -> grids.Grid:
                 "temperature.interval": (500, 1000),
             }
         ),
-        # Over all steps of the run, from temperature.value = 1 down to the floor.
+        # From temperature.value = 1 down to the floor, over all steps of the run.
         *grids.product({"temperature.name": ["linear", "cosine"], "temperature.floor": (0.1, 0.5)}),
-        # By the squared error of the gradient estimate, from 1; kept over the floor.
+        # By the squared error of the gradient estimate, starting at 1 and never below the floor.
         *grids.product(
             {
                 "temperature.name": ["learned"],

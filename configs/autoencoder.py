@@ -1,13 +1,13 @@
-"""A discrete autoencoder on scikit-learn's digits: 8 codes an image, from a codebook of 512.
+"""A discrete autoencoder on scikit-learn's digits: 8 codes per image, from a codebook of 512.
 
 Run (5,000 steps, no download):
 
   python -m experiments.train --config=configs/autoencoder.py --workdir=runs/autoencoder
 
   --config.estimator.name=NAME          st_gumbel_softmax, nvil, vimco (with kl=sample), ...
-  --config.num_classes=64 --config.layers="(512,)"      8 codes of 64
+  --config.num_classes=64 --config.layers="(512,)"      8 codes from a codebook of 64
 
-Pick the temperature that it ends at (4 runs):
+Pick the final temperature (4 runs):
 
   python -m experiments.sweep --config=configs/autoencoder.py --workdir=runs/codes
 """

@@ -1,16 +1,19 @@
-"""Structured output prediction, section 4.1: the lower half of a digit from the upper half.
+"""Structured output prediction with a stochastic binary network (SBN), section 4.1 of the paper.
+
+The model predicts the lower half of a digit from the upper half.
 
 Run:
 
   python -m experiments.train --config=configs/sbn.py --workdir=runs/sbn
 
 Takes 200,000 steps: 18 minutes of training and 5 of evaluation on one CPU core. Expect a test bound
-of 59.1 nats, 60.1 on validation (results/runs/sbn-bernoulli-gumbel_softmax-200000-seed0.json).
+of 59.1 nats, and 60.1 on validation
+(results/runs/sbn-bernoulli-gumbel_softmax-200000-seed0.json).
 
   --config.latent=categorical           392-(20x10)-(20x10)-392 instead of 392-200-200-392
   --config.estimator.name=NAME          any of gumbel.estimators.names()
 
-Pick the learning rate, as the paper does for each estimator (6 runs):
+Pick the learning rate; the paper does so for each estimator (6 runs):
 
   python -m experiments.sweep --config=configs/sbn.py --workdir=runs/sbn-sweep
 """

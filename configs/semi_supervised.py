@@ -1,16 +1,18 @@
-"""Semi-supervised classification, section 4.3: Kingma's M2 with convolutions and 100 labels.
+"""Semi-supervised classification, section 4.3 of the paper, with 100 labels.
+
+The model is M2 of Kingma et al. (2014) with convolutions.
 
 Run:
 
   python -m experiments.train --config=configs/semi_supervised.py --workdir=runs/semi-supervised
 
-Takes 30,000 steps. A third of them takes 10 to 11 minutes on one CPU core under gumbel_softmax, 31
-to 58 under marginalization, and reaches an accuracy of 96 to 97 % and a bound of 95.7 to 97.1 nats
-on the test set (results/table2/final, whose temperature falls faster).
+Takes 30,000 steps. The committed runs (results/table2/final) take a third of them, with a
+temperature that falls faster: 10 to 11 minutes on one CPU core with gumbel_softmax, 31 to 58 with
+marginalization. They reach a test accuracy of 96 to 97 % and a test bound of 95.7 to 97.1 nats.
 
   --config.estimator.name=NAME    marginalization, gumbel_softmax, st_gumbel_softmax, ...
-  --config.alpha=0.3              the weight of the labels
-  --config.seed=1                 other labels are drawn, too
+  --config.alpha=0.3              the weight of the classification loss
+  --config.seed=1                 another seed, which also draws other labels
 
 Pick alpha on the validation set from the paper's grid (5 runs):
 
@@ -37,7 +39,7 @@ def get_config() -> ConfigDict:
     config.learning_rate = 3e-3
     config.learning_rate_schedule = "cosine"
     config.num_steps = 30_000
-    config.log_every = 100  # marginalization takes some steps a second on a CPU
+    config.log_every = 100  # marginalization runs at a few steps per second on a CPU
     config.eval_every = 1000
     config.checkpoint_every = 1000
     config.test_num_samples = 1  # the bound itself

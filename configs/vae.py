@@ -1,15 +1,17 @@
-"""Generative modeling, section 4.2: a variational autoencoder with discrete latent variables.
+"""Generative modeling, section 4.2 of the paper: a VAE with discrete latent variables.
 
 Run:
 
   python -m experiments.train --config=configs/vae.py --workdir=runs/vae
 
 Takes 200,000 steps: 27 minutes of training and 3 of evaluation on one CPU core. Expect a test bound
-of 97.5 nats, 98.4 on validation (results/runs/vae-categorical-gumbel_softmax-200000-seed0.json).
+of 97.5 nats, and 98.4 on validation
+(results/runs/vae-categorical-gumbel_softmax-200000-seed0.json).
 
   --config.latent=bernoulli             784-200-784 instead of 784-(20x10)-200-784
   --config.estimator.name=NAME          any of gumbel.estimators.names()
-  --config.temperature.rate=1e-4        the other rate of the paper's grid; interval 500 or 1000
+  --config.temperature.rate=1e-4        the other rate of the paper's grid
+  --config.temperature.interval=500     the other interval of the paper's grid
 
 Pick the learning rate and the annealing schedule from the paper's grid (24 runs):
 

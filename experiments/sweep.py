@@ -5,12 +5,11 @@ python -m experiments.sweep --config=configs/vae.py --workdir=DIR [--config.KEY=
   --grid 'learning_rate=1e-4,1e-3;temperature.rate=1e-5,1e-4;seed=0..4'
 
 The grid is the config file's own `get_sweep()`, or one given here. Give `--grid` again to combine
-separate grids. Killed at any point and started again, a sweep does only what is missing; several
-sweeps may share one directory.
+separate grids. Rerun the same command to resume. Several sweeps may share one directory.
 
 python -m experiments.sweep --report=DIR
 
-prints the table and draws the plots of a sweep again from what is on disk, while it runs too.
+prints the table and redraws the plots from the files, even while the sweep runs.
 """
 
 import logging
@@ -54,15 +53,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "grid",
         None,
-        "KEY=VALUE,...;KEY=FIRST..LAST instead of the config's get_sweep(); may be given again",
+        "KEY=VALUE,...;KEY=FIRST..LAST, in place of the config's get_sweep()",
         **define,
     )
     engines.define_flags(values)
     trackers.define_flags(values)
     define_report_flags(values)
-    flags.DEFINE_string(
-        "ray_address", None, "the Ray cluster to join; else one is started here", **define
-    )
 
 
 def define_report_flags(values: flags.FlagValues) -> None:
@@ -70,7 +66,7 @@ def define_report_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "report",
         None,
-        "alone: print the table and draw the plots of the sweep in this directory again",
+        "without other flags: print the table and redraw the plots of the sweep in this directory",
         flag_values=values,
     )
 
@@ -95,12 +91,12 @@ def report_again(values: Mapping[str, Any]) -> int:
 def main(
     config: ConfigDict, directory: str, overridden: Overrides, given: Mapping[str, Any]
 ) -> int:
-    """Trains every run of a grid; a sweep that was stopped does only what is missing."""
+    """Trains every run of a grid; rerun the same command to resume a stopped sweep."""
     grid = _grid(config, overridden, given)
     shown = trackers.chosen(given["tracker"])
     jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
     warn_of_unread(jobs, overridden)
-    options = Options(given["workers"], given["ray_address"])
+    options = Options.of_flags(given)
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
@@ -171,7 +167,7 @@ def conclude(
 def _report(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> None:
     with rundir.locked(directory, wait=True):
         text = report.write(directory, jobs, failures)
-    print(text, end="")
+    print(report.shown(text, directory / report.TEXT), end="")
     print(f"table: {directory / report.TEXT}")
     print("\n".join(f"plot: {path}" for path in report.plots_in(directory)))
 

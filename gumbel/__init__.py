@@ -1,7 +1,8 @@
-"""Gradients through discrete latent variables, in JAX.
+"""Gradient estimators for discrete latent variables, in JAX.
 
-Relaxations, families of discrete variables, gradient estimators, temperature schedules and exact
-enumeration. All are pure functions; there is no configuration and no neural network library.
+The package has relaxations, families of discrete variables, gradient estimators, temperature
+schedules, and exact enumeration. All are pure functions; there is no configuration and no
+dependency on a neural network library.
 
 Example, a gradient through a categorical variable:
 
@@ -16,11 +17,11 @@ Example, a gradient through a categorical variable:
   >>> gradient, (state, info) = jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
   ...     objective, params, batch, key, 0.5, state
   ... )
-  >>> int(gradient["logits"].argmin())  # the cheapest value gains the most
+  >>> int(gradient["logits"].argmin())  # the cheapest value has the most negative gradient
   1
 """
 
-from gumbel import adaptation, estimators, exact, samplers, schedules
+from gumbel import adaptation, estimators, exact, lab, samplers, schedules
 from gumbel.checks import check_objective
 from gumbel.conditional import conditional_binary_concrete, conditional_gumbel_softmax
 from gumbel.densities import (
@@ -74,6 +75,7 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_softmax_log_prob",
     "gumbel_top_k",
+    "lab",
     "logistic_noise",
     "logit_binary_concrete",
     "logit_binary_concrete_log_prob",

@@ -1,4 +1,4 @@
-"""`check_objective`: what a new model does, before anything is trained."""
+"""`check_objective`: checks a new model before training."""
 
 import dataclasses
 import math
@@ -23,13 +23,13 @@ class SiteReport(NamedTuple):
     """What `check_objective` found at one site.
 
     Attributes:
-      name: of the site.
+      name: name of the site.
       family: name of its family.
-      shape: of its logits; the axes of loops follow the batch axis.
-      loops: how many loops it is in.
-      num_values: joint values that one cost depends on.
+      shape: shape of its logits; the axes of loops follow the batch axis.
+      loops: number of loops around the site.
+      num_values: number of joint values that one cost depends on.
       used: whether the cost, or another site, depends on the samples.
-      smooth: whether it does so differentiably: what a gradient through the sample needs.
+      smooth: whether that dependence is differentiable, as a gradient through the sample requires.
       trained: whether the logits depend on the parameters.
       leaks: whether one example's samples change another example's cost.
     """
@@ -46,12 +46,12 @@ class SiteReport(NamedTuple):
 
 
 class EstimatorReport(NamedTuple):
-    """Whether an estimator can serve the objective.
+    """Whether an estimator applies to the objective.
 
     Attributes:
-      name: of the estimator.
-      passes: forward + backward passes through the objective, at its default options.
-      reason: why it cannot serve; empty if it can.
+      name: name of the estimator.
+      passes: forward + backward passes through the objective, with default options.
+      reason: why it does not apply; empty if it does.
     """
 
     name: str
@@ -61,16 +61,16 @@ class EstimatorReport(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `check_objective` found; `print` shows it as text.
+    """The result of `check_objective`; `print` shows it as text.
 
     Attributes:
-      sites: in the order of the calls.
-      batch_size: of a cost per example, or None where the examples are coupled.
-      finite: whether the cost was finite.
-      deterministic: whether one key gave one cost twice.
-      has_aux: whether the objective returns more than the cost.
-      estimators: all that are registered.
-      problems: what is wrong, a sentence each.
+      sites: reports on the sites, in the order of the calls.
+      batch_size: number of costs, one per example; None if the examples are coupled.
+      finite: whether the cost is finite.
+      deterministic: whether the same key gives the same cost.
+      has_aux: whether the objective returns `(cost, aux)`.
+      estimators: reports on all registered estimators.
+      problems: one sentence for each problem.
     """
 
     sites: tuple[SiteReport, ...]
@@ -83,11 +83,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem."""
+        """Whether there are no problems."""
         return not self.problems
 
     def serving(self) -> tuple[str, ...]:
-        """The names of the estimators that can serve the objective."""
+        """The names of the estimators that apply to the objective."""
         return tuple(report.name for report in self.estimators if not report.reason)
 
     def __str__(self) -> str:
@@ -115,21 +115,21 @@ class Report:
 def check_objective(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike = None
 ) -> Report:
-    """Looks at a new model: its sites, its cost, its gradients, and what can train it.
+    """Checks a new model: its sites, its cost, its gradients, and the estimators that apply.
 
-    It runs the objective a few times, a time or two for each site, and relies on values: call it
-    outside of `jit`.
+    It runs the objective a few times, once or twice per site, and compares values. Call it outside
+    of `jit`.
 
     Args:
-      objective, params, batch: see `gumbel.Objective`; a small batch will do.
-      key: for the samples.
-      family: of the sites: one for all, a mapping by site, or None if every call names its own.
+      objective, params, batch: see `gumbel.Objective`; a small batch is enough.
+      key: PRNG key of the samples.
+      family: family of the sites: one for all, a mapping by site, or None if every call names it.
 
     Returns:
-      What was found, to print or to test (`report.ok`).
+      A report, to print or to test (`report.ok`).
 
     Raises:
-      TypeError, ValueError: the objective cannot be run, or arguments are traced.
+      TypeError, ValueError: the objective cannot be run, or an argument is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp, gumbel

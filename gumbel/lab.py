@@ -1,8 +1,8 @@
-"""A laboratory for gradients: how far each estimator is from the true gradient, and at what cost.
+"""Measurements of gradient estimators: distance from the true gradient, and cost.
 
-`compare` measures any estimators on an objective at given parameters: bias with an interval,
-variance, error, direction, passes and time, for all parameters and for each group of them. It is
-plain data, which prints as a table, and `Comparison.advice` says what follows.
+`compare` measures estimators on an objective at given parameters: bias with an interval, variance,
+mean squared error, cosine, passes, and time, for all parameters together and for each group of
+them. The result is plain data that prints as a table; `Comparison.advice` says what follows.
 """
 
 import math
@@ -49,33 +49,34 @@ def compare(
 ) -> Comparison:
     """Measures estimators of the gradient of `E[f(z)]` at these parameters.
 
-    The draws of an estimator run one after another, so that memory does not grow with their number:
-    a few copies of the gradient, and one for each of 10 blocks.
+    The estimates are computed one after another, so memory does not grow with their number. It
+    holds a few copies of the gradient, plus one for each of 10 blocks.
 
     Args:
-      objective, params, batch: see `gumbel.Objective`; the objective's own noise is one draw, the
-        same for all.
-      key: of all draws.
-      family: of the sites.
-      estimators: their names; all that are registered if None. Those that cannot serve the
-        objective, or descend another bound, are skipped with the reason.
-      options: of each estimator, by its name.
-      temperatures: for each estimator that reads one.
-      num_draws: estimates of each, rounded up to a multiple of 10.
-      num_warmup: surrogates taken before, in which what an estimator learns settles down.
-      reference: the unbiased estimator of the long run that stands for the true gradient where
-        there are too many values to enumerate.
-      reference_draws: of that run; 10 `num_draws` if None.
-      max_values: the most joint values to enumerate.
+      objective, params, batch: see `gumbel.Objective`. The objective's own noise is the same in
+        all estimates.
+      key: PRNG key of all draws.
+      family: family of the sites, as for `gumbel.estimators.make`.
+      estimators: names of estimators; all registered ones if None. Estimators that do not apply to
+        the objective, or minimize a multi-sample bound, are skipped with the reason.
+      options: options of the estimators, by name.
+      temperatures: used for each estimator that reads the temperature.
+      num_draws: number of estimates, rounded up to a multiple of 10.
+      num_warmup: number of surrogates before the measurement, during which baselines and other
+        learned state settle.
+      reference: unbiased estimator whose long run stands in for the true gradient if there are
+        more than `max_values` joint values.
+      reference_draws: number of estimates in that run; 10 * `num_draws` if None.
+      max_values: largest number of joint values to enumerate.
       max_passes: an estimate of more forward and backward passes is skipped.
-      truth: of `true_gradient`, if it is known already; `reference` and what concerns it is then
-        not read.
-      known: an earlier comparison of the same arguments, whose rows are kept.
-      on_found: is given what has been found so far, after each estimator and temperature.
-      progress: is told of each block of draws.
+      truth: result of `true_gradient`, if it is known already; `reference` and its options are
+        then not read.
+      known: an earlier comparison with the same arguments, whose rows are kept.
+      on_found: called with the comparison so far, after each estimator and temperature.
+      progress: called after each block of draws.
 
     Returns:
-      A row for each estimator, temperature and group of parameters.
+      A row for each estimator, temperature, and group of parameters.
 
     Raises:
       ValueError: `reference` is biased, or an argument is out of range.

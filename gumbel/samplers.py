@@ -1,6 +1,6 @@
-"""Samplers to inject into an objective, and the recorded pass that every estimator is made of.
+"""Samplers to pass to an objective, and `trace`, on which every estimator is built.
 
-Hard evaluation, the mean field, an observed label and one term of an enumeration are all samplers.
+A sampler decides which values the objective gets: discrete samples, means, or observed values.
 """
 
 import difflib
@@ -57,9 +57,9 @@ class Pass(NamedTuple):
     """One recorded pass through an objective.
 
     Attributes:
-      cost: `[B]`, in nats; or `[]`, of coupled examples. In float32 at least.
+      cost: `[B]` in nats, or `[]` if examples are coupled; at least float32.
       records: `{site: Record}`, in the order of the calls.
-      aux: what the objective returned beside its cost, or None.
+      aux: the second value that the objective returned, or None.
     """
 
     cost: Cost
@@ -72,15 +72,15 @@ class Pass(NamedTuple):
         return jnp.ndim(self.cost) == 0
 
     def sum(self, per_variable: Float[Array, "B *D"]) -> Cost:
-        """The sum of what belongs to one cost: over an example's variables, or over all."""
+        """Sums over the variables of each example, or over all variables if coupled."""
         return jnp.sum(per_variable) if self.coupled else sum_per_example(per_variable)
 
     def log_prob(self) -> Cost:
-        """`sum_site sum_d log q(z_d)` of all the samples that a cost depends on."""
+        """`sum_site sum_d log q(z_d)`, for each cost."""
         return total(list(self.log_prob_by_layer().values()))
 
     def log_prob_by_layer(self) -> dict[int, Cost]:
-        """The same by layer, in their order: sites, and outermost loops with all their sites."""
+        """`log_prob` by layer, in order. A layer is a site, or an outermost loop with its sites."""
         terms: dict[int, list[Cost]] = {}
         for record in self.records.values():
             terms.setdefault(record.block, []).append(self.sum(record.log_prob()))
@@ -98,22 +98,22 @@ def trace(
     given: Mapping[str, PyTree] | None = None,
     like: Records | None = None,
 ) -> Pass:
-    """Runs the objective once, taking each site's value from `draw`, and records the sites.
+    """Runs the objective once, takes the value of each site from `draw`, and records the sites.
 
     Args:
       objective: see `gumbel.Objective`.
-      params, batch: the objective's own.
-      key: split once into the objective's key and the sites' keys, which are told apart by the
-        order of the sites: two passes with one key draw the same samples.
-      family: of the sites: one for all, a mapping by site, or None.
-      draw: `draw(site, key) -> z`, `site` a `gumbel.samplers.Site`.
-      given: by site, what `draw` is to find in `site.given`: arrays of the layout of `Record.z`.
-      like: the records of an earlier pass; needed with `given`.
+      params, batch: passed to the objective.
+      key: split into a key for the objective and a key for each site, by the order of the sites.
+        Two passes with the same key draw the same samples.
+      family: family of the sites: one for all, a mapping by site, or None if every call names it.
+      draw: `draw(site, key) -> z`, where `site` is a `gumbel.samplers.Site`.
+      given: by site, arrays in the layout of `Record.z`, which `draw` finds in `site.given`.
+      like: records of an earlier pass; required with `given`.
 
     Raises:
-      TypeError: the cost is not a floating-point array, or what is returned is not a cost.
-      ValueError: a site asked for twice or inside another transformation, no site at all, an empty
-        batch, or a cost or site whose first axis is not the batch.
+      TypeError: the cost is not a floating-point array, or the objective returned something else.
+      ValueError: a site is sampled twice or inside another transformation, there is no site, the
+        batch is empty, or the first axis of a cost or site is not the batch.
     """
     objective_key, sites_key = jax.random.split(key)
     sample = RecordingSampler(draw, sites_key, families(family), given, like)
@@ -177,18 +177,18 @@ def sum_per_example(per_variable: Float[Array, "B *D"]) -> Float[Array, " B"]:
 
 
 def hard_draw(site: Site, key: PRNGKey) -> Sample:
-    """Draws discrete samples, through which no gradient flows."""
+    """Draws discrete samples; no gradient flows through them."""
     return site.family.sample(key, site.logits)
 
 
 def hard(family: FamilyLike, key: PRNGKey) -> Sampler:
-    """A sampler of discrete values: what every evaluation injects.
+    """A sampler of discrete values, for evaluation.
 
-    Make it where it is used: inside the function that is jitted or vmapped, not outside.
+    Create it inside the function that is jitted or vmapped, not outside.
 
     Args:
-      family: of the sites: one for all, a mapping by site, or None if every call names its own.
-      key: the sites' keys are folded in by the order of the calls.
+      family: family of the sites: one for all, a mapping by site, or None if every call names it.
+      key: PRNG key; each site uses its own key, by the order of the calls.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -201,7 +201,7 @@ def hard(family: FamilyLike, key: PRNGKey) -> Sampler:
 
 
 def mean_field(family: FamilyLike) -> Sampler:
-    """A sampler that returns the mean of each variable instead of a draw."""
+    """A sampler that returns the mean of each variable instead of a sample."""
     return RecordingSampler(
         lambda site, _key: site.family.mean(site.logits), None, families(family)
     )
@@ -269,18 +269,18 @@ class _ObservingSampler:
 
 
 def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
-    """The objective with some of its sites observed.
+    """The objective with some of its sites fixed to observed values.
 
-    Any estimator or sampler serves what is left of its sites.
+    Any estimator or sampler can be used for the remaining sites.
 
     Args:
       objective: see `gumbel.Objective`.
-      values: by site, of the shape of its logits, `[B, T, ...]` for a site in a loop; one-hot if
-        it is categorical.
+      values: by site, in the shape of its logits, `[B, T, ...]` for a site in a loop; one-hot if
+        the site is categorical.
 
     Returns:
-      An objective that raises a ValueError if it did not sample every site of `values`, or if a
-      value has another shape than its logits.
+      An objective. It raises a ValueError if it does not sample every site of `values`, or if the
+      shape of a value differs from that of the logits.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,7 +1,7 @@
 """The protocols between models and estimators, and the names of their arrays.
 
-A model exports an *objective*, a pure function that asks an injected *sampler* for each of its
-discrete variables by site name. It never learns which estimator trains it.
+A model is an *objective*, a pure function that calls a *sampler* for each of its discrete
+variables, by site name. It does not depend on the estimator that trains it.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ Batch: TypeAlias = PyTree
 Logits = Float[Array, "B *event"]
 Sample = Float[Array, "B *event"]
 Mask = Bool[Array, "B *variables"]
-# One per example; or a single one for the whole batch, whose examples are then coupled.
+# One per example, or one for the whole batch, whose examples are then coupled.
 Cost = Float[Array, " B"] | Float[Array, ""]
 
 
 class Sampler(Protocol):
     """Gives the values of the discrete variables at one site.
 
-    `sample(site, logits) -> z`, with `z` of the shape and dtype of `logits`. The first axis is the
-    batch, the last one (for one-hot categorical variables) the K values; any axes between them
-    count variables: `[B]`, `[B, D]` or `[B, T, D]` for Bernoulli variables, `[B, K]`, `[B, D, K]`
-    or `[B, T, D, K]` for categorical ones. Every site has a name of its own.
+    `sample(site, logits) -> z`, with `z` in the shape and dtype of `logits`. The first axis is the
+    batch. For categorical variables, which are one-hot, the last axis has the K values. Axes in
+    between are axes of variables: `[B]`, `[B, D]` or `[B, T, D]` for Bernoulli variables, `[B, K]`,
+    `[B, D, K]` or `[B, T, D, K]` for categorical ones. Every site needs its own name.
 
-    A loop over sites is written with `sample.scan`. A call inside any other JAX transformation
-    that begins within the objective (a raw `scan`, `vmap`, `cond`, `jit`, ...) is refused, since
-    its single draw would serve every iteration.
+    Write a loop over sites with `sample.scan`. A call inside any other JAX transformation within
+    the objective (a raw `scan`, `vmap`, `cond`, `jit`, ...) raises an error, because every
+    iteration would reuse one draw.
     """
 
     def __call__(
@@ -48,10 +48,11 @@ class Sampler(Protocol):
 
         Args:
           site: name of the site, used once per pass.
-          logits: of the site's variables.
-          family: of this site, where sites have different families.
-          where: a mask of the variables (the logits' shape without K, or axes of size 1). A masked
-            variable is 0, whatever its logits, and adds no score, no variance and no gradient.
+          logits: logits of the site's variables.
+          family: family of this site, if sites have different families.
+          where: mask of the variables (the shape of the logits without K; axes may have size 1). A
+            masked variable is 0 whatever its logits, and contributes nothing to the gradient or
+            its variance.
         """
 
     def scan(
@@ -64,10 +65,10 @@ class Sampler(Protocol):
         reverse: bool = False,
         unroll: int = 1,
     ) -> tuple[Any, Any]:
-        """`jax.lax.scan` whose body may call `sample`, and `sample.scan` in turn.
+        """`jax.lax.scan` whose body may call `sample` and `sample.scan`.
 
-        Every step draws with a key of its own. To everything outside the loop, a site `[B, ...]`
-        of the body is one site with a further axis of variables, `[B, T, ...]`.
+        Every step draws with its own key. Outside the loop, a site `[B, ...]` of the body is one
+        site with an additional axis of variables, `[B, T, ...]`.
         """
 
 
@@ -76,13 +77,13 @@ class Objective(Protocol):
 
     `objective(params, batch, key, sample) -> cost`, or `(cost, aux)` with any pytree `aux`.
 
-    A cost of shape `[B]` declares that examples are independent: example `b` depends on its own
-    samples only. A cost that couples examples (batch normalization after a sample, in-batch
-    negatives, a variable shared by the batch) has to be a scalar, `[]`. `key` is for the
+    A cost of shape `[B]` declares that examples are independent: the cost of example `b` depends
+    on its own samples only. A cost that couples examples (batch normalization after a sample,
+    in-batch negatives, a variable shared by the batch) has to be a scalar, `[]`. `key` is for the
     objective's own noise (a Gaussian latent, dropout); `sample` has its own keys.
 
-    State that a model changes, such as the statistics of batch normalization, comes in with the
-    batch and leaves as `aux`. In Flax NNX:
+    Pass mutable state, such as the statistics of batch normalization, in with the batch and return
+    it as `aux`. In Flax NNX:
 
         graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 

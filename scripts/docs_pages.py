@@ -100,7 +100,7 @@ def bound_of(cell: Record | None) -> str:
 
 def overview(cells: Mapping[tuple[str, str], Record]) -> str:
     """The page that lists all estimators."""
-    header = ("estimator", "gradient", "passes", "families", *ROWS.values(), "ms a step")
+    header = ("estimator", "gradient", "passes", "families", *ROWS.values(), "ms per step")
     lines = [
         (
             f"[`{name}`]({name}.md)",
@@ -116,14 +116,15 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
     return f"""\
 # Estimators
 
-Each is made by `gumbel.estimators.make(name, family, **options)`, and all have one signature.
-[](../choose.md) says which to take.
+`gumbel.estimators.make(name, family, **options)` makes an estimator. All share one signature.
+[](../choose.md) says which one to use.
 
 {results_tables.table(header, lines)}
 *Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
-and `N` joint values. *Bounds*: test set, nats, lower is better, mean over seeds and half the width
-of the 95 % interval, from `results/table1.json`; a blank was not run. *ms a step*: of the Bernoulli
-SBN at batch 100 on one CPU core, the median over `results/table1/final`.
+(`num_samples`), `N` joint values, and `V` changes of one variable to another value. *Bounds*: test
+set, nats, lower is better, mean over seeds ± half the width of the 95 % interval, from
+`results/table1.json`; blank cells were not run. *ms per step*: time of a step of the Bernoulli SBN
+at batch size 100 on one CPU core, the median over `results/table1/final`.
 
 ```{{toctree}}
 :hidden:
@@ -160,22 +161,22 @@ def facts(spec: Spec) -> list[tuple[str, str]]:
     """What `Spec` says of an estimator, a line each."""
     needs = []
     if spec.independent:
-        needs.append("examples that are independent, or a scalar cost")
+        needs.append("independent examples, or a scalar cost")
     if spec.smooth:
         needs.append("a cost that is differentiable in the samples")
     derivatives = {
         "all": "of any order, unbiased",
         "relaxed": "of any order, of the relaxed cost",
-        "first": "refused",
+        "first": "an error",
     }
     target = "multi-sample (importance-weighted) bound" if spec.multi_sample else "expected cost"
     exact = "exact" if spec.enumerates else "unbiased"
     return [
         ("gradient of the " + target, exact if spec.unbiased else "biased"),
-        ("passes in a step, forward + backward", f"{spec.passes}"),
+        ("passes per step, forward + backward", f"{spec.passes}"),
         ("families", ", ".join(spec.families)),
         ("reads the temperature", "yes" if spec.relaxes else "no"),
-        ("needs", "; ".join(needs) or "nothing else"),
+        ("requires", "; ".join(needs) or "nothing else"),
         ("second derivatives", derivatives[spec.derivatives]),
     ]
 
@@ -191,7 +192,7 @@ def _values(option: Any) -> str:
 
 
 def _measured(name: str, cells: Mapping[str, Record]) -> str:
-    header = ("model", "test bound, nats", "paper", "seeds", "learning rate", "ms a step")
+    header = ("model", "test bound, nats", "paper", "seeds", "learning rate", "ms per step")
     lines = (
         (
             ROWS[row],
@@ -208,13 +209,13 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
 ## Measured
 
 {results_tables.table(header, lines)}
-Table 1 of the paper at {steps} steps ([protocol](../reproduction/protocol.md)), from
+Table 1 of the paper with {steps} steps ([protocol](../reproduction/protocol.md)), from
 `results/table1.json` and `results/table1/final`. The learning rate was picked on the validation
 set.
 
-![Validation bounds while training, of {name} among the others](curves/{name}.svg)
+![Validation bounds of {name} and of the other estimators during training](curves/{name}.svg)
 
-*Single-sample validation bound while training, in nats: `{name}` in color, the others in gray.*
+*Single-sample validation bound during training, in nats: `{name}` in color, the others in gray.*
 
 """
 

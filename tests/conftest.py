@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Most of the suite's time is the compiler's. Without LLVM's optimizations programs compile in half
 # of it, and compute the same up to rounding, several times as slowly. With 0 in the environment
-# they are compiled as for users, as `make slow` does.
+# they are compiled as for users; `make slow` does so.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # jaxlib 0.9, that of Python 3.11, can also leave out the slow half of what remains. Later releases

@@ -3,7 +3,9 @@
 Whatever is the user's to fix becomes one line on stderr and exit status 2.
 """
 
+import inspect
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -122,7 +124,7 @@ def usage(doc: str, define_flags: DefineFlags, takes: str = "") -> list[str]:
     return [
         " ".join(filter(None, (f"usage: python -m {name}", takes, "[--FLAG=VALUE ...]"))),
         "",
-        doc.strip(),
+        re.split(r"\n+Args:\n", inspect.cleandoc(doc))[0],
         "",
         *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
     ]

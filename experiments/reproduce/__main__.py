@@ -2,8 +2,8 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
-Stopped at any point and started again, it does only what is missing. Figures 3 and 4 are drawn of
-what `table1` has trained, figure 5 of what `table2` has trained and of a benchmark that it runs.
+Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
+the runs of `table2` and a benchmark that the command itself runs.
 """
 
 import sys
@@ -32,26 +32,30 @@ _TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5")
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "where the runs train", **define)
+    flags.DEFINE_string("workdir", None, "the directory for the runs", **define)
     flags.DEFINE_enum(
         "preset",
         "full",
         list(table1_presets.PRESETS),
-        "full: the paper's protocol, days on one core; short: a tenth of its steps, some hours; "
-        "smoke: a few minutes on digits",
+        "full (default): the paper's protocol, days; short: a tenth of the steps, hours; smoke: a "
+        "few steps on digits, minutes",
         **define,
     )
     flags.DEFINE_string(
         "results",
         None,
-        "where records, tables and figures go; by default WORKDIR/results",
+        "the directory for records, tables and figures; WORKDIR/results by default",
         **define,
     )
     engines.define_flags(values)
 
 
 def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """Reproduces a table or a figure of the paper; see the head of this file."""
+    """Reproduces TARGET: table1, table2, figure1, figure3, figure4 or figure5 of the paper.
+
+    Rerun the same command to resume. Figures 3 and 4 need the runs of table1, figure 5 those of
+    table2.
+    """
     [target] = arguments
     if target not in _TARGETS:
         raise UserError(f"unknown target {target!r}: {suggestion(target, _TARGETS)}")
@@ -62,7 +66,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     keep_compilations()
     if target in _TABLES:
         table = (_table1 if target == "table1" else _table2)(preset, workdir, results)
-        return _train(table, given["engine"], given["workers"])
+        return _train(table, given["engine"], Options.of_flags(given))
     path = results / "figures" / f"{target}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if target == "figure1":
@@ -85,14 +89,14 @@ def _table2(preset: str, workdir: Path, results: Path) -> Table2:
     return Table2(table2.PRESETS[preset], workdir, results)
 
 
-def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> int:
+def _train(table: Table1 | Table2, engine: str | None, options: Options) -> int:
     """Trains what is missing, wave by wave, and writes the table after each run."""
     table.refuse_another()
     engine, status = engine or engines.default(), 0
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
         jobs.prepare_data(wave.jobs)
-        failures, stopped = jobs.train(wave.jobs, engine, Options(workers), table.write)
+        failures, stopped = jobs.train(wave.jobs, engine, options, table.write)
         for workdir, reason in failures.items():
             print(f"failed: {workdir}: {reason}", file=sys.stderr)
             status = FAILED

@@ -148,14 +148,15 @@ def markdown(table: dict[str, Any]) -> str:
         cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
         lines.append(f"| `{column}` | " + " | ".join(cells) + " |")
     steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
+    shown = " and ".join(f"{count:,}" for count in steps)
     lines += [
         "",
-        "Test bound in nats by discrete samples, lower is better: mean over seeds, half the width",
-        f"of its 95 % interval, the paper's number in brackets. Steps: {steps or 'none yet'}.",
-        "`vimco` trains a 5-sample objective; the others a single-sample one.",
+        "Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width",
+        f"of the 95 % interval; the paper's number in parentheses. Steps: {shown or 'none yet'}.",
+        "`vimco` trains a 5-sample objective, the others a single-sample one.",
     ]
     if any(protocol.biased(entry["setting"] or {}) for entry in entries.values()):
-        lines.append(f"{_BIASED} the signal alone is normalized, not the correction: biased.")
+        lines.append(f"{_BIASED} biased: the signal is normalized, but not the correction.")
     return "\n".join(lines) + "\n"
 
 

@@ -72,7 +72,7 @@ def gradient_and_state(name):
     return run
 
 
-@pytest.mark.parametrize("mode", TRACED)
+@pytest.mark.parametrize("mode", walk(TRACED, quick=["x64, strict dtypes and ranks"]))
 @every_estimator
 def test_types(name, mode):
     with TRACED[mode]():

@@ -82,7 +82,7 @@ def test_unbiased_estimators_match_enumeration_of_the_unrolled_net(name, family)
 
 
 @every_family
-@pytest.mark.parametrize("name", ["st", "gumbel_softmax", "darn"])
+@pytest.mark.parametrize("name", walk(["st", "gumbel_softmax", "darn"], quick=["gumbel_softmax"]))
 def test_biased_estimators_have_the_mean_that_they_have_in_the_unrolled_net(name, family):
     estimator = estimators.make(name, family)
     mean, error = estimates(recurrent(family, num_steps=5), estimator)
@@ -92,6 +92,7 @@ def test_biased_estimators_have_the_mean_that_they_have_in_the_unrolled_net(name
     assert largest_z(mean, error, expected) > critical_z(len(mean))
 
 
+@pytest.mark.slow
 @every_family
 def test_vimco_in_a_loop_has_the_mean_that_it_has_in_the_unrolled_net(family):
     estimator = estimators.make("vimco", family, num_samples=3)
@@ -100,7 +101,7 @@ def test_vimco_in_a_loop_has_the_mean_that_it_has_in_the_unrolled_net(family):
     assert largest_z(mean, np.hypot(error, other_error), other) < critical_z(len(mean))
 
 
-def walk(params, batch, key, sample):
+def random_walk(params, batch, key, sample):
     """The squared end of a walk of unit steps."""
 
     def body(height, _):
@@ -118,8 +119,8 @@ def test_every_step_draws_for_itself(name):
 
     @jax.jit
     def costs():
-        state = estimator.init(walk, jnp.zeros(1), batch, KEY)
-        return estimator.surrogate(walk, jnp.zeros(1), batch, KEY, 1.0, state)[1][1].cost
+        state = estimator.init(random_walk, jnp.zeros(1), batch, KEY)
+        return estimator.surrogate(random_walk, jnp.zeros(1), batch, KEY, 1.0, state)[1][1].cost
 
     assert np.mean(costs()) == pytest.approx(50, abs=5 * 50 * np.sqrt(2 / 2000))
 

@@ -89,6 +89,7 @@ def test_families(mode, dtype, name):
             assert np.isfinite(np.asarray(slope, np.float32)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["debug_nans", "disable_jit"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_one_operation_at_a_time(mode, name):

@@ -148,8 +148,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "tracker",
         list(DEFAULT),
         [*TRACKERS, "none"],
-        "where to show metrics, pictures and bounds: tensorboard (default), wandb, mlflow or none; "
-        "may be given again",
+        "where to log metrics, pictures and bounds; tensorboard by default",
         flag_values=values,
     )
 

@@ -99,7 +99,7 @@ READERS = [
 @pytest.mark.parametrize(
     ("reader", "content"),
     list(itertools.product(READERS, BROKEN)),
-    ids=lambda value: str(value)[-30:],
+    ids=lambda value: value[1] if isinstance(value, tuple) else str(value)[-30:],
 )
 def test_a_file_that_is_no_object(refused, reader, content):
     refused(*reader, content)

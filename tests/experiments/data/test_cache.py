@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_an_interrupted_write_leaves_no_cache_and_no_litter(publish, monkeypatch
     def interrupt(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cache.write(tmp_path / "arrays", publisher.spec, publisher.arrays)
     assert list((tmp_path / "arrays").iterdir()) == []

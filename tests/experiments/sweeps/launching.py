@@ -68,7 +68,7 @@ def numbers(workdir: Path) -> dict[str, Any]:
     }
 
 
-def wait_for(condition: Any, seconds: float = 120) -> None:
+def wait_for(condition: Any, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

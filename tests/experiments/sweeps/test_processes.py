@@ -84,6 +84,7 @@ def test_vmap_gives_the_numbers_of_process(by_vmap, by_process):
     assert_close(by_vmap, by_process)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done(home, by_process):
     """Two runs are missing, one of which another process holds until the other is done.
 
@@ -110,6 +111,7 @@ def test_only_what_is_missing_is_done(home, by_process):
     assert "table: " in out
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_is_replaced(home):
     """Not the sweep is asked to stop, but a worker, as when a machine runs short of memory."""
     grids_given = ("--grid=seed=0", "--grid=seed=0,1")  # two grids with a run in common
@@ -138,6 +140,7 @@ def workers_of(child: subprocess.Popen[str]) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, by_process):
     workdir = home / "interrupted"
 

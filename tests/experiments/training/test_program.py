@@ -14,7 +14,6 @@ from experiments.training import temperature
 from experiments.training.program import Program, dynamic_of
 from gumbel import BERNOULLI, estimators, exact
 from tests.experiments import small
-from tests.gumbel.walks import walk
 
 pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
 
@@ -388,14 +387,20 @@ def trains(name, model, latent, dataset, images):
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, start)
 
 
-@pytest.mark.parametrize(("model", "latent"), [("sbn", "bernoulli"), ("vae", "categorical")])
-@pytest.mark.parametrize("name", walk())
-def test_every_estimator_trains_every_parameter(name, model, latent, dataset, images):
+@pytest.mark.parametrize(
+    ("model", "latent", "name"),
+    [
+        *[("sbn", "bernoulli", name) for name in ("sf", "muprop", "nvil")],
+        *[("vae", "categorical", name) for name in ("gumbel_softmax", "vimco")],
+    ],
+)
+def test_estimators_of_each_mechanism_train_every_parameter(name, model, latent, dataset, images):
     trains(name, model, latent, dataset, images)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "latent"), [("sbn", "categorical"), ("vae", "bernoulli")])
+@pytest.mark.parametrize("latent", ["bernoulli", "categorical"])
+@pytest.mark.parametrize("model", ["sbn", "vae"])
 @pytest.mark.parametrize("name", estimators.names())
-def test_every_estimator_trains_the_other_pairs_too(name, model, latent, dataset, images):
+def test_every_estimator_trains_every_parameter(name, model, latent, dataset, images):
     trains(name, model, latent, dataset, images)

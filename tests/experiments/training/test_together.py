@@ -43,7 +43,7 @@ def jobs(directory: Path, names: tuple[str, ...]) -> list[Job]:
 def break_files(patch: pytest.MonkeyPatch, directory: Path) -> None:
     """Has one thing fail in the directory of each name."""
     broken = {
-        "opened": (MetricsLog, "__init__", lambda log, workdir, *_: workdir),
+        "opened": (MetricsLog, "__init__", lambda log, workdir, *_, **__: workdir),
         "logged": (MetricsLog, "append", lambda log, *_, **__: log.path.parent),
         "saved": (Checkpoints, "save", lambda saver, *_: saver.directory.parent),
         "drawn": (RunState, "draw", lambda run, *_: run.job.workdir),
