@@ -2,6 +2,8 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
+`survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost.
+
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
 """
@@ -16,7 +18,8 @@ from absl import flags
 from experiments import command
 from experiments.errors import UserError, suggestion
 from experiments.files import path_of
-from experiments.reproduce import figure5a, table1_presets, table2
+from experiments.reproduce import figure5a, survey, table1_presets, table2
+from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
 from experiments.sweep import FAILED
@@ -25,7 +28,7 @@ from experiments.sweeps.engines import Options
 from experiments.training.compilations import keep_compilations
 
 _CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
-_TABLES = ("table1", "table2")
+_TABLES = ("table1", "table2", "survey")
 _TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5")
 
 
@@ -65,7 +68,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     preset = given["preset"]
     keep_compilations()
     if target in _TABLES:
-        table = (_table1 if target == "table1" else _table2)(preset, workdir, results)
+        table = _table(target, preset, workdir, results)
         return _train(table, given["engine"], Options.of_flags(given))
     path = results / "figures" / f"{target}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +82,12 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
         _draw_curves(path, *_CURVES[target], _table1(preset, workdir, results))
     print(path)
     return 0
+
+
+def _table(target: str, preset: str, workdir: Path, results: Path) -> Table1 | Table2:
+    if target == "survey":
+        return Survey(survey.preset(preset), workdir, results)
+    return (_table1 if target == "table1" else _table2)(preset, workdir, results)
 
 
 def _table1(preset: str, workdir: Path, results: Path) -> Table1:

@@ -11,7 +11,7 @@ import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from tests.gumbel.nets import Net
-from tests.gumbel.test_estimators import critical_z, estimates, largest_z
+from tests.gumbel.test_estimators import critical_z, estimates, initial_state, largest_z
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(4)
@@ -267,7 +267,8 @@ def test_logits_may_have_any_number_of_axes(name, family, shapes):
     batch = [jnp.zeros(shape) for shape in shapes]
     options = {"features": lambda batch: jnp.ones((3, 1))} if name == "nvil" else {}
     estimator = estimators.make(name, family, **options)
-    num_values = family.num_values(shape) ** family.num_variables(shape[1:])
+    first = shapes[0]
+    num_values = family.num_values(first) ** family.num_variables(first[1:])
     if name == "unordered_set" and num_values < 2:
         with pytest.raises(ValueError, match=r"draws num_samples=2 distinct values, .*, has 1:"):
             estimator.init(objective, params, batch, KEY)

@@ -1,0 +1,233 @@
+"""Table 1's rows under every registered estimator, for equal steps and at equal cost.
+
+It has Table 1's protocol and its records: what either has trained, the other does not train again.
+At equal cost an estimator whose step takes K times the passes of a single forward and backward pass
+gets 1/K of the steps, at the setting that was picked for it.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import config, tasks
+from experiments.config import Overrides
+from experiments.reproduce import table1
+from experiments.reproduce import table1_presets as presets
+from experiments.reproduce import table1_protocol as protocol
+from experiments.reproduce.store import Record
+from experiments.reproduce.table import Runs, Wave, interval, provenance, shown
+from experiments.reproduce.table1 import Table1
+from experiments.reproduce.table1_presets import Cell, Preset
+from experiments.settings import Settings
+from experiments.tasks.layers import objective, params_of
+from experiments.training.program import dynamic_of
+from experiments.training.run_state import Job
+from gumbel import estimators
+from gumbel.independence import layout
+from gumbel.passes import count_passes
+from gumbel.samplers import Pass
+
+NAME = "survey"
+# A step of more passes than this is left out: 50,000 of them take days.
+MAX_COST = 32
+_SHAPE = (28, 28)  # of an image; the passes do not depend on it
+
+
+class Share(NamedTuple):
+    """What an estimator gets at equal cost.
+
+    Attributes:
+      cost: of a step, in forward and backward passes of one sample.
+      steps: of a final run.
+    """
+
+    cost: float
+    steps: int
+
+
+def columns() -> tuple[str, ...]:
+    """Every estimator that does not enumerate: the paper's first, as in Table 1."""
+    first = (*presets.COLUMNS, *presets.EXTRA_COLUMNS)
+    rest = [name for name in estimators.names() if not estimators.spec(name).enumerates]
+    return tuple(dict.fromkeys((*first, *rest)))
+
+
+def preset(name: str) -> Preset:
+    """The preset of Table 1 with all columns; of the smoke preset, two more."""
+    base = presets.PRESETS[name]
+    if name == "smoke":
+        return base._replace(extra_columns=("rloo", "reinmax"))
+    return base._replace(extra_columns=columns()[len(base.columns) :])
+
+
+class Survey(Table1):
+    """The jobs of both tables and what they have come to."""
+
+    name = NAME
+
+    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
+        super().__init__(preset, workdir, results)
+        self.runs = Runs(table1.NAME, workdir, results)
+        self._plans: dict[str, Pass] = {}  # by row
+
+    def waves(self) -> Iterator[Wave]:
+        """As for Table 1; the runs at equal cost follow those of equal steps."""
+        for name, all_cells, seed in presets.batches(self.preset):
+            cells = [cell for cell in all_cells if self.share(cell).cost <= MAX_COST]
+            if seed == 0:
+                yield from self._picking_waves(name, cells)
+            yield self._finals_wave(name, cells, seed)
+            jobs = [job for cell in cells for job in self._equal_jobs(cell, [seed])]
+            yield self.runs.missing(f"{name}, equal cost, seed {seed}", jobs)
+
+    def share(self, cell: Cell) -> Share:
+        """What the cell gets at equal cost."""
+        settings = config.read(protocol.base_config(cell, self.preset))
+        if cell.row not in self._plans:
+            self._plans[cell.row] = plan_of(settings)
+        spec, plan = estimators.spec(cell.estimator), self._plans[cell.row]
+        cost = count_passes(spec, plan, settings.estimator.options) / 2
+        return Share(cost, max(1, math.floor(self.preset.final_steps / cost)))
+
+    def equals(self, cell: Cell) -> list[Record]:
+        """The records of a cell's runs at equal cost, by seed."""
+        return self.runs.records(self._equal_jobs(cell, range(self.preset.seeds)))
+
+    def _equal_jobs(self, cell: Cell, seeds: Sequence[int]) -> list[Job]:
+        setting, share = self.setting(cell), self.share(cell)
+        if setting is None:
+            return []
+        if share.cost == 1:
+            return [self._final(cell, setting, seed) for seed in seeds]
+        base = protocol.base_config(cell, self.preset, pick_steps=share.steps)
+        trials: list[Overrides] = [
+            setting | {"seed": seed, "num_steps": share.steps} for seed in seeds
+        ]
+        return self.runs.jobs(base, f"equal/{cell.name}", trials)
+
+    def collect(self) -> dict[str, Any]:
+        """See `Table.collect`."""
+        cells = presets.cells(self.preset)
+        return super().collect() | {"equal_cost": [self._equal_cell(cell) for cell in cells]}
+
+    def _cell(self, cell: Cell) -> dict[str, Any]:
+        cost = self.share(cell).cost
+        entry = super()._cell(cell) | {"cost": cost, "ms": milliseconds(self.finals(cell))}
+        if cost > MAX_COST:
+            entry["missing"] = f"left out: {cost:g} passes a step"
+        return entry
+
+    def _equal_cell(self, cell: Cell) -> dict[str, Any]:
+        found, share = self.equals(cell), self.share(cell)
+        values = [record["test_bound"] for record in found if record["test_bound"] is not None]
+        entry: dict[str, Any] = {
+            "row": cell.row,
+            "estimator": cell.estimator,
+            "cost": share.cost,
+            "equal_steps": share.steps,
+            "seeds": len(values),
+            "values": values,
+        }
+        if values:
+            mean = {"mean": statistics.fmean(values), "ci95": interval(values)}
+            return entry | mean | provenance(found)
+        missing = "not run" if share.cost <= MAX_COST else f"left out: {share.cost:g} passes a step"
+        return entry | {"missing": missing}
+
+    def markdown(self, table: dict[str, Any]) -> str:
+        """See `Table.markdown`."""
+        seeds, steps = table["preset"]["seeds"], f"{table['preset']['final_steps']:,}"
+        return f"""\
+**Equal steps: {steps} for every estimator**
+
+{_rows(table["cells"], seeds)}
+**Equal cost: {steps} steps of a single pass, fewer of more passes**
+
+{_rows(table["equal_cost"], seeds)}
+Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
+95 % interval. The best of a row is bold, with all that its interval cannot tell from it; a single
+run has no interval. *Cost*: forward and backward passes of a step, in those of one sample (the four
+rows in order where they differ). *ms*: of a step, the median over the final runs of the first row.
+*Rank*: the mean over rows, of the estimators that have all rows. `vimco` trains the bound of
+several samples; the others that of one.
+"""
+
+
+def milliseconds(found: Sequence[Record]) -> float | None:
+    """The median time of a step over the logged stretches of runs."""
+    speeds = [
+        row["steps_per_second"]
+        for record in found
+        for row in record["curve"]
+        if row.get("steps_per_second")
+    ]
+    return 1000 / statistics.median(speeds) if speeds else None
+
+
+def best_of(entries: Sequence[dict[str, Any]]) -> set[str]:
+    """The estimator of the least mean, and those whose means its interval does not exclude.
+
+    Example:
+      >>> made = [("a", 60.0, [59.0, 61.0]), ("b", 60.8, None), ("c", 62.0, [60.5, 63.5])]
+      >>> sorted(best_of([{"estimator": e, "mean": m, "ci95": i} for e, m, i in made]))
+      ['a', 'b']
+    """
+    run = [entry for entry in entries if "mean" in entry]
+    if not run:
+        return set()
+    best = min(run, key=lambda entry: entry["mean"])
+    limit = best["ci95"][1] if best["ci95"] else best["mean"]
+    return {entry["estimator"] for entry in run if entry["mean"] <= limit}
+
+
+def ranks(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean rank over rows, 1 for the best, of the estimators that have all rows."""
+    rows = list(dict.fromkeys(entry["row"] for entry in entries))
+    means = {(e["row"], e["estimator"]): e["mean"] for e in entries if "mean" in e}
+    names = list(dict.fromkeys(e["estimator"] for e in entries))
+    whole = [name for name in names if all((row, name) in means for row in rows)]
+    places: dict[str, list[int]] = {name: [] for name in whole}
+    for row in rows:
+        ordered = sorted(whole, key=lambda name: means[row, name])
+        for place, name in enumerate(ordered, start=1):
+            places[name].append(place)
+    return {name: statistics.fmean(found) for name, found in places.items()}
+
+
+def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
+    by = {(entry["row"], entry["estimator"]): entry for entry in entries}
+    rows = list(dict.fromkeys(entry["row"] for entry in entries))
+    best = {row: best_of([e for e in entries if e["row"] == row]) for row in rows}
+    rank = ranks(entries)
+    header = ["estimator", "cost", "ms", *(row.replace("_", ", ") for row in rows), "rank"]
+    lines = [header, ["---"] * len(header)]
+    for name in dict.fromkeys(entry["estimator"] for entry in entries):
+        own = [by[row, name] for row in rows]
+        costs = ", ".join(dict.fromkeys(f"{entry['cost']:g}" for entry in own))
+        ms = own[0].get("ms")
+        cells = [_shown(by[row, name], seeds, bold=name in best[row]) for row in rows]
+        place = f"{rank[name]:.1f}" if name in rank else ""
+        lines.append([f"`{name}`", costs, f"{ms:.1f}" if ms else "", *cells, place])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _shown(entry: dict[str, Any], seeds: int, *, bold: bool) -> str:
+    if "mean" not in entry:
+        return str(entry["missing"])
+    text = shown(entry["mean"], entry["ci95"], entry["seeds"], seeds)
+    return f"**{text}**" if bold else text
+
+
+def plan_of(settings: Settings) -> Pass:
+    """One pass through the model of these settings, as shapes."""
+    task = tasks.load(settings.task)
+    model = task.build(settings, jnp.zeros(_SHAPE), jax.random.key(0))
+    annealed = task.annealed(settings, dynamic_of(settings), 0)
+    batch = model.batch(jnp.zeros((2, *_SHAPE)))
+    cost = objective(model, temperature=1.0, **annealed)
+    return layout(cost, params_of(model), batch, jax.random.key(0), settings.family)

@@ -1,0 +1,86 @@
+"""The survey's bookkeeping on made-up results, and what has run before beside what has not."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.reproduce import survey
+from experiments.reproduce import table1_presets as presets
+from experiments.reproduce.survey import MAX_COST, Survey, best_of, ranks
+from experiments.reproduce.table1_presets import Cell
+from gumbel import estimators
+from tests.experiments.reproduce.test_tables import finish
+
+RESULTS = Path(__file__).parents[3] / "results"
+
+
+@pytest.fixture(name="table")
+def fixture_table(tmp_path):
+    preset = survey.preset("smoke")._replace(rows=("sbn_bernoulli",))
+    return Survey(preset, tmp_path / "work", tmp_path / "results")
+
+
+def test_every_estimator_that_does_not_enumerate_has_a_column():
+    missing = set(estimators.names()) - set(survey.columns())
+    assert all(estimators.spec(name).enumerates for name in missing)
+    assert survey.columns()[:9] == (*presets.COLUMNS, *presets.EXTRA_COLUMNS)
+
+
+def test_more_passes_get_fewer_steps(tmp_path):
+    table = Survey(survey.preset("short"), tmp_path / "work", tmp_path / "results")
+    shares = {name: table.share(Cell("sbn_bernoulli", name)) for name in survey.columns()}
+    assert shares["gumbel_softmax"] == (1, 50_000)
+    assert shares["rloo"] == (4, 12_500)
+    assert shares["muprop"] == (3, 16_666)  # a pass for each of two layers
+    assert shares["double_cv"] == (8, 6_250)
+    assert shares["indecater"].cost == 201 > MAX_COST  # 400 units, each flipped
+
+
+def test_it_trains_for_equal_steps_and_at_equal_cost(table):
+    lengths = {}
+    for wave in table.waves():
+        for job in wave.jobs:
+            stage, name, _ = job.workdir.relative_to(table.runs.directory).parts
+            lengths.setdefault((stage, name.partition("-")[2]), []).append(job.settings.num_steps)
+            finish(job, valid=60.0, test=60.0 + len(lengths))
+    assert lengths["final", "rloo"] == [200, 200]
+    assert lengths["equal", "rloo"] == [50, 50]
+    assert ("equal", "reinmax") not in lengths  # a step of one pass: the same runs
+    written = table.write()
+    entries = {entry["estimator"]: entry for entry in written["equal_cost"]}
+    assert (entries["rloo"]["equal_steps"], entries["rloo"]["seeds"]) == (50, 2)
+    assert entries["reinmax"]["values"] == [
+        value
+        for entry in written["cells"]
+        if entry["estimator"] == "reinmax"
+        for value in entry["values"]
+    ]
+    shown = (table.results / "survey.md").read_text()
+    assert "**Equal cost: 200 steps of a single pass, fewer of more passes**" in shown
+    assert "| `rloo` | 4 |" in shown
+    assert "not run" not in shown
+    assert "rank" in shown
+
+
+def test_what_has_not_run_says_so_and_what_table1_trained_counts(tmp_path):
+    preset = survey.preset("short")
+    table = Survey(preset, tmp_path / "work", RESULTS)
+    cells = {(e["row"], e["estimator"]): e for e in table.collect()["cells"]}
+    assert cells["vae_categorical", "gumbel_softmax"]["mean"] == pytest.approx(95.6, abs=0.1)
+    assert cells["vae_categorical", "rloo"]["missing"] == "not run"
+    assert cells["sbn_bernoulli", "indecater"]["missing"] == "left out: 201 passes a step"
+
+
+def test_the_best_are_those_that_its_interval_does_not_exclude():
+    def entry(name, mean, ci95=None):
+        return {"row": "r", "estimator": name, "mean": mean, "ci95": ci95}
+
+    assert best_of([entry("a", 60.0), entry("b", 60.1)]) == {"a"}
+    assert best_of([entry("a", 60.0, [59.0, 61.0]), entry("b", 60.9)]) == {"a", "b"}
+    assert best_of([{"row": "r", "estimator": "a", "missing": "not run"}]) == set()
+
+
+def test_ranks_are_of_the_estimators_that_have_all_rows():
+    means = {("x", "a"): 1.0, ("x", "b"): 2.0, ("y", "a"): 3.0, ("y", "b"): 2.0, ("x", "c"): 0.0}
+    entries = [{"row": row, "estimator": name, "mean": mean} for (row, name), mean in means.items()]
+    assert ranks([*entries, {"row": "y", "estimator": "c"}]) == {"a": 1.5, "b": 1.5}
