@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,16 +65,27 @@ class Child(NamedTuple):
     """A command that was started.
 
     Attributes:
-      process: in a process group of its own.
-      log: the file of its stderr, which no pipe holds up.
+      processes: in a process group of their own, which the first leads.
+      log: the file of their stderr, which no pipe holds up.
     """
 
-    process: subprocess.Popen[bytes]
+    processes: tuple[subprocess.Popen[bytes], ...]
     log: Path
 
     def ended(self) -> bool:
         """Whether it has come to its end."""
-        return self.process.poll() is not None
+        return all([process.poll() is not None for process in self.processes])
+
+    def status(self) -> int:
+        """The exit status; of several processes the first that is not 0."""
+        return next((code for process in self.processes if (code := process.wait())), 0)
+
+    def kill(self, *, alone: bool = False) -> None:
+        """Kills all its processes, or the first alone."""
+        leader = self.processes[0]
+        leader.kill() if alone else os.killpg(leader.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
 
     def said(self) -> str:
         """The end of what it wrote to stderr."""
@@ -88,12 +100,16 @@ class Kind(NamedTuple):
       config: file in `configs/`.
       overrides: of its keys.
       flags: other ones.
+      hosts: processes that train it together.
+      devices: that the CPU passes for.
     """
 
     module: str
     config: str
     overrides: tuple[str, ...]
     flags: tuple[str, ...] = ()
+    hosts: int = 1
+    devices: int = 1
 
     def start(self, workdir: Path) -> Child:
         """Starts the command."""
@@ -101,21 +117,40 @@ class Kind(NamedTuple):
         arguments += [*self.flags, *(f"--config.{override}" for override in self.overrides)]
         log = workdir.with_name(f"{workdir.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+        if self.devices > 1:
+            variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.devices}"
+        processes: list[subprocess.Popen[bytes]] = []
         with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"experiments.{self.module}", *arguments],
-                cwd=ROOT,
-                env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")},
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        return Child(process, log)
+            for own in _joining(self.hosts):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"experiments.{self.module}", *arguments, *own],
+                    cwd=ROOT,
+                    env=os.environ | variables,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    process_group=processes[0].pid if processes else 0,
+                )
+                processes.append(process)
+        return Child(tuple(processes), log)
+
+
+def _joining(hosts: int) -> list[list[str]]:
+    """The flags by which each of several processes joins the others."""
+    if hosts == 1:
+        return [[]]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = [f"--coordinator=localhost:{port}", f"--num_processes={hosts}"]
+    return [[*together, f"--process_id={index}"] for index in range(hosts)]
 
 
 KINDS = {
     "train": Kind("train", "sbn.py", _SBN),
     "semi_supervised": Kind("train", "semi_supervised.py", _CONV),
+    "devices": Kind("train", "sbn.py", _SBN, ("--devices=2",), devices=2),
+    "hosts": Kind("train", "sbn.py", _SBN, hosts=2),
     "process": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=process", "--workers=2")),
     "vmap": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=vmap")),
     "ray": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=ray", "--workers=2")),
@@ -152,10 +187,7 @@ class Trial:
             self._check(child)
             return
         self.kills += 1
-        alone = self.kind.module == "sweep" and self.kills % 2 == 0
-        process = child.process
-        process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        child.kill(alone=self.kind.module == "sweep" and self.kills % 2 == 0)
 
     def finish(self) -> None:
         """Lets the command come to its end, and checks the numbers."""
@@ -172,16 +204,16 @@ class Trial:
         child = self.kind.start(workdir)
         _wait(child, _PATIENCE_SECONDS)
         if not child.ended():
-            os.killpg(child.process.pid, signal.SIGKILL)
+            child.kill()
             raise UserError(f"{workdir} is not done after {_PATIENCE_SECONDS:.0f} s")
-        if workdir.name == "undisturbed" and (status := child.process.returncode):
+        if workdir.name == "undisturbed" and (status := child.status()):
             raise UserError(f"{workdir}: status {status}: {child.said()}")
         return child
 
     def _check(self, child: Child) -> None:
         """Compares the directory of a command that has ended, and begins anew."""
         self.ends += 1
-        if status := child.process.returncode:
+        if status := child.status():
             self.wrong.append(f"status {status}: {child.said()}")
         self.wrong += differences(self.expected, numbers(self.directory))
         shutil.rmtree(self.directory)
