@@ -115,8 +115,11 @@ $(RUN): requirements.txt pyproject.toml | $(VENV)/.created
 	$(call install,-e .)
 	@touch $@
 
+# The tests start many processes, which otherwise compile the packages' sources anew where Python
+# may not write bytecode.
 $(DEV): requirements-dev.txt $(RUN)
 	$(call install,--require-hashes -r requirements-dev.txt)
+	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1
 	@touch $@
 
 $(DOCS): requirements-docs.txt $(RUN)

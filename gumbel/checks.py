@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,8 @@ import numpy as np
 
 from gumbel import estimators
 from gumbel.estimators import Spec
-from gumbel.independence import count_changes, count_values, is_concrete, layout, leaks, readable
+from gumbel.independence import count_values, is_concrete, layout, leaks, readable
+from gumbel.passes import passes
 from gumbel.probes import Probe, differ, on_host, outputs
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
@@ -203,9 +203,7 @@ def _trained(
 
 def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
     num_values = math.prod(site.num_values for site in sites)
-    return EstimatorReport(
-        spec.name, _passes(spec, plan, num_values), _reason(spec, sites, num_values)
-    )
+    return EstimatorReport(spec.name, passes(spec, plan), _reason(spec, sites, num_values))
 
 
 def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
@@ -220,18 +218,6 @@ def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
     if num_values <= limit:
         return ""
     return f"{readable(num_values)} joint values, over max_values={limit}"
-
-
-def _passes(spec: Spec, plan: Pass, num_values: int) -> str:
-    """`Spec.passes` with numbers for its letters."""
-    options = spec.options
-    numbers = {
-        "L": len({record.block for record in plan.records.values()}),
-        "m": options["num_samples"].default if "num_samples" in options else 1,
-        "N": num_values,
-        "V": sum(count_changes(record, coupled=plan.coupled) for record in plan.records.values()),
-    }
-    return re.sub(r"\b[LmNV]\b", lambda match: readable(numbers[match.group()]), spec.passes)
 
 
 def _problems(report: Report) -> list[str]:

@@ -2,114 +2,28 @@
 
 `compare` measures estimators on an objective at given parameters: bias with an interval, variance,
 mean squared error, cosine, passes, and time, for all parameters together and for each group of
-them. The result is plain data that prints as a table.
+them. The result is plain data that prints as a table. `Comparison.advice` recommends an estimator.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from gumbel import estimators as registry
-from gumbel import exact
 from gumbel.checks import check_objective
+from gumbel.comparison import Comparison, Row
 from gumbel.estimators import Spec
 from gumbel.independence import layout
-from gumbel.measuring import NUM_BLOCKS, Measured, grouped, measurer, squared_bias
+from gumbel.measuring import NUM_BLOCKS, Measured, measurer, squared_bias
+from gumbel.passes import count_passes
 from gumbel.sites import FamilyLike
-from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
+from gumbel.truth import Progress, Truth, true_gradient, with_noise
+from gumbel.types import Batch, Objective, Params, PRNGKey
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """The measurements of one estimator, at one temperature, in one group of parameters.
-
-    Attributes:
-      estimator: name of the estimator.
-      temperature: None for an estimator that does not read it.
-      group: a top-level key of the parameters, or `all`.
-      bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
-      bias_interval: 95 % interval of `bias`.
-      variance: `E|g - E g|^2` of one estimate.
-      error: mean squared error, `variance + bias^2`.
-      cosine: mean cosine between one estimate and the true gradient.
-      norm: norm of the true gradient.
-      passes: forward and backward passes through the objective per estimate.
-      milliseconds: time per estimate, for all groups together.
-    """
-
-    estimator: str
-    temperature: float | None
-    group: str
-    bias: float
-    bias_interval: tuple[float, float]
-    variance: float
-    error: float
-    cosine: float
-    norm: float
-    passes: int
-    milliseconds: float
-
-    @property
-    def variance_per_pass(self) -> float:
-        """Variance at equal cost in passes: `variance * passes`."""
-        return self.variance * self.passes
-
-    @property
-    def variance_per_millisecond(self) -> float:
-        """Variance at equal time: `variance * milliseconds`."""
-        return self.variance * self.milliseconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The result of `compare`; `print` shows it as a table.
-
-    Attributes:
-      reference: source of the true gradient: enumeration, or a long run of an estimator.
-      rows: one for each estimator, temperature, and group.
-      skipped: by name of an estimator, why it does not apply to the objective.
-    """
-
-    reference: str
-    rows: tuple[Row, ...]
-    skipped: Mapping[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The comparison as plain data, for JSON."""
-        rows = [
-            dataclasses.asdict(row)
-            | {
-                "variance_per_pass": row.variance_per_pass,
-                "variance_per_millisecond": row.variance_per_millisecond,
-            }
-            for row in self.rows
-        ]
-        return {"reference": self.reference, "rows": rows, "skipped": dict(self.skipped)}
-
-    def table(self, group: str = "all") -> str:
-        """The rows of one group as text, the smallest error first."""
-        heading = (
-            f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95 %':>19} {'variance':>9} "
-            f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8}"
-        )
-        lines = [f"true gradient: {self.reference}; group: {group}", heading]
-        for row in sorted((r for r in self.rows if r.group == group), key=lambda r: r.error):
-            temperature = "" if row.temperature is None else f"{row.temperature:g}"
-            low, high = row.bias_interval
-            lines.append(
-                f"{row.estimator:20} {temperature:>6} {row.bias:9.3g} "
-                f"{f'{low:.3g}..{high:.3g}':>19} {row.variance:9.3g} {row.error:9.3g} "
-                f"{row.cosine:7.3f} {row.passes:6} {row.variance_per_pass:9.3g} "
-                f"{row.milliseconds:8.3g}"
-            )
-        lines += [f"{name:20} skipped: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
-
-    __str__ = table
+__all__ = ["Comparison", "Row", "Truth", "compare", "true_gradient"]
 
 
 def compare(
@@ -127,6 +41,11 @@ def compare(
     reference: str = "muprop",
     reference_draws: int | None = None,
     max_values: int = 4096,
+    max_passes: int | None = None,
+    truth: Truth | None = None,
+    known: Comparison | None = None,
+    on_found: Callable[[Comparison], object] = lambda found: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Comparison:
     """Measures estimators of the gradient of `E[f(z)]` at these parameters.
 
@@ -139,7 +58,7 @@ def compare(
       key: PRNG key of all draws.
       family: family of the sites, as for `gumbel.estimators.make`.
       estimators: names of estimators; all registered ones if None. Estimators that do not apply to
-        the objective, or minimize a multi-sample bound, are skipped.
+        the objective, or minimize a multi-sample bound, are skipped with a reason.
       options: options of the estimators, by name.
       temperatures: used for each estimator that reads the temperature.
       num_draws: number of estimates, rounded up to a multiple of 10.
@@ -149,6 +68,12 @@ def compare(
         more than `max_values` joint values.
       reference_draws: number of estimates in that run; 10 * `num_draws` if None.
       max_values: largest number of joint values to enumerate.
+      max_passes: estimators that take more forward and backward passes are skipped.
+      truth: result of `true_gradient`, if known; `reference`, `reference_draws` and `max_values`
+        are then ignored.
+      known: an earlier comparison with the same arguments, whose rows are kept.
+      on_found: called with the comparison so far, after each estimator and temperature.
+      progress: called after each block of draws.
 
     Returns:
       A row for each estimator, temperature, and group of parameters.
@@ -174,81 +99,75 @@ def compare(
       >>> found.reference, [row.estimator for row in found.rows if row.group == "all"]
       ('enumeration of 2 joint values', ['sf', 'st'])
     """
-    noise_key, truth_key, draw_key = jax.random.split(key, 3)
-
-    def fixed(params: Params, batch: Batch, _key: PRNGKey, sample: Sampler) -> Any:
-        return objective(params, batch, noise_key, sample)
-
-    arguments = (fixed, params, batch)
-    chosen = [registry.spec(name) for name in estimators or registry.names()]
-    per_block = -(-num_draws // NUM_BLOCKS)
     if num_draws < NUM_BLOCKS:
         raise ValueError(
             f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
         )
-    report = {r.name: r for r in check_objective(*arguments, key, family).estimators}
-    truth, said = _truth(
-        arguments,
-        truth_key,
-        family,
-        reference,
-        reference_draws or 10 * num_draws,
-        max_values,
-        temperatures[0],
-    )
-    rows, skipped = [], {}
-    for spec in chosen:
-        name = spec.name
-        reason = "it descends a multi-sample bound" if spec.multi_sample else report[name].reason
-        if reason:
-            skipped[name] = reason
+    chosen = [registry.spec(name) for name in estimators or registry.names()]
+    if truth is None:
+        truth = true_gradient(
+            objective,
+            params,
+            batch,
+            key,
+            family=family,
+            reference=reference,
+            num_draws=reference_draws or 10 * num_draws,
+            temperature=temperatures[0],
+            max_values=max_values,
+            progress=progress,
+        )
+    noise_key, _, draw_key = jax.random.split(key, 3)
+    arguments = (with_noise(objective, noise_key), params, batch)
+    options = options or {}
+    skipped, passes = _skipped(arguments, key, family, chosen, options, max_passes)
+    serving = [spec for spec in chosen if spec.name not in skipped]
+    todo = [(s, t) for s in serving for t in (temperatures if s.relaxes else (None,))]
+    rows = list(known.rows) if known else []
+    measures: dict[str, Any] = {}
+    for number, (spec, temperature) in enumerate(todo):
+        if any((row.estimator, row.temperature) == (spec.name, temperature) for row in rows):
             continue
-        estimator = spec.factory(family, **(options or {}).get(name, {}))
-        measure = measurer(arguments, estimator, truth, num_warmup)
-        passes = _count(report[name].passes)
-        for temperature in temperatures if spec.relaxes else (None,):
-            found = measure(draw_key, temperature or 1.0, per_block)
-            rows += list(_rows(name, temperature, found, truth, passes))
-    return Comparison(said, tuple(rows), skipped)
+        if spec.name not in measures:
+            estimator = spec.factory(family, **options.get(spec.name, {}))
+            measures = {spec.name: measurer(arguments, estimator, truth.blocks, num_warmup)}
+        blocks = -(-num_draws // NUM_BLOCKS)
+
+        def told(done: int, number: int = number, name: str = spec.name) -> None:
+            progress(name, number * NUM_BLOCKS + done, len(todo) * NUM_BLOCKS)
+
+        found = measures[spec.name](draw_key, temperature or 1.0, blocks, told)
+        rows += _rows(spec, temperature, found, truth.blocks, passes[spec.name])
+        on_found(Comparison(truth.said, tuple(rows), skipped))
+    return Comparison(truth.said, tuple(rows), skipped)
 
 
-def _truth(
+def _skipped(
     arguments: tuple[Objective, Params, Batch],
     key: PRNGKey,
     family: FamilyLike,
-    reference: str,
-    num_draws: int,
-    max_values: int,
-    temperature: float,
-) -> tuple[dict[str, np.ndarray], str]:
-    """The true gradient of each group, for each block of draws, and where it is from."""
+    chosen: Sequence[Spec],
+    options: Mapping[str, Mapping[str, Any]],
+    max_passes: int | None,
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Why estimators are not measured, and the passes of an estimate of each, by name."""
+    report = {r.name: r.reason for r in check_objective(*arguments, key, family).estimators}
     plan = layout(*arguments, key, family)
-    try:
-        count = exact.check_count(plan, max_values)
-    except ValueError:
-        count = 0
-    if count:
-        objective, params, batch = arguments
-        _, gradient = jax.jit(
-            lambda p: exact.value_and_grad(objective, p, batch, key, family, max_values=max_values)
-        )(params)
-        groups = {name: np.asarray(value) for name, value in grouped(gradient).items()}
-        whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
-        return whole, f"enumeration of {count} joint values"
-    spec: Spec = registry.spec(reference)
-    if not spec.unbiased or spec.multi_sample:
-        raise ValueError(
-            f"reference {reference!r} is biased: give an unbiased one such as 'muprop'"
-        )
-    zero = {name: np.zeros((NUM_BLOCKS, v.size)) for name, v in grouped(arguments[1]).items()}
-    measure = measurer(arguments, spec.factory(family), zero, 0)
-    per_block = -(-num_draws // NUM_BLOCKS)
-    found = measure(key, temperature, per_block)
-    return found.means, f"{per_block * NUM_BLOCKS} draws of {reference}"
+    skipped, passes = {}, {}
+    for spec in chosen:
+        name = spec.name
+        passes[name] = count_passes(spec, plan, options.get(name))
+        if spec.multi_sample:
+            skipped[name] = "it descends a multi-sample bound"
+        elif report[name]:
+            skipped[name] = report[name]
+        elif max_passes is not None and passes[name] > max_passes:
+            skipped[name] = f"an estimate takes {passes[name]} passes, over {max_passes}"
+    return skipped, passes
 
 
 def _rows(
-    name: str,
+    spec: Spec,
     temperature: float | None,
     found: Measured,
     truth: dict[str, np.ndarray],
@@ -257,9 +176,10 @@ def _rows(
     for group, blocks in found.means.items():
         bias, interval = squared_bias(blocks - truth[group])
         yield Row(
-            name,
+            spec.name,
             temperature,
             group,
+            spec.unbiased,
             math.sqrt(max(bias, 0.0)),
             (math.sqrt(max(interval[0], 0.0)), math.sqrt(max(interval[1], 0.0))),
             found.variance[group],
@@ -269,11 +189,3 @@ def _rows(
             passes,
             found.milliseconds,
         )
-
-
-def _count(passes: str) -> int:
-    """The number that a sum and product of numbers, such as `(1 + 2) + (1 + 2)`, comes to."""
-    total = 0
-    for term in passes.replace("(", "").replace(")", "").split("+"):
-        total += math.prod(int(factor) for factor in term.split("*"))
-    return total

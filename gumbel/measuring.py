@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -31,7 +32,7 @@ def measurer(
     truth: dict[str, np.ndarray],
     num_warmup: int,
 ) -> Any:
-    """`(key, temperature, draws per block) -> Measured`; one program for all temperatures."""
+    """`(key, temperature, draws per block, on_block) -> Measured`: one program for all of these."""
     objective, params, batch = arguments
     target = {name: jnp.asarray(value.mean(axis=0), jnp.float32) for name, value in truth.items()}
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
@@ -53,17 +54,20 @@ def measurer(
         zero = jax.tree.map(jnp.zeros_like, {n: _moments(v, v) for n, v in target.items()})
         return jax.lax.scan(draw, zero, keys)[0]
 
-    def measure(key: PRNGKey, temperature: float, per_block: int) -> Measured:
+    def measure(
+        key: PRNGKey, temperature: float, per_block: int, on_block: Callable[[int], object]
+    ) -> Measured:
         init_key, warm_key, key = jax.random.split(key, 3)
         at = jnp.asarray(temperature, jnp.float32)
         state = estimator.init(objective, params, batch, init_key)
         state = warm(warm_key, at, state) if num_warmup else state
         keys = jax.random.split(key, (NUM_BLOCKS, per_block))
         sums, seconds = [], []
-        for some in keys:
+        for number, some in enumerate(keys):
             start = time.perf_counter()
             sums.append(jax.device_get(block(some, at, state)))
             seconds.append(time.perf_counter() - start)
+            on_block(number + 1)
         total = per_block * NUM_BLOCKS
         means, variance, cosine = {}, {}, {}
         for name, truly in target.items():

@@ -31,6 +31,7 @@ ROOMS = (
     "config",
     "training",
     "train",
+    "lab",
     "sweeps",
     "sweep",
     "reproduce",

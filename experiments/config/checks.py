@@ -65,7 +65,7 @@ def unread(settings: Settings) -> dict[str, str]:
 
     Example:
       >>> from experiments import config
-      >>> mine = config.base("generative")
+      >>> mine = config.base("structured_prediction")
       >>> mine.estimator.name = "st"
       >>> unread(config.read(mine))["temperature.rate"]
       'estimator.name=st reads no temperature'

@@ -18,7 +18,7 @@ def bound_to_length(settings: Settings) -> str | None:
 
     Example:
       >>> from experiments import config
-      >>> mine = config.base("generative")
+      >>> mine = config.base("structured_prediction")
       >>> bound_to_length(config.read(mine)) is None
       True
       >>> mine.learning_rate_schedule = "cosine"

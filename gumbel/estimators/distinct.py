@@ -5,12 +5,12 @@ References:
   gradients for discrete random variables by sampling without replacement.
 """
 
-import itertools
 import math
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -101,23 +101,21 @@ def leave_out(
     size = log_p.shape[0]
     rest = jnp.zeros_like(log_p[0]) if everything else 1 - jnp.sum(jnp.exp(log_p), axis=0)
     log_rest = jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1)), IMPOSSIBLE)
-    whole = frozenset(range(size))
-    # By the values that are taken: log p(the others of the set are drawn next).
-    table = {whole: jnp.zeros_like(log_rest)}
+    bits = 1 << np.arange(size)
+    taken = np.arange(2**size)[:, None] & bits > 0
+    # By the set of values that are taken: log p(the others of the set are drawn next).
+    table = jnp.zeros((2**size, *log_rest.shape), log_p.dtype)
     for number in reversed(range(size)):
-        for taken in map(frozenset, itertools.combinations(range(size), number)):
-            left = sorted(whole - taken)
-            remaining = logsumexp(jnp.stack([log_rest, *(log_p[a] for a in left)]), axis=0)
-            ways = [log_p[a] - remaining + table[taken | {a}] for a in left]
-            table[taken] = logsumexp(jnp.stack(ways), axis=0)
-    weights = [log_p[s] + table[frozenset({s})] - table[frozenset()] for s in range(size)]
-    pairs = [
-        [log_p[t] + table[frozenset({s, t})] - table[frozenset({s})] for t in range(size)]
-        for s in range(size)
-    ]
+        rows = np.flatnonzero(taken.sum(axis=1) == number)
+        left = ~taken[rows].reshape(-1, size, *[1] * log_rest.ndim)
+        free = jnp.where(left, log_p[None], -jnp.inf)
+        remaining = jnp.logaddexp(log_rest, logsumexp(free, axis=1))
+        ways = free - remaining[:, None] + table[rows[:, None] | bits]
+        table = table.at[rows].set(logsumexp(ways, axis=1))
+    weights = log_p + table[bits] - table[0]
+    pairs = log_p[None] + table[bits[:, None] | bits] - table[bits][:, None]
     own = jnp.eye(size, dtype=bool).reshape(size, size, *[1] * (log_p.ndim - 1))
-    pair = jnp.exp(jnp.stack([jnp.stack(row) for row in pairs]))
-    return jnp.exp(jnp.stack(weights)), jnp.where(own, 0, pair)
+    return jnp.exp(weights), jnp.where(own, 0, jnp.exp(pairs))
 
 
 def draw_distinct(

@@ -86,10 +86,54 @@ def test_the_result_is_plain_data_and_prints_as_a_table(found):
 
 def test_too_many_values_fall_back_to_a_long_run_and_say_so():
     found = compare(estimators=["st"], num_draws=500, max_values=1, reference_draws=5000)
-    assert found.reference == "5000 draws of muprop"
+    assert found.reference == "5000 draws of muprop (enumeration needs 2 joint values)"
     st = row(found, "st", "logit")
     assert st.norm == pytest.approx(SCALE / 4 * (1 - 2 * TARGET), rel=0.05)
     assert st.bias < 0.1 * st.norm
+
+
+def test_what_is_known_is_not_measured_again(found):
+    kept = lab.Comparison(found.reference, found.rows[:3], {})
+    told, blocks, found_groups = [], [], ("all", "logit", "scale")
+    again = compare(
+        estimators=["sf", "st", "vimco"],
+        num_draws=100,
+        known=lab.Comparison.from_dict(json.loads(json.dumps(kept.as_dict()))),
+        truth=lab.Truth({n: np.zeros((10, 1 + (n == "all"))) for n in found_groups}, "zero"),
+        on_found=lambda so_far: told.append(len(so_far.rows)),
+        progress=lambda what, done, total: blocks.append((what, done, total)),
+    )
+    assert again.rows[:3] == found.rows[:3]  # of sf
+    assert again.reference == "zero"
+    assert told == [6]
+    assert blocks == [("st", number, 20) for number in range(11, 21)]
+
+
+def test_an_estimate_of_too_many_passes_is_skipped():
+    options = {"rloo": {"num_samples": 8}}
+    found = compare(estimators=["sf", "rloo"], num_draws=10, options=options, max_passes=15)
+    assert found.skipped == {"rloo": "an estimate takes 16 passes, over 15"}
+
+
+def test_the_advice_goes_by_the_time_for_a_gradient():
+    def measured(name, bias, variance, milliseconds, *, unbiased=False):
+        interval = (bias, bias)
+        numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
+        return lab.Row(name, None, "all", unbiased, bias, interval, *numbers)
+
+    rows = (
+        measured("biased", 1.0, 1.0, 1.0),
+        measured("noisy", 0.1, 100.0, 1.0, unbiased=True),
+        measured("dear", 0.0, 1.0, 1000.0),
+    )
+    found = lab.Comparison("", rows, {})
+    assert found.budgets() == (1.0, 100.0)
+    assert (found.best(1.0).estimator, found.best(200.0).estimator) == ("biased", "noisy")
+    assert found.best(200.0).error_at(200.0) == pytest.approx(0.5)
+    assert found.advice().startswith(
+        "By time for a gradient, use biased at 1 ms and noisy at 100 ms: the least mean squared "
+        "error of what was measured, 0.5 and 0.25 of the squared norm"
+    )
 
 
 def test_arguments_out_of_range_are_refused():

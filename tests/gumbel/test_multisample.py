@@ -35,6 +35,10 @@ arms_module, double_cv_module, rloo_module, unordered_set_module = (
 )
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+slow = pytest.mark.slow
+both_families = pytest.mark.parametrize(
+    "family", [BERNOULLI, pytest.param(CATEGORICAL, marks=slow)], ids=lambda family: family.name
+)
 
 
 def one_layer(family, num_variables=4, batch_size=2) -> Net:
@@ -125,17 +129,29 @@ def with_large_coefficients(state):
     return state._replace(control=state.control._replace(coefficients=large))
 
 
-@every_family
-def test_other_options_and_learned_coefficients_leave_the_estimates_unbiased(family):
+def assert_unbiased(net, made):
+    expected = exact_gradient(net)
+    for name, found in moments(net, made).items():
+        assert largest_z(*found, expected) < critical_z(len(expected)), name
+
+
+@both_families
+def test_learned_coefficients_leave_the_estimates_unbiased(family):
     net = chain(family)
-    rodeo, rodeo_state = started(net, "rodeo", num_samples=3)
+    rodeo, rodeo_state = started(net, "rodeo", num_samples=2)
+    double_cv = estimators.make("double_cv", family, num_samples=2)
+    alpha = double_cv_module.DoubleCVState(jnp.asarray(1.3), jnp.asarray(1.0))
     made = {
         "rodeo": (rodeo, with_large_coefficients(rodeo_state)),
-        "double_cv": (
-            estimators.make("double_cv", family, num_samples=3),
-            double_cv_module.DoubleCVState(jnp.asarray(1.3), jnp.asarray(1.0)),
-        ),
+        "double_cv": (double_cv, alpha),
     }
+    assert_unbiased(net, made)
+
+
+@slow
+@every_family
+def test_other_options_leave_the_estimates_unbiased(family):
+    net, made = chain(family), {}
     for name, options in [
         ("rloo", {"num_samples": 2}),
         ("arm", {"num_samples": 4}),
@@ -145,9 +161,7 @@ def test_other_options_and_learned_coefficients_leave_the_estimates_unbiased(fam
         ("indecater", {"num_samples": 2, "chunk_size": 3}),
     ]:
         made[name] = (estimators.make(name, family, **options), ())
-    expected = exact_gradient(net)
-    for name, found in moments(net, made).items():
-        assert largest_z(*found, expected) < critical_z(len(expected)), name
+    assert_unbiased(net, made)
 
 
 @contextmanager
@@ -208,6 +222,7 @@ def test_the_test_has_the_power_to_catch_mistakes():
         assert largest_z(*found, expected) > critical_z(len(expected)), name
 
 
+@slow
 def test_variances_are_as_the_literature_orders_them():
     net = one_layer(BERNOULLI)
     made = {
@@ -240,8 +255,8 @@ def test_variances_are_as_the_literature_orders_them():
 # Identities.
 
 
-@pytest.mark.parametrize("name", ["double_cv", "rodeo"])
-@every_family
+@pytest.mark.parametrize("name", ["double_cv", pytest.param("rodeo", marks=slow)])
+@both_families
 def test_without_coefficients_they_are_rloo(name, family):
     net = chain(family)
     estimator, state = started(net, name, num_samples=3)
@@ -490,6 +505,7 @@ def test_double_cv_learns_to_be_exact_for_a_linear_cost():
     )
 
 
+@slow
 def test_rodeo_learns_a_smaller_variance_than_it_starts_from():
     net = one_layer(BERNOULLI, batch_size=8)
     made = {

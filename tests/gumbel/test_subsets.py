@@ -34,16 +34,16 @@ def test_top_k_draws_every_order_as_often_as_its_log_probability_says():
 def test_the_gradient_of_the_log_probability_is_the_score():
     """Its expectation is 0, by enumeration of all orders."""
     one_hot = jnp.eye(4)[jnp.array(list(itertools.permutations(range(4), 3)))]
-    log_prob, score = jax.vmap(jax.value_and_grad(ordered_log_prob), in_axes=(None, 0))(
-        LOGITS, one_hot
-    )
+    scores = jax.jit(jax.vmap(jax.value_and_grad(ordered_log_prob), in_axes=(None, 0)))
+    log_prob, score = scores(LOGITS, one_hot)
     assert float(jnp.abs(score).max()) > 0.5
     np.testing.assert_allclose(jnp.exp(log_prob) @ score, 0, atol=1e-6)
 
 
 def test_ruled_out_values_and_repeated_ones_have_no_probability():
     logits = jnp.array([0.0, -jnp.inf, 1.0])
-    z, log_prob = jax.vmap(lambda key: gumbel_top_k(key, logits, 2))(jax.random.split(KEY, 100))
+    draw = jax.jit(jax.vmap(lambda key: gumbel_top_k(key, logits, 2)))
+    z, log_prob = draw(jax.random.split(KEY, 100))
     assert float(z[..., 1].max()) == 0
     assert np.isfinite(log_prob).all()
     assert ordered_log_prob(logits, jnp.eye(3)[jnp.array([0, 1])]) == -jnp.inf
@@ -60,8 +60,9 @@ def test_relaxed_subsets_have_k_values_and_finite_gradients(dtype):
         y = relaxed_top_k(KEY, logits, 3, temperature, hard=hard)
         return jnp.sum(y.astype(jnp.float32) * jnp.arange(5)), y
 
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True), static_argnames="hard")
     for temperature, hard in itertools.product((0.01, 1.0, 100.0), (False, True)):
-        gradient, y = jax.grad(total, argnums=(0, 1), has_aux=True)(logits, temperature, hard)
+        gradient, y = gradients(logits, temperature, hard)
         assert y.dtype == dtype
         np.testing.assert_allclose(y.astype(jnp.float32).sum(-1), 3, rtol=2e-2)
         assert float(y.min()) >= 0
@@ -73,19 +74,28 @@ def test_relaxed_subsets_have_k_values_and_finite_gradients(dtype):
 
 def test_relaxed_subsets_are_the_softmax_at_one_and_the_drawn_subset_when_cold():
     logits = jax.random.normal(KEY, (50, 6))
-    one = relaxed_top_k(KEY, logits, 1, 0.7)
-    np.testing.assert_allclose(one, gumbel.gumbel_softmax(KEY, logits, 0.7), rtol=1e-5)
-    drawn = gumbel_top_k(KEY, logits, 3)[0].sum(-2)
-    np.testing.assert_array_equal(relaxed_top_k(KEY, logits, 3, 1.0, hard=True), drawn)
-    cold = relaxed_top_k(KEY, logits, 3, 1e-3)
+
+    @jax.jit
+    def results(logits):
+        return (
+            (relaxed_top_k(KEY, logits, 1, 0.7), gumbel.gumbel_softmax(KEY, logits, 0.7)),
+            gumbel_top_k(KEY, logits, 3)[0].sum(-2),
+            relaxed_top_k(KEY, logits, 3, 1.0, hard=True),
+            relaxed_top_k(KEY, logits, 3, 1e-3),
+            relaxed_top_k(KEY, logits, 6, 1.0, hard=True),
+        )
+
+    ones, drawn, hard, cold, everything = results(logits)
+    np.testing.assert_allclose(*ones, rtol=1e-5)
+    np.testing.assert_array_equal(hard, drawn)
     assert float(jnp.mean(jnp.abs(cold - drawn).max(-1) < 0.01)) > 0.9
-    np.testing.assert_array_equal(relaxed_top_k(KEY, logits, 6, 1.0, hard=True), 1)
+    np.testing.assert_array_equal(everything, 1)
 
 
 def test_a_hard_subset_has_the_gradient_of_the_relaxed_one():
     weights = jnp.arange(4.0)
     gradients = [
-        jax.grad(lambda x, hard=hard: relaxed_top_k(KEY, x, 2, 0.5, hard=hard) @ weights)(LOGITS)
+        jax.jit(jax.grad(lambda x, h=hard: relaxed_top_k(KEY, x, 2, 0.5, hard=h) @ weights))(LOGITS)
         for hard in (False, True)
     ]
     np.testing.assert_array_equal(*gradients)
@@ -103,32 +113,36 @@ def test_more_distinct_values_than_there_are_are_refused(function, k):
 def test_unimix_gives_every_possible_value_its_share():
     logits = jnp.array([1e4, 0.0, -1e4, -jnp.inf, -1e9])
     share = 0.03
-    mixed = gumbel.unimix(logits, share)
+    unimix = jax.jit(gumbel.unimix)
+    mixed = unimix(logits, share)
     np.testing.assert_allclose(jnp.exp(mixed), [0.98, 0.01, 0.01, 0, 0], rtol=1e-4)
     plain = jnp.array([0.5, -1.0, 2.0])
     p = jax.nn.softmax(plain)
-    np.testing.assert_allclose(jnp.exp(gumbel.unimix(plain, share)), 0.97 * p + 0.01, rtol=1e-5)
-    np.testing.assert_allclose(gumbel.unimix(plain, 0.0), jnp.log(p), rtol=1e-5)
-    np.testing.assert_allclose(gumbel.unimix(plain, 1.0), -jnp.log(3.0), rtol=1e-5)
-    np.testing.assert_allclose(gumbel.unimix(logits.at[:3].set(0.0), 0.5)[:3], -jnp.log(3.0))
+    np.testing.assert_allclose(jnp.exp(unimix(plain, share)), 0.97 * p + 0.01, rtol=1e-5)
+    np.testing.assert_allclose(unimix(plain, 0.0), jnp.log(p), rtol=1e-5)
+    np.testing.assert_allclose(unimix(plain, 1.0), -jnp.log(3.0), rtol=1e-5)
+    np.testing.assert_allclose(unimix(logits.at[:3].set(0.0), 0.5)[:3], -jnp.log(3.0))
 
 
 def test_binary_unimix_is_unimix_of_two_values():
     odds = jnp.array([-1e4, -2.0, 0.0, 3.0, 1e4])
-    mixed = jax.nn.sigmoid(gumbel.binary_unimix(odds, 0.1))
+    binary_unimix = jax.jit(gumbel.binary_unimix)
+    mixed = jax.nn.sigmoid(binary_unimix(odds, 0.1))
     np.testing.assert_allclose(mixed, 0.9 * jax.nn.sigmoid(odds) + 0.05, rtol=1e-4)
     ends = jnp.array([-jnp.inf, jnp.inf])
-    np.testing.assert_array_equal(gumbel.binary_unimix(ends, 0.1), ends)
+    np.testing.assert_array_equal(binary_unimix(ends, 0.1), ends)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gradients_of_unimix_are_finite(dtype):
     logits = jnp.asarray([1e4, 0.0, -1e4, -jnp.inf], dtype)
+    jacobian = jax.jit(jax.jacobian(lambda x, share: gumbel.unimix(x, share)[:3]))
     for share in (0.0, 0.01, 1.0):
-        gradient = jax.jacobian(lambda x, s=share: gumbel.unimix(x, s)[:3])(logits)
+        gradient = jacobian(logits, share)
         assert np.isfinite(np.asarray(gradient, np.float32)).all()
     odds = jnp.asarray([-jnp.inf, -1e4, 0.0, jnp.inf], dtype)
-    slope = jax.grad(lambda x: gumbel.binary_unimix(x, 0.01)[1:3].sum().astype(jnp.float32))(odds)
+    total = lambda x: gumbel.binary_unimix(x, 0.01)[1:3].sum().astype(jnp.float32)  # noqa: E731
+    slope = jax.jit(jax.grad(total))(odds)
     assert np.isfinite(np.asarray(slope, np.float32)).all()
     assert np.isnan(gumbel.unimix(jnp.array([jnp.nan, 0.0]), 0.1)).all()
 

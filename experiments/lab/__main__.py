@@ -1,0 +1,110 @@
+"""Compares the gradients of all estimators at the parameters of a run.
+
+python -m experiments.lab --workdir=RUN [--estimators=NAME,...] [--temperatures=0.5,1.0]
+
+RUN is the directory of a run, finished or not. Results go to RUN/lab; nothing else in RUN changes.
+For each estimator that applies to the run, the command measures bias with an interval, variance,
+mean squared error, cosine, passes, and time. Rerun the same command to resume.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from experiments import command
+from experiments.errors import UserError, suggestion
+from experiments.lab import measure
+from experiments.lab.measure import Request
+from experiments.training import loading
+from experiments.training.compilations import keep_compilations
+from gumbel import estimators
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "the directory of the run", **define)
+    flags.DEFINE_string(
+        "output", None, "the directory for results; WORKDIR/lab by default", **define
+    )
+    flags.DEFINE_list("estimators", None, "names; by default all that apply", **define)
+    flags.DEFINE_list("temperatures", ["0.1", "0.5", "1.0"], "temperatures to measure at", **define)
+    flags.DEFINE_integer("draws", 1000, "number of estimates", lower_bound=10, **define)
+    flags.DEFINE_integer(
+        "warmup", 200, "steps before measuring, for learned baselines", lower_bound=0, **define
+    )
+    flags.DEFINE_integer(
+        "reference_draws",
+        10_000,
+        "estimates by muprop, whose mean is the true gradient if enumeration is too expensive",
+        lower_bound=10,
+        **define,
+    )
+    flags.DEFINE_integer("images", 100, "number of training images", lower_bound=1, **define)
+    flags.DEFINE_integer(
+        "max_passes", 64, "skip estimators with more passes", lower_bound=1, **define
+    )
+
+
+def main(given: Mapping[str, Any]) -> int:
+    """Compares the gradients of all estimators at the parameters of a run."""
+    workdir = Path(
+        command.required(given["workdir"], "workdir=RUN", "name the directory of a run")
+    ).expanduser()
+    output = command.path(given["output"]) or workdir / "lab"
+    request = Request(
+        _names(given["estimators"]),
+        _temperatures(given["temperatures"]),
+        given["draws"],
+        given["warmup"],
+        given["reference_draws"],
+        given["images"],
+        given["max_passes"],
+    )
+    run = loading.load(workdir)
+    keep_compilations()
+    with tqdm(unit="block", disable=None) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description(what)  # and shows it
+
+        found = measure.measure(run, request, output, progress)
+    text = f"{found.table()}\n\n{found.advice()}\n"
+    (output / measure.TABLE).write_text(text, encoding="utf-8")
+    print(text)
+    if found.rows:
+        from experiments.lab import figures  # matplotlib takes a second to import
+
+        settings = run.settings
+        title = f"{settings.task}, {settings.latent}, step {run.step:,}"
+        figures.draw(output / measure.PICTURE, found, title=title)
+        print(f"picture: {output / measure.PICTURE}")
+    print(f"numbers: {output / measure.NUMBERS}")
+    return 0
+
+
+def _names(given: list[str] | None) -> tuple[str, ...] | None:
+    for name in given or ():
+        if name not in estimators.names():
+            hint = suggestion(name, estimators.names())
+            raise UserError(f"--estimators: unknown estimator {name!r}: {hint}")
+    return tuple(given) if given else None
+
+
+def _temperatures(given: list[str]) -> tuple[float, ...]:
+    try:
+        values = tuple(map(float, given))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < float("inf") for value in values):
+        raise UserError(f"--temperatures={','.join(given)}: give positive numbers such as 0.5,1.0")
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(command.launch(main, define_flags))

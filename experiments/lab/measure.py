@@ -1,0 +1,154 @@
+"""Every estimator at the parameters of a run, measured once and kept in a directory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import tasks
+from experiments.data import batches
+from experiments.errors import UserError
+from experiments.tasks.layers import objective as objective_of
+from experiments.tasks.layers import params_of
+from experiments.training import records
+from experiments.training.loading import Trained
+from experiments.training.program import dynamic_of, temperature_at
+from experiments.training.provenance import provenance
+from gumbel import Objective, estimators, lab
+from gumbel.types import Batch, Params
+
+NUMBERS, TRUTH, TABLE, PICTURE = "lab.json", "truth.npz", "lab.txt", "lab.png"
+
+
+class Request(NamedTuple):
+    """What to measure.
+
+    Attributes:
+      estimators: their names; None for all that can serve the run.
+      temperatures: for those that read one.
+      num_draws: estimates of each.
+      num_warmup: surrogates before, in which what an estimator learns settles down.
+      reference_draws: of the long run that stands for the true gradient.
+      batch_size: training images.
+      max_passes: dearer estimates are left out.
+    """
+
+    estimators: tuple[str, ...] | None
+    temperatures: tuple[float, ...]
+    num_draws: int
+    num_warmup: int
+    reference_draws: int
+    batch_size: int
+    max_passes: int
+
+
+def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
+    """The objective of a run, its parameters, and its first training images.
+
+    What the cost takes from a schedule is that of the checkpoint's step.
+    """
+    settings, step, model, dataset = run
+    task, dynamic = tasks.load(settings.task), dynamic_of(settings)
+    learned = settings.temperature.name == "learned"
+    temperature: Any = dynamic["temperature.value"]
+    if not learned:
+        now = (dynamic, jnp.asarray(step), jnp.zeros(()))
+        temperature = temperature_at(settings.temperature, settings.num_steps, *now)
+    annealed = task.annealed(settings, dynamic, step)
+    objective = objective_of(model, temperature=temperature, **annealed)
+    images = jnp.asarray(dataset.train.images[:batch_size])
+    dynamic_pixels = settings.dynamic_binarization
+    shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)
+    return objective, params_of(model), model.batch(shown)
+
+
+def measure(
+    run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
+) -> lab.Comparison:
+    """Measures what is not in `output` yet; every estimator that is done is kept there at once.
+
+    Args:
+      run: trained or half-trained.
+      request: what to measure.
+      output: a directory, made if absent.
+      progress: see `gumbel.lab.compare`.
+
+    Raises:
+      UserError: the directory is of another request or another step.
+    """
+    asked = {"step": run.step, "config": run.settings.flat(), **request._asdict()}
+    known = _known(output, records.plain(asked))
+    output.mkdir(parents=True, exist_ok=True)
+    objective, params, batch = arguments(run, request.batch_size)
+    key, family = jax.random.key(0), run.settings.family
+
+    def keep(found: lab.Comparison) -> None:
+        numbers = {"request": asked, **found.as_dict(), **provenance()}
+        records.write_json(output / NUMBERS, numbers)
+
+    truth = _truth(output) if known else None
+    if truth is None:
+        truth = lab.true_gradient(
+            objective,
+            params,
+            batch,
+            key,
+            family=family,
+            num_draws=request.reference_draws,
+            progress=progress,
+        )
+        kept: dict[str, Any] = {"said": truth.said, **truth.blocks}
+        np.savez(output / TRUTH, **kept)
+        known = lab.Comparison(truth.said, (), {})
+        keep(known)
+    found = lab.compare(
+        objective,
+        params,
+        batch,
+        key,
+        family=family,
+        estimators=request.estimators,
+        options=centered(),
+        temperatures=request.temperatures,
+        num_draws=request.num_draws,
+        num_warmup=request.num_warmup,
+        max_passes=request.max_passes,
+        truth=truth,
+        known=known,
+        on_found=keep,
+        progress=progress,
+    )
+    keep(found)
+    return found
+
+
+def centered() -> dict[str, dict[str, bool]]:
+    """A centered signal wherever there is one, as in the tables."""
+    names = estimators.names()
+    having = [name for name in names if "centering" in estimators.spec(name).options]
+    return {name: {"centering": True} for name in having}
+
+
+def _known(output: Path, asked: Any) -> lab.Comparison | None:
+    path = output / NUMBERS
+    if not path.exists():
+        return None
+    kept = records.read_json(path)
+    if kept["request"] != asked:
+        raise UserError(
+            f"{output} holds a comparison of another request or step: choose another --output, "
+            "or delete it"
+        )
+    return lab.Comparison.from_dict(kept)
+
+
+def _truth(output: Path) -> lab.Truth | None:
+    path = output / TRUTH
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        blocks = {name: arrays[name] for name in arrays.files if name != "said"}
+        return lab.Truth(blocks, str(arrays["said"]))

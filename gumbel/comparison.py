@@ -1,0 +1,161 @@
+"""The result of a comparison of estimators: rows of numbers, a table, and a recommendation."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The measurements of one estimator, at one temperature, in one group of parameters.
+
+    Attributes:
+      estimator: name of the estimator.
+      temperature: None for an estimator that does not read it.
+      group: a top-level key of the parameters, or `all`.
+      unbiased: whether the estimator is known to be unbiased.
+      bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
+      bias_interval: 95 % interval of `bias`.
+      variance: `E|g - E g|^2` of one estimate.
+      error: mean squared error, `variance + bias^2`.
+      cosine: mean cosine between one estimate and the true gradient.
+      norm: norm of the true gradient.
+      passes: forward and backward passes through the objective per estimate.
+      milliseconds: time per estimate, for all groups together.
+    """
+
+    estimator: str
+    temperature: float | None
+    group: str
+    unbiased: bool
+    bias: float
+    bias_interval: tuple[float, float]
+    variance: float
+    error: float
+    cosine: float
+    norm: float
+    passes: int
+    milliseconds: float
+
+    @property
+    def label(self) -> str:
+        """The estimator and its temperature, in words."""
+        at = "" if self.temperature is None else f" at temperature {self.temperature:g}"
+        return f"{self.estimator}{at}"
+
+    @property
+    def variance_per_pass(self) -> float:
+        """Variance at equal cost in passes: `variance * passes`."""
+        return self.variance * self.passes
+
+    @property
+    def variance_per_millisecond(self) -> float:
+        """Variance at equal time: `variance * milliseconds`."""
+        return self.variance * self.milliseconds
+
+    def error_at(self, milliseconds: float) -> float:
+        """The mean squared error of the average of as many estimates as fit into this time.
+
+        The measured bias of an estimator that is known to be unbiased is ignored.
+        """
+        bias = 0.0 if self.unbiased else self.bias
+        return bias**2 + self.variance * self.milliseconds / milliseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The result of `gumbel.lab.compare`; `print` shows it as a table.
+
+    Attributes:
+      reference: source of the true gradient: enumeration, or a long run of an estimator.
+      rows: one for each estimator, temperature, and group.
+      skipped: by name of an estimator, why it was not measured.
+    """
+
+    reference: str
+    rows: tuple[Row, ...]
+    skipped: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as plain data, for JSON."""
+        rows = [
+            dataclasses.asdict(row)
+            | {
+                "variance_per_pass": row.variance_per_pass,
+                "variance_per_millisecond": row.variance_per_millisecond,
+            }
+            for row in self.rows
+        ]
+        return {"reference": self.reference, "rows": rows, "skipped": dict(self.skipped)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The comparison that `as_dict` turned into plain data."""
+        names = [field.name for field in dataclasses.fields(Row)]
+        rows = []
+        for row in data["rows"]:
+            low, high = row["bias_interval"]
+            rows.append(Row(**{name: row[name] for name in names} | {"bias_interval": (low, high)}))
+        return cls(data["reference"], tuple(rows), dict(data["skipped"]))
+
+    def of_group(self, group: str = "all") -> list[Row]:
+        """The rows of one group, the smallest error first."""
+        return sorted((row for row in self.rows if row.group == group), key=lambda row: row.error)
+
+    def table(self, group: str = "all") -> str:
+        """The rows of one group, the smallest error first, as text."""
+        heading = (
+            f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95 %':>19} {'variance':>9} "
+            f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8}"
+        )
+        lines = [f"true gradient: {self.reference}; group: {group}", heading]
+        for row in self.of_group(group):
+            temperature = "" if row.temperature is None else f"{row.temperature:g}"
+            low, high = row.bias_interval
+            lines.append(
+                f"{row.estimator:20} {temperature:>6} {row.bias:9.3g} "
+                f"{f'{low:.3g}..{high:.3g}':>19} {row.variance:9.3g} {row.error:9.3g} "
+                f"{row.cosine:7.3f} {row.passes:6} {row.variance_per_pass:9.3g} "
+                f"{row.milliseconds:8.3g}"
+            )
+        lines += [f"{name:20} skipped: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+    __str__ = table
+
+    def budgets(self, group: str = "all") -> tuple[float, float]:
+        """Two time budgets for a gradient, in milliseconds.
+
+        They are the median time of an estimate, and a hundred times that.
+        """
+        times = sorted(row.milliseconds for row in self.of_group(group))
+        small = times[len(times) // 2]
+        return small, 100 * small
+
+    def best(self, milliseconds: float, group: str = "all") -> Row:
+        """The row with the smallest error in this time budget, of those that fit into it."""
+        fitting = [row for row in self.of_group(group) if row.milliseconds <= milliseconds]
+        return min(fitting, key=lambda row: row.error_at(milliseconds))
+
+    def advice(self, group: str = "all") -> str:
+        """A recommendation, and its assumptions."""
+        if not self.of_group(group):
+            return "No estimator was measured."
+        chosen = [(self.best(time, group), time) for time in self.budgets(group)]
+        choices = " and ".join(f"{row.label} at {time:.3g} ms" for row, time in _merged(chosen))
+        shares = [row.error_at(time) / max(row.norm**2, 1e-30) for row, time in chosen]
+        errors = " and ".join(f"{share:.3g}" for share in shares)
+        return (
+            f"By time for a gradient, use {choices}: the least mean squared error of what was "
+            f"measured, {errors} of the squared norm of the gradient.\n"
+            "This assumes that the time goes into averaging independent estimates, that these "
+            "parameters and this batch are typical of training, that each estimator runs with the "
+            "options given here, and that times are those of this machine; a bias within its "
+            "interval of 0 may be noise."
+        )
+
+
+def _merged(chosen: Sequence[tuple[Row, float]]) -> list[tuple[Row, float]]:
+    """The choices, the first one alone if they are the same."""
+    (first, _), (last, _) = chosen
+    return list(chosen[:1]) if first is last else list(chosen)

@@ -1,0 +1,57 @@
+"""How many passes through the objective one surrogate of an estimator takes: `Spec.passes`."""
+
+import ast
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gumbel.estimators import Spec
+from gumbel.independence import count_changes, count_values, readable
+from gumbel.samplers import Pass
+
+
+def passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> str:
+    """`Spec.passes` with numbers for its letters: forward + backward.
+
+    Args:
+      spec: of the estimator.
+      plan: of the objective; see `gumbel.independence.layout`.
+      options: of the estimator, where they are not its defaults.
+    """
+    return _filled(spec, plan, options, readable)
+
+
+def count_passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> int:
+    """Forward and backward passes together; the arguments are those of `passes`."""
+    return evaluated(_filled(spec, plan, options, str))
+
+
+def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: Any) -> str:
+    records = plan.records.values()
+    defaults = {name: option.default for name, option in spec.options.items()}
+    numbers = {
+        "L": len({record.block for record in records}),
+        "m": (defaults | dict(options or {})).get("num_samples", 1),
+        "N": math.prod(count_values(record, coupled=plan.coupled) for record in records),
+        "V": sum(count_changes(record, coupled=plan.coupled) for record in records),
+    }
+    return re.sub(r"\b[LmNV]\b", lambda match: shown(numbers[match.group()]), spec.passes)
+
+
+def evaluated(text: str) -> int:
+    """What sums and products of numbers come to.
+
+    Example:
+      >>> evaluated("2 * (1 + 400) + 2")
+      804
+    """
+
+    def of(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant):
+            return int(node.value)  # type: ignore[arg-type]
+        assert isinstance(node, ast.BinOp)
+        left, right = of(node.left), of(node.right)
+        return left + right if isinstance(node.op, ast.Add) else left * right
+
+    return of(ast.parse(text, mode="eval").body)

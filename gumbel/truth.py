@@ -1,0 +1,97 @@
+"""The true gradient that estimates are held against: by enumeration, or by a long run."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gumbel import estimators as registry
+from gumbel import exact
+from gumbel.independence import layout
+from gumbel.measuring import NUM_BLOCKS, grouped, measurer
+from gumbel.sites import FamilyLike
+from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
+
+# `(what is measured, blocks done, blocks in all)`, after each block of draws.
+Progress = Callable[[str, int, int], object]
+
+
+class Truth(NamedTuple):
+    """The true gradient, as `true_gradient` found it.
+
+    Attributes:
+      blocks: of each group of parameters, for each block of draws, `[blocks, size]`.
+      said: where it is from.
+    """
+
+    blocks: dict[str, np.ndarray]
+    said: str
+
+
+def true_gradient(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    family: FamilyLike = None,
+    reference: str = "muprop",
+    num_draws: int = 10_000,
+    temperature: float = 1.0,
+    max_values: int = 4096,
+    progress: Progress = lambda what, done, total: None,
+) -> Truth:
+    """The gradient of `E[f(z)]`, by enumeration if there are few values, else by a long run.
+
+    Args:
+      objective, params, batch, key, family: as for `compare`; the objective's noise is the same
+        for the same key.
+      reference: the unbiased estimator of the long run.
+      num_draws: of that run.
+      temperature: that it is given.
+      max_values: the most joint values to enumerate.
+      progress: is told of each block of draws.
+
+    Raises:
+      ValueError: `reference` is biased.
+    """
+    noise_key, key, _ = jax.random.split(key, 3)
+    arguments = (with_noise(objective, noise_key), params, batch)
+    plan = layout(*arguments, key, family)
+    try:
+        count = exact.check_count(plan, max_values)
+    except ValueError as error:
+        count, reason = 0, str(error).partition(" (")[0]
+    if count:
+
+        @jax.jit
+        def enumerated(params: Params) -> Params:
+            fixed, _, batch = arguments
+            return exact.value_and_grad(fixed, params, batch, key, family, max_values=max_values)[1]
+
+        groups = {name: np.asarray(value) for name, value in grouped(enumerated(params)).items()}
+        whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
+        return Truth(whole, f"enumeration of {count} joint values")
+    spec = registry.spec(reference)
+    if not spec.unbiased or spec.multi_sample:
+        raise ValueError(
+            f"reference {reference!r} is biased: give an unbiased one such as 'muprop'"
+        )
+    zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
+    measure = measurer(arguments, spec.factory(family), zero, 0)
+    per_block = -(-num_draws // NUM_BLOCKS)
+    said = f"{per_block * NUM_BLOCKS} draws of {reference}"
+    found = measure(
+        key, temperature, per_block, lambda done: progress(f"truth, {said}", done, NUM_BLOCKS)
+    )
+    return Truth(found.means, f"{said} ({reason})")
+
+
+def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:
+    """The objective, whose own noise is always this."""
+
+    def fixed(params: Params, batch: Batch, _key: PRNGKey, sample: Sampler) -> Any:
+        return objective(params, batch, noise_key, sample)
+
+    return fixed

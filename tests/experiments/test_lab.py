@@ -1,0 +1,61 @@
+"""The laboratory's command on a tiny run: measured once, resumed, drawn."""
+
+import json
+
+import pytest
+
+from experiments import command
+from experiments.lab import __main__ as lab
+from experiments.lab import measure
+from experiments.training import run
+from tests.experiments import small
+
+ESTIMATORS = "st,gumbel_softmax,vimco"
+
+
+@pytest.fixture(scope="module", name="workdir")
+def fixture_workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    settings = small.settings("sbn", layers=(3, 3), num_steps=4, estimator__name="st")
+    run.train(settings, workdir)
+    return workdir
+
+
+def compare(workdir, *flags):
+    sizes = ["--draws=20", "--reference_draws=40", "--images=4", "--warmup=2"]
+    given = [f"--workdir={workdir}", f"--estimators={ESTIMATORS}", "--temperatures=0.5", *sizes]
+    return command.launch(lab.main, lab.define_flags, [*given, *flags])
+
+
+def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
+    assert compare(workdir) == 0
+    shown = capsys.readouterr().out
+    numbers = json.loads((workdir / "lab" / measure.NUMBERS).read_text())
+    assert numbers["reference"] == "enumeration of 64 joint values"
+    assert {row["estimator"] for row in numbers["rows"]} == {"st", "gumbel_softmax"}
+    assert numbers["skipped"] == {"vimco": "it descends a multi-sample bound"}
+    assert "use " in shown.splitlines()[-5]
+    assert (workdir / "lab" / measure.PICTURE).stat().st_size > 10_000
+
+    monkeypatch.setattr("gumbel.lab.measurer", None)  # what is there is not measured again
+    monkeypatch.setattr("gumbel.truth.measurer", None)
+    assert compare(workdir) == 0
+    assert json.loads((workdir / "lab" / measure.NUMBERS).read_text())["rows"] == numbers["rows"]
+
+    assert compare(workdir, "--draws=30") == 2
+    assert "holds a comparison of another request or step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--estimators=rlo", "unknown estimator 'rlo': did you mean rloo"),
+        ("--temperatures=0", "--temperatures=0: give positive numbers such as 0.5,1.0"),
+        ("--temperatures=warm", "--temperatures=warm: give positive numbers"),
+        ("--workdir=/nowhere", "/nowhere has no config.json"),
+        ("--workdir=", "--workdir=RUN is missing"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(workdir, capsys, flag, message):
+    assert compare(workdir, flag) == 2
+    assert message in capsys.readouterr().err
