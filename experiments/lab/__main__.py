@@ -55,7 +55,7 @@ def main(given: Mapping[str, Any]) -> int:
     workdir = Path(
         command.required(given["workdir"], "workdir=RUN", "name the directory of a run")
     ).expanduser()
-    output = command.path(given["output"]) or workdir / "lab"
+    output = command.path(given["output"], "output") or workdir / "lab"
     request = Request(
         _names(given["estimators"]),
         _temperatures(given["temperatures"]),
