@@ -59,9 +59,6 @@ def define_flags(values: flags.FlagValues) -> None:
     engines.define_flags(values)
     trackers.define_flags(values)
     define_report_flags(values)
-    flags.DEFINE_string(
-        "ray_address", None, "the Ray cluster to join; else one is started here", **define
-    )
 
 
 def define_report_flags(values: flags.FlagValues) -> None:
@@ -99,7 +96,7 @@ def main(
     shown = trackers.chosen(given["tracker"])
     jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
     warn_of_unread(jobs, overridden)
-    options = Options(given["workers"], given["ray_address"])
+    options = Options.of_flags(given)
     engine = given["engine"] or ("ray" if options.ray_address else engines.default())
     if options.ray_address and engine != "ray":
         raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
@@ -170,7 +167,7 @@ def conclude(
 def _report(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> None:
     with rundir.locked(directory, wait=True):
         text = report.write(directory, jobs, failures)
-    print(text, end="")
+    print(report.shown(text, directory / report.TEXT), end="")
     print(f"table: {directory / report.TEXT}")
     print("\n".join(f"plot: {path}" for path in report.plots_in(directory)))
 

@@ -1,29 +1,45 @@
 """Trains one model with one estimator.
 
 python -m experiments.train --config=configs/sbn.py --workdir=DIR [--config.KEY=VALUE ...]
+
+On several devices, of one machine or many, the numbers are the same to float32 rounding; so where
+a run trains is said by flags and is no part of its config, and it may resume elsewhere.
 """
 
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import jax
+from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import config as configs
 from experiments import tasks
 from experiments.config import Overrides, cli
 from experiments.settings import Settings
-from experiments.training import run, rundir, trackers
+from experiments.training import hosts, placement, run, rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.loop import Stopped
 
 _log = logging.getLogger(__name__)
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags that say where the run trains, and where it is shown."""
+    placement.define_flags(values, "by default 1, or those of all processes")
+    hosts.define_flags(values)
+    trackers.define_flags(values)
+
+
 def main(
-    config: ConfigDict, workdir: str, overrides: Overrides, given: Mapping[str, Any] | None = None
+    config: ConfigDict,
+    workdir: str,
+    overrides: Overrides,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Trains one model with one estimator; rerun the same command to resume a stopped run.
 
@@ -31,20 +47,28 @@ def main(
       config: of the run.
       workdir: its directory.
       overrides: of the config.
-      given: the flags; their defaults if None.
+      given: the flags; the default of those left out.
     """
-    shown = trackers.chosen((given or {}).get("tracker", trackers.DEFAULT))
+    shown = trackers.chosen(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
             _log.warning("--config.%s does nothing: %s", key, why)
     keep_compilations()
+    hosts.join(given)
+    devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
     finished = rundir.is_finished(Path(workdir), settings.num_steps)
     try:
-        result = run.train(settings, workdir, overrides, shown_by=shown)
+        result = run.train(settings, workdir, overrides, devices=devices, shown_by=shown)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
+    except jax.errors.JaxRuntimeError as error:
+        if hosts.several():
+            hosts.leave(error)
+        raise
+    if not hosts.is_first():
+        return 0
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
     print(summary(settings, result))
@@ -71,4 +95,4 @@ def _shown(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, define_flags=trackers.define_flags))
+    sys.exit(cli.run(main, define_flags=define_flags))

@@ -1,6 +1,7 @@
 """The documentation's claims that need no build: generated pages, commands, the new estimator."""
 
 import doctest
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -37,22 +38,22 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_are_understood(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = shlex.split(command)[3:]
+    [_, _, module, *arguments] = shlex.split(command)
     if any(argument.startswith("--report=") for argument in arguments):  # which stands alone
         assert len(arguments) == 1
         return
-    own = ("--grid", "--engine", "--ray_address", "--workers", "--help", "--tracker")
     kept, grid = [], []
     while arguments:
         argument = arguments.pop(0)
         name, _, value = argument.partition("=")
         if name == "--grid":
             grid.append(value or arguments.pop(0))
-        elif name not in own and argument != "...":
+        elif argument not in ("--help", "..."):
             kept.append(argument)
-    if not any(argument.startswith("--workdir") for argument in kept):
-        kept.append("--workdir=none")
-    parsed = cli.parse(kept).config
+    for needed in ("--config=configs/sbn.py", "--workdir=none"):
+        if not any(argument.startswith(needed.partition("=")[0] + "=") for argument in kept):
+            kept.append(needed)
+    parsed = cli.parse(kept, importlib.import_module(module).define_flags).config
     assert all(grids.parse(text, parsed) for text in grid), page
 
 

@@ -65,13 +65,13 @@ def run(
     return command.guarded(launch, debug="--debug" in arguments)
 
 
-def parse(argv: Sequence[str]) -> Command:
+def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Command:
     """Read a command line, without the program's name.
 
     Raises:
         UserError: anything about it that is wrong.
     """
-    return _read(command.expanded(argv), None)[0]
+    return _read(command.expanded(argv), define_flags)[0]
 
 
 def _read(

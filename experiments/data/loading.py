@@ -56,6 +56,29 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
     return _assemble(spec, arrays)
 
 
+def decoded(name: str) -> Arrays | None:
+    """The arrays of a data set as the cache has them, for another machine; see `keep`.
+
+    None for one that is bundled, which every machine has.
+
+    Raises:
+      UserError: as `load`.
+    """
+    if name in _BUNDLED:
+        return None
+    return _cached_or_decoded(SPECS[name], _data_dir(None), cache_directory())
+
+
+def keep(name: str, arrays: Arrays | None) -> None:
+    """Puts what `decoded` gave on another machine into the cache of this one, if it has none.
+
+    A cache that cannot be written costs a warning, as `load` will have to decode.
+    """
+    if arrays is None or cache.paths(cache_directory(), SPECS[name])[1].exists():
+        return
+    _write(SPECS[name], cache_directory(), arrays)
+
+
 def cache_directory(cache_dir: str | None = None) -> Path:
     """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
     chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR")
@@ -84,13 +107,17 @@ def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:
         if not damage:
             raise
         raise UserError(f"{damage} and cannot be rebuilt: {error}") from error
+    _write(spec, cache_dir, arrays)
+    return arrays
+
+
+def _write(spec: Spec, cache_dir: Path, arrays: Arrays) -> None:
     try:
         cache.write(cache_dir, spec, arrays)
     except OSError as error:
         _log.warning(
             "cannot cache %s in %s (%s); going on without", spec.name, cache_dir, one_line(error)
         )
-    return arrays
 
 
 def _decoded(spec: Spec, data_dir: Path) -> Arrays:

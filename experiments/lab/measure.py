@@ -13,9 +13,9 @@ from experiments.data import batches
 from experiments.errors import UserError
 from experiments.tasks.layers import objective as objective_of
 from experiments.tasks.layers import params_of
-from experiments.training import records
+from experiments.training import records, temperature
 from experiments.training.loading import Trained
-from experiments.training.program import dynamic_of, temperature_at
+from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
 from gumbel import Objective, estimators, lab
 from gumbel.types import Batch, Params
@@ -53,12 +53,12 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     settings, step, model, dataset = run
     task, dynamic = tasks.load(settings.task), dynamic_of(settings)
     learned = settings.temperature.name == "learned"
-    temperature: Any = dynamic["temperature.value"]
+    value: Any = dynamic["temperature.value"]
     if not learned:
         now = (dynamic, jnp.asarray(step), jnp.zeros(()))
-        temperature = temperature_at(settings.temperature, settings.num_steps, *now)
+        value = temperature.at(settings.temperature, settings.num_steps, *now)
     annealed = task.annealed(settings, dynamic, step)
-    objective = objective_of(model, temperature=temperature, **annealed)
+    objective = objective_of(model, temperature=value, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
     dynamic_pixels = settings.dynamic_binarization
     shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)

@@ -66,7 +66,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     keep_compilations()
     if target in _TABLES:
         table = (_table1 if target == "table1" else _table2)(preset, workdir, results)
-        return _train(table, given["engine"], given["workers"])
+        return _train(table, given["engine"], Options.of_flags(given))
     path = results / "figures" / f"{target}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if target == "figure1":
@@ -89,14 +89,14 @@ def _table2(preset: str, workdir: Path, results: Path) -> Table2:
     return Table2(table2.PRESETS[preset], workdir, results)
 
 
-def _train(table: Table1 | Table2, engine: str | None, workers: int | None) -> int:
+def _train(table: Table1 | Table2, engine: str | None, options: Options) -> int:
     """Trains what is missing, wave by wave, and writes the table after each run."""
     table.refuse_another()
     engine, status = engine or engines.default(), 0
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
         jobs.prepare_data(wave.jobs)
-        failures, stopped = jobs.train(wave.jobs, engine, Options(workers), table.write)
+        failures, stopped = jobs.train(wave.jobs, engine, options, table.write)
         for workdir, reason in failures.items():
             print(f"failed: {workdir}: {reason}", file=sys.stderr)
             status = FAILED

@@ -17,7 +17,7 @@ from experiments.sweeps import grids
 from experiments.sweeps.report import Row
 from experiments.sweeps.window import Window, half_width, mark, window
 
-_MOST_PANELS = 12
+_MOST_PANELS, _MOST_CELLS = 12, 20  # of heat maps, and of one of them along a side
 _MOST_TICKS, _LONGEST_TICK = 8, 12  # of names under a curve; more or longer ones become a list
 _MOST_LISTED = 60
 _LEAST_SEEDS = 3  # of an interval: that of two is 13 standard errors wide
@@ -48,7 +48,7 @@ def figure_of(rows: Sequence[Row], keys: Sequence[str], label: str) -> Figure:
     if len(keys) == 1 and _fits(axes_values[0]):
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         _curve(figure.subplots(), rows, keys[0], label)
-    elif len(keys) > 1 and whole and len(panels) <= _MOST_PANELS:
+    elif len(keys) > 1 and whole and _fits_maps(axes_values, len(panels)):
         across = math.ceil(math.sqrt(len(panels)))
         down = math.ceil(len(panels) / across)
         figure = Figure(figsize=(1 + 3.5 * across, 0.5 + 3 * down), layout="constrained")
@@ -82,6 +82,11 @@ def _fits(values: Sequence[Any]) -> bool:
     """Whether the values can stand below a curve, side by side."""
     few = len(values) <= _MOST_TICKS and all(len(str(v)) <= _LONGEST_TICK for v in values)
     return few or all(map(_is_number, values))
+
+
+def _fits_maps(axes_values: Sequence[Sequence[Any]], panels: int) -> bool:
+    """Whether heat maps of the first two keys can be read."""
+    return panels <= _MOST_PANELS and max(map(len, axes_values[:2])) <= _MOST_CELLS
 
 
 def _panels(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:

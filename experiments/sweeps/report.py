@@ -19,6 +19,7 @@ from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
 
 TABLE, TEXT, PLOT, CURVES = "table.json", "table.md", "sweep.png", "schedules.png"
+_MOST_SHOWN = 40  # settings, on a terminal
 
 
 class Row(NamedTuple):
@@ -100,6 +101,15 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     if any(key.startswith("temperature.") for key in keys):
         curves.draw(directory / CURVES, jobs, rows, keys, ranking.label)
     return text
+
+
+def shown(text: str, path: Path) -> str:
+    """The head of a table, for the terminal, and where the rest of a long one is."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) <= _MOST_SHOWN + 3:
+        return text
+    rest = len(lines) - 2 - _MOST_SHOWN
+    return "".join([*lines[: 2 + _MOST_SHOWN], f"and {rest} more settings in {path}\n"])
 
 
 def plots_in(directory: Path) -> list[Path]:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError, one_line
+from experiments.training import hosts
 from experiments.training import leaves as of_leaves
 from experiments.training.leaves import Leaf, PyTree, Settings
 
@@ -69,17 +70,25 @@ class Checkpoints:
         self._read_only = read_only
         self._settings = dict(settings or {})
         self._args = ocp.args
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        alone = hosts.orbax_options()
         with _quiet():  # orbax warns that what is read-only is read-only
             self._manager = checkpoint_managers.CheckpointManager(
                 self.directory,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(**alone),
+                    "record": ocp.JsonCheckpointHandler(**alone),
+                },
                 options=checkpoint_managers.CheckpointManagerOptions(
                     save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                     preservation_policy=checkpoint_managers.LatestN(keep),
                     cleanup_tmp_directories=not read_only,
-                    create=not read_only,
+                    create=False,
                     read_only=read_only,
                     enable_async_checkpointing=False,
                     lightweight_initialize=True,
+                    **alone,
                 ),
             )
 
@@ -160,10 +169,8 @@ class Checkpoints:
                 self._set_aside([later for later in steps if later > step])
             return step, state
         if steps:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged: delete that directory to start"
-                " anew"
-            )
+            what = f"every checkpoint in {self.directory} is damaged"
+            raise UserError(f"{what}: delete that directory to start anew")
         return None
 
     def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:

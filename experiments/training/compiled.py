@@ -1,5 +1,6 @@
 """What runs of one program share: the data on the device, and the compiled functions."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,8 +17,9 @@ from experiments.errors import one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
 from experiments.tasks.layers import params_of
-from experiments.training import evaluation, memory
+from experiments.training import evaluation, hosts, memory
 from experiments.training.memory import Need
+from experiments.training.placement import ALONE, Placement
 from experiments.training.program import Program, Trace, TrainState, dynamic_of
 from gumbel.types import Params, PRNGKey
 
@@ -38,63 +40,96 @@ def prepared_dataset(settings: Settings) -> Dataset:
     return dataset
 
 
+def _common_dataset(settings: Settings) -> Dataset:
+    """The dataset, held to be the same in all processes of a run; the first may download it.
+
+    Raises:
+      UserError: as `prepared_dataset`, or the processes have other data.
+    """
+    if not hosts.several():
+        return prepared_dataset(settings)
+    hosts.by_first(lambda: len(prepared_dataset(settings).train))
+    dataset = hosts.by_each(lambda: prepared_dataset(settings))
+    found = hashlib.sha256(repr(sorted(settings.flat().items())).encode())
+    for split in (dataset.train, dataset.validation, dataset.test):
+        found.update(split.images.tobytes())
+        found.update(b"" if split.labels is None else split.labels.tobytes())
+    hosts.refuse_differing("the config or the dataset", found.digest())
+    return dataset
+
+
 class Compiled:
     """A program compiled for any number of runs, with the images on the device.
 
     The functions take and give states, dynamic hyperparameters, seeds and keys with a leading axis
-    of runs.
+    of runs, as long as the placement has it.
 
     Args:
       settings: of any of the runs.
+      placement: of their arrays on devices.
 
     Raises:
       UserError: an estimator that cannot serve the model's variables.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.dataset = prepared_dataset(settings)
-        self._fits: set[int] = set()  # numbers of runs
+    def __init__(self, settings: Settings, placement: Placement = ALONE) -> None:
+        self.settings, self.placement = settings, placement
+        self.dataset = _common_dataset(settings)
+        self._fits = False
         memory.check(_parameters(settings, self.dataset), settings)
-        self.program = program = Program.make(settings, self.dataset)
-        self.images = jnp.asarray(self.dataset.train.images)
-        self.init = jax.jit(_over_runs(program.init, (0, None)))
+        self.program = program = Program.make(settings, self.dataset, placement.spread)
+        self.images = placement.put(self.dataset.train.images, of_runs=False)
+        jit, over_runs = placement.jit, self._over_runs
+        self.init = jit(over_runs(program.init, (0, None)))
         self._check_estimator()
-        self.run = jax.jit(_moving(_over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
-        self.indices = jax.jit(_over_runs(program.indices, (0, None)), static_argnames="num_steps")
+        self.run = jit(_moving(over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
+        self._indices: dict[int, Any] = {}
         self.image_costs = {
-            m: jax.jit(_over_runs(evaluation.image_costs(program, m), (0, None, 0)))
+            m: jit(over_runs(evaluation.image_costs(program, m), (0, None, 0)))
             for m in {settings.monitor_num_samples, *settings.final_num_samples.values()}
         }
         self.metrics, self.outputs = program.task.metrics, None
         if self.metrics is not None:
             outputs = evaluation.image_outputs(program, self.metrics)
-            self.outputs = jax.jit(_over_runs(outputs, (0, None, 0)))
+            self.outputs = jit(over_runs(outputs, (0, None, 0)))
         self.pictures = jax.jit(evaluation.pictures(program))
-        self.finite = jax.jit(_finite)
+        self.finite = jit(_finite)
+
+    def indices(self, seeds: Any, start: Any, *, num_steps: int) -> Array:
+        """The images that the next steps of each run read, `[runs, steps, batch]`."""
+        if num_steps not in self._indices:
+            function = partial(self.program.indices, num_steps=num_steps)
+            self._indices[num_steps] = self.placement.jit(self._over_runs(function, (0, None)))
+        return self._indices[num_steps](seeds, start)
+
+    def _over_runs(self, function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+        return self.placement.split(_over_runs(function, in_axes), in_axes)
+
+    def _dynamic(self) -> dict[str, Array]:
+        rows = self.placement.rows
+        return {key: jnp.broadcast_to(v, rows) for key, v in dynamic_of(self.settings).items()}
 
     def _check_estimator(self) -> None:
-        dynamic = {key: value[None] for key, value in dynamic_of(self.settings).items()}
         try:
-            jax.eval_shape(self.init, dynamic, self.images)  # a single run need not trace it again
+            # Traced here, it need not be again.
+            jax.eval_shape(self.init, self._dynamic(), self.images)
         except ValueError as error:
             refuse("estimator.name", self.settings.estimator.name, one_line(error))
 
-    def check_memory(self, runs: int) -> None:
-        """Refuses what the device cannot hold, before the first step is taken.
-
-        Args:
-          runs: how many train together.
+    def check_memory(self) -> None:
+        """Refuses what the devices cannot hold, before the first step is taken.
 
         Raises:
           OutOfMemoryError: it says how much memory is needed, and which key to lower.
         """
-        if runs not in self._fits:
-            memory.check(self._needs(runs), self.settings)
-            self._fits.add(runs)
+        if not self._fits:
+            memory.check(self._needs(), self.settings, self.placement.devices)
+            self._fits = True
 
-    def _needs(self, runs: int) -> Iterator[Need]:
+    def _needs(self) -> Iterator[Need]:
+        """Of all the devices together."""
         settings = self.settings
+        runs = self.placement.rows
         dynamic = {
             k: jax.ShapeDtypeStruct((runs, *v.shape), v.dtype)
             for k, v in dynamic_of(settings).items()
@@ -114,7 +149,7 @@ class Compiled:
         if settings.estimator.spec.enumerates:  # a compiler may do with less, or need more
             analysis: Any = traced.lower().compile().memory_analysis()
             size = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-            yield Need("a step", size)
+            yield Need("a step", size * self.placement.devices)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), runs))
         shape = (settings.eval_batch_size, *self.images.shape[1:])
         batch = jax.ShapeDtypeStruct(shape, self.images.dtype)

@@ -77,7 +77,7 @@ def image_costs(program: Program, num_samples: int) -> ImageCosts:
     objective = objective_of(model, hard=True)
 
     def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
-        shown, sample_key = pixels(program, images, key)
+        shown, sample_key = pixels(program, program.spread(images), key)
         batch = model.batch(shown)
         return streaming_bound(
             objective, model.family, params, batch, sample_key, num_samples=num_samples
@@ -119,7 +119,7 @@ def image_outputs(program: Program, metrics: Metrics) -> Callable[..., Array]:
     """
 
     def outputs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Array:
-        shown, _ = pixels(program, images, key)
+        shown, _ = pixels(program, program.spread(images), key)
         return metrics.output(with_params(program.model, params), shown)
 
     return outputs

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from experiments.data.batches import Purpose, key_for
-from experiments.training import provenance
+from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
 from experiments.training.program import Trace, TrainState, dynamic_of
 from experiments.training.run_state import Job, RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
 from experiments.training.signals import Stop
+from gumbel.types import PRNGKey
 
 # Saving many runs takes seconds: checkpointing takes at most 1/20 of training time.
 _SAVE_SHARE = 20
@@ -49,11 +49,12 @@ class Loop:
     def __init__(self, jobs: Sequence[Job], compiled: Compiled, *, progress: bool) -> None:
         self.runs = [RunState(job, row) for row, job in enumerate(jobs)]
         self.compiled, self.settings = compiled, jobs[0].settings
-        self.progress = progress and len(jobs) == 1
+        self.progress = progress and len(jobs) == 1 and hosts.is_first()
         self.scorer = Scorer(compiled, progress=self.progress)
         self.provenance = provenance.provenance()  # of the code that runs, not of a later commit
-        each = [dynamic_of(job.settings) for job in jobs]
-        self.dynamic = {key: jnp.stack([dynamic[key] for dynamic in each]) for key in each[0]}
+        placement, each = compiled.placement, [dynamic_of(job.settings) for job in jobs]
+        dynamic = {key: np.stack([values[key] for values in each]) for key in each[0]}
+        self.dynamic = placement.put(placement.padded(dynamic), of_runs=True)
         self.began = self._saved_at = time.monotonic()
         self._save_took = 0.0
 
@@ -77,19 +78,20 @@ class Loop:
                 bar.update(num_steps)
                 traced = {run.row: _traced(_row(trace, run.row), speed) for run in moved}
                 self._log(moved, state, traced, bar)
-                if stop.requested or self._save_is_due(moved):
+                stopping = hosts.agreed(stop)
+                if stopping or self._save_is_due(moved):
                     self._save(moved, state)
-                if stop.requested and (left := self._behind()):
+                if stopping and (left := self._behind()):
                     raise Stopped(left[0].step, settings.num_steps, stop.exit_status)
-            self._save(
-                [run for run in self._alive() if run.step not in run.checkpoints.steps()], state
-            )
+            self._save([run for run in self._alive() if run.step not in run.saved_steps()], state)
         return self._finish(state, stop)
 
     def _open(self, stack: contextlib.ExitStack) -> TrainState:
-        fresh = self.compiled.init(self.dynamic, self.compiled.images)
+        placement = self.compiled.placement
+        fresh = jax.device_get(self.compiled.init(self.dynamic, self.compiled.images))
         rows = [run.open(stack, _row(fresh, run.row)) for run in self.runs]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        state = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return placement.put(placement.padded(state), of_runs=True)
 
     def _alive(self) -> list[RunState]:
         return [run for run in self.runs if run.error is None]
@@ -108,7 +110,7 @@ class Loop:
     ) -> tuple[TrainState, Trace]:
         """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""
         compiled, per_call = self.compiled, self.settings.steps_per_call
-        moving = np.isin(np.arange(len(self.runs)), [run.row for run in behind])
+        moving = np.isin(np.arange(compiled.placement.rows), [run.row for run in behind])
         # On the host: a slice of a device's array is compiled anew for each place.
         indices = np.asarray(
             compiled.indices(self.dynamic["seed"], behind[0].step, num_steps=num_steps)
@@ -159,12 +161,9 @@ class Loop:
         if not runs:
             return
         step = runs[0].step
-        scores: list[dict[str, float]] = [{} for _ in self.runs]
+        scores: list[dict[str, float]] = [{} for _ in range(self.compiled.placement.rows)]
         if step % self.settings.eval_every == 0 or step == self.settings.num_steps:
-            keys = [
-                jax.random.fold_in(key_for(run.job.settings.seed, Purpose.VALIDATION), step)
-                for run in self.runs
-            ]
+            keys = [jax.random.fold_in(key, step) for key in self._keys(Purpose.VALIDATION)]
             params, number = state.params, self.settings.monitor_num_samples
             bounds = self.scorer.bounds(params, "validation", keys, number)
             metrics = self.scorer.metrics(params, "validation", keys)
@@ -177,6 +176,12 @@ class Loop:
             with of_one_run(run.fail):
                 run.note(line)
                 self._show(bar, step, line)
+
+    def _keys(self, purpose: Purpose) -> list[PRNGKey]:
+        """The key of each run for a purpose, and of the idle rows beyond them."""
+        seeds = [run.job.settings.seed for run in self.runs]
+        idle = self.compiled.placement.rows - len(seeds)
+        return [key_for(seed, purpose) for seed in seeds + seeds[-1:] * idle]
 
     def _show(self, bar: Any, step: int, line: Mapping[str, float]) -> None:
         shown = {
@@ -206,9 +211,10 @@ class Loop:
             return {run.job.workdir: run.error for run in self.runs if run.error}
         seconds, began = time.monotonic() - self.began, time.monotonic()
         numbers = self._final_scores(state, stop)
+        on_host = jax.device_get(state)
         for run in self._alive():
             with of_one_run(run.fail):
-                run.draw(self.compiled, _row(state, run.row))
+                run.draw(self.compiled, _row(on_host, run.row))
         shared = {
             "eval_seconds": time.monotonic() - began,
             "trained_together": len(self.runs),  # the seconds are those of all these runs
@@ -225,12 +231,11 @@ class Loop:
         num_steps = self.settings.num_steps
 
         def leave_if_asked() -> None:  # the bounds may take minutes; the last state is saved
-            if stop.requested:
+            if hosts.agreed(stop):
                 raise Stopped(num_steps, num_steps, stop.exit_status)
 
-        final = [key_for(run.job.settings.seed, Purpose.FINAL) for run in self.runs]
-        keys = list(zip(*map(jax.random.split, final), strict=True))
-        numbers: list[dict[str, Any]] = [{} for _ in self.runs]
+        keys = list(zip(*map(jax.random.split, self._keys(Purpose.FINAL)), strict=True))
+        numbers: list[dict[str, Any]] = [{} for _ in keys[0]]
         splits = self.settings.final_num_samples.items()
         for of_split, (split, number) in zip(keys, splits, strict=True):
             bounds = self.scorer.bounds(state.params, split, of_split, number, leave_if_asked)

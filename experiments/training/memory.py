@@ -62,17 +62,18 @@ class Need(NamedTuple):
     keys: frozenset[str] = frozenset()
 
 
-def check(needs: Iterator[Need], settings: Settings) -> None:
+def check(needs: Iterator[Need], settings: Settings, devices: int = 1) -> None:
     """Refuses the first part that needs more than there is.
 
     Args:
       needs: made one by one: the first are cheap to estimate.
       settings: of any of the runs.
+      devices: how many share the needs.
 
     Raises:
       OutOfMemoryError: it says how much is needed, and which key to lower.
     """
-    held = device_memory()
+    held = device_memory(devices)
     for need in needs:
         if held is not None and need.size > held:
             key, value = _largest(settings, need.keys)
@@ -152,8 +153,10 @@ def _written(eqn: core.JaxprEqn) -> tuple[int, list[int]]:
             pairs = zip(eqn.outvars, body.outvars, sizes, strict=True)
             sizes = [size * (_rank(outer) > _rank(inside)) for outer, inside, size in pairs]
         return max((worst for worst, _ in inner), default=0) + sum(sizes), sizes
-    if len(inner) == 1 and len(inner[0][1]) == len(sizes):  # a call
-        return inner[0]
+    if len(inner) == 1 and len(inner[0][1]) == len(sizes):  # a call, by so many devices
+        [(worst, each)] = inner
+        devices = eqn.params["mesh"].size if eqn.primitive.name == "shard_map" else 1
+        return devices * worst, [devices * size for size in each]
     return max((worst for worst, _ in inner), default=0), [0] * len(sizes)
 
 
@@ -177,11 +180,13 @@ def _size(aval: Any) -> int:
     return int(np.prod(np.asarray(getattr(aval, "shape", ()), dtype=object), initial=1)) * itemsize
 
 
-def device_memory() -> int | None:
-    """The bytes of the device's memory, or of this machine's; None if that is not known."""
-    stats = jax.devices()[0].memory_stats() or {}
+def device_memory(devices: int = 1) -> int | None:
+    """The bytes that so many devices have, or this machine has; None if that is not known."""
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
+        return devices * int(stats["bytes_limit"])
+    if jax.process_count() > 1:  # on machines that need not be alike
+        return None
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -6,6 +6,7 @@ grouped into calls, nor on restarts.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -60,6 +61,7 @@ class Program:
       pixel_mean: `[H, W]`, of the training images.
       model: the architecture and its constants; the parameters are in the state.
       extra: the task's extra cost, if it has one.
+      spread: divides the images of a batch among devices that share it.
     """
 
     settings: Settings
@@ -69,14 +71,18 @@ class Program:
     pixel_mean: Float[Array, "H W"]
     model: Model
     extra: Extra | None
+    spread: Callable[[Array], Array]
 
     @classmethod
-    def make(cls, settings: Settings, dataset: Dataset) -> Self:
+    def make(
+        cls, settings: Settings, dataset: Dataset, spread: Callable[[Array], Array] = lambda x: x
+    ) -> Self:
         """The program of the settings; of the dataset it keeps no image."""
         task, mean = tasks.load(settings.task), jnp.asarray(dataset.train_mean())
         model = task.build(settings, mean, jax.random.key(0))
         extra = task.extra(settings, dataset, model) if task.extra else None
-        return cls(settings, task, len(dataset.train), dataset.max_value, mean, model, extra)
+        size, max_value = len(dataset.train), dataset.max_value
+        return cls(settings, task, size, max_value, mean, model, extra, spread)
 
     def indices(self, seed: Int[Array, ""], start: Int[Array, ""], *, num_steps: int) -> Indices:
         """The images that the steps read: of each row the first `batch_size`, then the extra's."""
@@ -157,13 +163,14 @@ class Program:
         value, (estimator_state, info) = estimator.surrogate(
             self._objective(dynamic, state.step, tau),
             params,
-            self._batch(images[own], batch_key),
+            self._batch(images[self.spread(own)], batch_key),
             estimator_key,
             tau,
             state.estimator,
         )
         if self.extra is not None:
-            cost = self.extra.cost(dynamic, images, params, state.step, extra_indices)
+            rows = self.spread(extra_indices)
+            cost = self.extra.cost(dynamic, images, params, state.step, rows)
             value += cost
             info = info._replace(metrics=info.metrics | {self.extra.name: cost})
         return value, (estimator_state, info, tau)
@@ -207,7 +214,8 @@ class Program:
 
     def _batch(self, images: Images, key: PRNGKey) -> Batch:
         dynamic = self.settings.dynamic_binarization
-        return self.model.batch(pixels(images, self.max_value, key, dynamic=dynamic))
+        drawn = pixels(self.spread(images), self.max_value, key, dynamic=dynamic)
+        return self.model.batch(drawn)
 
     def _optimizer(self, dynamic: Dynamic) -> optax.GradientTransformation:
         rate: Any = dynamic["learning_rate"]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.settings import Settings
-from experiments.training import memory, records, rundir, trackers
+from experiments.training import hosts, memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results, Stopped
+from experiments.training.placement import Place, Placement, one_device
 from experiments.training.run_state import Job, of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, graceful_stop
@@ -20,14 +21,14 @@ class Programs:
     """The program that was compiled last, for the next run if that shares it."""
 
     def __init__(self) -> None:
-        self._kept: tuple[str, Compiled] | None = None
+        self._kept: tuple[tuple[str, Placement], Compiled] | None = None
 
-    def compiled(self, settings: Settings) -> Compiled:
+    def compiled(self, settings: Settings, placement: Placement) -> Compiled:
         """The compiled program of the settings."""
-        key = settings.program_key()
+        key = settings.program_key(), placement
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # its data and code may go before the next ones come
-            self._kept = key, Compiled(settings)
+            self._kept = key, Compiled(settings, placement)
         return self._kept[1]
 
 
@@ -37,6 +38,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     progress: bool = True,
+    devices: int | None = 1,
     shown_by: tuple[str, ...] = trackers.DEFAULT,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
@@ -49,14 +51,21 @@ def train(
       workdir: the run's directory; made if absent.
       overrides: what was changed on the command line, for the record.
       progress: show a progress bar (on a terminal) or a line per evaluation.
+      devices: how many share each batch; None for all, of all processes. The numbers are the same
+        to float32 rounding, and a run may resume on another number of them.
       shown_by: the trackers, by name.
 
     Raises:
-      UserError: a mistake in the data or the directory; a cost that is not finite.
+      UserError: a mistake in the data or the directory; a batch that does not divide among the
+        devices; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
     job = Job(settings, Path(workdir), overrides or {}, shown_by)
-    [result] = train_together([job], progress=progress)
+    [result] = train_together(
+        [job],
+        progress=progress,
+        place=lambda settings, _: Placement.of_batch(settings, devices),
+    )
     if isinstance(result, Exception):
         raise result
     return result
@@ -68,6 +77,7 @@ def train_together(
     stop: Stop | None = None,
     programs: Programs | None = None,
     progress: bool = False,
+    place: Place = one_device,
 ) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
@@ -78,6 +88,7 @@ def train_together(
       stop: looked at while training; by default SIGTERM and Ctrl-C stop the training.
       programs: what was compiled for the jobs before, for these to use.
       progress: as for `train`.
+      place: gives the placement on devices of that many runs of the settings.
 
     Returns:
       For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
@@ -94,31 +105,48 @@ def train_together(
         shorter: dict[Path, int | None] = {}
         for job in jobs:
             with of_one_run(partial(results.__setitem__, job.workdir)):
-                stack.enter_context(claimed(job.workdir))
-                steps = shorter_steps(job.workdir, job.settings)
-                if steps is None and (job.workdir / RESULT).exists():
-                    shape = rundir.result_shape(job.settings.task)
-                    results[job.workdir] = rundir.read_result(job.workdir, shape)
+                found = hosts.by_first(partial(_claim, stack, job))
+                if isinstance(found, dict):
+                    results[job.workdir] = found
                 else:
-                    shorter[job.workdir] = steps
+                    shorter[job.workdir] = found
         missing = [job for job in jobs if job.workdir in shorter]
         if not missing:
             return [results[job.workdir] for job in jobs]
         with memory.refusals(len(missing)):
-            compiled = (programs or Programs()).compiled(missing[0].settings)
-            compiled.check_memory(len(missing))
+            settings = missing[0].settings
+            placement = place(settings, len(missing))
+            compiled = (programs or Programs()).compiled(settings, placement)
+            compiled.check_memory()
             # Written once all checks pass, so a corrected command can reuse the directory.
             for job in missing:
                 with of_one_run(partial(results.__setitem__, job.workdir)):
-                    if steps := shorter[job.workdir]:
-                        lengthen(job.workdir, steps, job.settings)
-                    records.write_json(job.workdir / CONFIG, job.settings.flat())
+                    hosts.by_first(partial(_record, job, shorter[job.workdir]))
             if begun := [job for job in missing if job.workdir not in results]:
                 loop = Loop(begun, compiled, progress=progress)
                 with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
                     results |= loop.train(asked)
                 if stop is None and asked.requested and not any(run.error for run in loop.runs):
                     # It came too late to leave anything undone, and is not passed over.
-                    steps = loop.settings.num_steps
+                    steps = settings.num_steps
                     raise Stopped(steps, steps, asked.exit_status)
     return [results[job.workdir] for job in jobs]
+
+
+def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | int | None:
+    """Takes a job's directory.
+
+    Returns:
+      The result if it has one, or else the steps of a shorter run that is to be made longer.
+    """
+    stack.enter_context(claimed(job.workdir))
+    steps = shorter_steps(job.workdir, job.settings)
+    if steps is None and (job.workdir / RESULT).exists():
+        return rundir.read_result(job.workdir, rundir.result_shape(job.settings.task))
+    return steps
+
+
+def _record(job: Job, shorter: int | None) -> None:
+    if shorter:
+        lengthen(job.workdir, shorter, job.settings)
+    records.write_json(job.workdir / CONFIG, job.settings.flat())

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,15 @@ from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
 from experiments.files import is_no_space, replacing
 from experiments.settings import Settings
-from experiments.training import evaluation, memory, provenance, records, rundir, trackers
+from experiments.training import (
+    evaluation,
+    hosts,
+    memory,
+    provenance,
+    records,
+    rundir,
+    trackers,
+)
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.metrics import MetricsLog
@@ -90,20 +99,34 @@ class RunState:
 
     def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
         """Opens the files; the state of the newest checkpoint, or the one given without any."""
-        path = self.job.workdir / CHECKPOINTS
         with of_one_run(self.fail):
-            checkpoints = Checkpoints(path, settings=provenance.numerics())
-            self.checkpoints = stack.enter_context(checkpoints)
-            restored = self.checkpoints.restore(like=Saved(state, np.zeros(())))
-            job, last = self.job, restored[0] if restored else None
-            log = MetricsLog(job.workdir, last, events="tensorboard" in job.trackers)
-            self.log = stack.enter_context(log)
-            shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
-            self.trackers = stack.enter_context(shown)
-            if restored:
-                self.step, (state, seconds) = restored
-                self.seconds_before = float(seconds)
+            self.step, self.seconds_before, state = hosts.by_first(
+                partial(self._opened, stack, state)
+            )
         return state
+
+    def _opened(
+        self, stack: contextlib.ExitStack, state: TrainState
+    ) -> tuple[int, float, TrainState]:
+        job, seconds = self.job, np.zeros(())
+        checkpoints = Checkpoints(job.workdir / CHECKPOINTS, settings=provenance.numerics())
+        self.checkpoints = stack.enter_context(checkpoints)
+        restored = self.checkpoints.restore(like=Saved(state, seconds))
+        step, (state, seconds) = restored or (0, (state, seconds))
+        last = step if restored else None
+        log = MetricsLog(job.workdir, last, events="tensorboard" in job.trackers)
+        self.log = stack.enter_context(log)
+        shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
+        self.trackers = stack.enter_context(shown)
+        return step, float(seconds), state
+
+    def saved_steps(self) -> list[int]:
+        """The steps that have a checkpoint, in rising order."""
+
+        def steps() -> list[int]:  # only the first process has the checkpoints
+            return self.checkpoints.steps()
+
+        return hosts.by_first(steps)
 
     def check(self, trace: Trace, *, finite: bool) -> None:
         """Notes the error of a run whose cost or state is not finite any more."""
@@ -115,7 +138,7 @@ class RunState:
             what = f"a parameter is not finite at step {self.step + len(trace.cost)}"
         else:
             return
-        saved = self.checkpoints.steps()
+        saved = self.saved_steps()
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was due"
         self.error = UserError(
             f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
@@ -124,6 +147,9 @@ class RunState:
 
     def note(self, line: Mapping[str, float]) -> None:
         """Adds a line to the metrics, at the step that the run has come to."""
+        hosts.by_first(partial(self._note, line))
+
+    def _note(self, line: Mapping[str, float]) -> None:
         self.trackers.log(self.log.append(self.step, **line, **self._watch(line)))
 
     def _watch(self, line: Mapping[str, float]) -> dict[str, float]:
@@ -158,10 +184,13 @@ class RunState:
     def save(self, state: TrainState, seconds: float) -> None:
         """Writes a checkpoint; `seconds` are those that this process has spent."""
         spent = np.asarray(self.seconds_before + seconds)
-        self.checkpoints.save(self.step, Saved(state, spent))
+        hosts.by_first(lambda: self.checkpoints.save(self.step, Saved(state, spent)))
 
     def draw(self, compiled: Compiled, state: TrainState) -> None:
         """Draws the run's picture."""
+        hosts.by_first(lambda: self._draw(compiled, state))
+
+    def _draw(self, compiled: Compiled, state: TrainState) -> None:
         from experiments.training import plots  # matplotlib takes a second to import
 
         settings = self.job.settings
@@ -192,6 +221,10 @@ class RunState:
             "config": settings.flat(),
             "train_seconds": self.seconds_before + seconds,
         }
-        self.trackers.finish(result, self.job.workdir / PICTURE)
-        records.write_json(self.job.workdir / RESULT, result)
-        return rundir.read_result(self.job.workdir)
+
+        def write() -> dict[str, Any]:
+            self.trackers.finish(result, self.job.workdir / PICTURE)
+            records.write_json(self.job.workdir / RESULT, result)
+            return rundir.read_result(self.job.workdir)
+
+        return hosts.by_first(write)

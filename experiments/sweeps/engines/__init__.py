@@ -1,17 +1,18 @@
 """Ways to train the runs of a sweep; each gives the same results, to float32 rounding.
 
-- `process`: spawned worker processes, one a core;
-- `vmap`: all runs that share a program as one program, on this process's device;
-- `ray`: Ray tasks, on a cluster or on this machine.
+- `process`: spawned worker processes, one an accelerator, or one a core where there is none;
+- `vmap`: all runs that share a program as one program, divided among this machine's devices;
+- `ray`: Ray tasks, on a cluster or on this machine, each with the share that it asks for.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 from absl import flags
 
 from experiments.sweeps.engines.attempt import Outcome
+from experiments.training import placement
 from experiments.training.run_state import Job
 from experiments.training.signals import Stop
 
@@ -40,12 +41,33 @@ class Options(NamedTuple):
     """What the command line says to an engine.
 
     Attributes:
-      workers: how many runs to train at once; None for one a core.
+      workers: how many runs to train at once; None for one an accelerator or core, with `vmap` all.
+      devices: how many accelerators to use; None for all of this machine.
       ray_address: of the Ray cluster to join; None to start one on this machine.
+      ray_cpus, ray_gpus: what a run asks of Ray, which may be a part of a GPU; None for one GPU
+        where there is any.
     """
 
     workers: int | None = None
+    devices: int | None = None
     ray_address: str | None = None
+    ray_cpus: float = 1.0
+    ray_gpus: float | None = None
+
+    @classmethod
+    def of_flags(cls, given: Mapping[str, Any]) -> Self:
+        """The options that the flags of `define_flags` say.
+
+        Raises:
+          UserError: a flag is not what it should be.
+        """
+        return cls(
+            given["workers"],
+            placement.count_of(given["devices"], None),
+            given["ray_address"],
+            given["ray_cpus_per_run"],
+            given["ray_gpus_per_run"],
+        )
 
 
 class Engine(Protocol):
@@ -75,8 +97,22 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "workers",
         None,
-        "runs at a time; by default one per core, or all with vmap",
+        "runs at a time; by default one per accelerator or core, or all with vmap",
         lower_bound=1,
+        **define,
+    )
+    placement.define_flags(values, "by default all of this machine")
+    flags.DEFINE_string(
+        "ray_address", None, "the Ray cluster to join; else one is started here", **define
+    )
+    flags.DEFINE_float(
+        "ray_cpus_per_run", 1.0, "cores that a run asks of Ray", lower_bound=0.0, **define
+    )
+    flags.DEFINE_float(
+        "ray_gpus_per_run",
+        None,
+        "GPUs that a run asks of Ray, or a part of one; by default 1 if there is any",
+        lower_bound=0.0,
         **define,
     )
 

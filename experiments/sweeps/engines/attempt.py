@@ -11,6 +11,7 @@ from experiments.files import is_no_space
 from experiments.training import records, run
 from experiments.training.loop import Stopped
 from experiments.training.memory import OutOfMemoryError
+from experiments.training.placement import Place, one_device
 from experiments.training.run import Programs
 from experiments.training.run_state import Job
 from experiments.training.rundir import InUseError
@@ -32,17 +33,20 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def attempt(jobs: Sequence[Job], stop: Stop, programs: Programs) -> list[Outcome]:
+def attempt(
+    jobs: Sequence[Job], stop: Stop, programs: Programs, place: Place = one_device
+) -> list[Outcome]:
     """Trains jobs that share a program, and records those that fail in their directories.
 
     Args:
       jobs: one, or several to train together.
       stop: looked at between the calls of the program.
       programs: what was compiled for the jobs before, for these to use.
+      place: see `run.train_together`.
     """
     try:
         results: Sequence[dict[str, Any] | Exception] = run.train_together(
-            jobs, stop=stop, programs=programs
+            jobs, stop=stop, programs=programs, place=place
         )
     except Stopped:
         return [Outcome("stopped")] * len(jobs)

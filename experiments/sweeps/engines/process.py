@@ -1,6 +1,7 @@
-"""Engine `process`: spawned workers, single-threaded; one a core, each pinned to its core.
+"""Engine `process`: spawned workers, single-threaded; one an accelerator, or else one a core.
 
-With fewer workers than cores none is pinned, as another sweep would pin its own to the same cores.
+A worker sees its own accelerator alone; more workers than those share them. On CPU each is pinned
+to its core, but with fewer workers than cores none is, as another sweep would take the same cores.
 The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.sweeps import progress
-from experiments.sweeps.engines import Job, Options, Outcome, Report
+from experiments.sweeps.engines import Job, Options, Outcome, Report, places
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
 from experiments.training.compilations import keep_compilations
 from experiments.training.run import Programs
@@ -31,13 +32,11 @@ _DEATHS = 3  # of workers over one run, with no step gained, until it counts as 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
-    cores = _cores()
-    count = min(options.workers or len(cores), len(jobs))
+    ours = places.of_workers(options, len(jobs))
     queue = Queue(jobs)
     workers: list[_Worker] = []
     try:
-        pinned = cores if count >= len(cores) else [None]
-        workers += [_Worker(pinned[index % len(pinned)]) for index in range(count)]
+        workers += map(_Worker, ours)
         while not stop.requested and (queue.waiting or _busy(workers)):
             for worker in workers:
                 if worker.job is None and (job := queue.next()):
@@ -83,13 +82,13 @@ class Queue:
 class _Worker:
     """A worker process as the sweep sees it, with the run that it has."""
 
-    def __init__(self, core: int | None) -> None:
+    def __init__(self, place: places.Place) -> None:
         context = multiprocessing.get_context("spawn")
-        self.core = core
+        self.place = place
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        with _on_core(core), _ctrl_c_ignored():
+        with place.taken(), _ctrl_c_ignored():
             self.process.start()
         theirs.close()  # so that the worker's death ends the connection
 
@@ -129,7 +128,7 @@ def _listen(workers: list[_Worker], queue: Queue, report: Report) -> None:
         outcome = worker.outcome()
         _settle(worker, outcome, queue, report)
         if not worker.process.is_alive():
-            workers[index] = _Worker(worker.core)
+            workers[index] = _Worker(worker.place)
 
 
 def _stop(workers: Sequence[_Worker], queue: Queue, report: Report) -> None:
@@ -171,27 +170,6 @@ def _obituary(exitcode: int | None) -> str:
         f"its worker died {_DEATHS} times with no step gained ({how}): if memory is short, "
         "use fewer --workers"
     )
-
-
-def _cores() -> Sequence[int | None]:
-    """The cores that this process may use; where the system cannot pin, as many Nones."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return [None] * (os.cpu_count() or 1)
-
-
-@contextlib.contextmanager
-def _on_core(core: int | None) -> Iterator[None]:
-    """Pins processes started in this block to `core`."""
-    if core is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""Engine `ray`: each run a Ray task on one core, on a cluster or on this machine.
+"""Engine `ray`: each run a Ray task with its share of cores and GPUs, on a cluster or here.
 
-Every node needs this package, and the sweep's directory under the same path. A task whose worker
-dies is retried by Ray, and its run resumes from its checkpoint.
+A cluster gets the code and the data of this machine with the job; its nodes need what
+requirements.txt names, and the sweep's directory under the same path. A task whose worker dies is
+retried by Ray, and its run resumes from its checkpoint.
 """
 
 import contextlib
@@ -9,14 +10,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import jax
+
+from experiments.data import decoded, keep
+from experiments.data.specs import Arrays
 from experiments.errors import UserError, one_line
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
 from experiments.training.compilations import keep_compilations
+from experiments.training.provenance import ROOT
 from experiments.training.run import Programs
 from experiments.training.rundir import RESULT
 from experiments.training.signals import Stop, graceful_stop
@@ -32,19 +38,59 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
     with _signals_kept():
         _connect(ray, options)
     try:
-        _train(ray, jobs, stop, report)
+        share = share_of(ray, options)
+        remote = ray.remote(**share, max_retries=_RETRIES)(_work)
+        # Each node's cache gets the data once; a reference to them costs a task nothing.
+        data = {name: ray.put(decoded(name)) for name in {job.settings.dataset for job in jobs}}
+        variables = variables_of(options)
+
+        def start(job: Job) -> Any:
+            return remote.remote(job, data[job.settings.dataset], variables)
+
+        _train(ray, start, jobs, stop, report)
     finally:
         ray.shutdown()
 
 
-def _train(ray: ModuleType, jobs: Sequence[Job], stop: Stop, report: Report) -> None:
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
-    running = {task.remote(job): job for job in jobs}
+def share_of(ray: ModuleType, options: Options) -> dict[str, float]:
+    """The cores and GPUs of a task, which sees no other GPUs.
+
+    Raises:
+      UserError: no node has so many, so that the task would wait forever.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = {name: max(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    gpus = float(most["GPU"] > 0) if options.ray_gpus is None else options.ray_gpus
+    if gpus > 1 and not gpus.is_integer():
+        raise UserError(f"--ray_gpus_per_run={gpus}: give a whole number, or a part of 1")
+    for flag, asked, name in (("cpus", options.ray_cpus, "CPU"), ("gpus", gpus, "GPU")):
+        if asked > most[name]:
+            raise UserError(
+                f"--ray_{flag}_per_run={asked:g}: the largest node has {most[name]:g}; ask for less"
+            )
+    return {"num_cpus": options.ray_cpus, "num_gpus": gpus}
+
+
+def variables_of(options: Options) -> dict[str, str]:
+    """What the environment of a task says of its share."""
+    # Ray gives a share of the cores by count alone, and XLA would start a thread for each core of
+    # the machine: this tells it that there are fewer.
+    variables = {"NPROC": str(max(1, int(options.ray_cpus)))}
+    variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # tasks may share a GPU
+    if options.ray_gpus == 0:  # Ray leaves a node's GPUs in sight of a task that asks for none
+        variables["JAX_PLATFORMS"] = "cpu"
+    return variables
+
+
+def _train(
+    ray: ModuleType, start: Callable[[Job], Any], jobs: Sequence[Job], stop: Stop, report: Report
+) -> None:
+    running = {start(job): job for job in jobs}
     waiting: list[tuple[Job, float]] = []
     while (running or waiting) and not stop.requested:
         due = [held for held in waiting if time.monotonic() >= held[1]]
         waiting = [held for held in waiting if held not in due]
-        running |= {task.remote(job): job for job, _ in due}
+        running |= {start(job): job for job, _ in due}
         for job in _ended(ray, running, report):
             waiting.append((job, time.monotonic() + _RETRY_SECONDS))
     for ref in running:
@@ -87,15 +133,21 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
     return outcome
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: Job, data: Arrays | None, variables: Mapping[str, str]) -> Outcome:
     """The task: trains or resumes one run in a Ray worker."""
-    # Ray gives a task its share of the cores by count alone. XLA would start a thread for each
-    # core of the machine; this is how it is told that there is one.
-    os.environ.setdefault("NPROC", "1")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tasks may share a GPU
+    see(variables)
+    keep(job.settings.dataset, data)
     keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
+
+
+def see(variables: Mapping[str, str]) -> None:
+    """Keeps this worker to its share of the node, before jax looks for devices."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    if "JAX_PLATFORMS" in variables:  # which jax has read already
+        jax.config.update("jax_platforms", variables["JAX_PLATFORMS"])
 
 
 _programs = Programs()  # Ray uses a worker process again for later tasks
@@ -129,14 +181,17 @@ def _signals_kept() -> Iterator[None]:
 def _connect(ray: ModuleType, options: Options) -> None:
     """Joins the cluster at the address, or starts one on this machine."""
     quiet = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
+    if options.devices is not None:
+        raise UserError("--devices is not for --engine=ray: give --ray_gpus_per_run")
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     if not address:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         workers = options.workers or cores
         ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
         return
+    code = [str(ROOT / package) for package in ("gumbel", "experiments", "configs")]
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, runtime_env={"py_modules": code}, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray_address={address}: no Ray cluster can be joined there ({one_line(error)}); "

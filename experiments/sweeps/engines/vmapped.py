@@ -1,4 +1,7 @@
-"""Engine `vmap`: all runs that differ only in dynamic hyperparameters train as one program."""
+"""Engine `vmap`: all runs that differ only in dynamic hyperparameters train as one program.
+
+Its runs are divided among the devices of this machine.
+"""
 
 import contextlib
 import logging
@@ -6,26 +9,32 @@ import resource
 import time
 from collections.abc import Sequence
 
+import jax
+
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
+from experiments.training.placement import Placement, chosen
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
 
 _RETRY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 _FILES_A_RUN, _OTHER_FILES = 4, 128
+_RUNS_A_DEVICE = 256  # of one program: what a larger sweep holds in memory does not grow
 
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`; `options.workers` is the most runs of one program."""
-    most = most_open(len(jobs))
-    if options.workers:
-        most = min(most, options.workers)
+    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
+    most = min(most_open(len(jobs)), options.workers or _RUNS_A_DEVICE * len(devices))
+    programs = Programs()
     waiting = list(jobs)
     while waiting:
         groups, waiting = grouped(waiting, most), []
         for group in groups:
-            outcomes = attempt(group, stop, Programs())
+            outcomes = attempt(
+                group, stop, programs, lambda _, runs: Placement.of_runs(runs, options.devices)
+            )
             if outcomes[0].status == "no_memory":
                 most = len(group) // 2
                 _log.warning("%s; training %d runs at a time", outcomes[0].reason, most)
@@ -52,15 +61,18 @@ def _settle(group: Sequence[Job], outcomes: Sequence[Outcome], report: Report) -
 
 
 def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """The jobs, by the program that they share, at most so many together."""
+    """The jobs, by the program that they share, at most so many together.
+
+    Groups of one program are of one size as far as possible, so that it is compiled once.
+    """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.settings.program_key(), []).append(job)
-    return [
-        group[first : first + most]
-        for group in groups.values()
-        for first in range(0, len(group), most)
-    ]
+    found = []
+    for group in groups.values():
+        size = -(-len(group) // -(-len(group) // most))
+        found += [group[first : first + size] for first in range(0, len(group), size)]
+    return found
 
 
 def most_open(runs: int) -> int:

@@ -282,7 +282,7 @@ def get_config():
     ],
 )
 def test_what_no_memory_holds(refused, monkeypatch, model, arguments, said):
-    monkeypatch.setattr(memory, "device_memory", lambda: 2**35)
+    monkeypatch.setattr(memory, "device_memory", lambda *_: 2**35)
     assert said in refused(*(f"--config.{each}" for each in arguments), config=model)
 
 

@@ -19,7 +19,9 @@ def test_runs_of_one_program_are_grouped(tmp_path):
     sizes = [{job.settings.batch_size for job in group} for group in groups]
     assert sizes == [{4}, {5}]
     assert [len(group) for group in groups] == [4, 4]
-    assert [len(group) for group in vmapped.grouped(ours, 3)] == [3, 1, 3, 1]
+    assert [len(group) for group in vmapped.grouped(ours, 3)] == [2, 2, 2, 2]
+    seven = (groups[0] * 2)[:7]
+    assert [len(group) for group in vmapped.grouped(seven, 3)] == [3, 3, 1]
 
 
 @pytest.mark.parametrize(

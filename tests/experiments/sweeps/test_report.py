@@ -92,6 +92,29 @@ def test_every_kind_of_grid_has_a_plot(tmp_path, trials):
         assert (directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sweep_of_many_settings_is_still_readable(tmp_path):
+    """The terminal and the plot have the best, the files have all."""
+    settings = {f"learning_rate={n / 100}": float(n) for n in range(1, 100)}
+    rows, text = report(tmp_path, settings | {"momentum=0.7": 0.5})
+    assert len(rows) == 100
+    assert (tmp_path / "table.md").read_text() == text
+    shown = report_of.shown(text, tmp_path / "table.md").splitlines()
+    assert "| 0.7 |" in shown[2]
+    assert len(shown) == 2 + 40 + 1
+    assert shown[-1] == f"and 60 more settings in {tmp_path / 'table.md'}"
+    height = int.from_bytes((tmp_path / "sweep.png").read_bytes()[20:24], "big")
+    assert height < 120 * 17, "some 60 settings, a quarter of an inch each"
+    assert report_of.shown("a\nb\nc\n", tmp_path) == "a\nb\nc\n"
+
+
+def test_a_whole_grid_of_many_values_is_a_list():
+    """A heat map of a hundred rows has its numbers on top of each other."""
+    settings = [{"learning_rate": a, "momentum": b} for a in range(100) for b in (0.5, 0.9)]
+    rows = [Row(setting, {0: float(place)}, {}) for place, setting in enumerate(settings)]
+    [axes] = plot.figure_of(rows, ["learning_rate", "momentum"], "nats").axes
+    assert axes.get_title() == "the best 60 of 200 settings"
+
+
 def texts(axes: Any) -> list[str]:
     return [text.get_text() for text in axes.texts]
 

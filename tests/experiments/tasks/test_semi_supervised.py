@@ -403,7 +403,7 @@ def test_a_mistake_is_one_line_with_its_mend(tmp_path, capsys, monkeypatch, chan
 
 
 def test_more_classes_than_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "device_memory", lambda: 1 << 16)
+    monkeypatch.setattr(memory, "device_memory", lambda *_: 1 << 16)
     assert launch(tmp_path / "run", "--config.estimator.name=marginalization") == 2
     said = capsys.readouterr().err
     assert "a step needs" in said

@@ -319,9 +319,8 @@ def test_overrides_are_recorded(launch, tmp_path):
 
 
 def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(
-        train.run, "train", lambda *_, **__: {"test_bound": 1.0, "validation_bound": 1.0}
-    )
+    result = {"test_bound": 1.0, "validation_bound": 1.0}
+    monkeypatch.setattr(train.run, "train", lambda *_, **__: result)
     config = small.config("sbn", estimator__name="st")
     overrides = {"temperature.rate": 1e-4, "learning_rate": 0.1}
     assert train.main(config, str(tmp_path), overrides) == 0

@@ -1,0 +1,208 @@
+"""Several processes that train one run together, on one machine or many.
+
+Each steps the same program on its own part of the batch. The first process alone reads and writes
+the run's directory, and what it finds there, or an error that it meets, is shared with the others.
+A single process shares with nobody, and everything here is free of cost.
+"""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.errors import UserError, one_line
+from experiments.training.signals import Stop
+
+Value = TypeVar("Value")
+
+CLUSTER = "cluster"  # in place of an address: what SLURM, Open MPI or a TPU slice says
+LOST = 1  # the exit status of a process whose companions are gone
+_CONNECT_SECONDS = 300
+
+
+class Found(NamedTuple):
+    """What the first process came to: a value or an exception."""
+
+    value: Any
+    error: Exception | None
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of a run by several processes."""
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of the first of several processes that train one run, or `cluster` to go by "
+        "SLURM, Open MPI or the TPU slice",
+        **define,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "how many there are; with --coordinator=HOST:PORT", **define
+    )
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0 on", **define)
+
+
+def join(given: Mapping[str, Any]) -> None:
+    """Joins the other processes of the run, if the flags name any; before jax is used.
+
+    Raises:
+      UserError: flags that do not go together, or no coordinator can be reached.
+    """
+    address = given.get("coordinator")
+    numbers: dict[str, Any] = {name: given.get(name) for name in ("num_processes", "process_id")}
+    if address is None:
+        for name, value in numbers.items():
+            if value is not None:
+                raise UserError(f"--{name} is for several processes: give --coordinator, too")
+        return
+    if address == CLUSTER:
+        for name, value in numbers.items():
+            if value is not None:
+                raise UserError(f"--{name}: leave it out, --coordinator={CLUSTER} knows it")
+        address, where = None, "no cluster is found in the environment"
+    else:
+        _check(address, **numbers)
+        where = "the processes do not come together there"
+    # It would take SIGTERM from the loop, which saves and stops by it.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(address, **numbers, initialization_timeout=_CONNECT_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--coordinator={given['coordinator']}: {where} ({one_line(error)}); give HOST:PORT "
+            "of the first process, with --num_processes and --process_id"
+        ) from error
+
+
+def _check(address: str, num_processes: int | None, process_id: int | None) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator={address}: give HOST:PORT, or {CLUSTER}")
+    if num_processes is None or process_id is None:
+        raise UserError(f"--coordinator={address}: give --num_processes and --process_id, too")
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id}: give a number from 0 to {num_processes - 1}, of "
+            f"--num_processes={num_processes}"
+        )
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends this process when another one is gone: at once, as none is left to part from."""
+    print(
+        f"error: another process of this run is gone ({one_line(error)}): start all of them again "
+        "to resume",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST)
+
+
+def several() -> bool:
+    """Whether this process trains together with others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that reads and writes files."""
+    return not several() or jax.process_index() == 0
+
+
+def by_first(function: Callable[[], Value]) -> Value:
+    """What `function` gives, or raises, in the first process, in all of them.
+
+    The others do not call it. All have to come here, in the same order.
+    """
+    if not several():
+        return function()
+    found = Found(None, None)
+    if is_first():
+        try:
+            found = Found(function(), None)
+        except Exception as error:  # whatever it is, the others have to know
+            found = Found(None, error)
+    found = _from_first(found)
+    if found.error is not None:
+        raise found.error
+    value: Value = found.value
+    return value
+
+
+def by_each(function: Callable[[], Value]) -> Value:
+    """What `function` gives, in each process; if it raises in any, all of them raise."""
+    found = Found(None, None)
+    try:
+        found = Found(function(), None)
+    except UserError as error:
+        if not several():
+            raise
+        found = Found(None, error)
+    failed = _gathered(np.int32(found.error is not None)) if several() else np.zeros(1)
+    if found.error is not None:
+        raise found.error
+    if failed.any():
+        raise UserError(f"process {int(failed.argmax())} cannot go on: see what it says")
+    value: Value = found.value
+    return value
+
+
+def agreed(stop: Stop) -> bool:
+    """Whether any of the processes was asked to stop; then all are."""
+    if several():
+        signum = int(_gathered(np.int32(stop.signum or 0)).max())
+        stop.signum = signum or None
+    return stop.requested
+
+
+def refuse_differing(what: str, digest: bytes) -> None:
+    """Raises UserError in all processes if the digest is not the same in each."""
+    if not several():
+        return
+    digests = _gathered(np.frombuffer(digest, np.uint8))
+    others = [index for index, row in enumerate(digests) if (row != digests[0]).any()]
+    if others:
+        raise UserError(f"{what} of process {others[0]} differs from that of process 0: use one")
+
+
+def orbax_options() -> dict[str, Any]:
+    """What keeps orbax from waiting for the other processes, which do not call it."""
+    if not several():
+        return {}
+    import orbax.checkpoint as ocp  # takes half a second to import
+
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    return {"multiprocessing_options": options}
+
+
+def _from_first(found: Found) -> Found:
+    from jax.experimental import multihost_utils
+
+    text = _pickled(found) if is_first() else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.zeros(size, np.uint8)
+    if is_first():
+        buffer[:] = np.frombuffer(text, np.uint8)
+    shared: Found = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
+    return shared
+
+
+def _pickled(found: Found) -> bytes:
+    text = pickle.dumps(found)
+    try:
+        pickle.loads(text)
+    except TypeError:  # an exception whose arguments are not those that it was made of
+        return pickle.dumps(Found(None, RuntimeError(repr(found.error))))
+    return text
+
+
+def _gathered(array: Any) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array))

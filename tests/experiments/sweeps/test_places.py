@@ -1,0 +1,80 @@
+"""Workers of a sweep on a machine with accelerators, whose list is made up here."""
+
+import os
+import subprocess
+
+import pytest
+
+from experiments.errors import UserError
+from experiments.sweeps import jobs
+from experiments.sweeps.engines import Options, accelerators, places, process
+from experiments.sweeps.engines.places import Place
+from tests.experiments.sweeps import telling
+from tests.experiments.sweeps.launching import jobs_in
+
+
+@pytest.fixture(name="machine")
+def fixture_machine(monkeypatch):
+    """Makes this a machine on which jax finds so many accelerators of a kind."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(accelerators.importlib.metadata, "entry_points", lambda group: [group])
+
+    def machine(lines: str) -> None:
+        def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+            return subprocess.CompletedProcess(command, 0, lines, "")
+
+        monkeypatch.setattr(accelerators.subprocess, "run", answer)
+
+    return machine
+
+
+def test_each_accelerator_has_an_environment(machine):
+    machine("cuda 3\n")
+    assert accelerators.found() == [{"CUDA_VISIBLE_DEVICES": name} for name in "012"]
+    assert accelerators.found(2) == [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
+    machine("tpu 4\n")
+    assert [found["TPU_VISIBLE_CHIPS"] for found in accelerators.found()] == list("0123")
+    assert accelerators.found()[0]["TPU_PROCESS_BOUNDS"] == "1,1,1"
+
+
+def test_those_that_a_scheduler_gave_are_shared_out(machine, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    machine("cuda 2\n")
+    assert accelerators.found() == [{"CUDA_VISIBLE_DEVICES": name} for name in ("5", "GPU-abc")]
+
+
+def test_more_than_there_are_is_refused(machine):
+    machine("cuda 2\n")
+    with pytest.raises(UserError, match="--devices=3: this machine has 2 accelerators"):
+        accelerators.found(3)
+    machine("")
+    assert accelerators.found() == []
+    with pytest.raises(UserError, match="--devices=1: jax finds no accelerator here"):
+        accelerators.found(1)
+
+
+@pytest.mark.slow
+def test_jax_is_asked_in_a_process_of_its_own(monkeypatch):
+    """Which answers, and finds none where the tests have it look at the CPU alone."""
+    monkeypatch.setattr(accelerators, "_may_be_any", lambda: True)
+    assert accelerators.found() == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "runs", "expected"),
+    [(None, 9, "012"), (None, 2, "01"), (5, 9, "01201"), (1, 9, "0")],
+)
+def test_a_worker_an_accelerator(machine, workers, runs, expected):
+    machine("cuda 3\n")
+    ours = places.of_workers(Options(workers=workers), runs)
+    assert ours == [Place(None, {"CUDA_VISIBLE_DEVICES": name}) for name in expected]
+
+
+def test_workers_see_their_own_accelerator_alone(machine, tmp_path, monkeypatch):
+    machine("cuda 2\n")
+    monkeypatch.setattr(process, "_work", telling.tell)
+    before = dict(os.environ)
+    failures, _ = jobs.train(jobs_in(tmp_path), "process")
+    assert sorted(failures.values()) == ["0", "1"]
+    assert dict(os.environ) == before
