@@ -87,7 +87,7 @@ def nvil(
     The sites of one loop count as one layer.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       centering: subtract `c`.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
         of the signal above; this scales the estimate.

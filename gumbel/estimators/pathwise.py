@@ -113,7 +113,7 @@ def slope_annealed_st(
     It does not read the temperature: the state counts the steps, and the slope follows from them.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       slope: the schedule, `step -> slope`; the other options make one if it is `None`.
       slope_rate, slope_maximum, slope_interval: see `gumbel.schedules.slope`.
 
@@ -190,7 +190,7 @@ def single_pass(
 
     Args:
       name: of the estimator, for messages.
-      family: of the sites.
+      family: family of the sites.
       draw_at: gives the draw.
       first_only: whether its second derivative is to be refused.
     """

@@ -36,7 +36,7 @@ def rebar(
     second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       eta: the coefficients start here; 0 is the score function.
       learn_temperature: learn a factor of the temperature that the surrogate is given.
       control_optimizer: of the coefficients: `adam`, `rmsprop` or `sgd`.

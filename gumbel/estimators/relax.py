@@ -45,7 +45,7 @@ def relax(
     the temperature do. It has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       eta: the coefficients start here.
       residual_hidden: units of the hidden layer of `r`, at least 1.
       learn_temperature: learn a factor of the temperature that the surrogate is given.

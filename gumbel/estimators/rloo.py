@@ -31,7 +31,7 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
     neither a moving average nor a baseline network. `info.cost` is the mean of the `f_k`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
 
     Source: Salimans and Knowles (2014); Kool, van Hoof and Welling (2019).

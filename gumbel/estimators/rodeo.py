@@ -50,7 +50,7 @@ def rodeo(
     for the flips.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2; time and memory of `H` grow with its square.
       control_hidden: units of `H`.
       control_optimizer: `adam`, `rmsprop` or `sgd`.

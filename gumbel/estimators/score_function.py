@@ -41,7 +41,7 @@ def sf(
         grad E[f(z)] = E[f(z) grad log q(z) + grad f(z)]
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       centering: subtract a moving average of `f`; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
         of `f`; this scales the estimate.

@@ -35,7 +35,7 @@ def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
     biased otherwise. It does not read the temperature, and has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       mean_temperature: tau, at least 1.
 
     Source: Liu, Dong, Liu, Yu and Gao (2023).
@@ -61,7 +61,7 @@ def zgr(family: Families) -> Estimator:
     `mean_temperature` 1. It does not read the temperature, and has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
 
     Source: Shekhovtsov (2023).
     """

@@ -41,7 +41,7 @@ def darn(
     tangent at `zbar` the signal of a linear `f` would be zero. It has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       centering: subtract a moving average of the signal.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
         variance over variables and examples.
@@ -149,7 +149,7 @@ def muprop(
     count as one layer.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       expansion: `local`, L + 1 passes with L layers; or `mean_field`, 2 passes.
       centering: subtract a moving average of `f - h_l`; unbiased all the same.
       variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, sigma^2 a

@@ -43,7 +43,7 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
     `sum_s w_s f(s)`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, from 2 to 8, and at most the number of joint values of an example's variables
         at the first site.
 

@@ -45,7 +45,7 @@ def vimco(
     weights. A sample of infinite cost has weight 0. `info.cost` is `L`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
       centering: subtract a moving average of the signal; unbiased all the same.
       variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
