@@ -37,8 +37,8 @@ def squared_error_slope(
     needs no second derivatives.
 
     Args:
-      estimates: `temperature -> ` two independent estimates, with the same noise at every
-        temperature.
+      estimates: a function of the temperature that returns two independent estimates, with the
+        same noise at every temperature.
       references: two unbiased estimates of `grad L`. `references[1]` must be independent of
         `estimates[0]`, and `references[0]` of `estimates[1]`.
       temperature: positive.

@@ -8,8 +8,8 @@ the same as if the noise were drawn first. For a categorical variable, the expon
     e_k = p_k E + (1 - z_k) E_k,    E, E_1..E_K ~ Exponential(1)
 
 This is a race with rates `p`: the time `E` of the first arrival does not depend on which value
-arrives first, and the other values have no memory. The noise is differentiable in the logits, for
-given `z`, `E` and `E_k`.
+arrives first, and exponentials are memoryless. The noise is differentiable in the logits, for given
+`z`, `E` and `E_k`.
 
 References:
   Maddison, Tarlow, Minka 2014, A* sampling; Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017,

@@ -8,9 +8,9 @@ there. If that matters, as at temperatures below about 0.3, sample with `exp_gum
 `logit_binary_concrete` of `gumbel.relaxations` and use the log-space forms, which keep precision. A
 ratio of two densities, and so a KL, is the same in either form.
 
-A value that cannot occur (see `gumbel.relaxations`) is excluded: the density is that of the variable
-without it, on the face of the simplex where its entry is 0, and the log density is -inf elsewhere. A
-variable with only one possible value has log density 0 there. NaN inputs give NaN.
+A value that cannot occur (see `gumbel.relaxations`) is excluded: the density is that of the
+variable without it, on the face of the simplex where its entry is 0, and the log density is -inf
+elsewhere. A variable with only one possible value has log density 0 there. NaN inputs give NaN.
 """
 
 import math
