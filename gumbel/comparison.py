@@ -1,6 +1,7 @@
 """The result of a comparison of estimators: rows of numbers, a table, and a recommendation."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -90,12 +91,14 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The comparison that `as_dict` turned into plain data."""
+        """The comparison that `as_dict` turned into plain data; numbers that are None become NaN."""
         names = [field.name for field in dataclasses.fields(Row)]
         rows = []
         for row in data["rows"]:
-            low, high = row["bias_interval"]
-            rows.append(Row(**{name: row[name] for name in names} | {"bias_interval": (low, high)}))
+            numbers: dict[str, Any] = {n: math.nan if row[n] is None else row[n] for n in names}
+            low, high = (math.nan if end is None else end for end in row["bias_interval"])
+            known = {"temperature": row["temperature"], "bias_interval": (low, high)}
+            rows.append(Row(**numbers | known))
         return cls(data["reference"], tuple(rows), dict(data["skipped"]))
 
     def of_group(self, group: str = "all") -> list[Row]:

@@ -9,7 +9,6 @@ mean squared error, cosine, passes, and time. Rerun the same command to resume.
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError, suggestion
+from experiments.files import path_of, write_text
 from experiments.lab import measure
 from experiments.lab.measure import Request
 from experiments.training import loading
@@ -52,9 +52,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Compares the gradients of all estimators at the parameters of a run."""
-    workdir = Path(
-        command.required(given["workdir"], "workdir=RUN", "name the directory of a run")
-    ).expanduser()
+    directory = command.required(given["workdir"], "workdir=RUN", "name the directory of a run")
+    workdir = path_of(directory, "--workdir")
     output = command.path(given["output"], "output") or workdir / "lab"
     request = Request(
         _names(given["estimators"]),
@@ -75,7 +74,7 @@ def main(given: Mapping[str, Any]) -> int:
 
         found = measure.measure(run, request, output, progress)
     text = f"{found.table()}\n\n{found.advice()}\n"
-    (output / measure.TABLE).write_text(text, encoding="utf-8")
+    write_text(output / measure.TABLE, text)
     print(text)
     if found.rows:
         from experiments.lab import figures  # matplotlib takes a second to import

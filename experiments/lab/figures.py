@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.files import replacing
 from gumbel.comparison import Comparison, Row
 
 _BUDGETS = 60  # points of a curve
@@ -36,7 +37,8 @@ def draw(path: Path, found: Comparison, *, title: str) -> None:
         lines = right.get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=7, fontsize=8)
         figure.suptitle(f"{title}; true gradient: {found.reference}", fontsize=9)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
 
 
 def _bias_and_noise(axes: Axes, rows: list[Row], color_of: dict[str, tuple[float, ...]]) -> None:

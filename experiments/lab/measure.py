@@ -11,9 +11,11 @@ import numpy as np
 from experiments import tasks
 from experiments.data import batches
 from experiments.errors import UserError
+from experiments.files import read_json, replacing
 from experiments.tasks.layers import objective as objective_of
 from experiments.tasks.layers import params_of
-from experiments.training import records, temperature
+from experiments.training import records, rundir
+from experiments.training import temperature as temperatures
 from experiments.training.loading import Trained
 from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
@@ -21,6 +23,25 @@ from gumbel import Objective, estimators, lab
 from gumbel.types import Batch, Params
 
 NUMBERS, TRUTH, TABLE, PICTURE = "lab.json", "truth.npz", "lab.txt", "lab.png"
+_NUMBER = float | None  # null where it was not finite
+_SHAPE = {
+    "request": dict,
+    "reference": str,
+    "rows": [
+        {
+            "estimator": str,
+            "temperature": float | None,
+            "group": str,
+            "unbiased": bool,
+            "bias_interval": [_NUMBER],
+            "passes": int,
+            **dict.fromkeys(
+                ("bias", "variance", "error", "cosine", "norm", "milliseconds"), _NUMBER
+            ),
+        }
+    ],
+    "skipped": {str: str},
+}
 
 
 class Request(NamedTuple):
@@ -53,12 +74,12 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     settings, step, model, dataset = run
     task, dynamic = tasks.load(settings.task), dynamic_of(settings)
     learned = settings.temperature.name == "learned"
-    value: Any = dynamic["temperature.value"]
+    temperature: Any = dynamic["temperature.value"]
     if not learned:
         now = (dynamic, jnp.asarray(step), jnp.zeros(()))
-        value = temperature.at(settings.temperature, settings.num_steps, *now)
+        temperature = temperatures.at(settings.temperature, settings.num_steps, *now)
     annealed = task.annealed(settings, dynamic, step)
-    objective = objective_of(model, temperature=value, **annealed)
+    objective = objective_of(model, temperature=temperature, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
     dynamic_pixels = settings.dynamic_binarization
     shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)
@@ -77,11 +98,17 @@ def measure(
       progress: see `gumbel.lab.compare`.
 
     Raises:
-      UserError: the directory is of another request or another step.
+      UserError: the directory is of another request or another step, or in use by another process.
     """
+    with rundir.locked(output, flag="output"):
+        return _measure(run, request, output, progress)
+
+
+def _measure(
+    run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
+) -> lab.Comparison:
     asked = {"step": run.step, "config": run.settings.flat(), **request._asdict()}
     known = _known(output, records.plain(asked))
-    output.mkdir(parents=True, exist_ok=True)
     objective, params, batch = arguments(run, request.batch_size)
     key, family = jax.random.key(0), run.settings.family
 
@@ -101,7 +128,8 @@ def measure(
             progress=progress,
         )
         kept: dict[str, Any] = {"said": truth.said, **truth.blocks}
-        np.savez(output / TRUTH, **kept)
+        with replacing(output / TRUTH) as file:
+            np.savez(file, **kept)
         known = lab.Comparison(truth.said, (), {})
         keep(known)
     found = lab.compare(
@@ -136,7 +164,7 @@ def _known(output: Path, asked: Any) -> lab.Comparison | None:
     path = output / NUMBERS
     if not path.exists():
         return None
-    kept = records.read_json(path)
+    kept = read_json(path, _SHAPE, "delete it, to measure again")
     if kept["request"] != asked:
         raise UserError(
             f"{output} holds a comparison of another request or step: choose another --output, "
