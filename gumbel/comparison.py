@@ -91,7 +91,7 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The comparison that `as_dict` turned into plain data; numbers that are None become NaN."""
+        """The comparison that `as_dict` turned into plain data; None becomes NaN."""
         names = [field.name for field in dataclasses.fields(Row)]
         rows = []
         for row in data["rows"]:

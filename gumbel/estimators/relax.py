@@ -41,8 +41,8 @@ def relax(
 
     replaces `eta f(y)` in `rebar`. Each site has a network `r` with one hidden layer. Its inputs
     are the relaxed sample and the mean of one example (and one step, in a loop), so it needs no
-    pass through the model. It starts at 0 and is learned by the gradient of the squared estimate, like
-    `eta` and the temperature. The estimate has no second derivative.
+    pass through the model. It starts at 0 and is learned by the gradient of the squared estimate,
+    like `eta` and the temperature. The estimate has no second derivative.
 
     Args:
       family: family of the sites.
