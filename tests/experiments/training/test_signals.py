@@ -47,13 +47,16 @@ def test_a_second_ctrl_c_goes_to_the_handler_from_before():
 # Waits, at the place that is named, for the Ctrl-C of the test.
 WAITING = """
 import sys, time
+def wait():
+    for _ in range(600):  # a signal that another thread takes does not wake this one
+        time.sleep(0.1)
 place = sys.argv.pop()
 if place == "importing":
     class Finder:
         def find_spec(self, name, path, target=None):
             if name == "numpy":
                 print("ready", file=sys.stderr, flush=True)
-                time.sleep(60)
+                wait()
     sys.meta_path.insert(0, Finder())
 import runpy
 sys.argv[0] = "-m"  # as while python -m looks for a module, and imports its package
@@ -64,9 +67,9 @@ if place == "compiling":
         def __init__(self, *_):
             print("ready", file=sys.stderr, flush=True)
             try:
-                time.sleep(60)
+                wait()
             except KeyboardInterrupt:  # swallowed, as a callback from C would
-                time.sleep(60)
+                wait()
     from experiments.training import run
     run.Compiled = Slow
 runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
