@@ -1,5 +1,6 @@
 """From the declared defaults to a ConfigDict that may be changed, and from there to `Settings`."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,11 +56,18 @@ def read(config: ConfigDict) -> Settings:
         name: _typed(_option(name, kind), config.estimator.get(name), _GROUPS[1])
         for name, kind in _options().items()
     }
-    estimator = Estimator(config.estimator.name, values)
+    estimator = Estimator(_registered(config.estimator.name), values)
     found = Settings(config.task, options, estimator, temperature, **own)
     checks.check(found)
     task.check(found)
     return found
+
+
+def _registered(name: Any) -> Any:
+    """The name under which an estimator is registered, of an alias; other values as they are."""
+    with contextlib.suppress(ValueError):
+        return estimators.spec(name).name if isinstance(name, str) else name
+    return name
 
 
 def _refuse_unknown(config: ConfigDict, options: type) -> None:

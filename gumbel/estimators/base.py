@@ -103,6 +103,7 @@ class Spec(NamedTuple):
         (sites, or outermost loops), `m` samples, `N` joint values, and `V` changes of one variable
         to another value.
       options: the keyword options of the factory, by name.
+      aliases: other names that `make` and `spec` accept.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Spec(NamedTuple):
     derivatives: Derivatives
     passes: str
     options: dict[str, Option]
+    aliases: tuple[str, ...] = ()
 
 
 _REGISTRY: dict[str, Spec] = {}
@@ -136,6 +138,7 @@ def register(
     passes: str = "1 + 1",
     ranges: Mapping[str, Range] | None = None,
     kinds: Mapping[str, type] | None = None,
+    aliases: tuple[str, ...] = (),
 ) -> Callable[[Factory], Factory]:
     """Registers a factory under a name, for `make` and the configs.
 
@@ -144,7 +147,7 @@ def register(
     Args:
       name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
-      independent, smooth, derivatives, passes: see `Spec`.
+      independent, smooth, derivatives, passes, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
 
@@ -159,8 +162,8 @@ def register(
     """
 
     def add(factory: Factory) -> Factory:
-        if name in _REGISTRY:
-            raise ValueError(f"estimator {name!r} is registered already: choose another name")
+        if taken := [each for each in (name, *aliases) if _find(each)]:
+            raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         checked = _checked(name, factory, families, options_of(factory, ranges or {}, kinds or {}))
         _REGISTRY[name] = Spec(
             name,
@@ -175,6 +178,7 @@ def register(
             derivatives,
             passes,
             options_of(factory, ranges or {}, kinds or {}),
+            aliases,
         )
         return checked
 
@@ -215,16 +219,23 @@ def spec(name: str) -> Spec:
     Raises:
       ValueError: there is no such estimator; the message suggests similar names.
     """
-    if name not in _REGISTRY:
+    if (found := _find(name)) is None:
         raise ValueError(f"unknown estimator {name!r}{_nearest(name, names())}")
-    return _REGISTRY[name]
+    return found
+
+
+def _find(name: str) -> Spec | None:
+    """The entry of that name or alias."""
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    return next((each for each in _REGISTRY.values() if name in each.aliases), None)
 
 
 def make(name: str, family: FamilyLike = None, **options: Any) -> Estimator:
     """Makes an estimator by name.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`, or an alias: `reinforce` and `score_function` are `sf`.
       family: `gumbel.BERNOULLI` or `gumbel.CATEGORICAL`, or its name, for all of the objective's
         sites; a mapping from sites to families; or None, if every call of `sample` names one.
       **options: the keyword options of the estimator's factory.

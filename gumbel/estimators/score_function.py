@@ -28,7 +28,13 @@ def surrogate_cost(drawn: Pass, baseline: Cost, scale: Float[Array, ""]) -> Cost
     return drawn.cost + (magic_box(drawn.log_prob()) - 1) * (drawn.cost - baseline) / scale
 
 
-@register("sf", unbiased=True, derivatives="all", ranges={"decay": DECAY})
+@register(
+    "sf",
+    unbiased=True,
+    derivatives="all",
+    ranges={"decay": DECAY},
+    aliases=("reinforce", "score_function"),
+)
 def sf(
     family: Families,
     *,

@@ -176,6 +176,14 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
         estimators.make("st", "bernouli")
 
 
+def test_an_estimator_may_have_further_names():
+    assert estimators.spec("reinforce") is estimators.spec("score_function")
+    assert estimators.spec("reinforce").name == "sf"
+    assert "reinforce" not in estimators.names()
+    with pytest.raises(ValueError, match="'reinforce' is registered already"):
+        estimators.register("reinforce", unbiased=True)(estimators.sf)
+
+
 def test_a_family_may_be_named():
     it = made("st_gumbel_softmax", BERNOULLI)
     named = estimators.make("st_gumbel_softmax", "bernoulli")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import config
 from experiments.config import cli
 from experiments.errors import UserError
 
@@ -305,6 +306,7 @@ def test_help(capsys):
 
 SCRIPT = """
 import logging, sys
+from experiments import config
 from experiments.config import cli
 def main(config, workdir, overrides):
     logging.getLogger("experiments.x").warning("careful")
@@ -330,3 +332,9 @@ def test_logging_is_left_alone_where_it_is_set_up():
     before = list(logging.getLogger().handlers)
     assert cli.run(lambda *command: 0, ["--config=config.py", "--workdir=w"]) == 0
     assert logging.getLogger().handlers == before
+
+
+def test_an_alias_of_an_estimator_is_recorded_under_its_name():
+    parsed = config.base("structured_prediction")
+    parsed.estimator.name = "reinforce"
+    assert config.read(parsed).flat()["estimator.name"] == "sf"
