@@ -306,7 +306,6 @@ def test_help(capsys):
 
 SCRIPT = """
 import logging, sys
-from experiments import config
 from experiments.config import cli
 def main(config, workdir, overrides):
     logging.getLogger("experiments.x").warning("careful")
