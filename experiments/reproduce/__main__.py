@@ -2,7 +2,8 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
-`survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost.
+`survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost,
+and `toys` the cost and the variance of each on the toys of the control-variate papers.
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
@@ -29,7 +30,7 @@ from experiments.training.compilations import keep_compilations
 
 _CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
 _TABLES = ("table1", "table2", "survey")
-_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5")
+_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -76,6 +77,8 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
         from experiments.reproduce import figures  # matplotlib takes a second to import
 
         figures.figure1(path)
+    elif target == "toys":
+        _toys(path, results, smoke=preset == "smoke")
     elif target == "figure5":
         _figure5(path, _table2(preset, workdir, results), results)
     else:
@@ -144,6 +147,13 @@ def _figure5(path: Path, table: Table2, results: Path) -> None:
         options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
     measured = figure5a.write(results / "figure5a.json", table.preset.changes, **options)
     figures.figure5(path, measured, pictures)
+
+
+def _toys(path: Path, results: Path, *, smoke: bool) -> None:
+    from experiments.reproduce import toys
+
+    sizes = {"num_steps": 100, "num_draws": 20} if smoke else {}
+    toys.draw(path, toys.write(results / "toys.json", **sizes))
 
 
 def _missing(what: str, table: str, results: Path) -> UserError:

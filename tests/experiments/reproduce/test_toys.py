@@ -1,0 +1,33 @@
+"""The toys of the control-variate papers, of which everything is known."""
+
+import numpy as np
+import pytest
+
+from experiments.reproduce import toys
+from gumbel import estimators
+
+
+def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkeypatch):
+    monkeypatch.setattr(toys, "names", lambda: ["sf", "reinmax"])
+    path = tmp_path / "toys.json"
+    rows = toys.write(path, num_steps=300, num_draws=200)
+    by = {(row["estimator"], row["target"]): row for row in rows}
+    assert set(by) == {(name, target) for name in ("sf", "reinmax") for target in toys.TARGETS}
+    for row in rows:
+        target = row["target"]
+        assert row["cost"][0] == pytest.approx((target**2 + (1 - target) ** 2) / 2, abs=1e-5)
+    assert by["reinmax", 0.45]["cost"][-1] < 0.25
+    # The straight-through estimates that are exact for quadratics: slope times a half, by value.
+    values = np.array([0.0, 1.0])
+    slopes = 0.25 * 2 * (values - 0.45)
+    found = np.exp(by["reinmax", 0.45]["log_variance"][0])
+    assert found == pytest.approx(slopes.var(), rel=0.2)
+
+    monkeypatch.setattr(toys, "train", None)  # what is there is not trained again
+    assert toys.write(path, num_steps=300, num_draws=200) == rows
+    toys.draw(tmp_path / "toys.png", rows)
+    assert (tmp_path / "toys.png").stat().st_size > 10_000
+
+
+def test_every_estimator_of_this_cost_takes_part():
+    assert set(estimators.names()) - set(toys.names()) == {"vimco"}
