@@ -1,9 +1,9 @@
-"""A criterion that can choose the temperature of a relaxing estimator.
+"""A criterion for choosing the temperature of a relaxing estimator.
 
-The relaxed objective cannot: a soft sample carries more than a discrete one, so the gradient of the
-relaxed cost in the temperature mostly points upward, to costs that no discrete sample has. What a
-temperature is for is the gradient of the discrete objective, and how well it serves that can be
-measured against an unbiased estimate.
+The relaxed objective is not suitable: a soft sample carries more information than a discrete one,
+so the gradient of the relaxed cost mostly favors higher temperatures, with costs that no discrete
+sample can reach. The purpose of the temperature is a good estimate of the gradient of the discrete
+objective, and that can be measured with an unbiased estimator.
 """
 
 from collections.abc import Callable
@@ -26,30 +26,31 @@ def squared_error_slope(
     average_over: Scalar = 10.0,
     spread: float = 0.1,
 ) -> Float[Array, ""]:
-    """How the squared error of the mean of `n` gradient estimates changes with the temperature.
+    """The slope, in the log temperature, of the squared error of a mean of `n` gradient estimates.
 
         d/dlog(tau) [ |E g(tau) - grad L|^2 + Var g(tau) / n ],    Var g = E |g|^2 - |E g|^2
 
-    An optimizer averages over steps, so it minds bias more than noise: with momentum `m`, about
-    `n = 1 / (1 - m)`. Descending the slope finds the temperature that balances the two. The first
-    term is estimated by products of independent estimates, and without `|grad L|^2`, which does
-    not depend on the temperature. The slope is a central difference at common random numbers,
-    which asks nothing of the estimator's second derivatives.
+    An optimizer averages noise over steps, with momentum `m` over about `n = 1 / (1 - m)` of them,
+    so bias matters more than noise. Descending the slope balances the two. The first term is
+    estimated by products of independent estimates, without `|grad L|^2`, which does not depend on
+    the temperature. The slope is a central difference with common random numbers, so the estimator
+    needs no second derivatives.
 
     Args:
-      estimates: two independent estimates at a temperature, with the same noise at each.
-      references: two unbiased estimates of the gradient `grad L`, each independent of the other
-        pair's opposite: `references[1]` of `estimates[0]`, and the other way around.
+      estimates: a function of the temperature that returns two independent estimates, with the
+        same noise at every temperature.
+      references: two unbiased estimates of `grad L`. `references[1]` must be independent of
+        `estimates[0]`, and `references[0]` of `estimates[1]`.
       temperature: positive.
-      average_over: `n`, at least 1. 1 gives the squared error of a single estimate; infinity the
+      average_over: `n`, at least 1. 1 gives the squared error of a single estimate, infinity the
         squared bias.
-      spread: half the difference of log temperatures.
+      spread: half the difference of the two log temperatures.
 
     Returns:
-      A noisy slope; its expectation is that above, to second order in `spread`.
+      A noisy slope, whose expectation is the expression above up to second order in `spread`.
 
     Example:
-      An estimate with bias `tau` and variance `1 / tau^2` has least squared error at `tau = 1`:
+      An estimate with bias `tau` and variance `1 / tau^2` has the least squared error at `tau = 1`:
 
       >>> noise = jax.random.normal(jax.random.key(0), (2, 100_000))
       >>> def estimates(tau):

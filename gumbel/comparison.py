@@ -1,4 +1,4 @@
-"""What a comparison of estimators found: rows of numbers, a table, and what follows from them."""
+"""The result of a comparison of estimators: rows of numbers, a table, and a recommendation."""
 
 import dataclasses
 import math
@@ -8,21 +8,21 @@ from typing import Any, Self
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one estimator, at one temperature, in one group of parameters.
+    """The measurements of one estimator, at one temperature, in one group of parameters.
 
     Attributes:
-      estimator: its name.
-      temperature: None for an estimator that reads none.
+      estimator: name of the estimator.
+      temperature: None for an estimator that does not read it.
       group: a top-level key of the parameters, or `all`.
-      unbiased: whether the estimator is known to be.
-      bias: the distance of the expected estimate from the true gradient, 0 if it cannot be told.
-      bias_interval: of that distance, 95 %.
-      variance: `E|g - E g|^2`, of one estimate.
-      error: the mean squared error, `variance + bias^2`.
-      cosine: the mean cosine of one estimate with the true gradient.
-      norm: of the true gradient.
-      passes: forward and backward passes through the objective that one estimate takes.
-      milliseconds: that one estimate took, of all groups together.
+      unbiased: whether the estimator is known to be unbiased.
+      bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
+      bias_interval: 95 % interval of `bias`.
+      variance: `E|g - E g|^2` of one estimate.
+      error: mean squared error, `variance + bias^2`.
+      cosine: mean cosine between one estimate and the true gradient.
+      norm: norm of the true gradient.
+      passes: forward and backward passes through the objective per estimate.
+      milliseconds: time per estimate, for all groups together.
     """
 
     estimator: str
@@ -46,18 +46,18 @@ class Row:
 
     @property
     def variance_per_pass(self) -> float:
-        """The variance of what one pass buys: `variance * passes`."""
+        """Variance at equal cost in passes: `variance * passes`."""
         return self.variance * self.passes
 
     @property
     def variance_per_millisecond(self) -> float:
-        """The variance of what a millisecond buys: `variance * milliseconds`."""
+        """Variance at equal time: `variance * milliseconds`."""
         return self.variance * self.milliseconds
 
     def error_at(self, milliseconds: float) -> float:
         """The mean squared error of the average of as many estimates as fit into this time.
 
-        A bias that the estimator is known not to have is left out.
+        The measured bias of an estimator that is known to be unbiased is ignored.
         """
         bias = 0.0 if self.unbiased else self.bias
         return bias**2 + self.variance * self.milliseconds / milliseconds
@@ -65,12 +65,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `gumbel.lab.compare` found; `print` shows it as a table.
+    """The result of `gumbel.lab.compare`; `print` shows it as a table.
 
     Attributes:
-      reference: what the true gradient is from: enumeration, or a long run of which estimator.
-      rows: of each estimator, temperature and group.
-      skipped: by the name of an estimator, why it was not measured.
+      reference: source of the true gradient: enumeration, or a long run of an estimator.
+      rows: one for each estimator, temperature, and group.
+      skipped: by name of an estimator, why it was not measured.
     """
 
     reference: str
@@ -78,7 +78,7 @@ class Comparison:
     skipped: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON has it."""
+        """The comparison as plain data, for JSON."""
         rows = [
             dataclasses.asdict(row)
             | {
@@ -91,7 +91,7 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave; numbers that JSON does not have, and so are None, are NaN."""
+        """The comparison that `as_dict` turned into plain data; None becomes NaN."""
         names = [field.name for field in dataclasses.fields(Row)]
         rows = []
         for row in data["rows"]:
@@ -127,21 +127,21 @@ class Comparison:
     __str__ = table
 
     def budgets(self, group: str = "all") -> tuple[float, float]:
-        """Two times for a gradient, in milliseconds: a small one, and a hundred times as much.
+        """Two time budgets for a gradient, in milliseconds.
 
-        The small one is the median time of an estimate.
+        They are the median time of an estimate, and a hundred times that.
         """
         times = sorted(row.milliseconds for row in self.of_group(group))
         small = times[len(times) // 2]
         return small, 100 * small
 
     def best(self, milliseconds: float, group: str = "all") -> Row:
-        """The row of the least error at this time for a gradient, of those that fit into it."""
+        """The row with the smallest error in this time budget, of those that fit into it."""
         fitting = [row for row in self.of_group(group) if row.milliseconds <= milliseconds]
         return min(fitting, key=lambda row: row.error_at(milliseconds))
 
     def advice(self, group: str = "all") -> str:
-        """A sentence on what to use, and one on what it assumes."""
+        """A recommendation, and its assumptions."""
         if not self.of_group(group):
             return "No estimator was measured."
         chosen = [(self.best(time, group), time) for time in self.budgets(group)]

@@ -1,14 +1,15 @@
-"""Relaxed samples given the discrete ones that they belong to.
+"""Relaxed samples given their discrete samples.
 
-A discrete sample is `z = one_hot(argmax(logits + noise))`, or `z = (logits + noise > 0)`. Here the
-noise is drawn from its distribution given `z`: the pair has the same distribution whichever of the
-two is drawn first. For the exponentials `e = exp(-noise)` of a categorical variable, which run a
-race of rates `p = softmax(logits)`, that is
+A discrete sample is `z = one_hot(argmax(logits + noise))`, or `z = (logits + noise > 0)`. The
+functions here draw the noise from its conditional distribution given `z`. The joint distribution is
+the same as if the noise were drawn first. For a categorical variable, the exponentials
+`e = exp(-noise)` with `p = softmax(logits)` are
 
     e_k = p_k E + (1 - z_k) E_k,    E, E_1..E_K ~ Exponential(1)
 
-as the first arrives at time `E` whoever it is, and the others have the whole of their way to go.
-The noise is differentiable in the logits, at given `z`, `E` and `E_k`.
+This is a race with rates `p`: the time `E` of the first arrival does not depend on which value
+arrives first, and exponentials are memoryless. The noise is differentiable in the logits, for given
+`z`, `E` and `E_k`.
 
 References:
   Maddison, Tarlow, Minka 2014, A* sampling; Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017,

@@ -4,13 +4,13 @@ Results are in nats and in float32 at least, for 16-bit inputs too: they are sum
 resolution 16 bits cannot hold. Logits need not be normalized.
 
 Near a corner of the simplex the simplex forms lose digits, because `y` itself rounds to 0 or 1
-there. Where that matters, as at temperatures below about 0.3, sample by `exp_gumbel_softmax` or
-`logit_binary_concrete` of `gumbel.relaxations` and use the log-space forms, which do not. A ratio
-of two densities, and so a KL, is the same in either form.
+there. If that matters, as at temperatures below about 0.3, sample with `exp_gumbel_softmax` or
+`logit_binary_concrete` of `gumbel.relaxations` and use the log-space forms, which keep precision. A
+ratio of two densities, and so a KL, is the same in either form.
 
-A value that cannot occur (see `gumbel.relaxations`) takes no part: the density is that of the
-variable without it, on the face of the simplex where its entry is 0, and -inf off that face. A
-variable with one possible value has log density 0 there. NaN in gives NaN.
+A value that cannot occur (see `gumbel.relaxations`) is excluded: the density is that of the
+variable without it, on the face of the simplex where its entry is 0, and the log density is -inf
+elsewhere. A variable with only one possible value has log density 0 there. NaN inputs give NaN.
 """
 
 import math

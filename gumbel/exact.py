@@ -1,11 +1,11 @@
-"""Exact expectations by enumeration: the oracle of the tests, and the marginalization estimator.
+"""Exact expectations by enumeration, for the tests and the marginalization estimator.
 
 For sites with joint values `z_1..z_N` the expected cost of an example is
 
     E[f(z)] = sum_n q(z_n) f(z_n),    q(z_n) = prod_site q(z_site | earlier sites),
 
-a smooth function of the parameters, so its gradient is exact too. Coupled examples, which share a
-scalar cost, are enumerated together: N counts the joint values of the whole batch.
+a smooth function of the parameters, so its gradient is exact, too. Coupled examples, which share a
+scalar cost, are enumerated together: N is then the number of joint values of the whole batch.
 """
 
 import math
@@ -70,22 +70,22 @@ def expected_cost(
 ) -> Cost:
     """`E[f(z)]` for each example, in nats, by one pass of the objective per joint value.
 
-    What does not depend on the enumerated values is computed once.
+    Computations that do not depend on the enumerated values run once.
 
     Args:
       objective, params, batch: see `gumbel.Objective`.
-      key: gives the objective's own noise, the same for every joint value.
-      family: of the sites: one for all, a mapping by site, or None.
-      max_values: the most joint values to enumerate.
-      chunk_size: how many joint values are held in memory at once; `None` holds all of them.
-        With a chunk size, a backward pass recomputes each chunk instead of storing it.
+      key: PRNG key of the objective's own noise, which is the same for every joint value.
+      family: family of the sites: one for all, a mapping by site, or None if every call names it.
+      max_values: largest number of joint values to enumerate.
+      chunk_size: how many joint values are held in memory at once; all if `None`. With a chunk
+        size, the backward pass recomputes each chunk instead of storing it.
 
     Returns:
-      The expected cost, `[B]`, or `[]` of coupled examples; differentiable in `params`.
+      The expected cost, `[B]`, or `[]` if examples are coupled; differentiable in `params`.
 
     Raises:
-      ValueError: more than `max_values` joint values; the message says how many. Or, where values
-        are known, an example's samples change another's cost.
+      ValueError: there are more than `max_values` joint values; the message says how many. Or
+        (outside of `jit`) one example's samples change another example's cost.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -2,7 +2,7 @@
 
 `compare` measures estimators on an objective at given parameters: bias with an interval, variance,
 mean squared error, cosine, passes, and time, for all parameters together and for each group of
-them. The result is plain data that prints as a table; `Comparison.advice` says what follows.
+them. The result is plain data that prints as a table. `Comparison.advice` recommends an estimator.
 """
 
 import math
@@ -58,7 +58,7 @@ def compare(
       key: PRNG key of all draws.
       family: family of the sites, as for `gumbel.estimators.make`.
       estimators: names of estimators; all registered ones if None. Estimators that do not apply to
-        the objective, or minimize a multi-sample bound, are skipped with the reason.
+        the objective, or minimize a multi-sample bound, are skipped with a reason.
       options: options of the estimators, by name.
       temperatures: used for each estimator that reads the temperature.
       num_draws: number of estimates, rounded up to a multiple of 10.
@@ -68,9 +68,9 @@ def compare(
         more than `max_values` joint values.
       reference_draws: number of estimates in that run; 10 * `num_draws` if None.
       max_values: largest number of joint values to enumerate.
-      max_passes: an estimate of more forward and backward passes is skipped.
-      truth: result of `true_gradient`, if it is known already; `reference` and its options are
-        then not read.
+      max_passes: estimators that take more forward and backward passes are skipped.
+      truth: result of `true_gradient`, if known; `reference`, `reference_draws` and `max_values`
+        are then ignored.
       known: an earlier comparison with the same arguments, whose rows are kept.
       on_found: called with the comparison so far, after each estimator and temperature.
       progress: called after each block of draws.

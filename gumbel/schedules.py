@@ -1,9 +1,9 @@
 """Schedules of the temperature, and of the slope of slope-annealed straight-through.
 
-A schedule maps a step, an integer that may be traced, to a floating-point scalar, as in optax. Its
-parameters may be traced too, except `num_steps`, so a sweep over them is one vmapped program. With
-an `interval` the value is refreshed every so many steps and held in between. Refreshes are counted
-in integers, so they come at the right step however long the run.
+As in Optax, a schedule maps a step, an integer that may be traced, to a floating-point scalar. Its
+parameters may be traced as well, except `num_steps`, so a sweep over them is one vmapped program.
+With an `interval`, the value changes only every `interval` steps. Steps are counted in integers, so
+the changes come at the right steps however long the run is.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def constant(value: Scalar) -> Schedule:
       value: positive.
 
     Raises:
-      ValueError: a known `value` is not positive and finite.
+      ValueError: a concrete (not traced) `value` is not positive and finite.
 
     Example:
       >>> float(constant(0.5)(100))
@@ -51,7 +51,7 @@ def exponential(
       interval: steps from one refresh to the next, an integer >= 1; 500 to 2000 in the paper.
 
     Raises:
-      ValueError: a known argument is out of range.
+      ValueError: a concrete (not traced) argument is out of range.
 
     References:
       Jang, Gu, Poole 2017, sections 4.2 and 4.3.
@@ -74,9 +74,9 @@ def exponential(
 
 
 def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
-    """A straight line from `value` at step 0 to `floor` at step `num_steps`, flat from there on.
+    """A straight line from `value` at step 0 to `floor` at step `num_steps`, constant after that.
 
-    With an interval it gets to `floor` at the first refresh that is not before `num_steps`.
+    With an interval, it reaches `floor` at the first refresh at or after `num_steps`.
 
     Args:
       value: at step 0, positive.
@@ -85,7 +85,7 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
-      ValueError: a known argument is out of range.
+      ValueError: a concrete (not traced) argument is out of range.
 
     Example:
       >>> [float(linear(1.0, 0.5, 100)(step)) for step in (0, 50, 1000)]
@@ -103,7 +103,7 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
 
 
 def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
-    """`floor + (value - floor) * (1 + cos(pi * t / num_steps)) / 2`, flat from `num_steps` on.
+    """`floor + (value - floor) * (1 + cos(pi * t / num_steps)) / 2`, then constant.
 
     Args:
       value: at step 0, positive.
@@ -112,7 +112,7 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
-      ValueError: a known argument is out of range.
+      ValueError: a concrete (not traced) argument is out of range.
 
     Example:
       >>> [float(cosine(1.0, 0.5, 100)(step)) for step in (0, 50, 1000)]
@@ -140,7 +140,7 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
-      ValueError: a known argument is out of range.
+      ValueError: a concrete (not traced) argument is out of range.
 
     References:
       Chung, Ahn, Bengio 2017, Hierarchical multiscale recurrent neural networks.

@@ -1,6 +1,6 @@
-"""Subsets of k of K values: drawn without replacement, with their probability, and relaxed.
+"""Subsets of k of K values: sampled without replacement, their probabilities, and relaxations.
 
-And logits that leave every value a share of the uniform distribution.
+Also logits that mix a distribution with the uniform distribution.
 """
 
 import jax
@@ -20,8 +20,8 @@ def gumbel_top_k(
 ) -> tuple[Float[Array, "*batch k K"], Float[Array, "*batch"]]:
     """Draws `k` distinct values one after the other, and their log probability in this order.
 
-    The first is a sample of `softmax(logits)`, each further one of what is left, renormalized: the
-    `k` largest of `logits_i + g_i` with `g_i` Gumbel(0, 1).
+    The first is a sample from `softmax(logits)`, each further one from the remaining values,
+    renormalized. They are the `k` largest of `logits_i + g_i` with `g_i` Gumbel(0, 1).
 
     Args:
       key: PRNG key.
@@ -66,7 +66,7 @@ def ordered_log_prob(
       z: `k` distinct one-hot vectors, the first one drawn first.
 
     Returns:
-      Nats, in float32 at least; -inf if a value is ruled out, or comes twice.
+      Log probabilities in nats, at least float32; -inf if a value is excluded or repeated.
 
     Raises:
       ValueError: `z` does not fit `logits`.
@@ -98,8 +98,8 @@ def relaxed_top_k(
 ) -> Float[Array, "*batch K"]:
     """A relaxed subset of `k` values, drawn without replacement.
 
-    It is a sum of `k` softmaxes of the perturbed logits, each of which leaves out, in a soft way,
-    what those before it took: with `a` the perturbed logits,
+    It is a sum of `k` softmaxes of the perturbed logits `a`. Each softly excludes what the earlier
+    ones selected:
 
         y = sum_i p_i,    p_i = softmax(a_i / temperature),    a_{i+1} = a_i + log(1 - p_i)
 
@@ -112,8 +112,8 @@ def relaxed_top_k(
         the relaxed subset.
 
     Returns:
-      Nonnegative vectors with sum `k`, of the shape and dtype of `logits`. Between nearly tied
-      values an entry can exceed 1, as what was half taken may be taken again.
+      Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. With nearly tied values,
+      an entry can exceed 1, because a value that was half selected may be selected again.
 
     Raises:
       ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
@@ -154,9 +154,9 @@ def relaxed_top_k(
 def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "*batch K"]:
     """Logits of `(1 - share) softmax(logits) + share / K`, so that no value becomes impossible.
 
-    Gradients keep reaching values that have all but vanished, and log probabilities and KLs stay
-    bounded. Values that are ruled out by -inf (or by 1e8 less than the largest) stay so, and the
-    uniform distribution is that over the others.
+    Values with a tiny probability still get gradients, and log probabilities and KLs stay bounded.
+    Values that are excluded by a logit of -inf (or of 1e8 less than the largest) stay excluded, and
+    the uniform distribution is over the others.
 
     Args:
       logits: unnormalized log probabilities.

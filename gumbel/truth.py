@@ -1,4 +1,4 @@
-"""The true gradient that estimates are held against: by enumeration, or by a long run."""
+"""The true gradient, by enumeration or by a long run of an unbiased estimator."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ Progress = Callable[[str, int, int], object]
 
 
 class Truth(NamedTuple):
-    """The true gradient, as `true_gradient` found it.
+    """The result of `true_gradient`.
 
     Attributes:
-      blocks: of each group of parameters, for each block of draws, `[blocks, size]`.
-      said: where it is from.
+      blocks: by group of parameters, the gradient in each block of draws, `[blocks, size]`.
+      said: source of the gradient, in words.
     """
 
     blocks: dict[str, np.ndarray]
@@ -47,11 +47,11 @@ def true_gradient(
     Args:
       objective, params, batch, key, family: as for `compare`; the objective's noise is the same
         for the same key.
-      reference: the unbiased estimator of the long run.
-      num_draws: of that run.
-      temperature: that it is given.
-      max_values: the most joint values to enumerate.
-      progress: is told of each block of draws.
+      reference: unbiased estimator for the long run.
+      num_draws: number of estimates in that run.
+      temperature: temperature passed to it.
+      max_values: largest number of joint values to enumerate.
+      progress: called after each block of draws.
 
     Raises:
       ValueError: `reference` is biased.

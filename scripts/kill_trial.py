@@ -12,16 +12,13 @@ the undisturbed directory to the bit, times aside. Under `vmap`, where the runs 
 unfinished are fewer than those trained together undisturbed, numbers are compared to 1e-5.
 """
 
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
@@ -30,96 +27,10 @@ from experiments.errors import UserError, suggestion
 from experiments.files import path_of, scratch
 from experiments.training import records
 from experiments.training.rundir import METRICS
+from scripts.kill_kinds import KINDS, Child
 from scripts.run_numbers import differences, numbers
 
-ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 900.0
-
-_DIGITS = ("dataset=digits", "batch_size=20", "test_num_samples=5", "eval_batch_size=150")
-_SBN = (
-    *_DIGITS,
-    "layers=(4,)",
-    "num_steps=200",
-    "log_every=10",
-    "eval_every=20",
-    "checkpoint_every=20",
-    "steps_per_call=10",
-)
-_CONV = (
-    *_DIGITS,
-    "encoder=(4,4,4)",
-    "decoder=(4,4,4)",
-    "head=8",
-    "style_dim=4",
-    "labeled_batch_size=10",
-    "num_steps=40",
-    "log_every=5",
-    "eval_every=10",
-    "checkpoint_every=10",
-)
-_GRID = "--grid=learning_rate=1e-3,3e-2;seed=0,1"
-
-
-class Child(NamedTuple):
-    """A command that was started.
-
-    Attributes:
-      process: in a process group of its own.
-      log: the file of its stderr, which no pipe holds up.
-    """
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def ended(self) -> bool:
-        """Whether it has come to its end."""
-        return self.process.poll() is not None
-
-    def said(self) -> str:
-        """The end of what it wrote to stderr."""
-        return self.log.read_text(errors="replace").strip()[-500:]
-
-
-class Kind(NamedTuple):
-    """A command to kill.
-
-    Attributes:
-      module: of experiments.
-      config: file in `configs/`.
-      overrides: of its keys.
-      flags: other ones.
-    """
-
-    module: str
-    config: str
-    overrides: tuple[str, ...]
-    flags: tuple[str, ...] = ()
-
-    def start(self, workdir: Path) -> Child:
-        """Starts the command."""
-        arguments = [f"--config={ROOT / 'configs' / self.config}", f"--workdir={workdir}"]
-        arguments += [*self.flags, *(f"--config.{override}" for override in self.overrides)]
-        log = workdir.with_name(f"{workdir.name}.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"experiments.{self.module}", *arguments],
-                cwd=ROOT,
-                env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")},
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        return Child(process, log)
-
-
-KINDS = {
-    "train": Kind("train", "sbn.py", _SBN),
-    "semi_supervised": Kind("train", "semi_supervised.py", _CONV),
-    "process": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=process", "--workers=2")),
-    "vmap": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=vmap")),
-    "ray": Kind("sweep", "sbn.py", _SBN, (_GRID, "--engine=ray", "--workers=2")),
-}
 
 
 class Trial:
@@ -152,10 +63,7 @@ class Trial:
             self._check(child)
             return
         self.kills += 1
-        alone = self.kind.module == "sweep" and self.kills % 2 == 0
-        process = child.process
-        process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        child.kill(alone=self.kind.module == "sweep" and self.kills % 2 == 0)
 
     def finish(self) -> None:
         """Lets the command come to its end, and checks the numbers."""
@@ -172,16 +80,16 @@ class Trial:
         child = self.kind.start(workdir)
         _wait(child, _PATIENCE_SECONDS)
         if not child.ended():
-            os.killpg(child.process.pid, signal.SIGKILL)
+            child.kill()
             raise UserError(f"{workdir} is not done after {_PATIENCE_SECONDS:.0f} s")
-        if workdir.name == "undisturbed" and (status := child.process.returncode):
+        if workdir.name == "undisturbed" and (status := child.status()):
             raise UserError(f"{workdir}: status {status}: {child.said()}")
         return child
 
     def _check(self, child: Child) -> None:
         """Compares the directory of a command that has ended, and begins anew."""
         self.ends += 1
-        if status := child.process.returncode:
+        if status := child.status():
             self.wrong.append(f"status {status}: {child.said()}")
         self.wrong += differences(self.expected, numbers(self.directory))
         shutil.rmtree(self.directory)

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -29,6 +30,10 @@ if "XLA_FLAGS" not in os.environ and metadata.version("jaxlib").startswith("0.9.
     os.environ["XLA_FLAGS"] = (
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
+
+# In the background of a shell Ctrl-C is ignored, and so it would be by every process of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # All temporary files go where they are removed at the end, or after a kill by the next tests. The
 # workers of pytest-xdist are given the directory of the process that starts them.

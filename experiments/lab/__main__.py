@@ -2,10 +2,9 @@
 
 python -m experiments.lab --workdir=RUN [--estimators=NAME,...] [--temperatures=0.5,1.0]
 
-RUN is the directory of a run that is finished, stopped or still going; it is only read, but for
-RUN/lab, where the results go. For every estimator that can serve the run: bias with an interval,
-variance, error, direction, passes and time. Stopped at any point and started again, it measures
-only what is missing.
+RUN is the directory of a run, finished or not. Results go to RUN/lab; nothing else in RUN changes.
+For each estimator that applies to the run, the command measures bias with an interval, variance,
+mean squared error, cosine, passes, and time. Rerun the same command to resume.
 """
 
 import sys
@@ -28,24 +27,26 @@ from gumbel import estimators
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "of the run", **define)
-    flags.DEFINE_string("output", None, "where results go; by default WORKDIR/lab", **define)
-    flags.DEFINE_list("estimators", None, "names; by default all that can serve the run", **define)
-    flags.DEFINE_list("temperatures", ["0.1", "0.5", "1.0"], "for those that read one", **define)
-    flags.DEFINE_integer("draws", 1000, "estimates of each", lower_bound=10, **define)
+    flags.DEFINE_string("workdir", None, "the directory of the run", **define)
+    flags.DEFINE_string(
+        "output", None, "the directory for results; WORKDIR/lab by default", **define
+    )
+    flags.DEFINE_list("estimators", None, "names; by default all that apply", **define)
+    flags.DEFINE_list("temperatures", ["0.1", "0.5", "1.0"], "temperatures to measure at", **define)
+    flags.DEFINE_integer("draws", 1000, "number of estimates", lower_bound=10, **define)
     flags.DEFINE_integer(
-        "warmup", 200, "steps before, in which control variates learn", lower_bound=0, **define
+        "warmup", 200, "steps before measuring, for learned baselines", lower_bound=0, **define
     )
     flags.DEFINE_integer(
         "reference_draws",
         10_000,
-        "of muprop, whose mean stands for the true gradient where values cannot be enumerated",
+        "estimates by muprop, whose mean is the true gradient if enumeration is too expensive",
         lower_bound=10,
         **define,
     )
-    flags.DEFINE_integer("images", 100, "of the training set", lower_bound=1, **define)
+    flags.DEFINE_integer("images", 100, "number of training images", lower_bound=1, **define)
     flags.DEFINE_integer(
-        "max_passes", 64, "leave out estimates of more passes", lower_bound=1, **define
+        "max_passes", 64, "skip estimators with more passes", lower_bound=1, **define
     )
 
 

@@ -1,7 +1,7 @@
-"""Gradient estimators for discrete variables, all with one signature; see `Estimator`.
+"""Gradient estimators for discrete variables, all with the same signature; see `Estimator`.
 
-Every module of this package is imported with it, and every factory that one registers is an
-attribute under its name. So a new estimator is a new file, and changes no other.
+The package imports all of its modules, and every registered factory is an attribute under its name.
+So adding an estimator means adding one file, without changes to others.
 """
 
 import importlib

@@ -16,15 +16,15 @@ def arm(family: Families, *, num_samples: int = 2) -> Estimator:
 
         [f(1[u > sigmoid(-l)]) - f(1[u < sigmoid(l)])] (u - 1/2)
 
-    for a Bernoulli variable of logit `l` and `u` uniform. A categorical variable is a chain of
-    binary ones. Pairs are antithetic where no logit depends on earlier samples; in the later layers
-    of a stack, and from the second step of a loop on, each path has noise of its own, and the
-    other's cost for a baseline. `disarm` integrates `u` out of it, for a variance that is never
-    larger. It has no second derivative.
+    for a Bernoulli variable with logit `l` and uniform `u`. A categorical variable is encoded as a
+    chain of binary ones. Pairs are antithetic if no logit depends on earlier samples. In the later
+    layers of a stack, and from the second step of a loop on, the two samples are independent, and
+    the cost of one is the baseline of the other. `disarm` integrates `u` out, and its variance is
+    never larger. It has no second derivative.
 
     Args:
-      family: of the sites.
-      num_samples: even, at least 2; two for each pair.
+      family: family of the sites.
+      num_samples: even, at least 2; two per pair.
 
     Source: Yin and Zhou (2019).
     """

@@ -13,21 +13,21 @@ from gumbel.sites import Families
 
 @register("arms", unbiased=True, passes="m + m", ranges={"num_samples": Range(minimum=2)})
 def arms(family: Families, *, num_samples: int = 4) -> Estimator:
-    """ARMS: the leave-one-out estimate of samples that avoid each other.
+    """ARMS: the leave-one-out estimate with negatively correlated samples.
 
         1/m sum_k (f_k - mean_{j != k} f_j) (b_k - p) / (1 - rho)
 
-    for a Bernoulli variable of mean `p`, with `rho <= 0` the correlation of any two of the samples
-    `b_1..b_m`: of a Dirichlet copula,
+    for a Bernoulli variable with mean `p`. `rho <= 0` is the correlation of any two of the samples
+    `b_1..b_m`, which come from a Dirichlet copula:
 
         1 - rho = (r - max(2 r^(1/(m-1)) - 1, 0)^(m-1)) / (r (1 - r)),    r = min(p, 1 - p).
 
-    A categorical variable is a chain of binary ones. Samples are dependent where no logit depends
-    on earlier samples; in the later layers of a stack, and from the second step of a loop on, they
-    are independent and the estimate is that of `rloo`. It has no second derivative.
+    A categorical variable is encoded as a chain of binary ones. Samples are correlated if no logit
+    depends on earlier samples. In the later layers of a stack, and from the second step of a loop
+    on, they are independent, and the estimate is that of `rloo`. It has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
 
     Source: Dimitriev and Zhou (2021).
@@ -37,20 +37,20 @@ def arms(family: Families, *, num_samples: int = 4) -> Estimator:
 
 @register("disarm", unbiased=True, passes="m + m", ranges={"num_samples": Range(minimum=2)})
 def disarm(family: Families, *, num_samples: int = 2) -> Estimator:
-    """DisARM, or U2G: antithetic pairs, their uniform noise integrated out.
+    """DisARM, or U2G: antithetic pairs with their uniform noise integrated out.
 
         1/2 (f(b) - f(b~)) (-1)^b~ 1[b != b~] sigmoid(|l|)
 
-    for a Bernoulli variable of logit `l`: `b = 1[u > sigmoid(-l)]`, `b~ = 1[u < sigmoid(l)]`. A
-    categorical variable is a chain of binary ones: before the first of the two values the pair is
-    as above, and between them one value's cost is the other's baseline. Pairs are antithetic where
-    no logit depends on earlier samples; in the later layers of a stack, and from the second step
-    of a loop on, they are independent and the estimate is that of `rloo` with two samples. It has
-    no second derivative.
+    for a Bernoulli variable with logit `l`, `b = 1[u > sigmoid(-l)]`, `b~ = 1[u < sigmoid(l)]`. A
+    categorical variable is encoded as a chain of binary ones: up to the first of the two values the
+    pair is as above, and between the two values the cost of one is the baseline of the other. Pairs
+    are antithetic if no logit depends on earlier samples. In the later layers of a stack, and from
+    the second step of a loop on, they are independent, and the estimate is that of `rloo` with two
+    samples. It has no second derivative.
 
     Args:
-      family: of the sites.
-      num_samples: even, at least 2; two for each pair.
+      family: family of the sites.
+      num_samples: even, at least 2; two per pair.
 
     Source: Dong, Mnih and Tucker (2020); Yin, Ho, Yan, Qian and Zhou (2020); for
     categorical variables Dong, Mnih and Tucker (2021).

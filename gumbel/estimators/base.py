@@ -1,4 +1,4 @@
-"""What an estimator is, and the registry that selects one by name."""
+"""`Estimator`, and the registry that makes one by name."""
 
 import difflib
 import functools
@@ -19,13 +19,13 @@ class Info(NamedTuple):
     """Diagnostics of one surrogate.
 
     Attributes:
-      cost: `[B]`, or `[]` of coupled examples, in nats: what the estimator's own pass measured
-        (relaxed for a relaxing estimator, the multi-sample bound for `vimco`, the expectation for
-        `marginalization`).
+      cost: the cost that the estimator computed, in nats: `[B]`, or `[]` if examples are coupled.
+        It is the relaxed cost for a relaxing estimator, the multi-sample bound for `vimco`, and the
+        expectation for `marginalization`.
       metrics: named scalars of the estimator, such as the scale of its learning signal.
-      aux: what the objective returned beside its cost in the pass that measured `cost`: with the
-        relaxed samples of a relaxing estimator, with discrete samples for the others. `vimco`
-        gives that of its first sample, `marginalization` that of one further pass with a draw.
+      aux: `aux` of the objective, from the pass that computed `cost`, so with relaxed samples for a
+        relaxing estimator. `vimco` returns that of its first sample, `marginalization` that of an
+        additional pass with a sample.
     """
 
     cost: Cost
@@ -55,23 +55,23 @@ class Surrogate(Protocol):
         state: State,
         /,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        """The scalar to differentiate, the next state, and diagnostics."""
+        """The scalar to differentiate, then the next state and diagnostics."""
 
 
 class Estimator(NamedTuple):
-    """A gradient estimator: a pair of pure functions, as optax pairs `init` and `update`.
+    """A gradient estimator: a pair of pure functions, like Optax's `init` and `update`.
 
-    `jax.grad(surrogate, argnums=1, has_aux=True)` is the estimate of the gradient of the expected
-    cost, averaged over the batch. Its temperature is a scalar, or a mapping from sites to scalars.
-    Its gradient in it (argnums=4) is that of the relaxed cost, which cannot choose a temperature
-    (see `gumbel.adaptation`); it is zero for estimators that do not relax.
+    `jax.grad(surrogate, argnums=1, has_aux=True)` estimates the gradient of the expected cost,
+    averaged over the batch. The temperature is a scalar, or a mapping from sites to scalars. The
+    gradient in the temperature (argnums=4) is that of the relaxed cost and should not be used to
+    choose a temperature (see `gumbel.adaptation`). It is zero for estimators that do not relax.
 
     Attributes:
-      init: makes the state, an ordinary pytree. It may run the objective once or twice. Called
-        outside of `jit`, the estimators that rely on independent examples, or on a cost with a
-        derivative in the samples, check that they are given that.
-      surrogate: a scalar, the mean cost, whose gradient is the estimate; and the next state with
-        diagnostics.
+      init: makes the initial state, a pytree. It may run the objective once or twice. Outside of
+        `jit`, it also checks what the estimator requires: independent examples, or a cost with a
+        derivative in the samples.
+      surrogate: returns a scalar, the mean cost, whose gradient is the estimate; and the next state
+        with diagnostics.
     """
 
     init: Init
@@ -84,25 +84,24 @@ Derivatives: TypeAlias = Literal["all", "relaxed", "first"]
 
 
 class Spec(NamedTuple):
-    """What the registry knows of an estimator.
+    """The registry's entry for an estimator.
 
     Attributes:
       name: the name in configs and tables.
       factory: `factory(family, **options) -> Estimator`.
-      families: the names of the families that it serves.
-      unbiased: whether the estimate's expectation, at the default options, is the gradient.
-      relaxes: whether it draws relaxed samples, and so reads the temperature.
-      multi_sample: whether it descends a multi-sample bound, of `num_samples` samples.
+      families: names of the families that it supports.
+      unbiased: whether the estimate is unbiased with default options.
+      relaxes: whether it reads the temperature.
+      multi_sample: whether it minimizes a multi-sample bound with `num_samples` samples.
       enumerates: whether it takes a pass for each joint value of the sites.
-      independent: whether a cost of one per example has to mean that examples are independent;
-        False where the gradient flows through the samples themselves.
-      smooth: whether it relies on a cost that is differentiable in the samples.
-      derivatives: which are right: those of any order estimate the derivatives of the expected
-        cost ("all"), or are those of the relaxed cost ("relaxed"), or only the first is defined
-        ("first") and a second one is refused.
+      independent: whether it requires that examples with separate costs are independent; False if
+        the gradient flows through the samples themselves.
+      smooth: whether it requires a cost that is differentiable in the samples.
+      derivatives: "all" if derivatives of any order estimate those of the expected cost, "relaxed"
+        if they are those of the relaxed cost, "first" if a second derivative raises an error.
       passes: forward + backward passes through the objective in one surrogate, with `L` layers
-        (sites, or outermost loops), `m` samples, `N` joint values and `V` changes of a variable to
-        another of its values.
+        (sites, or outermost loops), `m` samples, `N` joint values, and `V` changes of one variable
+        to another value.
       options: the keyword options of the factory, by name.
     """
 
@@ -138,16 +137,16 @@ def register(
     ranges: Mapping[str, Range] | None = None,
     kinds: Mapping[str, type] | None = None,
 ) -> Callable[[Factory], Factory]:
-    """Registers a factory under a name, so that `make` and the configs know it.
+    """Registers a factory under a name, for `make` and the configs.
 
-    The factory that is registered, and returned, checks its options and families.
+    The decorated factory checks its options and families.
 
     Args:
-      name: for `make`.
+      name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
       independent, smooth, derivatives, passes: see `Spec`.
-      ranges: of the options that have one.
-      kinds: of options whose default is None, if they are to be config keys.
+      ranges: allowed values, by option.
+      kinds: types of options whose default is None, to make them config keys.
 
     Example:
       >>> from gumbel import estimators
@@ -201,7 +200,7 @@ def _checked(
 
 
 def unregister(name: str) -> None:
-    """Takes an estimator out of the registry."""
+    """Removes an estimator from the registry."""
     del _REGISTRY[name]
 
 
@@ -211,10 +210,10 @@ def names() -> tuple[str, ...]:
 
 
 def spec(name: str) -> Spec:
-    """What is known of an estimator.
+    """The registry's entry for an estimator.
 
     Raises:
-      ValueError: no such estimator; the message names the nearest ones.
+      ValueError: there is no such estimator; the message suggests similar names.
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown estimator {name!r}{_nearest(name, names())}")
@@ -227,12 +226,12 @@ def make(name: str, family: FamilyLike = None, **options: Any) -> Estimator:
     Args:
       name: one of `names()`.
       family: `gumbel.BERNOULLI` or `gumbel.CATEGORICAL`, or its name, for all of the objective's
-        sites; a mapping from sites to them; or None, if each call of `sample` names its own.
+        sites; a mapping from sites to families; or None, if every call of `sample` names one.
       **options: the keyword options of the estimator's factory.
 
     Raises:
-      ValueError: unknown name, family or option, a family that the estimator cannot serve, or an
-        option out of range.
+      ValueError: an unknown name, family or option, a family that the estimator does not support,
+        or an option out of range.
 
     Example:
       >>> from gumbel import CATEGORICAL, estimators

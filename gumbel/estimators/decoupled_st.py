@@ -29,13 +29,14 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
         z ~ softmax(logits / draw_temperature)
         dz/dlogits := d softmax(logits / temperature)/dlogits
 
-    At `draw_temperature` 1 the draw is that of the model, and with `temperature` 1 it is `st`. With
-    both equal it is `st` for logits divided by them. At another draw temperature it trains with
-    samples that are not the model's. It is biased, and has no second derivative.
+    With `draw_temperature` 1 the samples are those of the model; with `temperature` 1 as well, it
+    is `st`. If both are equal, it is `st` with the logits divided by them. With a draw temperature
+    other than 1, it trains with samples that the model does not see at test time. It is biased, and
+    has no second derivative.
 
     Args:
-      family: of the sites.
-      draw_temperature: positive; above 1 the samples are closer to uniform.
+      family: family of the sites.
+      draw_temperature: positive; above 1, samples are closer to uniform.
 
     Source: Shah, Yan, Mozer and Liu (2024).
     """

@@ -28,15 +28,15 @@ def double_cv(family: Families, *, num_samples: int = 4, decay: float = 0.99) ->
         1/m sum_k [ (c_k - mean_{j != k} c_j) grad log q(z_k) - alpha g_k . grad mu + grad f_k ],
         c_k = f_k + alpha g_k . (z_k - mu),    g_k = mean_{j != k} f'(z_j)
 
-    with `mu` the mean of `z`. In a stack `f'` passes through a later layer by the derivative of its
-    mean. `alpha` makes the squared estimate smallest on average: -1 for a linear cost, and 0, which
-    is `rloo`, for one whose slopes say nothing. As the estimate is linear in `alpha`, it is a ratio
-    of two moving averages over earlier batches.
+    with `mu` the mean of `z`. In a stack, `f'` passes through later layers by the derivative of
+    their means. `alpha` minimizes the mean squared estimate: it is -1 for a linear cost, and 0,
+    which is `rloo`, if the slopes are uninformative. Because the estimate is linear in `alpha`, the
+    minimum is a ratio of two moving averages over earlier batches.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
-      decay: of the moving averages, in [0, 1).
+      decay: decay of the moving averages, in [0, 1).
 
     Source: Titsias and Shi (2022).
     """

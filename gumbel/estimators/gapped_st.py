@@ -24,18 +24,18 @@ from gumbel.types import PRNGKey, Sample
     ranges={"gap": Range(minimum=0.0)},
 )
 def gapped_st(family: Families, *, gap: float = 1.0) -> Estimator:
-    """Gapped straight-through: one-hot forward, backward a softmax that agrees with the draw.
+    """Gapped straight-through: one-hot forward, backward a softmax that agrees with the sample.
 
         dz/dlogits := d softmax((logits + m(z)) / temperature)/dlogits
 
-    The constant `m(z)` lifts the logit of the drawn value to the largest one, and lowers the others
-    to `gap` below it, where they are not that low already. A Bernoulli variable has the logits
-    `(l, 0)`. As in `st_gumbel_softmax` the relaxed sample has its largest entry at the draw, but
-    there is no noise in it. It is biased, and has no second derivative.
+    The constant `m(z)` raises the logit of the sampled value to the largest logit, and lowers the
+    other logits to at least `gap` below it. A Bernoulli variable has the logits `(l, 0)`. As in
+    `st_gumbel_softmax`, the relaxed sample has its largest entry at the sampled value, but it
+    contains no noise. It is biased, and has no second derivative.
 
     Args:
-      family: of the sites.
-      gap: the least lead of the drawn value's logit over the others, at least 0.
+      family: family of the sites.
+      gap: smallest difference between the logit of the sampled value and the others, at least 0.
 
     Source: Fan, Chi, Rudnicky and Ramadge (2022).
     """

@@ -25,14 +25,14 @@ def gumbel_rao(family: Families, *, num_noises: int = 10) -> Estimator:
 
         dz/dlogits := (1/R) sum_r d softmax((logits + g_r) / temperature)/dlogits
 
-    `g_1..g_R` are draws of the Gumbel noise given the discrete sample `z`, constants. It has the
-    expectation of `st_gumbel_softmax`, bias included, and never a higher variance: with R = 1 it is
-    that estimator, and as R grows it tends to its expectation given `z`. It needs R times the
-    memory of the relaxed samples, but no further pass through the objective. It has no second
-    derivative.
+    `g_1..g_R` are samples of the Gumbel noise given the discrete sample `z`, and are constants. The
+    estimate has the expectation of `st_gumbel_softmax`, including its bias, and never a higher
+    variance. With R = 1 it is that estimator, and for large R it tends to its expectation given
+    `z`. It needs R times the memory of the relaxed samples, but no further pass through the
+    objective. It has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_noises: R, at least 1.
 
     Source: Paulus, Maddison and Krause (2021).

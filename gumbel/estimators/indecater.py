@@ -29,13 +29,14 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
 
         1/m sum_k [ sum_d sum_c f(z_1, .., z_d = c, .., z_D) grad p_d(c) + grad f(z) ],    z = z_k
 
-    Each variable takes each of its other values once, while the variables beside it and before it
-    keep theirs and those of later sites and steps are drawn anew, with the same random numbers.
-    That is a forward pass for each of `V = sum_d (K_d - 1)` changes, with no backward pass. For an
-    objective of one variable it is exact. It has no second derivative.
+    Each variable takes each of its other values once. Meanwhile, other variables of the same site
+    and of earlier sites keep their values, and those of later sites and steps are sampled again
+    with the same random numbers. This takes one forward pass, without a backward pass, for each of
+    the `V = sum_d (K_d - 1)` changes. For an objective with one variable it is exact. It has no
+    second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m.
       chunk_size: how many of the V changes are held in memory at once.
 

@@ -1,4 +1,4 @@
-"""Exact marginalization as an estimator: neither variance nor bias, for a pass per value."""
+"""Exact marginalization as an estimator: no variance and no bias, one pass per joint value."""
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,12 @@ def marginalization(
         sum_z q(z) f(z)
 
     Args:
-      family: of the sites.
-      max_values: the most joint values to enumerate; `init` and `surrogate` raise a `ValueError`
-        that says how many there are if there are more.
-      chunk_size: how many joint values are held in memory at once (all, if `None`).
+      family: family of the sites.
+      max_values: largest number of joint values to enumerate; with more, `init` and `surrogate`
+        raise a `ValueError` that says how many there are.
+      chunk_size: how many joint values are held in memory at once; all if `None`.
 
-    Source: Kingma, Mohamed, Rezende and Welling (2014), for the class of their model M2.
+    Source: Kingma, Mohamed, Rezende and Welling (2014), for the class variable of their model M2.
     """
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:

@@ -81,21 +81,22 @@ def nvil(
 
         (f(z) - c - C_l(x, z_<l)) / max(1, sigma)
 
-    divided only with `variance_normalization`. `c` is a moving average of `f`; `C_l` a network of
-    one hidden layer, fitted to `f - c` by least squares. It sees the samples below its layer and
-    not its own, so the estimate stays unbiased. Coupled examples share the mean of their `C_l`.
-    The sites of one loop count as one layer.
+    with the division only if `variance_normalization` is on. `c` is a moving average of `f`. `C_l`
+    is a network with one hidden layer, fitted to `f - c` by least squares. It sees the samples of
+    earlier layers but not those of its own layer, so the estimate stays unbiased. Coupled examples
+    share the mean of their `C_l`. The sites of one loop count as one layer.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       centering: subtract `c`.
-      variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
-        of the signal above; this scales the estimate.
-      decay: of the moving averages, in [0, 1).
-      baseline_hidden: units of the hidden layer of each baseline, at least 1.
-      baseline_learning_rate: of their Adam optimizer, whose state is part of the estimator's.
-      baseline_sees_samples: if False, `C_l` sees `x` alone, as where the samples are very wide.
-      features: `batch -> [B, F]`, what every baseline sees of the batch: anything but the samples.
+      variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
+        variance of the signal above. This scales the estimate.
+      decay: decay of the moving averages, in [0, 1).
+      baseline_hidden: hidden units of each baseline, at least 1.
+      baseline_learning_rate: learning rate of their Adam optimizer, whose state is part of the
+        estimator's state.
+      baseline_sees_samples: if False, `C_l` sees only `x`; useful if the samples are very wide.
+      features: `batch -> [B, F]`, inputs of every baseline, which must not depend on the samples.
 
     Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
     """

@@ -1,4 +1,4 @@
-"""Estimators of one pass whose gradient flows through the sample: cheap, and biased."""
+"""One-pass estimators whose gradient flows through the sample: cheap, but biased."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -25,8 +25,8 @@ def st(family: Families) -> Estimator:
 
         dz/dlogits := d mean(logits)/dlogits
 
-    Exact for a cost that is linear in the samples of one layer, biased otherwise. It does not read
-    the temperature, and has no second derivative.
+    It is exact for a cost that is linear in the samples of one layer, and biased otherwise. It does
+    not read the temperature, and has no second derivative.
 
     Source: Bengio, Léonard and Courville (2013).
     """
@@ -51,9 +51,9 @@ def gumbel_softmax(family: Families) -> Estimator:
 
         y = softmax((logits + g) / temperature),    g ~ Gumbel(0, 1)
 
-    (its binary form for Bernoulli variables) takes the place of the discrete sample. Biased for
-    the discrete objective at every temperature above 0; as the temperature falls the bias falls
-    and the variance rises. Its derivatives of any order are those of the relaxed objective.
+    (or its binary form for Bernoulli variables) replaces the discrete sample. It is biased for the
+    discrete objective at every temperature above 0. As the temperature falls, the bias falls and
+    the variance rises. Derivatives of any order are those of the relaxed objective.
 
     Source: Jang, Gu and Poole (2017), section 2.1; Maddison, Mnih and Teh (2017).
     """
@@ -68,7 +68,7 @@ def gumbel_softmax(family: Families) -> Estimator:
 
 @register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
 def st_gumbel_softmax(family: Families) -> Estimator:
-    """Straight-Through Gumbel-Softmax: one-hot forward, the relaxed sample's gradient backward.
+    """Straight-through Gumbel-Softmax: one-hot forward, the relaxed sample's gradient backward.
 
     Source: Jang, Gu and Poole (2017), section 2.2.
     """
@@ -106,15 +106,15 @@ def slope_annealed_st(
     slope_maximum: float = 5.0,
     slope_interval: int = 1,
 ) -> Estimator:
-    """Straight-through whose backward mean has a slope that is annealed upward.
+    """Straight-through with a slope in the backward pass that increases during training.
 
         dz/dlogits := d mean(slope * logits)/dlogits
 
-    It does not read the temperature: the state counts the steps, and the slope follows from them.
+    It does not read the temperature. The state counts the steps, from which the slope follows.
 
     Args:
-      family: of the sites.
-      slope: the schedule, `step -> slope`; the other options make one if it is `None`.
+      family: family of the sites.
+      slope: a schedule, `step -> slope`; if `None`, the other options define one.
       slope_rate, slope_maximum, slope_interval: see `gumbel.schedules.slope`.
 
     Source: Chung, Ahn and Bengio (2017), section 4.
@@ -190,7 +190,7 @@ def single_pass(
 
     Args:
       name: of the estimator, for messages.
-      family: of the sites.
+      family: family of the sites.
       draw_at: gives the draw.
       first_only: whether its second derivative is to be refused.
     """

@@ -22,25 +22,25 @@ def rebar(
     control_optimizer: str = "adam",
     control_learning_rate: float = 0.01,
 ) -> Estimator:
-    """REBAR: unbiased, with the cost of the relaxed sample as control variate.
+    """REBAR: the score function, with the cost of the relaxed sample as control variate.
 
-    With the discrete sample `b`, its relaxed sample `y = softmax((l + u) / temperature)`, and
-    `u~ = u` the noise as a function of the logits given `b`,
+    With the discrete sample `b`, the relaxed sample `y = softmax((l + u) / temperature)`, and the
+    noise given `b`, `u~ = u`, as a function of the logits, the estimate is
 
         [f(b) - eta f(y)] grad log q(b) - eta df(y)/du . grad u~ + grad f(b)
 
-    `eta`, one for each site, and the temperature follow the gradient of the squared estimate; see
-    `gumbel.estimators.relaxed_control` for why it is unbiased, in stacks and loops too, and
-    `gumbel.estimators.control` for how it learns. The gradient of the surrogate in the temperature
-    is that of the squared estimate, so that a learned temperature lowers the variance. It has no
-    second derivative.
+    Each site has a coefficient `eta`. These and the temperature are learned by the gradient of the
+    squared estimate; see `gumbel.estimators.control`. `gumbel.estimators.relaxed_control` explains
+    why the estimate is unbiased, also for stacks and loops. The gradient of the surrogate in the
+    temperature is that of the squared estimate, so a learned temperature lowers the variance. It
+    has no second derivative.
 
     Args:
-      family: of the sites.
-      eta: the coefficients start here; 0 is the score function.
-      learn_temperature: learn a factor of the temperature that the surrogate is given.
-      control_optimizer: of the coefficients: `adam`, `rmsprop` or `sgd`.
-      control_learning_rate: of that optimizer; 0 keeps the coefficients as they are.
+      family: family of the sites.
+      eta: initial value of the coefficients; 0 is the score function.
+      learn_temperature: learn a factor that multiplies the temperature passed to the surrogate.
+      control_optimizer: optimizer of the coefficients: `adam`, `rmsprop` or `sgd`.
+      control_learning_rate: learning rate of that optimizer; 0 keeps the coefficients constant.
 
     Source: Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein (2017).
     """

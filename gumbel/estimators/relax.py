@@ -35,22 +35,23 @@ def relax(
     control_optimizer: str = "adam",
     control_learning_rate: float = 0.01,
 ) -> Estimator:
-    """RELAX: unbiased, with the relaxed cost plus a network as control variate.
+    """RELAX: the score function, with the relaxed cost plus a network as control variate.
 
         c = eta f(y) + r(y, p),    y = softmax((l + u) / temperature),    p = softmax(l)
 
-    takes the place of `eta f(y)` in `rebar`. Each site has a network `r` of one hidden layer, which
-    sees the relaxed sample and the mean of one example (of one step, in a loop) and costs no pass
-    through the model. It starts at 0 and follows the gradient of the squared estimate, as `eta` and
-    the temperature do. It has no second derivative.
+    replaces `eta f(y)` in `rebar`. Each site has a network `r` with one hidden layer. Its inputs
+    are the relaxed sample and the mean of one example (and one step, in a loop), so it needs no
+    pass through the model. It starts at 0 and is learned by the gradient of the squared estimate,
+    like `eta` and the temperature. The estimate has no second derivative.
 
     Args:
-      family: of the sites.
-      eta: the coefficients start here.
-      residual_hidden: units of the hidden layer of `r`, at least 1.
-      learn_temperature: learn a factor of the temperature that the surrogate is given.
-      control_optimizer: of the coefficients and networks: `adam`, `rmsprop` or `sgd`.
-      control_learning_rate: of that optimizer; 0 keeps them as they are, and `r` at 0.
+      family: family of the sites.
+      eta: initial value of the coefficients.
+      residual_hidden: hidden units of `r`, at least 1.
+      learn_temperature: learn a factor that multiplies the temperature passed to the surrogate.
+      control_optimizer: optimizer of coefficients and networks: `adam`, `rmsprop` or `sgd`.
+      control_learning_rate: learning rate of that optimizer; 0 keeps the coefficients constant, and
+        `r` at 0.
 
     Source: Grathwohl, Choi, Wu, Roeder and Duvenaud (2018).
     """

@@ -1,4 +1,4 @@
-"""The score function of several samples, each with the mean of the others for its baseline."""
+"""The score function with several samples: the baseline of each is the mean of the others."""
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,11 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
 
         1/m sum_k [ (f_k - mean_{j != k} f_j) grad log q(z_k) + grad f_k ],    z_1..z_m independent
 
-    The other samples' mean cost does not depend on `z_k`, so the estimate is unbiased. It needs
-    neither a moving average nor a baseline network. `info.cost` is the mean of the `f_k`.
+    The mean cost of the other samples does not depend on `z_k`, so the estimate is unbiased. It
+    needs neither a moving average nor a baseline network. `info.cost` is the mean of the `f_k`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
 
     Source: Salimans and Knowles (2014); Kool, van Hoof and Welling (2019).

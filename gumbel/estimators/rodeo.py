@@ -38,24 +38,24 @@ def rodeo(
     control_learning_rate: float = 1e-2,
     decay: float = 0.99,
 ) -> Estimator:
-    """RODEO: RLOO of the cost plus the Stein operator of a small network over single flips.
+    """RODEO: RLOO with a Stein operator of a small network, over single flips, as control variate.
 
         phi_k(y) = mean_{j != k} H(f_j, f'(z_j) . (y - z_j)),
         (A phi)(z) = sum_d [ sum_c p_d(c) phi(z_1, .., z_d = c, .., z_D) - phi(z) ]
 
-    and `f_k + (A phi_k)(z_k)` takes the place of `f_k` in `rloo`, less what that adds to the
-    expectation. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, with costs in units of their standard
-    deviation, follows the gradient of the squared estimate. At `v = 0` it is `double_cv`, and at
-    `a = 0` too, where it starts, `rloo`. It takes no more passes than `double_cv`: `f` is not asked
-    for the flips.
+    `f_k + (A phi_k)(z_k)` replaces `f_k` in `rloo`, and what this adds to the expectation is
+    subtracted. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, with costs in units of their standard
+    deviation, is learned by the gradient of the squared estimate. With `v = 0` it is `double_cv`,
+    and with `a = 0` as well, where it starts, it is `rloo`. It takes no more passes than
+    `double_cv`, because `f` is not evaluated for the flips.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2; time and memory of `H` grow with its square.
-      control_hidden: units of `H`.
-      control_optimizer: `adam`, `rmsprop` or `sgd`.
-      control_learning_rate: of `a`, `v`, `W` and `b`.
-      decay: of the moving averages of the cost's mean and variance, in [0, 1).
+      control_hidden: hidden units of `H`.
+      control_optimizer: optimizer of `a`, `v`, `W` and `b`: `adam`, `rmsprop` or `sgd`.
+      control_learning_rate: learning rate of that optimizer.
+      decay: decay of the moving averages of the cost's mean and variance, in [0, 1).
 
     Source: Shi, Zhou, Hwang, Titsias and Mackey (2022).
     """

@@ -1,4 +1,4 @@
-"""The score function and what is built on it with a baseline that does not look at the sample."""
+"""The score function, with baselines that do not depend on the sample."""
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,16 @@ def sf(
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
-    """The score function, or REINFORCE.
+    """The score-function estimator, or REINFORCE.
 
         grad E[f(z)] = E[f(z) grad log q(z) + grad f(z)]
 
     Args:
-      family: of the sites.
-      centering: subtract a moving average of `f`; unbiased all the same.
-      variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the variance
-        of `f`; this scales the estimate.
-      decay: of the moving averages, in [0, 1).
+      family: family of the sites.
+      centering: subtract a moving average of `f`; the estimate stays unbiased.
+      variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
+        variance of `f`. This scales the estimate.
+      decay: decay of the moving averages, in [0, 1).
 
     Source: Williams (1992); Jang, Gu and Poole (2017), section 3.2.
     """

@@ -25,17 +25,17 @@ Values = Float[Array, "..."]
     ranges={"mean_temperature": Range(minimum=1.0)},
 )
 def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
-    """ReinMax: straight-through made accurate to second order, as Heun's method makes Euler's.
+    """ReinMax: straight-through with second-order accuracy, by Heun's method instead of Euler's.
 
-    With `J(q) = diag(q) - q q^T`, the derivative of a softmax where its value is `q`,
+    With `J(q) = diag(q) - q q^T`, the derivative of a softmax with value `q`,
 
         dz/dlogits := 2 J((p_tau + z) / 2) - J(p) / 2,    p_tau = softmax(logits / tau)
 
-    At `tau = mean_temperature = 1` it is `zgr`: exact for a quadratic cost of one variable, and
+    With `tau = mean_temperature = 1` it is `zgr`: exact for a quadratic cost of one variable, and
     biased otherwise. It does not read the temperature, and has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       mean_temperature: tau, at least 1.
 
     Source: Liu, Dong, Liu, Yu and Gao (2023).
@@ -57,11 +57,11 @@ def zgr(family: Families) -> Estimator:
 
         dz/dlogits := [J(p) + (z - p)(z - p)^T] / 2,    J(p) = diag(p) - p p^T
 
-    Exact for a quadratic cost of one variable, and biased otherwise. It is `reinmax` at
+    It is exact for a quadratic cost of one variable, and biased otherwise. It is `reinmax` with
     `mean_temperature` 1. It does not read the temperature, and has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
 
     Source: Shekhovtsov (2023).
     """

@@ -28,24 +28,25 @@ def darn(
     variance_normalization: bool = False,
     decay: float = 0.99,
 ) -> Estimator:
-    """DARN's estimator: a Taylor baseline toward the uniform mean, its correction left out.
+    """The estimator of DARN: a first-order Taylor baseline without its correction.
 
-    Each variable `i` has the baseline `b_i = f(z) + f'_i(z) (zbar_i - z_i)`, the value at `zbar`
-    (1/2 for Bernoulli variables, 1/K for categorical ones) of the tangent at the sample, so that
+    The baseline of each variable `i` is the tangent at the sample, evaluated at the uniform mean
+    `zbar` (1/2 for Bernoulli variables, 1/K for categorical ones):
+    `b_i = f(z) + f'_i(z) (zbar_i - z_i)`. So
 
         signal_i = f(z) - b_i = f'_i(z) (z_i - zbar_i)
 
-    It is unbiased for one layer of Bernoulli variables and a quadratic `f`, and biased otherwise:
-    `b_i` depends on the sample and no term makes up for that. In a stack, `f'` passes through a
-    later layer by the derivative of its mean. The tangent has to be the one at the sample: with the
-    tangent at `zbar` the signal of a linear `f` would be zero. It has no second derivative.
+    It is unbiased for one layer of Bernoulli variables and a quadratic `f`, and biased otherwise,
+    because `b_i` depends on the sample and there is no correction. In a stack, `f'` passes through
+    later layers by the derivative of their means. The tangent has to be taken at the sample: with
+    the tangent at `zbar`, the signal of a linear `f` would be zero. It has no second derivative.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       centering: subtract a moving average of the signal.
-      variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
-        variance over variables and examples.
-      decay: of the moving averages, in [0, 1).
+      variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
+        signal's variance over variables and examples.
+      decay: decay of the moving averages, in [0, 1).
 
     Source: Gregor, Danihelka, Mnih, Blundell and Wierstra (2014); the "1/2" estimator of Gu et
     al. (2016).
@@ -131,9 +132,10 @@ def muprop(
     scale_correction: bool = True,
     decay: float = 0.99,
 ) -> Estimator:
-    """MuProp: a Taylor baseline at a mean field, with the correction that makes it unbiased.
+    """MuProp: a Taylor baseline at the mean field, with the correction that makes it unbiased.
 
-    With `mu_l(z_<l)` the mean of layer `l` given the samples below it, layer `l` has the baseline
+    With `mu_l(z_<l)` the mean of layer `l` given the samples of earlier layers, layer `l` has the
+    baseline
 
         h_l = f_l + sum_{k >= l} f'_lk . (z_k - mu_k(z_<k))
 
@@ -142,21 +144,21 @@ def muprop(
         grad f(z) + sum_l [ (f(z) - h_l) grad log q_l(z_l | z_<l) + f'_ll . grad mu_l(z_<l) ].
 
     `f_l` is the cost of a mean-field pass that starts from the samples below layer `l`, and `f'_lk`
-    its total derivative there in the output of layer `k`. All that is subtracted depends on earlier
-    samples only, or has mean zero given them. With `expansion="mean_field"` one pass, which starts
-    from the input, serves every layer: cheaper, and for the later layers of a stack much noisier,
-    as their samples are far from its point. For one layer both are the same. The sites of one loop
-    count as one layer.
+    is its total derivative in the output of layer `k`. All terms of the baseline depend only on
+    earlier samples, or have mean zero given them. With `expansion="mean_field"`, a single pass that
+    starts from the input is used for every layer. This is cheaper, but much noisier for the later
+    layers of a stack, whose samples are far from the expansion point. For one layer both are the
+    same. The sites of one loop count as one layer.
 
     Args:
-      family: of the sites.
-      expansion: `local`, L + 1 passes with L layers; or `mean_field`, 2 passes.
-      centering: subtract a moving average of `f - h_l`; unbiased all the same.
-      variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, sigma^2 a
-        moving average of the variance of `f - h_l` over layers; this scales the estimate.
-      scale_correction: if False, variance normalization divides `f - h_l` alone. Then the estimate
-        is biased toward the mean field's gradient, the more so the larger sigma is.
-      decay: of the moving averages, in [0, 1).
+      family: family of the sites.
+      expansion: `local`, which takes L + 1 passes with L layers; or `mean_field`, 2 passes.
+      centering: subtract a moving average of `f - h_l`; the estimate stays unbiased.
+      variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, where sigma^2
+        is a moving average of the variance of `f - h_l` over layers. This scales the estimate.
+      scale_correction: if False, variance normalization divides only `f - h_l`. The estimate is
+        then biased toward the gradient of the mean field, the more so the larger sigma is.
+      decay: decay of the moving averages, in [0, 1).
 
     Source: Gu, Levine, Sutskever and Mnih (2016), section 3.
     """

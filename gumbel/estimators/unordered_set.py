@@ -36,19 +36,19 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
 
         sum_{s in S} w_s [ grad log p(s) (f(s) - p(s) f(s) - sum_{t != s} v_st f(t)) + grad f(s) ]
 
-    over a set `S` of m distinct joint values of the first site (of the first step, in a loop),
-    weighted by `w_s = p(s) p(S without s | s is taken) / p(S)`; `v_st` is such a weight in the set
-    without `s`. With m the number of all values it is exact for an objective of one site. Later
-    sites draw independently on each path, with the others' costs for a baseline. `info.cost` is
-    `sum_s w_s f(s)`.
+    where `S` is a set of m distinct joint values of the first site (of its first step, in a loop).
+    The weights are `w_s = p(s) p(S without s | s is taken) / p(S)`, and `v_st` is the corresponding
+    weight in the set without `s`. If m is the number of joint values, the estimate is exact for an
+    objective with one site. Later sites are sampled independently for each `s`, with the costs of
+    the others as baseline. `info.cost` is `sum_s w_s f(s)`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, from 2 to 8, and at most the number of joint values of an example's variables
         at the first site.
 
     Raises:
-      ValueError: by `init` and `surrogate`, if there are fewer values.
+      ValueError: in `init` and `surrogate`, if there are fewer joint values.
 
     Source: Kool, van Hoof and Welling (2020).
     """

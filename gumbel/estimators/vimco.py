@@ -39,18 +39,18 @@ def vimco(
 
         L = -log (1/m) sum_i exp(-f(z_i)),    z_1..z_m independent
 
-    This, and not `E[f(z)]`, is what it descends: `f` has to be a negative log weight, such as
-    `-log p(x, z) + log q(z)` or `-log p(x | z)`. The signal of sample `i` is `L` less the same
-    bound with `f(z_i)` replaced by the mean of the others, which is the geometric mean of their
-    weights. A sample of infinite cost has weight 0. `info.cost` is `L`.
+    It minimizes this bound instead of `E[f(z)]`, so `f` has to be a negative log weight, such as
+    `-log p(x, z) + log q(z)` or `-log p(x | z)`. The signal of sample `i` is `L` minus the same
+    bound with `f(z_i)` replaced by the mean of the other costs, that is, with the geometric mean of
+    the other weights. A sample with infinite cost has weight 0. `info.cost` is `L`.
 
     Args:
-      family: of the sites.
+      family: family of the sites.
       num_samples: m, at least 2.
-      centering: subtract a moving average of the signal; unbiased all the same.
-      variance_normalization: divide by `max(1, sigma)`, sigma^2 a moving average of the signal's
-        variance; this scales the score's part of the estimate.
-      decay: of the moving averages, in [0, 1).
+      centering: subtract a moving average of the signal; the estimate stays unbiased.
+      variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
+        signal's variance. This scales the score-function part of the estimate.
+      decay: decay of the moving averages, in [0, 1).
 
     Source: Mnih and Rezende (2016), equations 7 to 10.
     """
