@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 
@@ -145,7 +145,9 @@ class Comparison:
         if not self.of_group(group):
             return "No estimator was measured."
         chosen = [(self.best(time, group), time) for time in self.budgets(group)]
-        choices = " and ".join(f"{row.label} at {time:.3g} ms" for row, time in _merged(chosen))
+        (first, small), (last, large) = chosen
+        choices = f"{first.label} at {small:.3g} ms and "
+        choices += f"{'' if last is first else last.label + ' '}at {large:.3g} ms"
         shares = [row.error_at(time) / max(row.norm**2, 1e-30) for row, time in chosen]
         errors = " and ".join(f"{share:.3g}" for share in shares)
         return (
@@ -156,9 +158,3 @@ class Comparison:
             "options given here, and that times are those of this machine; a bias within its "
             "interval of 0 may be noise."
         )
-
-
-def _merged(chosen: Sequence[tuple[Row, float]]) -> list[tuple[Row, float]]:
-    """The choices, the first one alone if they are the same."""
-    (first, _), (last, _) = chosen
-    return list(chosen[:1]) if first is last else list(chosen)
