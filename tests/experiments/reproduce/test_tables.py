@@ -199,7 +199,7 @@ def test_a_biased_setting_is_marked(table):
     assert "†" not in markdown(written)
     entry["setting"]["estimator.scale_correction"] = False
     assert "60.0 ± 0.0, 0 of 2 seeds† (72.0)" in markdown(written)
-    assert "† the signal alone is normalized" in markdown(written)
+    assert "† biased: the signal is normalized" in markdown(written)
 
 
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
