@@ -40,7 +40,7 @@ def _check_temperature(settings: Settings) -> None:
         relaxing = [name for name in estimators.names() if estimators.spec(name).relaxes]
         raise UserError(
             f"config.temperature.name=learned: estimator {spec.name!r} does not read the "
-            f"temperature; use {' or '.join(relaxing)}, or another schedule"
+            f"temperature: use another schedule, or one of {', '.join(relaxing)}"
         )
 
 

@@ -209,8 +209,8 @@ def unregister(name: str) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """The registered names, in the order of registration."""
-    return tuple(_REGISTRY)
+    """The registered names, sorted."""
+    return tuple(sorted(_REGISTRY))
 
 
 def spec(name: str) -> Spec:

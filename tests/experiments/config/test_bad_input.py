@@ -113,7 +113,7 @@ def fixture_refused(tmp_path, capsys):
         ),
         (
             ["--config.temperature.name=learned", "--config.estimator.name=sf"],
-            "use gumbel_softmax or st_gumbel_softmax",
+            "use another schedule, or one of decoupled_st, ",
         ),
         (
             ["--config.estimator.name=marginalization", "--config.layers=(10, 10)"],
