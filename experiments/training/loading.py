@@ -48,9 +48,9 @@ def load(workdir: str | Path) -> Trained:
         unavailable.
 
     Example:
-      >>> load("runs/quickstart")
+      >>> load("no/such/run")
       Traceback (most recent call last):
-      experiments.errors.UserError: runs/quickstart has no config.json: name the --workdir of a run
+      experiments.errors.UserError: no/such/run has no config.json: name the --workdir of a run
     """
     workdir = path_of(str(workdir), "workdir")
     if not (workdir / CONFIG).is_file():
