@@ -305,3 +305,12 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         return returned
 
     return conditioned
+
+
+def __getattr__(name: str) -> Any:
+    if name == "observe":
+        raise AttributeError(
+            "samplers.observe is gone, since it could not tell a misspelt site: "
+            "use samplers.condition(objective, values)"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

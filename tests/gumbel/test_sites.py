@@ -529,6 +529,13 @@ def test_observed_sites_are_checked():
         )
 
 
+def test_the_sampler_that_could_not_check_names_points_to_the_one_that_does():
+    with pytest.raises(AttributeError, match="use samplers.condition"):
+        _ = samplers.observe
+    with pytest.raises(AttributeError, match="has no attribute 'obsrve'"):
+        _ = samplers.obsrve
+
+
 def test_an_observed_objective_serves_any_estimator():
     def objective(params, batch, key, sample):
         return 3 * sample("label", params)[:, 0] + sample("other", params)[:, 0]
