@@ -530,7 +530,7 @@ def test_observed_sites_are_checked():
 
 
 def test_the_sampler_that_could_not_check_names_points_to_the_one_that_does():
-    with pytest.raises(AttributeError, match="use samplers.condition"):
+    with pytest.raises(AttributeError, match=r"use samplers\.condition"):
         _ = samplers.observe
     with pytest.raises(AttributeError, match="has no attribute 'obsrve'"):
         _ = samplers.obsrve
