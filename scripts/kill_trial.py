@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError, suggestion
@@ -97,7 +98,9 @@ class Trial:
 
 def _steps(workdir: Path) -> int:
     """The steps that all runs below a directory have logged."""
-    logs = (records.read_metrics(path) for path in workdir.rglob(METRICS))
+    # Not by walking the tree: checkpoints are moved and removed meanwhile.
+    paths = (*workdir.glob(METRICS), *workdir.glob(f"runs/*/{METRICS}"))
+    logs = (records.read_metrics(path) for path in paths)
     return sum(rows[-1]["step"] for rows in logs if rows)
 
 
@@ -134,8 +137,10 @@ def _run(given: Mapping[str, Any], directory: Path) -> int:
     trials = {name: Trial(name, directory / name, moments) for name in given["kinds"]}
     end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
     order = list(trials.values())
-    while sum(trial.kills for trial in order) < given["kills"] and time.monotonic() < end:
-        min(order, key=lambda trial: trial.kills).kill()
+    with tqdm(total=given["kills"], unit="kill", disable=None) as bar:
+        while bar.n < given["kills"] and time.monotonic() < end:
+            min(order, key=lambda trial: trial.kills).kill()
+            bar.update(sum(trial.kills for trial in order) - bar.n)
     for name, trial in trials.items():
         trial.finish()
         print(f"{name}: {trial.kills} kills, {trial.ends} ends, {len(trial.wrong)} differences")
