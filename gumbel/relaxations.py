@@ -79,7 +79,7 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
     """
     check_key(key)
     logits = categorical_logits(logits)
-    perturbed = _perturb(key, jax.lax.stop_gradient(logits))
+    perturbed = perturb(key, jax.lax.stop_gradient(logits))
     return _one_hot_argmax(perturbed, perturbed.astype(logits.dtype))
 
 
@@ -121,7 +121,7 @@ def gumbel_softmax(
     check_key(key)
     logits = categorical_logits(logits)
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
-    perturbed = _perturb(key, logits)
+    perturbed = perturb(key, logits)
     soft = jax.nn.softmax(tempered(perturbed, temperature), axis=-1).astype(logits.dtype)
     return straight_through(_one_hot_argmax(perturbed, soft), soft) if hard else soft
 
@@ -158,7 +158,7 @@ def exp_gumbel_softmax(
     check_key(key)
     logits = categorical_logits(logits)
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
-    return jax.nn.log_softmax(tempered(_perturb(key, logits), temperature), axis=-1)
+    return jax.nn.log_softmax(tempered(perturb(key, logits), temperature), axis=-1)
 
 
 def binary_concrete(
@@ -259,7 +259,7 @@ def perturbed(
     return (wide - shift) + noise
 
 
-def _perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
+def perturb(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
     """`perturbed` by Gumbel noise."""
     return perturbed(logits, gumbel_noise(key, logits.shape, wide_dtype(logits)))
 

@@ -9,9 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from gumbel.arguments import categorical_logits, check_point, noise_temperature
-from gumbel.noise import gumbel_noise
 from gumbel.numerics import CERTAIN, check_key, concrete_or_none, floating, upcast
-from gumbel.relaxations import straight_through
+from gumbel.relaxations import perturb, straight_through
 from gumbel.types import PRNGKey
 
 
@@ -47,7 +46,7 @@ def gumbel_top_k(
     check_key(key)
     logits = categorical_logits(logits)
     _check_size(k, logits.shape[-1])
-    _, index = jax.lax.top_k(_perturbed(key, jax.lax.stop_gradient(logits)), k)
+    _, index = jax.lax.top_k(perturb(key, jax.lax.stop_gradient(logits)), k)
     z = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
     invalid = jnp.max(upcast(logits), axis=-1) - jnp.max(upcast(logits), axis=-1)
     z = jax.lax.stop_gradient(z + invalid[..., None, None].astype(z.dtype))
@@ -130,7 +129,7 @@ def relaxed_top_k(
     logits = categorical_logits(logits)
     _check_size(k, logits.shape[-1])
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
-    perturbed = _perturbed(key, logits)
+    perturbed = perturb(key, logits)
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         left, gone = carry
@@ -216,13 +215,6 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
     both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), share)
     mixed = both[..., 1] - both[..., 0]
     return jnp.where(constant, wide, mixed).astype(logits.dtype)
-
-
-def _perturbed(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:
-    """`logits + gumbel`, the largest logit at 0; a row whose largest is not finite becomes NaN."""
-    wide = upcast(logits)
-    largest = jax.lax.stop_gradient(jnp.max(wide, axis=-1, keepdims=True))
-    return wide - (largest + (largest - largest)) + gumbel_noise(key, wide.shape, wide.dtype)
 
 
 def _check_size(k: int, num_values: int) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.derivatives import first_derivative_only
-from gumbel.estimators.multi import Costs, Passes, passes, shared_sites
+from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
 from gumbel.families import Family
 from gumbel.independence import layout, require_independent
 from gumbel.noise import exponential, uniform
@@ -103,8 +103,7 @@ def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dic
             found[name] = uniform(site_key, shape)
             continue
         waits = exponential(site_key, shape)
-        own = jnp.eye(size, dtype=bool).reshape(size, size, *[1] * (waits.ndim - 1))
-        others = jnp.sum(jnp.where(own, 0, waits[None]), axis=1)
+        others = sum_over_others(waits[None])
         found[name] = (others / jnp.sum(waits, axis=0)) ** (size - 1)
     return found
 
@@ -125,14 +124,12 @@ def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> 
     """What multiplies each path's log odds in the surrogate, so that the mean over paths is it."""
     cost = drawn.spread(stop_gradient(drawn.cost), bits.z.ndim)
     pair, alone = scores(bits._replace(logits=stop_gradient(bits.logits)))
-    count = cost.shape[0]
     difference = cost[:, None] - cost[None]
     terms = jnp.where(bits.active[:, None], difference * alone[:, None], 0)
     if shared:
         both = bits.active[:, None] & bits.active[None]
         terms = jnp.where(both, 0.5 * difference * pair, terms)
-    own = jnp.eye(count, dtype=bool).reshape(count, count, *[1] * (cost.ndim - 1))
-    return jnp.sum(jnp.where(own, 0, terms), axis=1) / (count - 1)
+    return sum_over_others(terms) / (cost.shape[0] - 1)
 
 
 def score_part(

@@ -14,7 +14,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from gumbel.estimators.multi import independent
+from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
 from gumbel.numerics import upcast
 from gumbel.samplers import Record, Site
@@ -114,7 +114,7 @@ def leave_out(
         table = table.at[rows].set(logsumexp(ways, axis=1))
     weights = log_p + table[bits] - table[0]
     pairs = log_p[None] + table[bits[:, None] | bits] - table[bits][:, None]
-    own = jnp.eye(size, dtype=bool).reshape(size, size, *[1] * (log_p.ndim - 1))
+    own = own_path(size, pairs.ndim)
     return jnp.exp(weights), jnp.where(own, 0, jnp.exp(pairs))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.families import Family
 from gumbel.independence import layout
@@ -117,10 +117,22 @@ def mean_of_others(values: Float[Array, "m *B"]) -> Float[Array, "m *B"]:
       >>> mean_of_others(jnp.array([1.0, 2.0, jnp.inf])).tolist()
       [inf, inf, 1.5]
     """
-    count = values.shape[0]
-    own = jnp.eye(count, dtype=bool).reshape(count, count, *[1] * (values.ndim - 1))
+    return sum_over_others(values[None]) / (values.shape[0] - 1)
+
+
+def sum_over_others(pairs: Float[Array, "m m ..."]) -> Float[Array, "m ..."]:
+    """For each path, the sum over the second axis without its own entry.
+
+    The first axis may have size 1 where all paths share their entries.
+    """
     # Not the sum of all less its own, which is NaN where that is infinite.
-    return jnp.sum(jnp.where(own, 0, values[None]), axis=1) / (count - 1)
+    return jnp.sum(jnp.where(own_path(pairs.shape[1], pairs.ndim), 0, pairs), axis=1)
+
+
+def own_path(num_samples: int, ndim: int) -> Bool[Array, "m m ..."]:
+    """Which entries of pairs `[m, m, ...]`, an array of `ndim` axes, are of a path with itself."""
+    same = jnp.eye(num_samples, dtype=bool)
+    return same.reshape(num_samples, num_samples, *[1] * (ndim - 2))
 
 
 def value_probs(logits: Logits, family: Family) -> Float[Array, "*D K"]:

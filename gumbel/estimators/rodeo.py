@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from gumbel.estimators import stein
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, ControlState, Learner, learner
-from gumbel.estimators.multi import Costs, Passes
+from gumbel.estimators.multi import Costs, Passes, sum_over_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.estimators.stein import Changes, Estimate, Slopes, products
@@ -102,9 +102,7 @@ class _Network(NamedTuple):
             at_sample, at_changes = products(drawn, record, slopes[name])
             costs = drawn.spread(drawn.cost, at_changes.ndim - 1)[None]
             change = network(costs, at_changes) - network(costs, at_sample)
-            count = drawn.cost.shape[0]
-            own = jnp.eye(count, dtype=bool).reshape(count, count, *[1] * (change.ndim - 2))
-            found[name] = jnp.sum(jnp.where(own, 0, change), axis=1) / (count - 1)
+            found[name] = sum_over_others(change) / (drawn.cost.shape[0] - 1)
         return found
 
     def update(self, state: RodeoState, drawn: Passes, estimate: Estimate) -> RodeoState:

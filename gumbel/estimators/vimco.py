@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.multi import mean_of_others, own_path
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
@@ -106,9 +107,7 @@ def _baselines(cost: Costs) -> Costs:
     Where all the others have weight 0 that is infinite, and 0 takes its place: any function of the
     others is a baseline.
     """
-    num_samples = cost.shape[0]
-    own = jnp.eye(num_samples, dtype=bool).reshape(num_samples, num_samples, *[1] * (cost.ndim - 1))
-    # Not the sum of all less its own, which is NaN where that is infinite.
-    others = jnp.sum(jnp.where(own, 0, cost[None]), axis=1) / (num_samples - 1)
+    others = mean_of_others(cost)
+    own = own_path(cost.shape[0], cost.ndim + 1)
     replaced = jax.vmap(bound)(jnp.where(own, others[:, None], cost[None]))
     return jnp.where(jnp.isposinf(replaced), 0, replaced)
