@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from experiments.files import replacing
+from experiments.training import plots
 from gumbel.comparison import Comparison, Row
 
 _BUDGETS = 60  # points of a curve
@@ -26,19 +24,14 @@ def draw(path: Path, found: Comparison, *, title: str) -> None:
       title: of the figure.
     """
     rows = found.of_group()
-    names = list(dict.fromkeys(row.estimator for row in rows))
-    colors = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
-    color_of = dict(zip(names, map(tuple, colors), strict=True))
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 5.5), layout="constrained")
+    color_of = plots.colors_of(row.estimator for row in rows)
+    with plots.figure_at(path, (12, 5.5)) as figure:
         left, right = figure.subplots(1, 2)
         _bias_and_noise(left, rows, color_of)
         _error_by_time(right, rows, color_of, found.budgets())
         lines = right.get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=7, fontsize=8)
         figure.suptitle(f"{title}; true gradient: {found.reference}", fontsize=9)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def _bias_and_noise(axes: Axes, rows: list[Row], color_of: dict[str, tuple[float, ...]]) -> None:

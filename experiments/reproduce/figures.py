@@ -6,15 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import gumbel
-from experiments.files import replacing
 from experiments.reproduce.figure5a import ESTIMATORS
 from experiments.reproduce.store import Record
 from experiments.training import plots
@@ -41,8 +38,7 @@ def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
         mean = gumbel.gumbel_softmax(mean_key, repeated, temperature).mean(axis=0)
         samples = _three(sample_key, logits, temperature)
         columns.append((f"temperature {temperature:g}", mean, samples))
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(10, 5.5), layout="constrained")
+    with plots.figure_at(path, (10, 5.5)) as figure:
         axes = figure.subplots(4, len(columns), sharex=True, sharey=True)
         for index, (title, mean, samples) in enumerate(columns):
             for row, values in enumerate((mean, *samples)):
@@ -51,8 +47,6 @@ def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
         axes[0, 0].set_ylabel("expectation")
         axes[2, 0].set_ylabel("samples")
         axes[0, 0].set_ylim(0, 1)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def _three(
@@ -73,8 +67,7 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
       panels: `{row: {estimator: records of its final runs}}`.
       title: of the figure.
     """
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(5 * len(panels) + 1.5, 4), layout="constrained")
+    with plots.figure_at(path, (5 * len(panels) + 1.5, 4)) as figure:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (row, estimators) in zip(all_axes, panels.items(), strict=True):
             _panel(axes, estimators)
@@ -87,8 +80,6 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
             style: dict[str, Any] = {"frameon": False, "fontsize": 8}
             figure.legend(lines.values(), lines.keys(), loc="outside right upper", **style)
         figure.suptitle(title)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
@@ -99,8 +90,7 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
       measured: what `figure5a.write` returned.
       pictures: an npz of rows of images, each a digit and its style in every class.
     """
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 9), layout="constrained")
+    with plots.figure_at(path, (9, 9)) as figure:
         axes = figure.subplot_mosaic(
             [["speed", "ratio"], ["analogies", "analogies"]], height_ratios=(1, 1.6)
         )
@@ -108,8 +98,6 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         with np.load(pictures) as rows:
             plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows.files})
         axes["analogies"].set_title("a test digit, and its style in every class")
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:

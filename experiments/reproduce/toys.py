@@ -9,16 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import gumbel
-from experiments.files import read_json, replacing
-from experiments.training import records
+from experiments.files import read_json
+from experiments.training import plots, records
 from experiments.training.provenance import provenance
 from gumbel import Objective, estimators
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
@@ -136,16 +134,14 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """A column a target: the expected cost above, the log variance below, by step."""
-    order = list(dict.fromkeys(row["estimator"] for row in rows))
-    colors = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(order)))
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 8), layout="constrained")
+    colors = plots.colors_of(row["estimator"] for row in rows)
+    with plots.figure_at(path, (11, 8), dpi=110) as figure:
         axes = figure.subplots(2, len(TARGETS), sharex=True)
         for column, target in enumerate(TARGETS):
             for row in (row for row in rows if row["target"] == target):
                 name = row["estimator"]
                 style = "-" if estimators.spec(name).unbiased else "--"
-                line = {"color": colors[order.index(name)], "linestyle": style, "linewidth": 1}
+                line = {"color": colors[name], "linestyle": style, "linewidth": 1}
                 axes[0, column].plot(row["steps"], row["cost"], label=name, **line)
                 axes[1, column].plot(row["steps"], row["log_variance"], **line)
             axes[0, column].axhline(target**2, color="0.7", linewidth=0.8)
@@ -155,5 +151,3 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         lines = axes[0, 0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=8, fontsize=8)
         figure.suptitle("(b - t)^2 of a Bernoulli variable (dashed: biased)", fontsize=9)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=110)

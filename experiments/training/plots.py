@@ -1,6 +1,7 @@
 """Pictures made from recorded metrics and from a model's images."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,32 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from experiments.files import replacing
+
+
+@contextlib.contextmanager
+def figure_at(
+    path: Path, size: tuple[float, float], *, right: bool = False, dpi: int = 120
+) -> Iterator[Figure]:
+    """A figure in the project's style, which is written to `path` when the block ends.
+
+    Args:
+      path: of the PNG.
+      size: width and height, in inches.
+      right: whether axes have a right spine.
+      dpi: dots per inch.
+    """
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": right}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=dpi)
+
+
+def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """A color for each name, as far apart as so many can be."""
+    unique = list(dict.fromkeys(names))
+    colors = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(unique)))
+    return dict(zip(unique, map(tuple, colors), strict=True))
 
 
 def run_picture(
@@ -28,14 +55,11 @@ def run_picture(
       rows: `{name: images [N, H, W]}` with pixels in [0, 1].
       title: of the picture.
     """
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False}):
-        figure = Figure(figsize=(7, 7.5), layout="constrained")
+    with figure_at(path, (7, 7.5), right=True) as figure:
         curves, grid = figure.subplots(2, 1, height_ratios=(1, 1.3))
         draw_curves(curves, metrics)
         curves.set_title(title)
         draw_grid(grid, rows)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
