@@ -96,7 +96,7 @@ def _last_rows(job: Job) -> list[dict[str, Any]]:
 class Display:
     """How a sweep stands, while it trains: a table on a terminal, elsewhere a line a run that ends.
 
-    Within the block the table is kept up to date by a thread of its own.
+    Within the block a thread of its own keeps the table up to date.
 
     Args:
       jobs: all runs of the sweep, finished ones too.
@@ -117,14 +117,14 @@ class Display:
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-        self._thread.start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._refresh()
         if self._live:
+            self._over.set()
+            self._thread.join()
+            self._refresh()
             self._live.stop()
 
     def done(self, job: Job) -> None:
