@@ -27,7 +27,7 @@ def commands() -> list[tuple[str, str]]:
     for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
         text = CELL.sub("", page.read_text()).replace("\\\n", " ")
         lines = re.findall(
-            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) (?!--report).*)$",
+            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$",
             text,
             re.MULTILINE,
         )
