@@ -15,7 +15,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import command
-from experiments.errors import UserError, suggestion
+from experiments.errors import UserError
 from experiments.files import path_of, write_text
 from experiments.lab import measure
 from experiments.lab.measure import Request
@@ -88,11 +88,10 @@ def main(given: Mapping[str, Any]) -> int:
 
 
 def _names(given: list[str] | None) -> tuple[str, ...] | None:
-    for name in given or ():
-        if name not in estimators.names():
-            hint = suggestion(name, estimators.names())
-            raise UserError(f"--estimators: unknown estimator {name!r}: {hint}")
-    return tuple(given) if given else None
+    try:
+        return tuple(estimators.spec(name).name for name in given) if given else None
+    except ValueError as error:
+        raise UserError(f"--estimators: {error}") from error
 
 
 def _temperatures(given: list[str]) -> tuple[float, ...]:
