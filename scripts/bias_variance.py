@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 import gumbel
 from experiments import command
+from experiments.lab.measure import centered
 from experiments.training import records
 from experiments.training.provenance import provenance
 from gumbel import Family, Objective
@@ -66,7 +67,7 @@ def measure(family: Family) -> Iterator[dict[str, Any]]:
         spec = gumbel.estimators.spec(name)
         if spec.multi_sample or spec.enumerates:
             continue
-        options = {"centering": True} if "centering" in spec.options else {}
+        options = centered(name)
         estimator = gumbel.estimators.make(name, family, **options)
         state = estimator.init(objective, params, batch, key)
 

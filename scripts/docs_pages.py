@@ -8,7 +8,6 @@ page as soon as it is registered. What a person has to say about one goes into `
 which its page includes if the file exists.
 """
 
-import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from experiments import command
 from experiments.files import write_text
+from experiments.reproduce.store import milliseconds
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -65,21 +65,11 @@ def cells_of(
     path = results / "table1.json"
     cells = records.read_json(path)["cells"] if path.exists() else []
     return {
-        (cell["row"], cell["estimator"]): cell | {"ms": _milliseconds(finals, cell)}
+        (cell["row"], cell["estimator"]): cell
+        | {"ms": milliseconds(finals.get((cell["row"], cell["estimator"]), []))}
         for cell in cells
         if "mean" in cell
     }
-
-
-def _milliseconds(finals: Mapping[tuple[str, str], list[Record]], cell: Record) -> float | None:
-    """The median over a cell's final runs and their logged stretches, of the time of a step."""
-    speeds = [
-        row["steps_per_second"]
-        for record in finals.get((cell["row"], cell["estimator"]), [])
-        for row in record["curve"]
-        if row.get("steps_per_second")
-    ]
-    return 1000 / statistics.median(speeds) if speeds else None
 
 
 def bound_of(cell: Record | None) -> str:

@@ -20,16 +20,21 @@ def numbers(workdir: Path) -> dict[str, Any]:
         str(path.parent.relative_to(workdir)): {
             "result": _timeless(read_json(path, RESULT_SHAPE)),
             "metrics": [_timeless(row) for row in records.read_metrics(path.with_name(METRICS))],
-            "events": [
-                (event.step, value.tag, value.simple_value)
-                for file in sorted(path.with_name(TENSORBOARD).iterdir())
-                for event in events.read(file)
-                for value in event.summary.value
-                if value.tag not in _TIMES
-            ],
+            "events": scalars(path.parent),
         }
         for path in sorted(workdir.rglob(RESULT))
     }
+
+
+def scalars(workdir: Path) -> list[tuple[int, str, float]]:
+    """The TensorBoard events of a run but its speed: step, name and value."""
+    return [
+        (event.step, value.tag, value.simple_value)
+        for file in sorted((workdir / TENSORBOARD).iterdir())
+        for event in events.read(file)
+        for value in event.summary.value
+        if value.tag != "steps_per_second"
+    ]
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

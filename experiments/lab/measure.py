@@ -139,7 +139,7 @@ def _measure(
         key,
         family=family,
         estimators=request.estimators,
-        options=centered(),
+        options={name: centered(name) for name in estimators.names()},
         temperatures=request.temperatures,
         num_draws=request.num_draws,
         num_warmup=request.num_warmup,
@@ -153,11 +153,14 @@ def _measure(
     return found
 
 
-def centered() -> dict[str, dict[str, bool]]:
-    """A centered signal wherever there is one, as in the tables."""
-    names = estimators.names()
-    having = [name for name in names if "centering" in estimators.spec(name).options]
-    return {name: {"centering": True} for name in having}
+def centered(name: str) -> dict[str, bool]:
+    """The options of an estimator by which its signal is centered if it can be, as in the tables.
+
+    Example:
+      >>> centered("sf"), centered("st")
+      ({'centering': True}, {})
+    """
+    return {"centering": True} if "centering" in estimators.spec(name).options else {}
 
 
 def _known(output: Path, asked: Any) -> lab.Comparison | None:

@@ -19,7 +19,7 @@ from experiments.config import Overrides
 from experiments.reproduce import table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
-from experiments.reproduce.store import Record
+from experiments.reproduce.store import Record, milliseconds
 from experiments.reproduce.table import Runs, Wave, interval, provenance, shown
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Preset
@@ -156,17 +156,6 @@ rows in order where they differ). *ms*: of a step, the median over the final run
 *Rank*: the mean over rows, of the estimators that have all rows. `vimco` trains the bound of
 several samples; the others that of one.
 """
-
-
-def milliseconds(found: Sequence[Record]) -> float | None:
-    """The median time of a step over the logged stretches of runs."""
-    speeds = [
-        row["steps_per_second"]
-        for record in found
-        for row in record["curve"]
-        if row.get("steps_per_second")
-    ]
-    return 1000 / statistics.median(speeds) if speeds else None
 
 
 def best_of(entries: Sequence[dict[str, Any]]) -> set[str]:

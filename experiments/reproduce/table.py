@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import config
@@ -16,6 +15,7 @@ from experiments.files import read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import FAILURE
+from experiments.sweeps.report import half_width
 from experiments.training import records, rundir
 from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
@@ -181,12 +181,9 @@ def interval(values: Sequence[float]) -> list[float] | None:
       >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
       [57.52, 62.48]
     """
-    from scipy import stats  # takes a second to import
-
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
-    mean = statistics.fmean(values)
+    half, mean = half_width(values), statistics.fmean(values)
     return [mean - half, mean + half]
 
 

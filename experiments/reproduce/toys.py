@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import gumbel
 from experiments.files import read_json
+from experiments.lab.measure import centered
 from experiments.training import plots, records
 from experiments.training.provenance import provenance
 from gumbel import Objective, estimators
@@ -59,8 +60,7 @@ def train(name: str, *, num_steps: int = NUM_STEPS, num_draws: int = NUM_DRAWS) 
     `num_draws` further estimates at the parameters and the state of then. Both are means over
     seeds.
     """
-    options = {"centering": True} if "centering" in estimators.spec(name).options else {}
-    estimator = estimators.make(name, gumbel.BERNOULLI, **options)
+    estimator = estimators.make(name, gumbel.BERNOULLI, **centered(name))
     optimizer = optax.adam(LEARNING_RATE)
     batch = jnp.zeros((1, 1))
 

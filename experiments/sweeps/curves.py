@@ -73,7 +73,7 @@ def _logs(jobs: Sequence[Job]) -> dict[str, list[list[dict[str, Any]]]]:
     """The metrics of each setting's runs that have begun, by the setting's name."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for job in jobs:
-        setting = {key: value for key, value in job.overrides.items() if key != "seed"}
+        setting = grids.without_seed(job.overrides)
         if (job.workdir / METRICS).exists():
             log = records.read_metrics(job.workdir / METRICS)
             found.setdefault(grids.name(setting), []).append(log)

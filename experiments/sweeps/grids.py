@@ -113,6 +113,16 @@ def label(trial: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in trial.items()) or "the config as it is"
 
 
+def without_seed(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of a trial, which its seeds share.
+
+    Example:
+      >>> without_seed({"learning_rate": 0.1, "seed": 3})
+      {'learning_rate': 0.1}
+    """
+    return {key: value for key, value in trial.items() if key != "seed"}
+
+
 def config_at(config: ConfigDict, trial: Mapping[str, Any]) -> ConfigDict:
     """A locked copy of the config with the trial's values."""
     changed = copy.deepcopy(config)  # keeps the types of keys that are unset

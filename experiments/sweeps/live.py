@@ -54,7 +54,7 @@ def _table(
 ) -> Table:
     settings: dict[str, list[tuple[Job, Standing]]] = {}
     for job, there in zip(jobs, standings, strict=True):
-        settings.setdefault(grids.label(_setting(job)), []).append((job, there))
+        settings.setdefault(grids.label(grids.without_seed(job.overrides)), []).append((job, there))
     ranked = sorted(settings.items(), key=lambda item: _rank([s for _, s in item[1]]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
@@ -72,10 +72,6 @@ def _table(
     if len(ranked) > _MOST:
         table.add_row(f"and {len(ranked) - _MOST} more settings", "", "", "", "")
     return table
-
-
-def _setting(job: Job) -> dict[str, object]:
-    return {key: value for key, value in job.overrides.items() if key != "seed"}
 
 
 def _known(standings: Sequence[Standing]) -> list[float]:

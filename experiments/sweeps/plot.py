@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from experiments.files import replacing
 from experiments.sweeps import grids
-from experiments.sweeps.report import Row
-from experiments.sweeps.window import Window, half_width, mark, window
+from experiments.sweeps.report import Row, half_width
+from experiments.sweeps.window import Window, mark, window
 
 _MOST_PANELS, _MOST_CELLS = 12, 20  # of heat maps, and of one of them along a side
 _MOST_TICKS, _LONGEST_TICK = 8, 12  # of names under a curve; more or longer ones become a list

@@ -1,11 +1,10 @@
-"""The part of an axis where settings differ, and the interval of a mean over seeds."""
+"""The part of an axis where settings differ."""
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 
 _FENCE = 3.0  # times the distance from the best to the median: what lies above is an outlier
@@ -59,20 +58,6 @@ def window(losses: Iterable[float]) -> Window:
     if worst - low <= _SQUEEZE * max(high - low, _LEAST):
         return Window(low, worst, cut=False)
     return Window(low, high, cut=True)
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two values.
-
-    Example:
-      >>> round(half_width([59.0, 60.0, 61.0]), 2)
-      2.48
-    """
-    from scipy import stats  # takes a second to import
-
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
 
 
 def mark(axes: Axes, place: float, loss: float, seen: Window, *, upwards: bool) -> None:

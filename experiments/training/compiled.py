@@ -130,10 +130,7 @@ class Compiled:
         """Of all the devices together."""
         settings = self.settings
         runs = self.placement.rows
-        dynamic = {
-            k: jax.ShapeDtypeStruct((runs, *v.shape), v.dtype)
-            for k, v in dynamic_of(settings).items()
-        }
+        dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)
         num_steps = min(settings.log_every, settings.num_steps)
         # A permutation of the images for each epoch that the steps touch, and their indices.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.training.rundir import TENSORBOARD
 from experiments.training.trackers import Tracked
 
 
@@ -29,9 +30,7 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         step = int(result["steps"])
-        with SummaryWriter(
-            str(self._run.workdir / "tensorboard"), filename_suffix=".end"
-        ) as events:
+        with SummaryWriter(str(self._run.workdir / TENSORBOARD), filename_suffix=".end") as events:
             config = json.dumps(dict(self._run.config), indent=2)
             events.add_text("config", f"```\n{config}\n```", step)
             if picture.exists():

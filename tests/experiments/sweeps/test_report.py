@@ -10,8 +10,8 @@ from configs import semi_supervised
 from experiments.config import load
 from experiments.sweeps import curves, grids, jobs, plot
 from experiments.sweeps import report as report_of
-from experiments.sweeps.report import Row
-from experiments.sweeps.window import half_width, window
+from experiments.sweeps.report import Row, half_width
+from experiments.sweeps.window import window
 from experiments.training import records
 from tests.experiments import small
 

@@ -31,7 +31,6 @@ from experiments.tasks import layers
 from experiments.training import (
     compiled,
     evaluation,
-    events,
     loading,
     loop,
     metrics,
@@ -39,6 +38,7 @@ from experiments.training import (
     records,
 )
 from experiments.training.program import Program, dynamic_of
+from scripts import run_numbers
 from tests.experiments import small
 
 ROOT = Path(__file__).parents[3]
@@ -157,17 +157,6 @@ def numbers(workdir: Path) -> dict[str, Any]:
         },
         "rows": [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows],
     }
-
-
-def events_of(workdir: Path) -> list[tuple[int, str, float]]:
-    """The TensorBoard events of a run but its speed."""
-    return [
-        (event.step, value.tag, value.simple_value)
-        for file in sorted((workdir / "tensorboard").iterdir())
-        for event in events.read(file)
-        for value in event.summary.value
-        if value.tag != "steps_per_second"
-    ]
 
 
 def checkpoints(workdir: Path) -> set[str]:
@@ -343,7 +332,7 @@ def test_sigterm_saves_and_leaves(stopped):
 def test_a_stopped_run_goes_on_to_the_same_numbers(halfway, finished, launch):
     assert launch(halfway).status == 0
     assert numbers(halfway) == numbers(finished[0])
-    assert events_of(halfway) == events_of(finished[0])
+    assert run_numbers.scalars(halfway) == run_numbers.scalars(finished[0])
 
 
 @pytest.mark.parametrize("step", [0, NUM_STEPS])
@@ -415,7 +404,7 @@ def test_sigkill_at_random_moments_changes_no_number(home, finished, launch, tmp
         assert logged[-1] >= step
     assert launch(tmp_path).status == 0
     assert numbers(tmp_path) == numbers(finished[0])
-    assert events_of(tmp_path) == events_of(finished[0])
+    assert run_numbers.scalars(tmp_path) == run_numbers.scalars(finished[0])
 
 
 # Made longer
@@ -440,7 +429,7 @@ def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
     assert ended.status == 0, ended.err
     assert "holds a finished run" not in ended.out
     assert numbers(workdir) == numbers(long)
-    assert events_of(workdir) == events_of(long)
+    assert run_numbers.scalars(workdir) == run_numbers.scalars(long)
     kept = json.loads((workdir / f"result-{steps}.json").read_text())
     assert kept["steps"] == steps
     assert "holds a finished run" in launch(workdir, "--config.num_steps=80").out
