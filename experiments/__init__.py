@@ -30,5 +30,6 @@ if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 # Of each compiled program that jax 0.9 finds in its cache it logs two errors of 2,000 characters,
 # about features of the processor that are none. What goes wrong raises an exception all the same.
-if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its import says so better
+    if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
