@@ -57,4 +57,5 @@ def get_sweep() -> grids.Grid:
             }
         ),
     ]
-    return [trial | {"seed": seed} for trial in schedules for seed in _SEEDS]
+    # The first seed of all schedules, then the second: what there is at any time is comparable.
+    return [trial | {"seed": seed} for seed in _SEEDS for trial in schedules]
