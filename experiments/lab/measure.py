@@ -12,6 +12,7 @@ from experiments import tasks
 from experiments.data import batches
 from experiments.errors import UserError
 from experiments.files import read_json, replacing
+from experiments.settings import Settings
 from experiments.tasks.layers import objective as objective_of
 from experiments.tasks.layers import params_of
 from experiments.training import records, rundir
@@ -24,7 +25,7 @@ from gumbel.types import Batch, Params
 
 NUMBERS, TRUTH, TABLE, PICTURE = "lab.json", "truth.npz", "lab.txt", "lab.png"
 _NUMBER = float | None  # null where it was not finite
-_SHAPE = {
+SHAPE = {
     "request": dict,
     "reference": str,
     "rows": [
@@ -86,6 +87,11 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     return objective, params_of(model), model.batch(shown)
 
 
+def asked(settings: Settings, step: int, request: Request) -> Any:
+    """What `lab.json` says was measured: a request, of a run, at a step."""
+    return records.plain({"step": step, "config": settings.flat(), **request._asdict()})
+
+
 def measure(
     run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
 ) -> lab.Comparison:
@@ -107,13 +113,13 @@ def measure(
 def _measure(
     run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
 ) -> lab.Comparison:
-    asked = {"step": run.step, "config": run.settings.flat(), **request._asdict()}
-    known = _known(output, records.plain(asked))
+    requested = asked(run.settings, run.step, request)
+    known = _known(output, requested)
     objective, params, batch = arguments(run, request.batch_size)
     key, family = jax.random.key(0), run.settings.family
 
     def keep(found: lab.Comparison) -> None:
-        numbers = {"request": asked, **found.as_dict(), **provenance()}
+        numbers = {"request": requested, **found.as_dict(), **provenance()}
         records.write_json(output / NUMBERS, numbers)
 
     truth = _truth(output) if known else None
@@ -163,12 +169,12 @@ def centered(name: str) -> dict[str, bool]:
     return {"centering": True} if "centering" in estimators.spec(name).options else {}
 
 
-def _known(output: Path, asked: Any) -> lab.Comparison | None:
+def _known(output: Path, requested: Any) -> lab.Comparison | None:
     path = output / NUMBERS
     if not path.exists():
         return None
-    kept = read_json(path, _SHAPE, "delete it, to measure again")
-    if kept["request"] != asked:
+    kept = read_json(path, SHAPE, "delete it, to measure again")
+    if kept["request"] != requested:
         raise UserError(
             f"{output} holds a comparison of another request or step: choose another --output, "
             "or delete it"

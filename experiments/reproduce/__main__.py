@@ -3,7 +3,8 @@
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
 `survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost,
-and `toys` the cost and the variance of each on the toys of the control-variate papers.
+`toys` the cost and the variance of each on the toys of the control-variate papers, and `lab` their
+gradients on the four models of Table 1 while they train.
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError, suggestion
 from experiments.files import path_of
-from experiments.reproduce import figure5a, survey, table1_presets, table2
+from experiments.reproduce import figure5a, stages, survey, table1_presets, table2
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
@@ -27,10 +29,11 @@ from experiments.sweep import FAILED
 from experiments.sweeps import engines, jobs
 from experiments.sweeps.engines import Options
 from experiments.training.compilations import keep_compilations
+from gumbel.lab import Comparison
 
 _CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
 _TABLES = ("table1", "table2", "survey")
-_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys")
+_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys", "lab")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,7 +58,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """Reproduces TARGET: table1, table2, figure1, figure3, figure4 or figure5 of the paper.
+    """Reproduces TARGET: a table or a figure of the paper, or what goes beyond it.
 
     Rerun the same command to resume. Figures 3 and 4 need the runs of table1, figure 5 those of
     table2.
@@ -79,6 +82,8 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
         figures.figure1(path)
     elif target == "toys":
         _toys(path, results, smoke=preset == "smoke")
+    elif target == "lab":
+        _lab(path, stages.PRESETS[preset], workdir, results)
     elif target == "figure5":
         _figure5(path, _table2(preset, workdir, results), results)
     else:
@@ -154,6 +159,23 @@ def _toys(path: Path, results: Path, *, smoke: bool) -> None:
 
     sizes = {"num_steps": 100, "num_draws": 20} if smoke else {}
     toys.draw(path, toys.write(results / "toys.json", **sizes))
+
+
+def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> None:
+    """Draws what there is after each stage."""
+    from experiments.lab import figures
+
+    found: dict[str, dict[int, Comparison]] = {}
+    with tqdm(unit="block", disable=None) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description(what)
+
+        for stage in stages.stages(preset, workdir, results, progress):
+            title = stage.row.replace("_", ", ")
+            found.setdefault(title, {})[stage.step] = stage.found
+            figures.draw_stages(path, found)
 
 
 def _missing(what: str, table: str, results: Path) -> UserError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
+from experiments.data.batches import Images
 from experiments.errors import UserError
 from experiments.files import path_of
 from experiments.settings import Settings
@@ -58,9 +59,7 @@ def load(workdir: str | Path) -> Trained:
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
     settings = config.from_flat(rundir.read_config(workdir))
-    dataset = prepared_dataset(settings)
-    program = Program.make(settings, dataset)
-    images = jnp.asarray(dataset.train.images[: settings.batch_size])
+    dataset, program, images = _prepared(settings)
     state = jax.eval_shape(program.init, dynamic_of(settings), images)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore(like=Saved(state, np.zeros(())))
@@ -68,3 +67,17 @@ def load(workdir: str | Path) -> Trained:
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
     step, saved = restored
     return Trained(settings, step, with_params(program.model, saved.state.params), dataset)
+
+
+def untrained(settings: Settings) -> Trained:
+    """The model as a run of these settings begins."""
+    dataset, program, images = _prepared(settings)
+    state = program.init(dynamic_of(settings), images)
+    return Trained(settings, 0, with_params(program.model, state.params), dataset)
+
+
+def _prepared(settings: Settings) -> tuple[Dataset, Program, Images]:
+    """The data, the program, and a batch of images."""
+    dataset = prepared_dataset(settings)
+    images = jnp.asarray(dataset.train.images[: settings.batch_size])
+    return dataset, Program.make(settings, dataset), images

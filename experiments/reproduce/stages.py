@@ -1,0 +1,124 @@
+"""The laboratory on the models of Table 1 while they train: `reproduce lab`.
+
+Each model trains under `gumbel_softmax` at a constant learning rate and is measured before
+training and after 1,000, 10,000, and 50,000 steps: which estimator is best changes as it learns.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import config
+from experiments.config import Overrides
+from experiments.files import read_json
+from experiments.lab import measure
+from experiments.lab.measure import NUMBERS, Request
+from experiments.reproduce.table import CONFIGS
+from experiments.reproduce.table1_presets import ROWS
+from experiments.settings import Settings
+from experiments.sweeps import grids
+from experiments.training import loading, records, run
+from gumbel import lab
+
+Progress = Callable[[str, int, int], object]
+
+
+class Preset(NamedTuple):
+    """How much to measure.
+
+    Attributes:
+      rows: of Table 1.
+      steps: of training, at which to measure.
+      changes: to the config.
+      request: what to measure.
+    """
+
+    rows: tuple[str, ...]
+    steps: tuple[int, ...]
+    changes: Overrides
+    request: Request
+
+
+# The paper's largest rate. The bounds of these runs are not reported, so they take few samples.
+_CHANGES: Overrides = {"learning_rate": 3e-3, "eval_every": 10_000, "test_num_samples": 1}
+_FULL = Preset(
+    ROWS,
+    (0, 1000, 10_000, 50_000),
+    _CHANGES,
+    Request(None, (0.1, 0.5, 1.0), 1000, 200, 10_000, 100, 64),
+)
+PRESETS = {
+    "full": _FULL,
+    "short": _FULL,
+    "smoke": Preset(
+        ROWS[::3],
+        (0, 20, 40),
+        _CHANGES
+        | {
+            "dataset": "digits",
+            "batch_size": 20,
+            "num_classes": 5,
+            "log_every": 10,
+            "eval_every": 20,
+        }
+        | {"checkpoint_every": 20},
+        Request(("sf", "st", "gumbel_softmax"), (0.5,), 20, 2, 40, 5, 64),
+    ),
+}
+_SMOKE_LAYERS = {"sbn": (5, 5), "vae": (5,)}
+
+
+class Stage(NamedTuple):
+    """A model at a step of its training, with the comparison that was made there."""
+
+    row: str
+    step: int
+    found: lab.Comparison
+
+
+def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> Iterator[Stage]:
+    """Trains and measures what is not in `results` yet; a stage is recorded when it is done.
+
+    Args:
+      preset: what to measure.
+      workdir: for the runs, below `lab`.
+      results: for the records, `lab/ROW-STEP.json`.
+      progress: see `gumbel.lab.compare`.
+    """
+    for row in preset.rows:
+        for step in preset.steps:
+            path = results / "lab" / f"{row}-{step}.json"
+            settings = settings_of(row, preset, max(step, 1))
+            yield Stage(row, step, _found(path, settings, step, preset.request, workdir, progress))
+
+
+def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
+    """The settings of the run of a row."""
+    model, latent = row.split("_")
+    trial: dict[str, Any] = {"latent": latent, "num_steps": num_steps}
+    if preset.changes.get("dataset") == "digits":
+        trial["layers"] = _SMOKE_LAYERS[model]
+    base = config.load(str(CONFIGS / f"{model}.py"))
+    return config.read(grids.config_at(base, {**preset.changes, **trial}))
+
+
+def _found(
+    path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
+) -> lab.Comparison:
+    directory = workdir / "lab" / path.stem.rpartition("-")[0]
+    asked = measure.asked(settings, step, request)
+    if path.exists():
+        kept = read_json(path, measure.SHAPE, "delete it, to measure again")
+        if kept["request"] == asked:
+            return lab.Comparison.from_dict(kept)
+    if step:
+        run.train(settings, directory)
+        trained = loading.load(directory)
+    else:
+        trained = loading.untrained(settings)
+    output = workdir / "lab" / "measured" / path.stem
+    found = measure.measure(trained, request, output, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(path, json.loads((output / NUMBERS).read_text(encoding="utf-8")))
+    return found
