@@ -4,7 +4,8 @@ python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
 `survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost,
 `toys` the cost and the variance of each on the toys of the control-variate papers, and `lab` their
-gradients on the four models of Table 1 while they train.
+gradients on the four models of Table 1 while they train. `survey_curves` draws the runs of
+`survey`, by step and by second; the seconds come from `step_times`.
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from experiments import command
 from experiments.errors import UserError, suggestion
 from experiments.files import path_of
-from experiments.reproduce import figure5a, stages, survey, table1_presets, table2
+from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
@@ -33,7 +34,7 @@ from gumbel.lab import Comparison
 
 _CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
 _TABLES = ("table1", "table2", "survey")
-_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys", "lab")
+_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys", "lab", "step_times", "survey_curves")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -71,6 +72,9 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     results = command.path(given["results"], "results") or workdir / "results"
     preset = given["preset"]
     keep_compilations()
+    if target == "step_times":
+        _step_times(_survey(preset, workdir, results))
+        return 0
     if target in _TABLES:
         table = _table(target, preset, workdir, results)
         return _train(table, given["engine"], Options.of_flags(given))
@@ -84,6 +88,8 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
         _toys(path, results, smoke=preset == "smoke")
     elif target == "lab":
         _lab(path, stages.PRESETS[preset], workdir, results)
+    elif target == "survey_curves":
+        _draw_survey(path, _survey(preset, workdir, results))
     elif target == "figure5":
         _figure5(path, _table2(preset, workdir, results), results)
     else:
@@ -94,8 +100,12 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 def _table(target: str, preset: str, workdir: Path, results: Path) -> Table1 | Table2:
     if target == "survey":
-        return Survey(survey.preset(preset), workdir, results)
+        return _survey(preset, workdir, results)
     return (_table1 if target == "table1" else _table2)(preset, workdir, results)
+
+
+def _survey(preset: str, workdir: Path, results: Path) -> Survey:
+    return Survey(survey.preset(preset), workdir, results)
 
 
 def _table1(preset: str, workdir: Path, results: Path) -> Table1:
@@ -159,6 +169,23 @@ def _toys(path: Path, results: Path, *, smoke: bool) -> None:
 
     sizes = {"num_steps": 100, "num_draws": 20} if smoke else {}
     toys.draw(path, toys.write(results / "toys.json", **sizes))
+
+
+def _step_times(table: Survey) -> None:
+    """Measures; on a few steps where the table is a smoke test."""
+    path = table.results / f"{step_times.NAME}.json"
+    sizes = {"rounds": 1, "num_steps": 5} if table.preset.name == "smoke" else {}
+    step_times.write(path, table.settings_of, table.preset.rows, table.affordable, **sizes)
+    print(f"numbers: {path}")
+
+
+def _draw_survey(path: Path, table: Survey) -> None:
+    from experiments.reproduce import figures
+
+    panels = table.curves()
+    if not any(panels.values()):
+        raise _missing("no final run", "survey", table.results)
+    figures.survey(path, panels, table.seconds)
 
 
 def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> None:

@@ -15,6 +15,7 @@ import gumbel
 from experiments.reproduce.figure5a import ESTIMATORS
 from experiments.reproduce.store import Record
 from experiments.training import plots
+from gumbel import estimators
 
 PROBABILITIES = (0.05, 0.1, 0.3, 0.15, 0.1, 0.2, 0.1)
 TEMPERATURES = (0.1, 0.5, 1.0, 10.0)
@@ -69,8 +70,8 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
     """
     with plots.figure_at(path, (5 * len(panels) + 1.5, 4)) as figure:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (row, estimators) in zip(all_axes, panels.items(), strict=True):
-            _panel(axes, estimators)
+        for axes, (row, panel) in zip(all_axes, panels.items(), strict=True):
+            _panel(axes, panel)
             axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
         lines: dict[str, Artist] = {}
         for axes in all_axes:
@@ -80,6 +81,60 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
             style: dict[str, Any] = {"frameon": False, "fontsize": 8}
             figure.legend(lines.values(), lines.keys(), loc="outside right upper", **style)
         figure.suptitle(title)
+
+
+def survey(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[Record]]],
+    seconds: Mapping[tuple[str, str], float],
+) -> None:
+    """The hard validation bound of every estimator, a row of panels each by step and by second.
+
+    Args:
+      path: of the PNG.
+      panels: as for `curves`.
+      seconds: of a step, by row and estimator; where it is missing, there is no line by second.
+    """
+    color_of = plots.colors_of(sorted({name for panel in panels.values() for name in panel}))
+    with plots.figure_at(path, (4 * len(panels) + 0.5, 8), dpi=110) as figure:
+        axes = figure.subplots(2, len(panels), squeeze=False, sharey="col")
+        for column, (row, found) in enumerate(panels.items()):
+            for name, of_seeds in found.items():
+                steps, bounds = _curves(of_seeds)
+                style = "-" if estimators.spec(name).unbiased else "--"
+                line: dict[str, Any] = {"color": color_of[name], "linestyle": style, "linewidth": 1}
+                axes[0, column].plot(steps, bounds.mean(axis=0), label=name, **line)
+                if (row, name) in seconds:
+                    times = np.asarray(steps) * seconds[row, name]
+                    axes[1, column].plot(times, bounds.mean(axis=0), **line)
+            axes[0, column].set(title=row.replace("_", ", "), xlabel="step")
+            axes[1, column].set(xlabel="seconds of training, one core", xscale="log")
+            _show_the_end(axes[0, column], found)
+        for side in axes[:, 0]:
+            side.set_ylabel("single-sample validation bound, nats")
+        lines = [axes[0, column].get_legend_handles_labels() for column in range(len(panels))]
+        named = {name: line for found in lines for line, name in zip(*found, strict=True)}
+        ordered = dict(sorted(named.items()))
+        style_of: dict[str, Any] = {"loc": "outside lower center", "ncols": 9, "fontsize": 8}
+        figure.legend(ordered.values(), ordered, **style_of)
+        figure.suptitle("Every estimator on the rows of Table 1 (dashed: biased)")
+
+
+def _curves(found: Sequence[Record]) -> tuple[list[int], np.ndarray]:
+    """The steps, and the bounds of each seed."""
+    lines = [
+        [(row["step"], row["validation_bound"]) for row in record["curve"]] for record in found
+    ]
+    bounds = np.asarray([[bound for _, bound in line] for line in lines])
+    return [step for step, _ in lines[0]], bounds
+
+
+def _show_the_end(axes: Axes, panel: Mapping[str, Sequence[Record]]) -> None:
+    """Limits the axis to what follows the first steps, which are far above."""
+    bounds = [_curves(found)[1].mean(axis=0) for found in panel.values()]
+    tails = [line[max(1, len(line) // 10) :] for line in bounds]
+    if tails:
+        axes.set_ylim(min(map(np.min, tails)) - 1, max(map(np.max, tails)) + 1)
 
 
 def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
@@ -100,24 +155,14 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         axes["analogies"].set_title("a test digit, and its style in every class")
 
 
-def _panel(axes: Axes, estimators: Mapping[str, Sequence[Record]]) -> None:
-    highest: list[float] = []
-    lowest: list[float] = []
-    for name, found in estimators.items():
-        lines = [
-            [(row["step"], row["validation_bound"]) for row in record["curve"]] for record in found
-        ]
-        if not lines:
-            continue
-        steps = [step for step, _ in lines[0]]
-        bounds = np.asarray([[bound for _, bound in line] for line in lines])
+def _panel(axes: Axes, found_by_name: Mapping[str, Sequence[Record]]) -> None:
+    panel = {name: found for name, found in found_by_name.items() if found}
+    for name, found in panel.items():
+        steps, bounds = _curves(found)
         axes.plot(steps, bounds.mean(axis=0), label=name, linewidth=1.2)
         axes.fill_between(steps, bounds.min(axis=0), bounds.max(axis=0), alpha=0.2)
-        tail = bounds.mean(axis=0)[max(1, len(steps) // 10) :]
-        highest.append(float(tail.max()))
-        lowest.append(float(tail.min()))
-    if lowest:  # what follows the first steps, which are far above
-        axes.set_ylim(min(lowest) - 1, max(highest) + 1)
+    if panel:
+        _show_the_end(axes, panel)
     else:
         axes.text(0.5, 0.5, "no final run yet", ha="center", transform=axes.transAxes)
 

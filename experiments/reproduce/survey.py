@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from experiments import config, tasks
 from experiments.config import Overrides
-from experiments.reproduce import table1
+from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
-from experiments.reproduce.store import Record, milliseconds
+from experiments.reproduce.store import Record
 from experiments.reproduce.table import Runs, Wave, interval, provenance, shown
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Preset
@@ -73,6 +73,7 @@ class Survey(Table1):
     def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
         super().__init__(preset, workdir, results)
         self.runs = Runs(table1.NAME, workdir, results)
+        self.seconds = step_times.seconds_of(results)
         self._plans: dict[str, Pass] = {}  # by row
 
     def waves(self) -> Iterator[Wave]:
@@ -85,9 +86,26 @@ class Survey(Table1):
             jobs = [job for cell in cells for job in self._equal_jobs(cell, [seed])]
             yield self.runs.missing(f"{name}, equal cost, seed {seed}", jobs)
 
+    def settings_of(self, row: str, estimator: str) -> Settings:
+        """The settings that a cell's runs share."""
+        return config.read(protocol.base_config(Cell(row, estimator), self.preset))
+
+    def affordable(self, row: str) -> list[str]:
+        """The estimators that train on a row."""
+        cells = [cell for cell in presets.cells(self.preset) if cell.row == row]
+        return [cell.estimator for cell in cells if self.share(cell).cost <= MAX_COST]
+
+    def curves(self) -> dict[str, dict[str, list[Record]]]:
+        """The records of the final runs by row and estimator, of the cells that have any."""
+        panels: dict[str, dict[str, list[Record]]] = {row: {} for row in self.preset.rows}
+        for cell in presets.cells(self.preset):
+            if found := self.finals(cell):
+                panels[cell.row][cell.estimator] = found
+        return panels
+
     def share(self, cell: Cell) -> Share:
         """What the cell gets at equal cost."""
-        settings = config.read(protocol.base_config(cell, self.preset))
+        settings = self.settings_of(cell.row, cell.estimator)
         if cell.row not in self._plans:
             self._plans[cell.row] = plan_of(settings)
         spec, plan = estimators.spec(cell.estimator), self._plans[cell.row]
@@ -117,7 +135,9 @@ class Survey(Table1):
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         cost = self.share(cell).cost
-        entry = super()._cell(cell) | {"cost": cost, "ms": milliseconds(self.finals(cell))}
+        seconds = self.seconds.get((cell.row, cell.estimator))
+        ms = None if seconds is None else 1000 * seconds
+        entry = super()._cell(cell) | {"cost": cost, "ms": ms}
         if cost > MAX_COST:
             entry["missing"] = f"left out: {cost:g} passes a step"
         return entry
@@ -152,9 +172,9 @@ class Survey(Table1):
 Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
 95 % interval. The best of a row is bold, with all that its interval cannot tell from it; a single
 run has no interval. *Cost*: forward and backward passes of a step, in those of one sample (the four
-rows in order where they differ). *ms*: of a step, the median over the final runs of the first row.
-*Rank*: the mean over rows, of the estimators that have all rows. `vimco` trains the bound of
-several samples; the others that of one.
+rows in order where they differ). *ms*: of a step of the first row (`step_times.json`). *Rank*: the
+mean over rows, of the estimators that have all rows. `vimco` trains the bound of several samples;
+the others that of one.
 """
 
 

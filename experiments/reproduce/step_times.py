@@ -1,0 +1,117 @@
+"""The time of a training step under every estimator, for the survey: `reproduce step_times`.
+
+On each row the estimators take turns with `gumbel_softmax`, some steps each. A machine whose speed
+drifts slows both sides, so what is kept is the ratio, and the time of `gumbel_softmax` itself.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.files import read_json
+from experiments.settings import Settings
+from experiments.training import records, rundir
+from experiments.training.compiled import Compiled
+from experiments.training.program import dynamic_of
+from experiments.training.provenance import provenance
+
+NAME, BESIDE = "step_times", "gumbel_softmax"
+ROUNDS, STEPS = 5, 100
+_SHAPE = {
+    "setting": dict,
+    "rows": [{"row": str, "estimator": str, "milliseconds": float, "ratio": float}],
+}
+
+
+class Side:
+    """A compiled stretch of training, and a state to go on from.
+
+    Args:
+      settings: of the run.
+      num_steps: of a stretch.
+    """
+
+    def __init__(self, settings: Settings, num_steps: int) -> None:
+        compiled = Compiled(settings)
+        self.run, self.images, self.num_steps = compiled.run, compiled.images, num_steps
+        self.dynamic = {key: value[None] for key, value in dynamic_of(settings).items()}
+        self.state = compiled.init(self.dynamic, self.images)
+        indices = compiled.indices(self.dynamic["seed"], 0, num_steps=num_steps)
+        self.arguments = indices, np.ones(1, bool)
+        self.milliseconds()  # compiles
+
+    def milliseconds(self) -> float:
+        """The time of a step, over one stretch."""
+        began = time.perf_counter()
+        self.state, _ = self.run(self.dynamic, self.images, self.state, *self.arguments)
+        jax.block_until_ready(self.state)
+        return 1000 * (time.perf_counter() - began) / self.num_steps
+
+
+def write(
+    path: Path,
+    settings_of: Callable[[str, str], Settings],
+    rows: Sequence[str],
+    names: Callable[[str], Sequence[str]],
+    *,
+    rounds: int = ROUNDS,
+    num_steps: int = STEPS,
+) -> list[dict[str, Any]]:
+    """Measures what the file does not have yet; returns its rows.
+
+    Args:
+      path: of the JSON, which is written after each estimator.
+      settings_of: a row and an estimator.
+      rows: of Table 1.
+      names: of the estimators of a row.
+      rounds: of turns.
+      num_steps: of a turn.
+    """
+    # Two processes that measure at once would measure each other.
+    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+        setting = {"rounds": rounds, "num_steps": num_steps}
+        found: list[dict[str, Any]] = []
+        if path.exists():
+            before = read_json(path, _SHAPE, "delete it, to measure again")
+            found = before["rows"] if before["setting"] == setting else []
+        known = {(each["row"], each["estimator"]) for each in found}
+        pairs = [(row, name) for row in rows for name in names(row) if (row, name) not in known]
+        beside: dict[str, Side] = {}
+        for row, name in tqdm(pairs, desc="step times", unit="estimator", disable=None):
+            if row not in beside:
+                beside = {row: Side(settings_of(row, BESIDE), num_steps)}
+            measured = measure(beside[row], Side(settings_of(row, name), num_steps), rounds)
+            found = [*found, {"row": row, "estimator": name, **measured}]
+            records.write_json(path, {"setting": setting, "rows": found, **provenance()})
+        return found
+
+
+def measure(beside: Side, side: Side, rounds: int) -> dict[str, float]:
+    """The time of a step, and its ratio to that of `gumbel_softmax`: medians over the rounds."""
+    turns = [(side.milliseconds(), beside.milliseconds()) for _ in range(rounds)]
+    return {
+        "milliseconds": statistics.median(own for own, _ in turns),
+        "ratio": statistics.median(own / other for own, other in turns),
+        "beside": statistics.median(other for _, other in turns),
+    }
+
+
+def seconds_of(results: Path) -> dict[tuple[str, str], float]:
+    """Seconds of a step by row and estimator, from the ratios; empty if nothing is measured."""
+    path = results / f"{NAME}.json"
+    if not path.exists():
+        return {}
+    rows = read_json(path, _SHAPE | {"rows": [{"row": str, "beside": float}]})["rows"]
+    times: dict[str, list[float]] = {}
+    for each in rows:
+        times.setdefault(each["row"], []).append(each["beside"])
+    own = {row: statistics.median(values) for row, values in times.items()}
+    return {
+        (each["row"], each["estimator"]): each["ratio"] * own[each["row"]] / 1000 for each in rows
+    }

@@ -1,0 +1,58 @@
+"""The times of a step: measured once in turns, and what the survey makes of them."""
+
+import pytest
+
+from experiments.reproduce import figures, step_times, survey
+from experiments.reproduce.survey import Survey
+from experiments.training import records
+from tests.experiments.reproduce.test_tables import finish
+
+
+@pytest.fixture(name="table")
+def fixture_table(tmp_path):
+    preset = survey.preset("smoke")._replace(
+        rows=("sbn_bernoulli",), columns=("gumbel_softmax",), extra_columns=("rloo",)
+    )
+    return Survey(preset, tmp_path / "work", tmp_path / "results")
+
+
+def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
+    path = table.results / "step_times.json"
+    path.parent.mkdir()
+    sizes = {"rounds": 2, "num_steps": 3}
+
+    def write():
+        return step_times.write(
+            path, table.settings_of, table.preset.rows, table.affordable, **sizes
+        )
+
+    rows = write()
+    assert [row["estimator"] for row in rows] == ["gumbel_softmax", "rloo"]
+    assert all(row["milliseconds"] > 0 for row in rows)
+    monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
+    assert write() == rows
+
+
+def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
+    rows = [
+        {
+            "row": "sbn_bernoulli",
+            "estimator": name,
+            "milliseconds": 9.0,
+            "ratio": ratio,
+            "beside": 2.0,
+        }
+        for name, ratio in (("gumbel_softmax", 1.0), ("rloo", 2.5))
+    ]
+    table.results.mkdir()
+    records.write_json(table.results / "step_times.json", {"setting": {}, "rows": rows})
+    table = Survey(table.preset, table.runs.directory.parent, table.results)
+    for wave in table.waves():
+        for job in wave.jobs:
+            finish(job, valid=60.0, test=60.0)
+    assert {cell["estimator"]: cell["ms"] for cell in table.write()["cells"]} == {
+        "gumbel_softmax": 2.0,
+        "rloo": 5.0,
+    }
+    figures.survey(table.results / "curves.png", table.curves(), table.seconds)
+    assert (table.results / "curves.png").stat().st_size > 10_000
