@@ -1,0 +1,61 @@
+"""The second program agrees with ours on every task, and notices a wrong term."""
+
+import pytest
+
+from configs import semi_supervised as semi_supervised_config
+from experiments import config
+from experiments.training import loading, run
+from scripts import slow_bound, slow_models
+from tests.experiments import small
+
+SEMI_SUPERVISED = {
+    "dataset": "digits",
+    "encoder": (3, 4, 5),
+    "decoder": (3, 4, 2),
+    "head": 6,
+    "style_dim": 3,
+    "labeled_batch_size": 10,
+    "batch_size": 20,
+    "num_steps": 60,
+    "log_every": 60,
+    "eval_every": 60,
+    "checkpoint_every": 60,
+    "test_num_samples": 1,
+    "eval_batch_size": 150,
+}
+
+
+def semi_supervised():
+    made = semi_supervised_config.get_config()
+    made.update(SEMI_SUPERVISED)
+    return config.read(made)
+
+
+def vae(latent, **overrides):
+    return small.settings("vae", latent=latent, estimator__name="st", **overrides)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(
+            lambda: small.settings("sbn", latent="bernoulli", standardize=False),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda: vae("bernoulli", decoder=()), marks=pytest.mark.slow),
+        pytest.param(lambda: vae("categorical", num_classes=3), marks=pytest.mark.slow),
+        lambda: small.settings("sbn", latent="categorical", num_classes=3, layers=(6, 3)),
+        semi_supervised,
+    ],
+    ids=["sbn-bernoulli", "vae-bernoulli", "vae-categorical", "sbn-categorical", "semi-supervised"],
+)
+def test_both_programs_agree(settings, tmp_path, monkeypatch):
+    run.train(settings(), tmp_path, progress=False)
+    trained = loading.load(tmp_path)
+    found = slow_bound.bounds(trained, 100, 20)
+    assert found.agree()
+    assert found.error < 0.3
+
+    likelihood = slow_models.pixel_log_prob
+    monkeypatch.setattr(slow_models, "pixel_log_prob", lambda *given: likelihood(*given) - 1.5)
+    assert not slow_bound.bounds(trained, 100, 20).agree()
