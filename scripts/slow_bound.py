@@ -1,6 +1,6 @@
 """The bounds of trained models, computed again by a second program that shares no code with them.
 
-  python -m scripts.slow_bound WORKDIR [WORKDIR ...] [--images=500] [--samples=100]
+  python -m scripts.slow_bound WORKDIR [...] [--images=500] [--samples=100] [--output=F.json]
 
 Each WORKDIR is of a run. The second program reads the trained arrays and nothing of the run's code:
 it is written from the definitions, in NumPy and float64, with another random generator. Both
@@ -25,9 +25,10 @@ from tqdm import tqdm
 from experiments import command
 from experiments.errors import UserError
 from experiments.tasks.layers import params_of
-from experiments.training import evaluation, loading
+from experiments.training import evaluation, loading, records
 from experiments.training.loading import Trained
 from experiments.training.program import Program
+from experiments.training.provenance import provenance
 from scripts import slow_models
 from scripts.slow_models import Model
 
@@ -112,21 +113,27 @@ def define_flags(values: flags.FlagValues) -> None:
     define: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_integer("images", 500, "of the test set", lower_bound=2, **define)
     flags.DEFINE_integer("samples", 100, "m of the bounds", lower_bound=1, **define)
+    flags.DEFINE_string("output", None, "a JSON file for the numbers as well", **define)
 
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Computes the bounds of trained models again, by a second program."""
-    status = 0
+    rows, num_images, num_samples = [], given["images"], given["samples"]
+    output = command.path(given["output"], "output")
     for workdir in workdirs:
-        found = bounds(loading.load(workdir), given["images"], given["samples"])
-        difference = found.ours - found.slow
-        said = "agree" if found.agree() else "DIFFER"
+        run = loading.load(workdir)
+        found = bounds(run, num_images, num_samples)
         print(
             f"{workdir}: {found.ours:.3f} nats, second program {found.slow:.3f}: "
-            f"{difference:+.3f} with a standard error of {found.error:.3f}; they {said}"
+            f"{found.ours - found.slow:+.3f} with a standard error of {found.error:.3f}; "
+            f"they {'agree' if found.agree() else 'DIFFER'}"
         )
-        status |= not found.agree()
-    return status
+        settings = {"task": run.settings.task, "latent": run.settings.latent, "step": run.step}
+        rows.append(settings | found._asdict() | {"agree": found.agree()})
+    if output:
+        sizes = {"images": num_images, "samples": num_samples}
+        records.write_json(output, {**sizes, "rows": rows, **provenance()})
+    return int(not all(row["agree"] for row in rows))
 
 
 if __name__ == "__main__":
