@@ -19,7 +19,7 @@ from experiments.reproduce.store import milliseconds
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
-from scripts import results_tables
+from scripts import beyond_tables, results_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -46,7 +46,8 @@ def write(docs: Path) -> None:
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
-    _replace(docs / "reproduction" / "results.md", results_tables.results_page(RESULTS))
+    results = results_tables.results_page(RESULTS) + beyond_tables.sections(RESULTS)
+    _replace(docs / "reproduction" / "results.md", results)
 
 
 def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:

@@ -1,0 +1,46 @@
+"""The results page's sections beyond the paper, on made-up files."""
+
+from experiments.training import records
+from gumbel.lab import Comparison, Row
+from scripts import beyond_tables
+
+
+def row(estimator, *, unbiased, bias, variance, milliseconds):
+    return Row(
+        estimator,
+        None,
+        "all",
+        unbiased,
+        bias,
+        (bias, bias),
+        variance,
+        variance + bias**2,
+        0.5,
+        2.0,
+        2,
+        milliseconds,
+    )
+
+
+def test_each_stage_names_the_best_estimator_by_time(tmp_path):
+    biased = row("st", unbiased=False, bias=1.0, variance=4.0, milliseconds=1.0)
+    unbiased = row("rloo", unbiased=True, bias=0.0, variance=8.0, milliseconds=1.0)
+    found = Comparison("enumeration", (biased, unbiased), {})
+    (tmp_path / "lab").mkdir()
+    records.write_json(
+        tmp_path / "lab" / "sbn_bernoulli-1000.json", {"request": {}, **found.as_dict()}
+    )
+    text = beyond_tables.sections(tmp_path)
+    # (1 + 4) / 4 at once; the noise falls by a hundred, the bias does not.
+    assert "| sbn, bernoulli | 1,000 | enumeration | st: 1.2 | rloo: 0.02 |" in text
+    assert "survey" not in text
+
+
+def test_tables_are_shown_where_they_are(tmp_path):
+    assert beyond_tables.sections(tmp_path) == ""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "table1.md").write_text("| cells |\n")
+    (tmp_path / "survey.md").write_text("| columns |\n")
+    text = beyond_tables.sections(tmp_path)
+    assert "by the paper's protocol\n\n| cells |" in text
+    assert "## Every estimator on the rows of Table 1\n\n| columns |" in text
