@@ -34,8 +34,8 @@ def stages(results: Path) -> str:
     """Which estimator is best at each stage of training, by the lab's comparisons."""
     found: dict[tuple[str, int], Comparison] = {}
     for path in (results / "lab").glob("*.json"):
-        row, _, step = path.stem.rpartition("-")
-        found[row, int(step)] = Comparison.from_dict(read_json(path, SHAPE))
+        of_row, _, of_step = path.stem.rpartition("-")
+        found[of_row, int(of_step)] = Comparison.from_dict(read_json(path, SHAPE))
     if not found:
         return ""
     header = ("model", "step", "true gradient", "in the time of one estimate", "in 100 times that")
@@ -46,8 +46,8 @@ def stages(results: Path) -> str:
         rows.append((row.replace("_", ", "), f"{step:,}", comparison.reference, *cells))
     return (
         "## Gradients while a model trains\n\n"
-        "The estimator with the least mean squared error, and that error as a share of the squared\n"
-        "norm of the gradient. The time is the median over the estimators.\n\n"
+        "The estimator with the least mean squared error, and that error as a share of the\n"
+        "squared norm of the gradient. The time is the median over the estimators.\n\n"
         f"{table(header, rows)}\n"
         + _figure(results, "lab", "The error of every estimator while four models train.")
     )

@@ -5,26 +5,16 @@ from gumbel.lab import Comparison, Row
 from scripts import beyond_tables
 
 
-def row(estimator, *, unbiased, bias, variance, milliseconds):
-    return Row(
-        estimator,
-        None,
-        "all",
-        unbiased,
-        bias,
-        (bias, bias),
-        variance,
-        variance + bias**2,
-        0.5,
-        2.0,
-        2,
-        milliseconds,
-    )
+def row(estimator, *, unbiased, bias, variance):
+    error = variance + bias**2
+    interval, milliseconds = (bias, bias), 1.0
+    numbers = (bias, interval, variance, error, 0.5, 2.0, 2, milliseconds)
+    return Row(estimator, None, "all", unbiased, *numbers)
 
 
 def test_each_stage_names_the_best_estimator_by_time(tmp_path):
-    biased = row("st", unbiased=False, bias=1.0, variance=4.0, milliseconds=1.0)
-    unbiased = row("rloo", unbiased=True, bias=0.0, variance=8.0, milliseconds=1.0)
+    biased = row("st", unbiased=False, bias=1.0, variance=4.0)
+    unbiased = row("rloo", unbiased=True, bias=0.0, variance=8.0)
     found = Comparison("enumeration", (biased, unbiased), {})
     (tmp_path / "lab").mkdir()
     records.write_json(
