@@ -19,13 +19,25 @@ class Estimate(NamedTuple):
     Attributes:
       memory: bytes on the devices, as estimated before the first step; see `memory`.
       state: bytes that a checkpoint of each run holds.
-      steps_per_second: of all the runs at once; None if it was not to be measured, or if the
-        device has not the memory.
+      speed: None if it was not to be measured, or if the device has not the memory.
     """
 
     memory: int
     state: int
-    steps_per_second: float | None
+    speed: "Speed | None"
+
+
+class Speed(NamedTuple):
+    """How fast a program trains.
+
+    Attributes:
+      steps_per_second: of all its runs at once.
+      compile_seconds: that its first call took longer than another: less where the compiler's
+        cache had it.
+    """
+
+    steps_per_second: float
+    compile_seconds: float
 
 
 def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estimate:
@@ -50,22 +62,24 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
         return Estimate(needed, state, None)
     try:
         with memory.refusals(placement.rows):
-            speed = _steps_per_second(compiled, arguments)
+            speed = _speed(compiled, arguments)
     except memory.OutOfMemoryError:
         return Estimate(needed, state, None)
     return Estimate(needed, state, speed)
 
 
-def _steps_per_second(compiled: Compiled, shapes: Sequence[Any]) -> float:
+def _speed(compiled: Compiled, shapes: Sequence[Any]) -> Speed:
     def zeros(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
     put = compiled.placement.put
     dynamic, images, state, indices, moving = shapes
     dynamic, state = (put(zeros(tree), of_runs=True) for tree in (dynamic, state))
-    rows = zeros(indices)
-    for _ in range(2):  # the first is compiled
+    rows, seconds = zeros(indices), []
+    for _ in range(2):
         began = time.perf_counter()
         state, _trace = compiled.run(dynamic, images, state, rows, moving)
         jax.block_until_ready(state)
-    return float(indices.shape[1] / (time.perf_counter() - began))
+        seconds.append(time.perf_counter() - began)
+    first, second = seconds
+    return Speed(indices.shape[1] / second, max(0.0, first - second))

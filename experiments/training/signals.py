@@ -1,4 +1,4 @@
-"""Stopping cleanly when asked to: SIGTERM, Ctrl-C and a deadline are flags that the loop looks at."""
+"""Stopping cleanly: SIGTERM, Ctrl-C and a deadline become a flag that the loop looks at."""
 
 import contextlib
 import os
