@@ -230,9 +230,8 @@ class Loop:
         """Of each run, the bounds and metrics of the validation and the test images."""
         num_steps = self.settings.num_steps
 
-        # The bounds may take minutes; the last state is saved. A deadline lets them end: in a slice
-        # that is shorter than they are, a run would never be done.
-        def leave_if_asked() -> None:
+        def leave_if_asked() -> None:  # the bounds may take minutes; the last state is saved
+            # At a deadline they end all the same: a run whose bounds take longer is never done.
             if hosts.agreed(stop) and stop.signum is not None:
                 raise Stopped(num_steps, num_steps, stop.exit_status)
 
