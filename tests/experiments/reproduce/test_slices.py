@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import command
 from experiments.errors import UserError
 from experiments.reproduce import plan, planned, waves
 from experiments.reproduce.__main__ import main
@@ -18,6 +19,7 @@ from experiments.reproduce.waves import Slice
 from experiments.sweeps.engines import Options
 from experiments.training import records, rundir, signals
 from experiments.training.run_state import Job
+from scripts import rehearse_slices
 from scripts.rehearse_slices import bounds
 from tests.experiments.reproduce.test_tables import finish, given, trained
 
@@ -229,3 +231,39 @@ def test_the_command_plans(tmp_path, capsys):
     flags = (f"--workdir={tmp_path / 'work'}", f"--results={tmp_path / 'results'}")
     assert main(*given("table1", "--plan", "--preset=smoke", *flags)) == 0
     assert capsys.readouterr().out.endswith("nothing to train\n")
+
+
+@pytest.mark.slow
+def test_workers_stop_at_a_deadline_and_let_bounds_end(tmp_path):
+    """Each has the deadline: a signal from the sweep would cut the bounds of a run off."""
+    whole = small(tmp_path / "whole")
+    assert waves.train(whole, "process", VMAP, Slice()) == 0
+    table, statuses = small(tmp_path), []
+    while not statuses or statuses[-1] == 75:
+        assert len(statuses) < 40
+        deadline = time.monotonic() + 3.0
+        statuses.append(waves.train(table, "process", VMAP, Slice(deadline, thin=True)))
+    assert statuses[-1] == 0
+    assert bounds(table.results) == bounds(whole.results)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_with_kills(tmp_path, capsys):
+    flags = [f"--workdir={tmp_path}", "--slice=15"]
+    assert command.launch(rehearse_slices.main, rehearse_slices.define_flags, flags) == 0
+    assert ": 15 of 15 records, " in capsys.readouterr().out
+
+
+def test_a_rehearsal_notices_what_differs(tmp_path):
+    table = small(tmp_path)
+    for wave in table.waves():
+        for job in wave.jobs:
+            finish(job, valid=60.0, test=60.0)
+            table.runs.store.record(job)
+    found = bounds(table.results)
+    assert len(found) == 3
+    differing = rehearse_slices.largest_difference
+    name, numbers = next(iter(found.items()))
+    assert differing(found, found) == 0.0
+    assert differing(found, found | {name: [*numbers[:-1], 60.06]}) == pytest.approx(1e-3)
+    assert differing(found, {k: v for k, v in found.items() if k != name}) == float("inf")
