@@ -20,7 +20,7 @@ QUICK := -n auto --dist loadfile -m "not slow and not ray and not trackers"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test library lint typecheck slow ray trackers mutation kills package docs \
-  lock clean
+  lock clean reproduce-gpu
 
 help:
 	@echo "make quickstart   train on the bundled digits and draw the result (no data download)"
@@ -34,6 +34,7 @@ help:
 	@echo "make docs         build the documentation in build/docs, executing its code"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
 	@echo "make lock         write the requirements files anew, from pyproject.toml"
+	@echo "make reproduce-gpu   plan a table and train one slice of it on a GPU (docs/devices.md)"
 	@echo "make clean        remove caches and build products (runs/ and .venv stay)"
 
 quickstart: $(RUN)
@@ -93,6 +94,19 @@ lock: $(VENV)/.created
 
 kills: $(RUN)
 	$(BIN)/python -m scripts.kill_trial --kills=200
+
+# In the environment that is active: a machine that is lent for minutes may have no other.
+TARGET ?= table1
+PRESET ?= full
+SLICE ?= 540
+WORKDIR ?= runs/gpu-$(PRESET)
+RESULTS ?= $(WORKDIR)/results
+RATE ?=
+REPRODUCE = $(PYTHON) -m experiments.reproduce $(TARGET) --preset=$(PRESET) --engine=vmap \
+  --workdir=$(WORKDIR) --results=$(RESULTS) --slice=$(SLICE)
+reproduce-gpu:
+	$(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE))
+	$(REPRODUCE) --thin
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

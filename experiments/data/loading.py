@@ -79,6 +79,17 @@ def keep(name: str, arrays: Arrays | None) -> None:
     _write(SPECS[name], cache_directory(), arrays)
 
 
+def cached(name: str) -> tuple[Path, int] | None:
+    """Where the cache of a data set is to lie, and its bytes; None for one that is bundled."""
+    if name in _BUNDLED:
+        return None
+    spec, images = SPECS[name], sum(SPECS[name].splits.values())
+    height, width = spec.image_shape
+    return cache.paths(cache_directory(), spec)[0], images * (
+        height * width + (spec.num_classes is not None)
+    )
+
+
 def cache_directory(cache_dir: str | None = None) -> Path:
     """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
     chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR")

@@ -9,9 +9,14 @@ gradients on the four models of Table 1 while they train. `survey_curves` draws 
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
+
+With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is done; with
+`--plan` nothing is trained, and the command says what there is to train.
 """
 
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +27,21 @@ from tqdm import tqdm
 from experiments import command
 from experiments.errors import UserError, suggestion
 from experiments.files import path_of
-from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
+from experiments.reproduce import (
+    figure5a,
+    plan,
+    stages,
+    step_times,
+    survey,
+    table1_presets,
+    table2,
+    waves,
+)
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
-from experiments.sweep import FAILED
-from experiments.sweeps import engines, jobs
+from experiments.reproduce.waves import Slice
+from experiments.sweeps import engines
 from experiments.sweeps.engines import Options
 from experiments.training.compilations import keep_compilations
 from gumbel.lab import Comparison
@@ -55,6 +69,27 @@ def define_flags(values: flags.FlagValues) -> None:
         "the directory for records, tables and figures; WORKDIR/results by default",
         **define,
     )
+    flags.DEFINE_bool("plan", False, "of a table: say what there is to train, and stop", **define)
+    flags.DEFINE_float(
+        "steps_per_second",
+        None,
+        "with --plan: the speed to plan with, in run-steps a second; measured by default",
+        **define,
+    )
+    flags.DEFINE_float(
+        "slice",
+        None,
+        "of a table: seconds after which training stops, with checkpoints, status 75 and more to "
+        "come: rerun the same command to resume",
+        **define,
+    )
+    flags.DEFINE_bool(
+        "thin",
+        False,
+        "of a table: remove from WORKDIR, at the end, all that neither a resume nor the table "
+        "needs: runs that have a record, and all but the newest checkpoint of the others",
+        **define,
+    )
     engines.define_flags(values)
 
 
@@ -64,9 +99,11 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     Rerun the same command to resume. Figures 3 and 4 need the runs of table1, figure 5 those of
     table2.
     """
+    began = time.monotonic()
     [target] = arguments
     if target not in _TARGETS:
         raise UserError(f"unknown target {target!r}: {suggestion(target, _TARGETS)}")
+    _check_flags(target, given)
     directory = command.required(given["workdir"], "workdir=DIR", "name a directory for the runs")
     workdir = path_of(directory, "--workdir")
     results = command.path(given["results"], "results") or workdir / "results"
@@ -76,8 +113,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
         _step_times(_survey(preset, workdir, results))
         return 0
     if target in _TABLES:
-        table = _table(target, preset, workdir, results)
-        return _train(table, given["engine"], Options.of_flags(given))
+        return _table_as_given(_table(target, preset, workdir, results), given, began)
     path = results / "figures" / f"{target}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if target == "figure1":
@@ -116,24 +152,37 @@ def _table2(preset: str, workdir: Path, results: Path) -> Table2:
     return Table2(table2.PRESETS[preset], workdir, results)
 
 
-def _train(table: Table1 | Table2, engine: str | None, options: Options) -> int:
-    """Trains what is missing, wave by wave, and writes the table after each run."""
-    table.refuse_another()
-    engine, status = engine or engines.default(), 0
-    for wave in filter(lambda wave: wave.jobs, table.waves()):
-        print(f"{wave.name}: {len(wave.jobs)} runs", file=sys.stderr)
-        jobs.prepare_data(wave.jobs)
-        failures, stopped = jobs.train(wave.jobs, engine, options, table.write)
-        for workdir, reason in failures.items():
-            print(f"failed: {workdir}: {reason}", file=sys.stderr)
-            status = FAILED
-        if stopped:
-            print("stopped: rerun the same command to resume", file=sys.stderr)
-            return stopped
-    table.write()
-    text = table.results / f"{table.name}.md"
-    print(f"{text.read_text(encoding='utf-8')}table: {text}\nnumbers: {text.with_suffix('.json')}")
-    return status
+def _check_flags(target: str, given: Mapping[str, Any]) -> None:
+    """Refuses the flags of a slice and of a plan where they say nothing."""
+    for flag in ("plan", "slice", "thin"):
+        if given[flag] and target not in _TABLES:
+            raise UserError(f"--{flag} is for {', '.join(_TABLES)}: leave it out for {target}")
+    if given["steps_per_second"] is not None and not given["plan"]:
+        raise UserError("--steps_per_second is for --plan: leave it out, or give both")
+    for flag in ("slice", "steps_per_second"):
+        value = given[flag]
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{flag}={value:g}: give a finite number over 0")
+
+
+def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: float) -> int:
+    """Plans or trains a table as the flags say.
+
+    Args:
+      table: to be planned or trained.
+      given: the flags.
+      began: when the command did, by `time.monotonic()`.
+    """
+    engine, options, seconds = given["engine"], Options.of_flags(given), given["slice"]
+    engine = engine or engines.default()
+    if given["plan"]:
+        table.refuse_another()
+        speed = given["steps_per_second"]
+        planned = plan.text(table, engine, options, steps_per_second=speed, slice_seconds=seconds)
+        print(planned, end="")
+        return 0
+    deadline = None if seconds is None else began + seconds
+    return waves.train(table, engine, options, Slice(deadline, given["thin"]))
 
 
 def _draw_curves(path: Path, model: str, title: str, table: Table1) -> None:

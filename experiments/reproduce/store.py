@@ -3,7 +3,9 @@
 A run whose record is here counts as done, wherever it was trained.
 """
 
+import contextlib
 import functools
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from experiments import config
 from experiments.files import Shape, read_json, replacing
 from experiments.training import records, rundir
 from experiments.training.run_state import Job
-from experiments.training.rundir import METRICS, PICTURES, RESULT
+from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURES, RESULT, TENSORBOARD
 
 Record = dict[str, Any]
 
@@ -94,8 +96,29 @@ class Store:
                 file.write((job.workdir / PICTURES).read_bytes())
         return path if path.exists() else None
 
+    def thin(self) -> None:
+        """Removes from the runs' directories what neither a resume nor a table needs.
+
+        A run with a record goes altogether, and one under way keeps its newest checkpoint. A run
+        that another process holds is left alone.
+        """
+        for workdir in self.runs_dir.glob("*/*/*/"):
+            with contextlib.suppress(rundir.InUseError), rundir.locked(workdir):
+                if (workdir / RESULT).exists():
+                    kept, config = self._of(workdir), rundir.read_result(workdir)["config"]
+                    if kept.exists() and read_json(kept, _RECORD)["config"] == config:
+                        shutil.rmtree(workdir)
+                    continue
+                for step in rundir.saved_steps(workdir)[:-1]:
+                    shutil.rmtree(workdir / CHECKPOINTS / str(step))
+                # Written anew from the metrics.
+                shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
+
     def _path(self, job: Job) -> Path:
-        relative = job.workdir.relative_to(self.runs_dir)
+        return self._of(job.workdir)
+
+    def _of(self, workdir: Path) -> Path:
+        relative = workdir.relative_to(self.runs_dir)
         return self.records_dir / relative.parent / f"{relative.name}.json"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,10 @@ class Runs:
       workdir: where the runs train, below a directory of the table's name.
       results: where the records go, likewise.
     """
+
+    # The loss that a run still to be done has in `ranked`; with None, nothing is ranked before all
+    # are done.
+    assumed: float | None = None
 
     def __init__(self, table: str, workdir: Path, results: Path) -> None:
         self.directory = workdir.absolute() / table
@@ -99,7 +103,9 @@ class Runs:
         for index, job in enumerate(jobs):
             record = self.store.record(job)
             if record is None and not (job.workdir / FAILURE).exists():
-                return []
+                if self.assumed is None:
+                    return []
+                losses[index] = self.assumed
             if record is not None and (value := loss(record)) is not None:
                 losses[index] = value
         overrides = [jobs[index].overrides for index in sorted(losses, key=losses.__getitem__)]
@@ -122,8 +128,12 @@ class Table:
     name: str
 
     def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
-        self.preset, self.results = preset, results
+        self.preset, self.workdir, self.results = preset, workdir, results
         self.runs = Runs(self.name, workdir, results)
+
+    def waves(self) -> Iterator[Wave]:
+        """What to train, in priority order, generated lazily: each wave needs those before."""
+        raise NotImplementedError
 
     def refuse_another(self) -> None:
         """Raises UserError if the results have this table by another preset."""

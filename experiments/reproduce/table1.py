@@ -37,7 +37,7 @@ class Table1(Table):
         self._settings: dict[Cell, Overrides] = {}  # picked; a cell that has one keeps it
 
     def waves(self) -> Iterator[Wave]:
-        """What to train, in priority order, generated lazily: each wave needs those before."""
+        """See `Table.waves`."""
         for name, cells, seed in presets.batches(self.preset):
             if seed == 0:
                 yield from self._picking_waves(name, cells)

@@ -80,7 +80,7 @@ class Table2(Table):
     preset: Preset
 
     def waves(self) -> Iterator[Wave]:
-        """What to train, in priority order, generated lazily.
+        """See `Table.waves`.
 
         One draw each, the longest run first; other draws of the cheap estimators; then the rest.
         """

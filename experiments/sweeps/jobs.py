@@ -84,6 +84,7 @@ def train(
     engine: str,
     options: Options | None = None,
     after_each: Callable[[], object] = lambda: None,
+    deadline: float | None = None,
 ) -> tuple[dict[Path, str], int]:
     """Trains the jobs that are not finished, whose data `prepare_data` has prepared.
 
@@ -92,15 +93,16 @@ def train(
       engine: a name in `engines.ENGINES`.
       options: for the engine.
       after_each: called when a run is done or has failed.
+      deadline: by `time.monotonic()`, from which on it stops as by a signal; None for none.
 
     Returns:
-      Why jobs failed, by directory, and the exit status of the signal that ended it, or 0.
+      Why jobs failed, by directory, and the exit status of what ended it: see `signals.Stop`.
     """
     todo = missing(jobs)
     failures: dict[Path, str] = {}
     if not todo:
         return failures, 0
-    with graceful_stop() as stop, Display(jobs) as display:
+    with graceful_stop(deadline) as stop, Display(jobs) as display:
 
         def report(job: Job, outcome: Outcome) -> None:
             if outcome.status == "failed":

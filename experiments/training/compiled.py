@@ -123,25 +123,31 @@ class Compiled:
           OutOfMemoryError: it says how much memory is needed, and which key to lower.
         """
         if not self._fits:
-            memory.check(self._needs(), self.settings, self.placement.devices)
+            memory.check(self.needs(), self.settings, self.placement.devices)
             self._fits = True
 
-    def _needs(self) -> Iterator[Need]:
-        """Of all the devices together."""
+    def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, np.ndarray]:
+        """The arguments of a call of `run` as the loop gives them: shapes, but for the last."""
         settings = self.settings
-        runs = self.placement.rows
         dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)
+        per_call = min(settings.steps_per_call, settings.log_every, settings.num_steps)
+        indices = jax.eval_shape(
+            partial(self.indices, num_steps=per_call), dynamic["seed"], jnp.zeros((), jnp.int32)
+        )
+        return dynamic, self.images, state, indices, np.ones(self.placement.rows, bool)
+
+    def needs(self) -> Iterator[Need]:
+        """The memory that the parts of a run need, of all the devices together."""
+        settings = self.settings
+        runs = self.placement.rows
         num_steps = min(settings.log_every, settings.num_steps)
         # A permutation of the images for each epoch that the steps touch, and their indices.
         epochs = num_steps // (len(self.images) // settings.batch_size) + 2
         numbers = runs * (epochs * len(self.images) + num_steps * settings.batch_size)
         yield Need("the order of the images", 4 * numbers, frozenset({"log_every"}))
-        per_call = min(settings.steps_per_call, num_steps)
-        indices = jax.eval_shape(
-            partial(self.indices, num_steps=per_call), dynamic["seed"], jnp.zeros((), jnp.int32)
-        )
-        traced = self.run.trace(dynamic, self.images, state, indices, np.ones(runs, bool))
+        arguments = self.shapes_of_run()
+        traced = self.run.trace(*arguments)
         yield Need("a step", memory.size_of_call(traced))
         if settings.estimator.spec.enumerates:  # a compiler may do with less, or need more
             analysis: Any = traced.lower().compile().memory_analysis()
@@ -151,7 +157,7 @@ class Compiled:
         shape = (settings.eval_batch_size, *self.images.shape[1:])
         batch = jax.ShapeDtypeStruct(shape, self.images.dtype)
         for costs in self.image_costs.values():
-            size = memory.size_of_call(costs.trace(state.params, batch, keys))
+            size = memory.size_of_call(costs.trace(arguments[2].params, batch, keys))
             yield Need("a batch of evaluation", size, frozenset({"eval_batch_size"}))
 
 

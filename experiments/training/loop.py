@@ -230,8 +230,8 @@ class Loop:
         """Of each run, the bounds and metrics of the validation and the test images."""
         num_steps = self.settings.num_steps
 
-        def leave_if_asked() -> None:  # the bounds may take minutes; the last state is saved
-            if hosts.agreed(stop):
+        def leave_if_asked() -> None:  # the last state is saved; a deadline lets the bounds end
+            if hosts.agreed(stop) and stop.signum is not None:
                 raise Stopped(num_steps, num_steps, stop.exit_status)
 
         keys = list(zip(*map(jax.random.split, self._keys(Purpose.FINAL)), strict=True))

@@ -93,6 +93,12 @@ def is_finished(workdir: Path, num_steps: int) -> bool:
     return bool(read_config(workdir)["num_steps"] == num_steps)
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of a run's checkpoints by the names of their directories, in rising order."""
+    found = (workdir / CHECKPOINTS).glob("[0-9]*")
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
 def read_sweep(directory: Path) -> dict[str, Any]:
     """What the `sweep.json` of a sweep's directory holds."""
     fix = "delete it, and the same command writes it again"

@@ -1,9 +1,10 @@
-"""Stopping cleanly when asked to: SIGTERM and Ctrl-C become a flag that the loop looks at."""
+"""Stopping cleanly: SIGTERM, Ctrl-C and a deadline become a flag that the loop looks at."""
 
 import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -11,40 +12,62 @@ from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _NOTICE = b"\nstopping at the next checkpoint; Ctrl-C once more quits at once\n"
+TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 
 @dataclass
 class Stop:
-    """Whether the process was asked to stop, and by which signal."""
+    """Whether the process is to stop, and why.
+
+    Attributes:
+      signum: of the signal that asked for it.
+      deadline: by `time.monotonic()`, from which on it is to stop in any case; None for never.
+    """
 
     signum: int | None = None
+    deadline: float | None = None
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come."""
-        return self.signum is not None
+        """True once a signal has come or the deadline has passed."""
+        return self.signum is not None or self.time_is_up
+
+    @property
+    def time_is_up(self) -> bool:
+        """True once the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     @property
     def exit_status(self) -> int:
-        """What the process should exit with: 128 + signal number, 0 if none has come."""
-        return 128 + self.signum if self.signum is not None else 0
+        """What the process should exit with: 128 + signal number, 75 if time is up, 0 for neither.
+
+        Example:
+            >>> Stop().exit_status, Stop(signal.SIGTERM).exit_status, Stop(deadline=0.0).exit_status
+            (0, 143, 75)
+        """
+        if self.signum is not None:
+            return 128 + self.signum
+        return TIME_IS_UP if self.time_is_up else 0
 
 
 @contextlib.contextmanager
-def graceful_stop() -> Iterator[Stop]:
+def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into the flag `.requested` within the block.
 
     The first signal says on stderr what will happen. A Ctrl-C after it goes to the handler from
     before, which ends a command and else raises KeyboardInterrupt; further SIGTERMs change nothing.
     On leaving, the handlers from before are back. Outside of the main thread, where Python cannot
-    handle signals, the flag just stays False.
+    handle signals, they leave the flag alone.
+
+    Args:
+        deadline: by `time.monotonic()`; once it has passed, the flag is set, too. None for none.
 
     Example:
         >>> with graceful_stop() as stop:
         ...     stop.requested, stop.exit_status
         (False, 0)
     """
-    stop = Stop()
+    stop = Stop(deadline=deadline)
     before: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:

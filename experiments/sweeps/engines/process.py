@@ -36,14 +36,14 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
     queue = Queue(jobs)
     workers: list[_Worker] = []
     try:
-        workers += map(_Worker, ours)
+        workers += [_Worker(place, stop.deadline) for place in ours]
         while not stop.requested and (queue.waiting or _busy(workers)):
             for worker in workers:
                 if worker.job is None and (job := queue.next()):
                     worker.hand(job)
             _listen(workers, queue, report)
         if stop.requested:
-            _stop(workers, queue, report)
+            _stop(workers, queue, report, stop)
     finally:
         for worker in workers:
             worker.end()
@@ -82,12 +82,12 @@ class Queue:
 class _Worker:
     """A worker process as the sweep sees it, with the run that it has."""
 
-    def __init__(self, place: places.Place) -> None:
+    def __init__(self, place: places.Place, deadline: float | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.place = place
+        self.place, self.deadline = place, deadline
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, deadline), daemon=True)
         with place.taken(), _ctrl_c_ignored():
             self.process.start()
         theirs.close()  # so that the worker's death ends the connection
@@ -128,13 +128,14 @@ def _listen(workers: list[_Worker], queue: Queue, report: Report) -> None:
         outcome = worker.outcome()
         _settle(worker, outcome, queue, report)
         if not worker.process.is_alive():
-            workers[index] = _Worker(worker.place)
+            workers[index] = _Worker(worker.place, worker.deadline)
 
 
-def _stop(workers: Sequence[_Worker], queue: Queue, report: Report) -> None:
-    """Has the workers save their runs, and waits until they have."""
-    for worker in workers:
-        worker.process.terminate()
+def _stop(workers: Sequence[_Worker], queue: Queue, report: Report, stop: Stop) -> None:
+    """Has the workers save their runs, and waits until they have; at a deadline they do so."""
+    if stop.signum is not None:
+        for worker in workers:
+            worker.process.terminate()
     while busy := _busy(workers):
         ready = connection.wait([worker.connection for worker in busy])
         for worker in busy:
@@ -185,12 +186,17 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(jobs: Connection) -> None:
-    """A worker: trains the runs that it is handed, until there are no more."""
+def _work(jobs: Connection, deadline: float | None) -> None:
+    """A worker: trains the runs that it is handed, until there are no more.
+
+    Args:
+      jobs: where they come from, and where their outcomes go.
+      deadline: of the sweep's `Stop`, whose clock all processes of a machine share.
+    """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     os.environ.setdefault("NPROC", "1")  # XLA's threads, where the worker is not pinned
     keep_compilations()
-    stop, programs = Stop(), Programs()
+    stop, programs = Stop(deadline=deadline), Programs()
 
     def on_sigterm(*_: object) -> None:
         stop.signum = signal.SIGTERM

@@ -25,8 +25,7 @@ _RUNS_A_DEVICE = 256  # of one program: what a larger sweep holds in memory does
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`; `options.workers` is the most runs of one program."""
-    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
-    most = min(most_open(len(jobs)), options.workers or _RUNS_A_DEVICE * len(devices))
+    most = most_together(len(jobs), options)
     programs = Programs()
     waiting = list(jobs)
     while waiting:
@@ -58,6 +57,16 @@ def _settle(group: Sequence[Job], outcomes: Sequence[Outcome], report: Report) -
         elif outcome.status != "stopped":
             report(job, outcome)
     return in_use
+
+
+def most_together(runs: int, options: Options) -> int:
+    """How many of the runs may train as one program.
+
+    Raises:
+      UserError: there are fewer devices than the options ask for.
+    """
+    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
+    return min(most_open(runs), options.workers or _RUNS_A_DEVICE * len(devices))
 
 
 def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:

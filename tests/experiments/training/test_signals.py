@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from experiments.training.signals import graceful_stop
+from experiments.training.signals import TIME_IS_UP, graceful_stop
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -19,6 +20,15 @@ def test_a_signal_sets_the_flag(signum, capfd):
         assert stop.requested
         assert stop.exit_status == 128 + signum
     assert "Ctrl-C once more quits" in capfd.readouterr().err
+
+
+def test_a_deadline_sets_the_flag_and_a_signal_says_more():
+    with graceful_stop(time.monotonic() + 600) as stop:
+        assert (stop.requested, stop.exit_status) == (False, 0)
+    with graceful_stop(time.monotonic()) as stop:
+        assert (stop.requested, stop.exit_status) == (True, TIME_IS_UP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exit_status == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
@@ -143,7 +153,7 @@ def test_outside_the_main_thread_the_flag_stays_false():
 
 LOOP = """
 import sys, time
-from experiments.training.signals import graceful_stop
+from experiments.training.signals import TIME_IS_UP, graceful_stop
 with graceful_stop() as stop:
     print("ready", flush=True)
     while not stop.requested:

@@ -1,0 +1,105 @@
+"""What a table has still to train, by wave: known before anything is trained or picked."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.reproduce.table import Runs, Table, Wave
+from experiments.settings import Settings
+from experiments.sweeps.engines import Options, vmapped
+from experiments.sweeps.engines.attempt import FAILURE
+from experiments.training import rundir
+from experiments.training.run_state import Job
+
+
+class Group(NamedTuple):
+    """Runs that train as one program.
+
+    Attributes:
+      settings: of the first; the others differ in dynamic hyperparameters alone.
+      runs: how many.
+      steps: that the group is to take, from the checkpoints that there are.
+    """
+
+    settings: Settings
+    runs: int
+    steps: int
+
+
+class PlannedWave(NamedTuple):
+    """What a wave comes to.
+
+    Attributes:
+      name: of the wave.
+      done: runs with a record.
+      failed: runs that have failed.
+      left: runs to train.
+      groups: in which they train.
+    """
+
+    name: str
+    done: int
+    failed: int
+    left: list[Job]
+    groups: list[Group]
+
+    @property
+    def steps(self) -> int:
+        """The steps that all the runs are to take."""
+        return sum(group.runs * group.steps for group in self.groups)
+
+
+class _Planned(Runs):
+    """The runs of a table that is only looked at, which notes its waves.
+
+    A choice among runs that are not done falls on the best of those that are, or else on the first:
+    which of them it will be changes neither the number of the runs nor what they take.
+    """
+
+    assumed = math.inf
+
+    def __init__(self, runs: Runs) -> None:
+        self.directory, self.store = runs.directory, runs.store
+        self.noted: list[tuple[str, list[Job], list[Job]]] = []
+        self._seen: set[str] = set()
+
+    def missing(self, name: str, jobs: Sequence[Job]) -> Wave:
+        """The wave, without the runs that one before it has trained already."""
+        new = [job for job in jobs if str(job.workdir) not in self._seen]
+        self._seen |= {str(job.workdir) for job in new}
+        wave = super().missing(name, new)
+        self.noted.append((name, new, wave.jobs))
+        return wave
+
+
+def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
+    """The waves of a table from now on and those that are done, in the order in which they train.
+
+    Args:
+      table: is left as it is.
+      engine: `vmap` trains runs of one program together, the others train each alone.
+      options: for the engine.
+    """
+    ours = type(table)(table.preset, table.workdir, table.results)
+    ours.runs = planned = _Planned(ours.runs)
+    for _ in ours.waves():
+        pass
+    found = []
+    for name, jobs, missing in planned.noted:
+        failed = [job for job in missing if (job.workdir / FAILURE).exists()]
+        left = [job for job in missing if job not in failed]
+        groups = _groups(left, engine, options)
+        found.append(PlannedWave(name, len(jobs) - len(missing), len(failed), left, groups))
+    return found
+
+
+def _groups(jobs: Sequence[Job], engine: str, options: Options) -> list[Group]:
+    together = [[job] for job in jobs]
+    if engine == "vmap" and jobs:
+        together = vmapped.grouped(jobs, vmapped.most_together(len(jobs), options))
+    return [Group(of[0].settings, len(of), max(map(_steps_left, of))) for of in together]
+
+
+def _steps_left(job: Job) -> int:
+    saved = rundir.saved_steps(job.workdir)
+    return max(0, job.settings.num_steps - (saved[-1] if saved else 0))

@@ -1,0 +1,98 @@
+"""Trains the waves of a table, all of them or as many as fit a slice of time."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.reproduce import planned
+from experiments.reproduce.table import Table
+from experiments.sweep import FAILED
+from experiments.sweeps import jobs
+from experiments.sweeps.engines import Options
+from experiments.sweeps.engines.attempt import FAILURE
+from experiments.training.run_state import Job
+from experiments.training.signals import TIME_IS_UP
+
+
+class Slice(NamedTuple):
+    """How much of a table to train now.
+
+    Attributes:
+      deadline: by `time.monotonic()`, from which on no more steps are asked for; None for all.
+      thin: whether to leave in the runs' directories only what the next slice needs.
+    """
+
+    deadline: float | None = None
+    thin: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+def train(table: Table, engine: str, options: Options, part: Slice) -> int:
+    """Trains what is missing, wave by wave, and writes the table after each run.
+
+    Args:
+      table: to train.
+      engine: a name in `engines.ENGINES`.
+      options: for the engine.
+      part: how much. With a deadline, runs that failed before are left alone: each slice would
+        repeat them.
+
+    Returns:
+      The exit status: 75 if the time was up first, 128 + signal number after a signal, 1 if runs
+      have failed, else 0.
+    """
+    table.refuse_another()
+    status = ended = begun = 0
+    for wave in filter(lambda wave: wave.jobs, table.waves()):
+        todo = wave.jobs
+        if part.deadline is not None:
+            todo = [job for job in todo if not (job.workdir / FAILURE).exists()]
+            for job in wave.jobs:
+                if job not in todo:
+                    print(f"failed before: {job.workdir}", file=sys.stderr)
+                    status = FAILED
+        if todo and begun and part.is_over:  # the first wave gets on, however short the slice
+            ended = TIME_IS_UP
+            break
+        begun += len(todo)
+        print(f"{wave.name}: {len(todo)} runs", file=sys.stderr)
+        jobs.prepare_data(todo)
+        failures, ended = jobs.train(todo, engine, options, table.write, part.deadline)
+        for workdir, reason in failures.items():
+            print(f"failed: {workdir}: {reason}", file=sys.stderr)
+            status = FAILED
+        if ended and (ended != TIME_IS_UP or _unfinished(todo)):
+            break
+        ended = 0
+    return _conclude(table, engine, options, part, ended or status)
+
+
+def _unfinished(todo: Sequence[Job]) -> bool:
+    """Whether a run has neither finished nor failed."""
+    return any(not (job.workdir / FAILURE).exists() for job in jobs.missing(todo))
+
+
+def _conclude(table: Table, engine: str, options: Options, part: Slice, status: int) -> int:
+    """Writes the table, says what is left or where the table is, and gives the exit status."""
+    table.write()
+    waves = planned.waves(table, engine, options)  # which writes the records that are not yet
+    if part.thin:
+        table.runs.store.thin()
+    if status in (0, FAILED):
+        text = table.results / f"{table.name}.md"
+        numbers = text.with_suffix(".json")
+        print(f"{text.read_text(encoding='utf-8')}table: {text}\nnumbers: {numbers}")
+        return status
+    left, steps = sum(len(wave.left) for wave in waves), sum(wave.steps for wave in waves)
+    done = sum(wave.done for wave in waves)
+    print(
+        f"stopped with {done} runs done and {left} left, of {steps:,} steps: rerun the same "
+        "command to resume",
+        file=sys.stderr,
+    )
+    return status
