@@ -1,7 +1,6 @@
 """Exact marginalization as an estimator: no variance and no bias, one pass per joint value."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel import exact
@@ -51,7 +50,7 @@ def marginalization(
         temperature: Temperature,
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost = exact.expected_cost(
+        mean, cost = exact.mean_cost(
             objective, params, batch, key, family, max_values=max_values, chunk_size=chunk_size
         )
         aux = None
@@ -59,6 +58,6 @@ def marginalization(
             # The key that the enumeration gives to the objective's noise; its sites draw from it.
             draw_key = jax.random.fold_in(key, 1)
             aux = trace(objective, params, batch, draw_key, family, hard_draw).aux
-        return jnp.mean(cost), (state, Info(cost, {}, aux))
+        return mean, (state, Info(cost, {}, aux))
 
     return Estimator(init, surrogate)
