@@ -114,9 +114,10 @@ def mean_cost(
 ) -> tuple[Float[Array, ""], Cost]:
     """The mean over the batch of the expected cost, and the cost of each example beside it.
 
-    The arguments are those of `expected_cost`. With a chunk size, the gradient of the mean is
-    computed chunk by chunk along with its value, so no pass is repeated and no chunk is stored;
-    the costs beside it then have no derivative.
+    The arguments are those of `expected_cost`, but for the default of `chunk_size`: as many joint
+    values as fit the cache of a CPU, and all of them on other devices. In chunks, the gradient of
+    the mean is computed along with its value, so no pass is repeated and no chunk is stored; the
+    costs beside it then have no derivative.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -192,7 +193,7 @@ def value_and_grad(
 ) -> tuple[Float[Array, ""], Params]:
     """The mean over the batch of the expected cost, and its exact gradient in `params`.
 
-    The arguments are those of `expected_cost`.
+    The arguments are those of `mean_cost`.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -94,6 +94,25 @@ def canonical_convolutions(function: Callable[..., PyTree]) -> Callable[..., PyT
     return rewritten
 
 
+def num_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
+    """The size of all that a function computes on the way to its results, and of these.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> num_bytes(lambda x: jnp.exp(2 * x), jnp.ones(8))
+      64
+    """
+    program, total = jax.make_jaxpr(function)(*arguments), 0
+
+    def evaluate(eqn: Any, _values: list[Any]) -> Sequence[Any]:
+        nonlocal total
+        total += sum(var.aval.size * var.aval.dtype.itemsize for var in eqn.outvars)
+        return eqn.outvars
+
+    _run(program.jaxpr, program.consts, jax.tree.leaves(arguments), evaluate)
+    return total
+
+
 def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any) -> Array:
     """A convolution with the batch first and the channels last; of the kernel, these last."""
     (batch, feature, *space), (outputs, inputs, *kernel), out = dimension_numbers

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gumbel.programs import canonical_convolutions, hoist
+from gumbel.programs import canonical_convolutions, hoist, num_bytes
 from gumbel.types import Cost
 
 Terms = Callable[[Array], Cost]
+
+CACHE_BYTES = 1 << 24  # of a chunk's intermediate results, by default, on CPU
 
 
 def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
@@ -37,23 +39,25 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
     return _add(jax.checkpoint(canonical_convolutions(chunk)), arrays, chunks)
 
 
-def mean(
-    terms: Terms, count: int, chunk_size: int | None
-) -> tuple[Float[Array, ""], Cost]:
+def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array, ""], Cost]:
     """The mean of the sum over its entries, and the sum; in chunks the sum has no derivative.
 
     Each chunk's gradient is taken when its terms are there, which takes a mean: how much the
     entries of a sum weigh is known only after the last chunk. Derivatives of any order are right.
 
     Args:
-      terms, count, chunk_size: see `total`.
+      terms, count: see `total`.
+      chunk_size: see `total`; by default, as many terms as fit the cache of a CPU, and all of them
+        on other devices.
 
     Example:
       >>> f = lambda x: mean(lambda n: n * x * jnp.ones(2), 5, 2)[0]
       >>> float(f(3.0)), float(jax.grad(f)(3.0))
       (30.0, 10.0)
     """
-    if chunk_size is None or chunk_size >= count:
+    if chunk_size is None:
+        chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
+    if chunk_size >= count:
         cost = total(terms, count, None)
         return jnp.mean(cost), cost
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
@@ -89,6 +93,13 @@ def mean(
     found.defjvp(rule, symbolic_zeros=True)
     value, cost = found(arrays)
     return value, lax.stop_gradient(cost)
+
+
+def _fitting(terms: Terms) -> int:
+    """How many terms have intermediate results of `CACHE_BYTES`, without what all of them share."""
+    number = jnp.zeros((), jnp.int32)
+    arrays, rest = hoist(terms, number)
+    return max(1, CACHE_BYTES // max(1, num_bytes(rest, arrays, number)))
 
 
 def _chunked(

@@ -32,7 +32,8 @@ def marginalization(
       family: family of the sites.
       max_values: largest number of joint values to enumerate; with more, `init` and `surrogate`
         raise a `ValueError` that says how many there are.
-      chunk_size: how many joint values are held in memory at once; all if `None`.
+      chunk_size: how many joint values are held in memory at once; if `None`, as many as fit the
+        cache of a CPU, and all of them on other devices.
 
     Source: Kingma, Mohamed, Rezende and Welling (2014), for the class variable of their model M2.
     """
