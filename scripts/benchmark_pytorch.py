@@ -143,8 +143,8 @@ def main(given: Mapping[str, Any]) -> int:
     for name, values in compared.items():
         first, second = RATIOS[name]
         low, high = min(values), max(values)
-        median = f"{statistics.median(values):.2f}"
-        print(f"{first} over {second}: {median} (median; {low:.2f} to {high:.2f})")
+        middle = f"{statistics.median(values):.2f} (median; {low:.2f} to {high:.2f})"
+        print(f"{first} over {second}: {middle}")
     if output:
         records.write_json(output, result)
     return 0
