@@ -9,12 +9,14 @@ scalar cost, are enumerated together: N is then the number of joint values of th
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gumbel import sums
 from gumbel.independence import (
     count_values,
     event_shape,
@@ -96,6 +98,50 @@ def expected_cost(
       >>> exact.expected_cost(objective, logits, target, jax.random.key(0), BERNOULLI).tolist()
       [1.0]
     """
+    terms = _terms(objective, params, batch, key, family, max_values)
+    return sums.total(*terms, chunk_size)
+
+
+def mean_cost(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    *,
+    max_values: int = MAX_VALUES,
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, ""], Cost]:
+    """The mean over the batch of the expected cost, and the cost of each example beside it.
+
+    The arguments are those of `expected_cost`, but for the default of `chunk_size`: as many joint
+    values as fit the cache of a CPU, and all of them on other devices. In chunks, the gradient of
+    the mean is computed along with its value, so no pass is repeated and no chunk is stored; the
+    costs beside it then have no derivative.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gumbel import BERNOULLI, exact
+      >>> def objective(params, batch, key, sample):
+      ...     return jnp.sum((sample("z", params) - batch) ** 2, axis=-1)
+      >>> logits, target = jnp.array([[0.0], [0.0]]), jnp.array([[1.0], [3.0]])
+      >>> mean, costs = exact.mean_cost(objective, logits, target, jax.random.key(0), BERNOULLI)
+      >>> float(mean), costs.tolist()
+      (3.5, [0.5, 6.5])
+    """
+    terms = _terms(objective, params, batch, key, family, max_values)
+    return sums.mean(*terms, chunk_size)
+
+
+def _terms(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    max_values: int,
+) -> tuple[Callable[[Array], Cost], int]:
+    """`q(z_n) f(z_n)` as a function of n, and how many there are."""
     plan = layout(objective, params, batch, key, family)
     count = check_count(plan, max_values)
     require_independent(objective, params, batch, key, family)
@@ -114,11 +160,7 @@ def expected_cost(
         possible = weight > 0
         return jnp.where(possible, weight * jnp.where(possible, forced.cost, 0), 0)
 
-    values = jnp.arange(count)
-    if chunk_size is None or chunk_size >= count:
-        return jnp.sum(jax.vmap(weighted_cost)(values), axis=0)
-    remat = jax.checkpoint(weighted_cost)
-    return jnp.sum(jax.lax.map(remat, values, batch_size=chunk_size), axis=0)
+    return weighted_cost, count
 
 
 def _joint_value(record: Record, index: Array, *, coupled: bool) -> Sample:
@@ -151,7 +193,7 @@ def value_and_grad(
 ) -> tuple[Float[Array, ""], Params]:
     """The mean over the batch of the expected cost, and its exact gradient in `params`.
 
-    The arguments are those of `expected_cost`.
+    The arguments are those of `mean_cost`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -166,8 +208,8 @@ def value_and_grad(
     """
     require_independent(objective, params, batch, key, family)
 
-    def mean_cost(params: Params) -> Float[Array, ""]:
+    def mean(params: Params) -> Float[Array, ""]:
         limits: dict[str, Any] = {"max_values": max_values, "chunk_size": chunk_size}
-        return jnp.mean(expected_cost(objective, params, batch, key, family, **limits))
+        return mean_cost(objective, params, batch, key, family, **limits)[0]
 
-    return jax.value_and_grad(mean_cost)(params)
+    return jax.value_and_grad(mean)(params)

@@ -1,5 +1,6 @@
 """Tables of results in Markdown, for the README and the documentation, from files of `results/`."""
 
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ _FIGURE5A = {
 }
 _BENCHMARK = {
     "torch": str,
+    "model": Maybe(str),
     "processes": Maybe(int),
     "jax_steps_per_second": [float],
+    "products_steps_per_second": Maybe([float]),
     "median_ratio": float,
     "median_limit": Maybe(float),
 }
@@ -143,16 +146,45 @@ def speed_by_classes(path: Path) -> str:
     return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
 
 
-def pytorch_ratio(speed: dict[str, Any]) -> str:
-    """What `scripts.benchmark_pytorch` measured, in a phrase."""
-    processes, pairs = speed.get("processes", 1), len(speed["jax_steps_per_second"])
-    on = "on one core" if processes == 1 else f"with {processes} processes each, a core a process"
-    torch = speed["torch"].split("+")[0]
-    limit = f", of at most {speed['median_limit']:.2f}x" if "median_limit" in speed else ""
-    return (
-        f"**{speed['median_ratio']:.2f}x**{limit} {on} "
-        f"(PyTorch {torch}, median of {pairs} rounds of turns)"
+_MODELS = {
+    "sbn": "the Bernoulli SBN",
+    "vae": "the categorical VAE",
+    "semi_supervised": "the semi-supervised model",
+}
+
+
+def pytorch_ratios(results: Path) -> str:
+    """What `scripts.benchmark_pytorch` measured: a row for each file."""
+    files = sorted(results.glob("benchmark_pytorch*.json"))
+    found = [(path.name, read_json(path, _BENCHMARK)) for path in files]
+    rows = [
+        (
+            _MODELS[speed.get("model", "sbn")],
+            str(speed.get("processes", 1)),
+            f"**{speed['median_ratio']:.2f}x**",
+            f"{speed['median_limit']:.2f}x" if "median_limit" in speed else "",
+            f"{100 * _share(speed):.0f} %" if "products_steps_per_second" in speed else "",
+            f"{speed['torch'].split('+')[0]}, {len(speed['jax_steps_per_second'])} rounds",
+            f"`{name}`",
+        )
+        for name, speed in found
+    ]
+    header = (
+        "model",
+        "processes",
+        "over PyTorch",
+        "of at most",
+        "of the speed of its own products",
+        "PyTorch",
+        "file",
     )
+    return table(header, rows)
+
+
+def _share(speed: dict[str, Any]) -> float:
+    """The median over rounds of our speed over that of the products."""
+    pairs = zip(speed["jax_steps_per_second"], speed["products_steps_per_second"], strict=True)
+    return statistics.median(ours / products for ours, products in pairs)
 
 
 def results_page(results: Path) -> str:
@@ -176,8 +208,6 @@ def results_page(results: Path) -> str:
 def single_runs(results: Path) -> str:
     """The runs of `results/runs`, and the comparison with PyTorch."""
     runs = load_runs(results / "runs")
-    files = sorted(results.glob("benchmark_pytorch*.json"))
-    speeds = "; ".join(pytorch_ratio(read_json(path, _BENCHMARK)) for path in files)
     return f"""\
 ## Single runs
 
@@ -191,7 +221,11 @@ and at the end.
 {short_runs(runs)}
 ## Speed
 
-Steps per second of the Bernoulli SBN under `gumbel_softmax` over those of the same model in eager
-PyTorch: {speeds}. Upper limit: the step's matrix products alone, in float32.
-`python -m scripts.benchmark_pytorch` (after `pip install torch`) measures it again.
+Steps per second under `gumbel_softmax` over those of the same model in eager PyTorch, each process
+on a core of its own; medians over rounds of turns. Upper limit: the step's matrix products and
+convolutions alone, in float32.
+
+{pytorch_ratios(results)}
+`python -m scripts.benchmark_pytorch --model=MODEL` (after `pip install torch`) measures it again;
+with `--sides=jax,products` it needs no PyTorch.
 """

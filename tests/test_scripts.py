@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import pytest
 
 from experiments import command
 from experiments.errors import UserError
 from experiments.training import records
-from scripts import class_gradients, collect, mutate
+from scripts import benchmark_pytorch, benchmark_sides, class_gradients, collect, mutate
 
 
 def run(script, *arguments):
@@ -122,3 +123,40 @@ def test_the_mutations_fit_the_code():
         for test in each.tests:
             file, name = test.split("::")
             assert f"def {name.split('[')[0]}(" in (mutate.ROOT / file).read_text(), test
+
+
+def benchmark(*arguments):
+    argv = [str(argument) for argument in arguments]
+    return command.launch(benchmark_pytorch.main, benchmark_pytorch.define_flags, argv)
+
+
+def test_the_benchmark_refuses_what_it_cannot_time(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_pytorch.importlib.util, "find_spec", lambda _name: None)
+    for arguments, said in (
+        ((), "PyTorch is not installed: pip install torch, or --sides=jax,products"),
+        (("--sides=jax,mkl",), "--sides=jax,mkl: give some of jax,torch,products"),
+        (("--sides=jax", "--processes=1000"), "--processes: give a number from 1 to"),
+    ):
+        assert benchmark(*arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypatch, tmp_path):
+    """The turns are replaced; those of a record without PyTorch give one ratio."""
+    turns = [{"jax": 6.0, "products": 8.0}, {"jax": 9.0, "products": 10.0}]
+    monkeypatch.setattr(benchmark_pytorch, "measure", lambda *_: turns)
+    path = tmp_path / "speed.json"
+    assert benchmark("--model=vae", "--sides=jax,products", f"--output={path}") == 0
+    record = records.read_json(path)
+    assert record["median_share"] == pytest.approx(0.825)
+    assert (record["model"], record["jax_steps_per_second"]) == ("vae", [6.0, 9.0])
+    assert not {"median_ratio", "torch"} & set(record)
+
+
+@pytest.mark.parametrize("model", ["sbn", "semi_supervised"])
+def test_the_benchmarked_products_reach_every_weight(model):
+    """Else the compiler would leave some out."""
+    make = benchmark_sides._chain if model == "sbn" else lambda _: benchmark_sides._convolutions()
+    weights, cost = make(benchmark_sides.MODELS[model].widths)
+    gradient = jax.jit(jax.grad(cost))(weights)
+    assert all(float(abs(leaf).min()) > 0 for leaf in gradient)

@@ -5,7 +5,8 @@ Compiling is left out. For each number of classes the sides are timed in turn, s
 that what else the machine does falls on all of them alike; a speed is that of the median turn.
 
 Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
-operations of the two compiled programs, as the compiler counts them.
+operations of the two compiled programs, as the compiler counts them, marginalization's with all
+joint values at once: it counts the body of a loop once.
 
 A compiled call takes one step on a CPU, where convolutions in a loop are slow, and a hundred
 elsewhere, where the call itself would take longer than the step.
@@ -52,9 +53,11 @@ class Timed:
 
     Args:
       settings: of the run.
+      counted: of a run that does the same without a loop, whose operations are counted; by default
+        the run itself.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counted: Settings | None = None) -> None:
         compiled = Compiled(settings)
         self.dynamic = {k: v[None] for k, v in dynamic_of(settings).items()}
         self.images, moving = compiled.images, np.ones(1, bool)
@@ -63,13 +66,14 @@ class Timed:
         indices = compiled.indices(self.dynamic["seed"], 0, num_steps=self.per_call)
         self.arguments = indices, moving
 
-        def program(num_steps: int) -> Any:
+        def program(compiled: Compiled, num_steps: int) -> Any:
             rows = indices[:, :num_steps]
             return compiled.run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
 
-        self.run = program(self.per_call)
-        # The compiler counts the body of a loop once, and what is done once besides.
-        cost: Any = (self.run if self.per_call == 1 else program(1)).cost_analysis()
+        self.run = once = program(compiled, self.per_call)
+        if counted is not None or self.per_call > 1:
+            once = program(Compiled(counted or settings), 1)
+        cost: Any = once.cost_analysis()
         memory: Any = self.run.memory_analysis()
         self.flops = float(cost["flops"])
         self.bytes = int(memory.temp_size_in_bytes)
@@ -97,12 +101,16 @@ def measure(
     """
     base = config.load(str(CONFIGS / "semi_supervised.py"))
     trial = {"labels": "random", "num_classes": num_classes, "num_labels": num_classes * 10}
-    sides = {
-        name: Timed(
-            config.read(grids.config_at(base, {**changes, **trial, "estimator.name": name}))
-        )
-        for name in ESTIMATORS
-    }
+
+    def settings(**changed: Any) -> Settings:
+        return config.read(grids.config_at(base, {**changes, **trial, **changed}))
+
+    sides = {}
+    for name in ESTIMATORS:
+        named, counted = {"estimator.name": name}, None
+        if name == "marginalization":
+            counted = settings(**named, **{"estimator.chunk_size": num_classes})
+        sides[name] = Timed(settings(**named), counted)
     calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):

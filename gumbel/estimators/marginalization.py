@@ -1,7 +1,6 @@
 """Exact marginalization as an estimator: no variance and no bias, one pass per joint value."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel import exact
@@ -33,7 +32,8 @@ def marginalization(
       family: family of the sites.
       max_values: largest number of joint values to enumerate; with more, `init` and `surrogate`
         raise a `ValueError` that says how many there are.
-      chunk_size: how many joint values are held in memory at once; all if `None`.
+      chunk_size: how many joint values are held in memory at once; if `None`, as many as fit the
+        cache of a CPU, and all of them on other devices.
 
     Source: Kingma, Mohamed, Rezende and Welling (2014), for the class variable of their model M2.
     """
@@ -51,7 +51,7 @@ def marginalization(
         temperature: Temperature,
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        cost = exact.expected_cost(
+        mean, cost = exact.mean_cost(
             objective, params, batch, key, family, max_values=max_values, chunk_size=chunk_size
         )
         aux = None
@@ -59,6 +59,6 @@ def marginalization(
             # The key that the enumeration gives to the objective's noise; its sites draw from it.
             draw_key = jax.random.fold_in(key, 1)
             aux = trace(objective, params, batch, draw_key, family, hard_draw).aux
-        return jnp.mean(cost), (state, Info(cost, {}, aux))
+        return mean, (state, Info(cost, {}, aux))
 
     return Estimator(init, surrogate)

@@ -1,0 +1,139 @@
+"""Sums of many costs, a chunk of them in memory at a time.
+
+    S = sum_n f(n),    f(n) of shape [B] or []
+
+Where a chunk and its backward pass fit the cache of a CPU, this is faster than all at once, too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from gumbel.programs import canonical_convolutions, hoist, num_bytes
+from gumbel.types import Cost
+
+Terms = Callable[[Array], Cost]
+
+CACHE_BYTES = 1 << 24  # of a chunk's intermediate results, by default, on CPU
+
+
+def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
+    """The sum of `terms(0)` to `terms(count - 1)`; the backward pass recomputes each chunk.
+
+    Args:
+      terms: of a number; what does not depend on it is computed once.
+      count: of the numbers.
+      chunk_size: how many terms are held in memory at once; all if `None`.
+
+    Example:
+      >>> total(lambda n: n * jnp.ones(2), 5, 2).tolist()
+      [10.0, 10.0]
+    """
+    if chunk_size is None or chunk_size >= count:
+        return jnp.sum(jax.vmap(terms)(jnp.arange(count)), axis=0)
+    arrays, chunk, chunks = _chunked(terms, count, chunk_size)
+    return _add(jax.checkpoint(canonical_convolutions(chunk)), arrays, chunks)
+
+
+def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array, ""], Cost]:
+    """The mean of the sum over its entries, and the sum; in chunks the sum has no derivative.
+
+    Each chunk's gradient is taken when its terms are there, which takes a mean: how much the
+    entries of a sum weigh is known only after the last chunk. Derivatives of any order are right.
+
+    Args:
+      terms, count: see `total`.
+      chunk_size: see `total`; by default, as many terms as fit the cache of a CPU, and all of them
+        on other devices.
+
+    Example:
+      >>> f = lambda x: mean(lambda n: n * x * jnp.ones(2), 5, 2)[0]
+      >>> float(f(3.0)), float(jax.grad(f)(3.0))
+      (30.0, 10.0)
+    """
+    if chunk_size is None:
+        chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
+    if chunk_size >= count:
+        cost = total(terms, count, None)
+        return jnp.mean(cost), cost
+    arrays, chunk, chunks = _chunked(terms, count, chunk_size)
+
+    def both(arrays: list[Array], numbers: Array) -> tuple[Float[Array, ""], Cost]:
+        cost = chunk(arrays, numbers)
+        return jnp.mean(cost), cost
+
+    @jax.custom_jvp
+    def found(arrays: list[Array]) -> tuple[Float[Array, ""], Cost]:
+        return _add(canonical_convolutions(both), arrays, chunks)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        [arrays], [moves] = primals, tangents
+        moved = [index for index, move in enumerate(moves) if _moves(move)]
+
+        def gradient(arrays: list[Array], numbers: Array) -> Any:
+            def of_moved(some: list[Array]) -> tuple[Float[Array, ""], Cost]:
+                everything = list(arrays)
+                for index, array in zip(moved, some, strict=True):
+                    everything[index] = array
+                return both(everything, numbers)
+
+            some = [arrays[index] for index in moved]
+            (_, cost), slopes = jax.value_and_grad(of_moved, has_aux=True)(some)
+            return jnp.mean(cost), cost, slopes
+
+        value, cost, slopes = _add(canonical_convolutions(gradient), arrays, chunks)
+        products = [jnp.vdot(g, moves[index]) for index, g in zip(moved, slopes, strict=True)]
+        zero = jnp.zeros_like(value)
+        return (value, cost), (sum(products, zero), jnp.zeros_like(cost))
+
+    found.defjvp(rule, symbolic_zeros=True)
+    value, cost = found(arrays)
+    return value, lax.stop_gradient(cost)
+
+
+def _fitting(terms: Terms) -> int:
+    """How many terms have intermediate results of `CACHE_BYTES`, without what all of them share."""
+    number = jnp.zeros((), jnp.int32)
+    arrays, rest = hoist(terms, number)
+    return max(1, CACHE_BYTES // max(1, num_bytes(rest, arrays, number)))
+
+
+def _chunked(
+    terms: Terms, count: int, chunk_size: int
+) -> tuple[list[Array], Callable[[list[Array], Array], Cost], Array]:
+    """What does not depend on the number, the sum of a chunk's terms, and the chunks' numbers.
+
+    The chunks are of one size, the last one's filled up with numbers that add nothing.
+    """
+    num_chunks = -(-count // chunk_size)
+    size = -(-count // num_chunks)
+    arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))
+
+    def chunk(arrays: list[Array], numbers: Array) -> Cost:
+        found = jax.vmap(rest, in_axes=(None, 0))(arrays, numbers)
+        if num_chunks * size > count:
+            there = (numbers < count).reshape(-1, *[1] * (found.ndim - 1))
+            found = jnp.where(there, found, 0)
+        return jnp.sum(found, axis=0)
+
+    return arrays, chunk, jnp.arange(num_chunks * size, dtype=jnp.int32).reshape(-1, size)
+
+
+def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: Array) -> Any:
+    """The sum over chunks of what a function returns of each, one after the other."""
+    shapes = jax.eval_shape(function, arrays, chunks[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None
+
+    return lax.scan(step, start, chunks)[0]
+
+
+def _moves(tangent: Any) -> bool:
+    """Whether a tangent is other than known to be 0."""
+    return not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
