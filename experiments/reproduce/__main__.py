@@ -18,37 +18,20 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError, suggestion
 from experiments.files import path_of
-from experiments.reproduce import (
-    figure5a,
-    plan,
-    stages,
-    step_times,
-    survey,
-    table1_presets,
-    table2,
-    waves,
-)
-from experiments.reproduce.survey import Survey
+from experiments.reproduce import plan, table1_presets, targets, waves
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
 from experiments.sweeps import engines
 from experiments.sweeps.engines import Options
 from experiments.training.compilations import keep_compilations
-from gumbel.lab import Comparison
-
-_CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
-_TABLES = ("table1", "table2", "survey")
-_TARGETS = (*_TABLES, "figure1", *_CURVES, "figure5", "toys", "lab", "step_times", "survey_curves")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -101,62 +84,26 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     """
     began = time.monotonic()
     [target] = arguments
-    if target not in _TARGETS:
-        raise UserError(f"unknown target {target!r}: {suggestion(target, _TARGETS)}")
+    if target not in targets.ALL:
+        raise UserError(f"unknown target {target!r}: {suggestion(target, targets.ALL)}")
     _check_flags(target, given)
     directory = command.required(given["workdir"], "workdir=DIR", "name a directory for the runs")
     workdir = path_of(directory, "--workdir")
     results = command.path(given["results"], "results") or workdir / "results"
-    preset = given["preset"]
     keep_compilations()
-    if target == "step_times":
-        _step_times(_survey(preset, workdir, results))
-        return 0
-    if target in _TABLES:
-        return _table_as_given(_table(target, preset, workdir, results), given, began)
-    path = results / "figures" / f"{target}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if target == "figure1":
-        from experiments.reproduce import figures  # matplotlib takes a second to import
-
-        figures.figure1(path)
-    elif target == "toys":
-        _toys(path, results, smoke=preset == "smoke")
-    elif target == "lab":
-        _lab(path, stages.PRESETS[preset], workdir, results)
-    elif target == "survey_curves":
-        _draw_survey(path, _survey(preset, workdir, results))
-    elif target == "figure5":
-        _figure5(path, _table2(preset, workdir, results), results)
-    else:
-        _draw_curves(path, *_CURVES[target], _table1(preset, workdir, results))
-    print(path)
+    given_to = (target, given["preset"], workdir, results)
+    if target in targets.TABLES:
+        return _table_as_given(targets.table(*given_to), given, began)
+    print(targets.write(*given_to))
     return 0
-
-
-def _table(target: str, preset: str, workdir: Path, results: Path) -> Table1 | Table2:
-    if target == "survey":
-        return _survey(preset, workdir, results)
-    return (_table1 if target == "table1" else _table2)(preset, workdir, results)
-
-
-def _survey(preset: str, workdir: Path, results: Path) -> Survey:
-    return Survey(survey.preset(preset), workdir, results)
-
-
-def _table1(preset: str, workdir: Path, results: Path) -> Table1:
-    return Table1(table1_presets.PRESETS[preset], workdir, results)
-
-
-def _table2(preset: str, workdir: Path, results: Path) -> Table2:
-    return Table2(table2.PRESETS[preset], workdir, results)
 
 
 def _check_flags(target: str, given: Mapping[str, Any]) -> None:
     """Refuses the flags of a slice and of a plan where they say nothing."""
     for flag in ("plan", "slice", "thin"):
-        if given[flag] and target not in _TABLES:
-            raise UserError(f"--{flag} is for {', '.join(_TABLES)}: leave it out for {target}")
+        if given[flag] and target not in targets.TABLES:
+            tables = ", ".join(targets.TABLES)
+            raise UserError(f"--{flag} is for {tables}: leave it out for {target}")
     if given["steps_per_second"] is not None and not given["plan"]:
         raise UserError("--steps_per_second is for --plan: leave it out, or give both")
     for flag in ("slice", "steps_per_second"):
@@ -183,82 +130,6 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
         return 0
     deadline = None if seconds is None else began + seconds
     return waves.train(table, engine, options, Slice(deadline, given["thin"]))
-
-
-def _draw_curves(path: Path, model: str, title: str, table: Table1) -> None:
-    from experiments.reproduce import figures
-
-    cells = [cell for cell in table1_presets.cells(table.preset) if cell.row.startswith(model)]
-    panels = {
-        row: {cell.estimator: table.finals(cell) for cell in cells if cell.row == row}
-        for row in dict.fromkeys(cell.row for cell in cells)
-    }
-    if not any(found for panel in panels.values() for found in panel.values()):
-        raise _missing(f"no final run of {title}", "table1", table.results)
-    figures.curves(path, panels, title=f"{title}, hard single-sample validation bound")
-
-
-def _figure5(path: Path, table: Table2, results: Path) -> None:
-    """Draws both halves; what the benchmark's file holds counts as done, as finished runs do."""
-    from experiments.reproduce import figures
-
-    pictures = table.picture()
-    if pictures is None:
-        raise _missing("no analogies of gumbel_softmax", "table2", results)
-    smoke = table.preset is table2.PRESETS["smoke"]
-    options: dict[str, Any] = {}
-    if smoke:
-        options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
-    measured = figure5a.write(results / "figure5a.json", table.preset.changes, **options)
-    figures.figure5(path, measured, pictures)
-
-
-def _toys(path: Path, results: Path, *, smoke: bool) -> None:
-    from experiments.reproduce import toys
-
-    sizes = {"num_steps": 100, "num_draws": 20} if smoke else {}
-    toys.draw(path, toys.write(results / "toys.json", **sizes))
-
-
-def _step_times(table: Survey) -> None:
-    """Measures; on a few steps where the table is a smoke test."""
-    path = table.results / f"{step_times.NAME}.json"
-    sizes = {"rounds": 1, "num_steps": 5} if table.preset.name == "smoke" else {}
-    step_times.write(path, table.settings_of, table.preset.rows, table.affordable, **sizes)
-    print(f"numbers: {path}")
-
-
-def _draw_survey(path: Path, table: Survey) -> None:
-    from experiments.reproduce import figures
-
-    panels = table.curves()
-    if not any(panels.values()):
-        raise _missing("no final run", "survey", table.results)
-    figures.survey(path, panels, table.seconds)
-
-
-def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> None:
-    """Draws what there is after each stage."""
-    from experiments.lab import figures
-
-    found: dict[str, dict[int, Comparison]] = {}
-    with tqdm(unit="block", disable=None) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.set_description(what)
-
-        for stage in stages.stages(preset, workdir, results, progress):
-            title = stage.row.replace("_", ", ")
-            found.setdefault(title, {})[stage.step] = stage.found
-            figures.draw_stages(path, found)
-
-
-def _missing(what: str, table: str, results: Path) -> UserError:
-    return UserError(
-        f"{what} in {results}: run `reproduce {table}` with the same --workdir, --preset and "
-        "--results first"
-    )
 
 
 if __name__ == "__main__":
