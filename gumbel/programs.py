@@ -151,8 +151,9 @@ def _run(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], evaluate: Eva
 
 
 def _bind(eqn: Any, values: list[Any]) -> Sequence[Any]:
-    functions, params = eqn.primitive.get_bind_params(eqn.params)
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # before JAX 0.12
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *values, **params)
-    found: Sequence[Any] = results if eqn.primitive.multiple_results else [results]
-    return found
+    outputs: Sequence[Any] = results if eqn.primitive.multiple_results else [results]
+    return outputs
