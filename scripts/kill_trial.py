@@ -137,16 +137,18 @@ def _run(given: Mapping[str, Any], directory: Path) -> int:
     trials = {name: Trial(name, directory / name, moments) for name in given["kinds"]}
     end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
     order = list(trials.values())
+    kills = 0
     with tqdm(total=given["kills"], unit="kill", disable=None) as bar:
-        while bar.n < given["kills"] and time.monotonic() < end:
+        while kills < given["kills"] and time.monotonic() < end:
             min(order, key=lambda trial: trial.kills).kill()
-            bar.update(sum(trial.kills for trial in order) - bar.n)
+            before, kills = kills, sum(trial.kills for trial in order)
+            bar.update(kills - before)  # which counts nothing where it is not shown
     for name, trial in trials.items():
         trial.finish()
         print(f"{name}: {trial.kills} kills, {trial.ends} ends, {len(trial.wrong)} differences")
         for line in trial.wrong:
             print(f"  {line}")
-    kills, ends = (sum(getattr(trial, name) for trial in order) for name in ("kills", "ends"))
+    ends = sum(trial.ends for trial in order)
     wrong = sum(len(trial.wrong) for trial in order)
     print(f"{kills} kills: {ends} runs and sweeps came to their ends, with {wrong} differences")
     return int(wrong > 0)

@@ -55,6 +55,23 @@ def test_an_unknown_kind(capsys):
     assert capsys.readouterr().err == "error: --kinds=trian: did you mean train?\n"
 
 
+def test_it_stops_at_the_number_of_kills_where_no_bar_is_shown(monkeypatch, capsys):
+    class Counted:
+        def __init__(self, *_: object) -> None:
+            self.kills, self.ends, self.wrong = 0, 0, list[str]()
+
+        def kill(self) -> None:
+            self.kills += 1
+
+        def finish(self) -> None:
+            self.ends += 1
+
+    monkeypatch.setattr(kill_trial, "Trial", Counted)
+    flags = ["--kills=7", "--kinds=train,process"]
+    assert command.launch(kill_trial.main, kill_trial.define_flags, flags) == 0
+    assert "7 kills: 2 runs and sweeps came to their ends, with 0" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_short_trial(tmp_path, capsys):
     flags = ["--kills=12", f"--workdir={tmp_path}"]
