@@ -71,7 +71,7 @@ def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
     before: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if not stop.requested:
+        if stop.signum is None:
             stop.signum = signum
             # print() may not be called again from a handler that interrupted it.
             with contextlib.suppress(OSError):
