@@ -130,7 +130,7 @@ def main(given: Mapping[str, Any]) -> int:
     found = measure(given["model"], sides, cores[:processes], given["rounds"], steps)
     compared = ratios(found)
     result = {
-        "model": given["model"],
+        "trained": given["model"],
         "processes": processes,
         **{f"{side}_steps_per_second": [turns[side] for turns in found] for side in sides},
         **{name: statistics.median(values) for name, values in compared.items()},

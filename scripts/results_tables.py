@@ -43,7 +43,7 @@ _FIGURE5A = {
 }
 _BENCHMARK = {
     "torch": str,
-    "model": Maybe(str),
+    "trained": Maybe(str),
     "processes": Maybe(int),
     "jax_steps_per_second": [float],
     "products_steps_per_second": Maybe([float]),
@@ -159,7 +159,7 @@ def pytorch_ratios(results: Path) -> str:
     found = [(path.name, read_json(path, _BENCHMARK)) for path in files]
     rows = [
         (
-            _MODELS[speed.get("model", "sbn")],
+            _MODELS[speed.get("trained", "sbn")],
             str(speed.get("processes", 1)),
             f"**{speed['median_ratio']:.2f}x**",
             f"{speed['median_limit']:.2f}x" if "median_limit" in speed else "",

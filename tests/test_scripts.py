@@ -149,7 +149,7 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
     assert benchmark("--model=vae", "--sides=jax,products", f"--output={path}") == 0
     record = records.read_json(path)
     assert record["median_share"] == pytest.approx(0.825)
-    assert (record["model"], record["jax_steps_per_second"]) == ("vae", [6.0, 9.0])
+    assert (record["trained"], record["jax_steps_per_second"]) == ("vae", [6.0, 9.0])
     assert not {"median_ratio", "torch"} & set(record)
 
 

@@ -5,7 +5,7 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
 
-def tell(connection: Connection) -> None:
+def tell(connection: Connection, _deadline: float | None) -> None:
     """Says of each run what accelerator it would see."""
     while True:
         connection.recv_bytes()  # a job, which would take jax to read
