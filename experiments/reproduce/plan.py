@@ -20,7 +20,7 @@ from experiments.training.placement import Placement
 
 # After so long no more programs are traced, compiled and timed.
 MOST_SECONDS = 60.0
-_NOT_COUNTED = "not counted: evaluation, checkpoints, and programs that a new slice compiles again"
+_NOT_COUNTED = "not counted: evaluation, checkpoints, and what each slice compiles anew"
 _MOST_WAVES = _MOST_PROGRAMS = 12
 # Of a record, as those in `results/` have them: its settings, and a line of its curve.
 _RECORD_BYTES, _LINE_BYTES = 3000, 200
@@ -214,8 +214,9 @@ def _bytes_lines(table: Table, waves: Sequence[PlannedWave], speeds: Speeds) -> 
     states = [found.state * program.runs for program, found in speeds.found.items()]
     held = table.runs.directory
     now = sum(path.stat().st_size for path in held.rglob("*") if path.is_file())
+    least = "about" if len(speeds.found) == len(speeds.programs) else "at least"
     both = (
-        f"in and out of a slice: about {_size(max(states))} of checkpoints, if a group is under "
+        f"in and out of a slice: {least} {_size(max(states))} of checkpoints, if a group is under "
         f"way and --thin is given; {held} holds {_size(now)} now"
     )
     return [
