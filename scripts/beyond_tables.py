@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.files import read_json
 from experiments.lab.measure import SHAPE
 from gumbel.lab import Comparison
-from scripts.results_tables import table
+from scripts.results_tables import figure, table
 
 
 def sections(results: Path) -> str:
@@ -27,7 +27,7 @@ def survey(results: Path) -> str:
     if not path.exists():
         return ""
     text = f"## Every estimator on the rows of Table 1\n\n{path.read_text(encoding='utf-8')}\n"
-    return text + _figure(results, "survey_curves", "Every estimator, by step and by second.")
+    return text + figure(results, "survey_curves", "Every estimator, by step and by second.")
 
 
 def stages(results: Path) -> str:
@@ -49,15 +49,9 @@ def stages(results: Path) -> str:
         "The estimator with the least mean squared error, and that error as a share of the\n"
         "squared norm of the gradient. The time is the median over the estimators.\n\n"
         f"{table(header, rows)}\n"
-        + _figure(results, "lab", "The error of every estimator while four models train.")
+        + figure(results, "lab", "The error of every estimator while four models train.")
     )
 
 
 def _share(error: float, norm: float) -> str:
     return f"{error / max(norm**2, 1e-30):.2g}"
-
-
-def _figure(results: Path, name: str, caption: str) -> str:
-    if not (results / "figures" / f"{name}.png").exists():
-        return ""
-    return f"![{caption}](../../results/figures/{name}.png)\n\n*{caption}*\n\n"

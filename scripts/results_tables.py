@@ -64,6 +64,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def figure(results: Path, name: str, caption: str) -> str:
+    """A figure of the results in a page of `docs/reproduction`; nothing if it is not there."""
+    if not (results / "figures" / f"{name}.png").exists():
+        return ""
+    return f"![{caption}](../../results/figures/{name}.png)\n\n*{caption}*\n\n"
+
+
 def _as_said(run: Run) -> bool:
     """Whether the set-up is the one that the text above the tables of single runs names."""
     config = run["config"]
@@ -195,10 +202,8 @@ def results_page(results: Path) -> str:
             title = f"## Table {name[-1]}\n\n"
             text += f"{title}{(results / f'{name}.md').read_text(encoding='utf-8')}\n"
     for number, caption in FIGURES.items():
-        path = results / "figures" / f"figure{number}.png"
-        if path.exists():
-            text += f"## Figure {number}\n\n![{caption}](../../results/figures/{path.name})\n\n"
-            text += f"*{caption}*\n\n"
+        if shown := figure(results, f"figure{number}", caption):
+            text += f"## Figure {number}\n\n{shown}"
     if (results / "figure5a.json").exists():
         text += "### The numbers of Figure 5a\n\n"
         text += f"{speed_by_classes(results / 'figure5a.json')}\n"

@@ -8,26 +8,10 @@ from experiments.training import loading, run
 from scripts import slow_bound, slow_models
 from tests.experiments import small
 
-SEMI_SUPERVISED = {
-    "dataset": "digits",
-    "encoder": (3, 4, 5),
-    "decoder": (3, 4, 2),
-    "head": 6,
-    "style_dim": 3,
-    "labeled_batch_size": 10,
-    "batch_size": 20,
-    "num_steps": 60,
-    "log_every": 60,
-    "eval_every": 60,
-    "checkpoint_every": 60,
-    "test_num_samples": 1,
-    "eval_batch_size": 150,
-}
-
 
 def semi_supervised():
     made = semi_supervised_config.get_config()
-    made.update(SEMI_SUPERVISED)
+    made.update(small.SEMI_SUPERVISED)
     return config.read(made)
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError
 from experiments.files import path_of, write_text
 from experiments.lab import measure
+from experiments.lab.bar import progress_bar
 from experiments.lab.measure import Request
 from experiments.training import loading
 from experiments.training.compilations import keep_compilations
@@ -66,12 +66,7 @@ def main(given: Mapping[str, Any]) -> int:
     )
     run = loading.load(workdir)
     keep_compilations()
-    with tqdm(unit="block", disable=None) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.set_description(what)  # and shows it
-
+    with progress_bar() as progress:
         found = measure.measure(run, request, output, progress)
     text = f"{found.table()}\n\n{found.advice()}\n"
     write_text(output / measure.TABLE, text)

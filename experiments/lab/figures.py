@@ -60,11 +60,7 @@ def draw_stages(path: Path, stages: Mapping[str, Mapping[int, Comparison]]) -> N
             axes[1, column].set_xticks(range(len(found)), [f"{step:,}" for step in found])
         axes[0, 0].set_ylabel("root mean squared error / norm, one estimate")
         axes[1, 0].set_ylabel("the same at equal time")
-        lines: dict[str, Any] = {}
-        for panel in axes[0]:
-            handles, labels = panel.get_legend_handles_labels()
-            lines |= dict(zip(labels, handles, strict=True))
-        ordered = dict(sorted(lines.items()))
+        ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
         figure.legend(ordered.values(), ordered, loc="outside lower center", ncols=8, fontsize=8)
         figure.suptitle("Gradients while a model trains (dashed: biased)", fontsize=10)
 

@@ -15,24 +15,22 @@ elsewhere, where the call itself would take longer than the step.
 import json
 import os
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from experiments import config
 from experiments.config import Overrides
 from experiments.files import read_json
+from experiments.reproduce.stretch import Stretch
 from experiments.reproduce.table import CONFIGS, PAPER
 from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import records, rundir
 from experiments.training.compiled import Compiled
-from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
 
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
@@ -48,8 +46,8 @@ _SHAPE = {
 }
 
 
-class Timed:
-    """A compiled program with a state to step from.
+class Timed(Stretch):
+    """A compiled program with a state to step from, its operations and its memory.
 
     Args:
       settings: of the run.
@@ -58,34 +56,21 @@ class Timed:
     """
 
     def __init__(self, settings: Settings, counted: Settings | None = None) -> None:
-        compiled = Compiled(settings)
-        self.dynamic = {k: v[None] for k, v in dynamic_of(settings).items()}
-        self.images, moving = compiled.images, np.ones(1, bool)
-        self.state = compiled.init(self.dynamic, self.images)
-        self.per_call = 1 if jax.default_backend() == "cpu" else 100
-        indices = compiled.indices(self.dynamic["seed"], 0, num_steps=self.per_call)
-        self.arguments = indices, moving
+        super().__init__(settings, 1 if jax.default_backend() == "cpu" else 100)
+        indices, moving = self.arguments
 
-        def program(compiled: Compiled, num_steps: int) -> Any:
+        def program(run: Any, num_steps: int) -> Any:
             rows = indices[:, :num_steps]
-            return compiled.run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
+            return run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
 
-        self.run = once = program(compiled, self.per_call)
-        if counted is not None or self.per_call > 1:
-            once = program(Compiled(counted or settings), 1)
+        training = self.run
+        self.run = once = program(training, self.num_steps)
+        if counted is not None or self.num_steps > 1:
+            once = program(Compiled(counted).run if counted else training, 1)
         cost: Any = once.cost_analysis()
         memory: Any = self.run.memory_analysis()
         self.flops = float(cost["flops"])
         self.bytes = int(memory.temp_size_in_bytes)
-
-    def seconds(self, num_calls: int) -> float:
-        """The time that some calls take."""
-        jax.block_until_ready(self.state)
-        began = time.perf_counter()
-        for _ in range(num_calls):
-            self.state, _ = self.run(self.dynamic, self.images, self.state, *self.arguments)
-        jax.block_until_ready(self.state)
-        return time.perf_counter() - began
 
 
 def measure(
@@ -115,7 +100,7 @@ def measure(
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
-            steps = calls[name] * side.per_call
+            steps = calls[name] * side.num_steps
             speeds[name].append(steps / side.seconds(calls[name]))
     return [
         {

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 import gumbel
@@ -73,10 +72,7 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
         for axes, (row, panel) in zip(all_axes, panels.items(), strict=True):
             _panel(axes, panel)
             axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
-        lines: dict[str, Artist] = {}
-        for axes in all_axes:
-            handles, labels = axes.get_legend_handles_labels()
-            lines |= dict(zip(labels, handles, strict=True))
+        lines = plots.labeled_lines(all_axes)
         if lines:  # beside the panels, whose curves leave no corner free
             style: dict[str, Any] = {"frameon": False, "fontsize": 8}
             figure.legend(lines.values(), lines.keys(), loc="outside right upper", **style)
@@ -112,9 +108,7 @@ def survey(
             _show_the_end(axes[0, column], found)
         for side in axes[:, 0]:
             side.set_ylabel("single-sample validation bound, nats")
-        lines = [axes[0, column].get_legend_handles_labels() for column in range(len(panels))]
-        named = {name: line for found in lines for line, name in zip(*found, strict=True)}
-        ordered = dict(sorted(named.items()))
+        ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
         style_of: dict[str, Any] = {"loc": "outside lower center", "ncols": 9, "fontsize": 8}
         figure.legend(ordered.values(), ordered, **style_of)
         figure.suptitle("Every estimator on the rows of Table 1 (dashed: biased)")

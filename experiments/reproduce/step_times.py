@@ -5,20 +5,16 @@ drifts slows both sides, so what is kept is the ratio, and the time of `gumbel_s
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
 from experiments.files import read_json
+from experiments.reproduce.stretch import Stretch
 from experiments.settings import Settings
 from experiments.training import records, rundir
-from experiments.training.compiled import Compiled
-from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
 
 NAME, BESIDE = "step_times", "gumbel_softmax"
@@ -29,29 +25,16 @@ _SHAPE = {
 }
 
 
-class Side:
-    """A compiled stretch of training, and a state to go on from.
-
-    Args:
-      settings: of the run.
-      num_steps: of a stretch.
-    """
+class Side(Stretch):
+    """A stretch of training, compiled."""
 
     def __init__(self, settings: Settings, num_steps: int) -> None:
-        compiled = Compiled(settings)
-        self.run, self.images, self.num_steps = compiled.run, compiled.images, num_steps
-        self.dynamic = {key: value[None] for key, value in dynamic_of(settings).items()}
-        self.state = compiled.init(self.dynamic, self.images)
-        indices = compiled.indices(self.dynamic["seed"], 0, num_steps=num_steps)
-        self.arguments = indices, np.ones(1, bool)
-        self.milliseconds()  # compiles
+        super().__init__(settings, num_steps)
+        self.seconds(1)  # compiles
 
     def milliseconds(self) -> float:
         """The time of a step, over one stretch."""
-        began = time.perf_counter()
-        self.state, _ = self.run(self.dynamic, self.images, self.state, *self.arguments)
-        jax.block_until_ready(self.state)
-        return 1000 * (time.perf_counter() - began) / self.num_steps
+        return 1000 * self.seconds(1) / self.num_steps
 
 
 def write(

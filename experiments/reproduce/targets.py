@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from experiments.errors import UserError
+from experiments.lab.bar import progress_bar
 from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
@@ -123,12 +122,7 @@ def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> Non
     from experiments.lab import figures
 
     found: dict[str, dict[int, Comparison]] = {}
-    with tqdm(unit="block", disable=None) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.set_description(what)
-
+    with progress_bar() as progress:
         for stage in stages.stages(preset, workdir, results, progress):
             title = stage.row.replace("_", ", ")
             found.setdefault(title, {})[stage.step] = stage.found

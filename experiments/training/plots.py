@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -38,6 +39,15 @@ def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
     unique = list(dict.fromkeys(names))
     colors = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(unique)))
     return dict(zip(unique, map(tuple, colors), strict=True))
+
+
+def labeled_lines(panels: Iterable[Axes]) -> dict[str, Artist]:
+    """What panels have drawn under a label, by label, for one legend of them all."""
+    lines: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    return lines
 
 
 def run_picture(

@@ -14,6 +14,22 @@ from experiments.settings import Settings
 
 SHAPE = (4, 3)
 
+# Of the smallest semi-supervised run.
+SEMI_SUPERVISED = {
+    "dataset": "digits",
+    "batch_size": 10,
+    "labeled_batch_size": 10,
+    "encoder": (2, 2, 2),
+    "decoder": (2, 2, 2),
+    "head": 4,
+    "style_dim": 2,
+    "num_steps": 20,
+    "log_every": 10,
+    "eval_every": 10,
+    "checkpoint_every": 10,
+    "eval_batch_size": 150,
+}
+
 # Compiles in half the time, for tests that do not ask for the bits that training gives.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 

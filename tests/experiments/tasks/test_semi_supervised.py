@@ -26,20 +26,6 @@ from tests.experiments import small
 NUM_CLASSES, STYLE_DIM = 3, 2
 KEY = jax.random.key(3)
 QUICK = ("marginalization", "gumbel_softmax")  # compiling the others takes a minute
-SMALL = {
-    "dataset": "digits",
-    "batch_size": 10,
-    "labeled_batch_size": 10,
-    "encoder": (2, 2, 2),
-    "decoder": (2, 2, 2),
-    "head": 4,
-    "style_dim": 2,
-    "num_steps": 20,
-    "log_every": 10,
-    "eval_every": 10,
-    "checkpoint_every": 10,
-    "eval_batch_size": 150,
-}
 
 
 @pytest.fixture(name="images", scope="module")
@@ -246,7 +232,7 @@ def test_labels_are_as_many_of_each_class_and_the_seeds_alone():
 
 def settings_of(**changes):
     made = semi_supervised.get_config()
-    made.update_from_flattened_dict(SMALL | changes)
+    made.update_from_flattened_dict(small.SEMI_SUPERVISED | changes)
     return config.read(made)
 
 
@@ -348,7 +334,7 @@ def test_confusion_counts_images_by_class_and_guess():
 
 
 def launch(workdir, *changes):
-    flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    flags = [f"--config.{key}={value}" for key, value in small.SEMI_SUPERVISED.items()]
     file = f"--config={semi_supervised.__file__}"
     return cli.run(train.main, [file, f"--workdir={workdir}", *flags, *changes])
 
