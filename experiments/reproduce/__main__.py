@@ -10,8 +10,9 @@ gradients on the four models of Table 1 while they train. `survey_curves` draws 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
 
-With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is done; with
-`--plan` nothing is trained, and the command says what there is to train.
+`--rows` and `--estimators` train these cells of table1 or survey alone, `--seeds=1` one final run of
+each. With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is
+done; with `--plan` nothing is trained, and the command says what there is to train.
 """
 
 import math
@@ -27,6 +28,7 @@ from experiments.errors import UserError, suggestion
 from experiments.files import path_of
 from experiments.reproduce import plan, table1_presets, targets, waves
 from experiments.reproduce.table1 import Table1
+from experiments.reproduce.table1_presets import Part
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
 from experiments.sweeps import engines
@@ -51,6 +53,13 @@ def define_flags(values: flags.FlagValues) -> None:
         None,
         "the directory for records, tables and figures; WORKDIR/results by default",
         **define,
+    )
+    flags.DEFINE_list(
+        "rows", None, "of table1, survey: train these, such as sbn_bernoulli; all", **define
+    )
+    flags.DEFINE_list("estimators", None, "of table1, survey: train these; all", **define)
+    flags.DEFINE_integer(
+        "seeds", None, "of table1, survey: final runs of a cell; all", lower_bound=1, **define
     )
     flags.DEFINE_bool("plan", False, "of a table: say what there is to train, and stop", **define)
     flags.DEFINE_float(
@@ -93,23 +102,43 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     keep_compilations()
     given_to = (target, given["preset"], workdir, results)
     if target in targets.TABLES:
-        return _table_as_given(targets.table(*given_to), given, began)
+        return _table_as_given(targets.table(*given_to, _part(target, given)), given, began)
     print(targets.write(*given_to))
     return 0
 
 
 def _check_flags(target: str, given: Mapping[str, Any]) -> None:
-    """Refuses the flags of a slice and of a plan where they say nothing."""
-    for flag in ("plan", "slice", "thin"):
-        if given[flag] and target not in targets.TABLES:
-            tables = ", ".join(targets.TABLES)
-            raise UserError(f"--{flag} is for {tables}: leave it out for {target}")
+    """Refuses the flags of a part, a slice and a plan where they say nothing."""
+    for names, tables in (
+        (("plan", "slice", "thin"), targets.TABLES),
+        (("rows", "estimators", "seeds"), targets.IN_PARTS),
+    ):
+        for flag in names:
+            if given[flag] and target not in tables:
+                raise UserError(f"--{flag} is for {', '.join(tables)}: leave it out for {target}")
     if given["steps_per_second"] is not None and not given["plan"]:
         raise UserError("--steps_per_second is for --plan: leave it out, or give both")
     for flag in ("slice", "steps_per_second"):
         value = given[flag]
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{flag}={value:g}: give a finite number over 0")
+
+
+def _part(target: str, given: Mapping[str, Any]) -> Part:
+    """What to train of a table, refused where the table has no such row or estimator."""
+    if target not in targets.IN_PARTS:
+        return Part()
+    rows = table1_presets.PRESETS[given["preset"]].rows
+    names = targets.columns(target, given["preset"])
+    return Part(_these("rows", given, rows), _these("estimators", given, names), given["seeds"])
+
+
+def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:
+    chosen = given[flag]
+    for name in chosen or ():
+        if name not in valid:
+            raise UserError(f"--{flag}={','.join(chosen)}: no {name!r}: {suggestion(name, valid)}")
+    return tuple(chosen) if chosen else None
 
 
 def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: float) -> int:

@@ -80,7 +80,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
       engine: `vmap` trains runs of one program together, the others train each alone.
       options: for the engine.
     """
-    ours = type(table)(table.preset, table.workdir, table.results)
+    ours = table.fresh()
     ours.runs = planned = _Planned(ours.runs)
     for _ in ours.waves():
         pass

@@ -22,7 +22,7 @@ from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
 from experiments.reproduce.table import Runs, Wave, interval, provenance, shown
 from experiments.reproduce.table1 import Table1
-from experiments.reproduce.table1_presets import Cell, Preset
+from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.settings import Settings
 from experiments.tasks.layers import objective, params_of
 from experiments.training.program import dynamic_of
@@ -66,19 +66,21 @@ def preset(name: str) -> Preset:
 
 
 class Survey(Table1):
-    """The jobs of both tables and what they have come to."""
+    """The jobs of both tables and what they have come to; arguments as for `Table1`."""
 
     name = NAME
 
-    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
-        super().__init__(preset, workdir, results)
+    def __init__(
+        self, preset: Preset, workdir: Path, results: Path, part: Part | None = None
+    ) -> None:
+        super().__init__(preset, workdir, results, part)
         self.runs = Runs(table1.NAME, workdir, results)
         self.seconds = step_times.seconds_of(results)
         self._plans: dict[str, Pass] = {}  # by row
 
     def waves(self) -> Iterator[Wave]:
         """As for Table 1; the runs at equal cost follow those of equal steps."""
-        for name, all_cells, seed in presets.batches(self.preset):
+        for name, all_cells, seed in presets.batches(self.preset, self.part):
             cells = [cell for cell in all_cells if self.share(cell).cost <= MAX_COST]
             if seed == 0:
                 yield from self._picking_waves(name, cells)

@@ -4,7 +4,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ml_collections import ConfigDict
 
@@ -130,6 +130,10 @@ class Table:
     def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
         self.preset, self.workdir, self.results = preset, workdir, results
         self.runs = Runs(self.name, workdir, results)
+
+    def fresh(self) -> Self:
+        """The same table, before it has looked at any run."""
+        return type(self)(self.preset, self.workdir, self.results)
 
     def waves(self) -> Iterator[Wave]:
         """What to train, in priority order, generated lazily: each wave needs those before."""

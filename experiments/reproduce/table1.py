@@ -4,14 +4,14 @@ import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from experiments.config import Overrides
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
 from experiments.reproduce.table import PAPER, Table, Wave, interval, provenance, shown
-from experiments.reproduce.table1_presets import Cell, Preset
+from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.training.run_state import Job
 from gumbel import estimators
 
@@ -27,18 +27,30 @@ class _Round(NamedTuple):
 
 
 class Table1(Table):
-    """The jobs of the table and what they have come to."""
+    """The jobs of the table and what they have come to.
+
+    Args:
+      preset, workdir, results: as for `Table`.
+      part: what trains; the table shows all cells in any case.
+    """
 
     name = NAME
     preset: Preset
 
-    def __init__(self, preset: Preset, workdir: Path, results: Path) -> None:
+    def __init__(
+        self, preset: Preset, workdir: Path, results: Path, part: Part | None = None
+    ) -> None:
         super().__init__(preset, workdir, results)
+        self.part = part or Part()
         self._settings: dict[Cell, Overrides] = {}  # picked; a cell that has one keeps it
+
+    def fresh(self) -> Self:
+        """See `Table.fresh`."""
+        return type(self)(self.preset, self.workdir, self.results, self.part)
 
     def waves(self) -> Iterator[Wave]:
         """See `Table.waves`."""
-        for name, cells, seed in presets.batches(self.preset):
+        for name, cells, seed in presets.batches(self.preset, self.part):
             if seed == 0:
                 yield from self._picking_waves(name, cells)
             yield self._finals_wave(name, cells, seed)

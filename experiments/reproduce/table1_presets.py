@@ -105,6 +105,24 @@ class Preset(NamedTuple):
     second_steps: int | None = None
 
 
+class Part(NamedTuple):
+    """Which cells to train, and how many of their seeds; None for all.
+
+    Attributes:
+      rows, estimators: of the cells.
+      seeds: of their final runs, from 0 on.
+    """
+
+    rows: tuple[str, ...] | None = None
+    estimators: tuple[str, ...] | None = None
+    seeds: int | None = None
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell trains."""
+        of_row = self.rows is None or cell.row in self.rows
+        return of_row and (self.estimators is None or cell.estimator in self.estimators)
+
+
 class Batch(NamedTuple):
     """Cells whose runs may train at once.
 
@@ -187,13 +205,20 @@ def cells(preset: Preset) -> list[Cell]:
     return [Cell(row, estimator) for row in preset.rows for estimator in columns]
 
 
-def batches(preset: Preset) -> Iterator[Batch]:
-    """What trains, in priority order.
+def batches(preset: Preset, part: Part) -> Iterator[Batch]:
+    """What trains of a part of the table, in priority order.
 
     The paper's cells come first, with one seed each. By rows, the columns that the paper left out
     follow, then the other seeds. Cell by cell, the columns of its own estimators lead, through the
     rows; their other seeds follow, then those of its other columns; what it left out comes last.
     """
+    for name, all_cells, seed in _batches(preset):
+        cells = [cell for cell in all_cells if part.has(cell)]
+        if cells and (part.seeds is None or seed < part.seeds):
+            yield Batch(name, cells, seed)
+
+
+def _batches(preset: Preset) -> Iterator[Batch]:
     if preset.rows_at_once:
         yield from _batches_by_rows(preset, preset.rows_at_once)
         return

@@ -8,27 +8,37 @@ from experiments.lab.bar import progress_bar
 from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
+from experiments.reproduce.table1_presets import Part
 from experiments.reproduce.table2 import Table2
 from gumbel.lab import Comparison
 
 _CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
 TABLES = ("table1", "table2", "survey")
+IN_PARTS = ("table1", "survey")  # whose rows and estimators can train apart
 ALL = (*TABLES, "figure1", *_CURVES, "figure5", "toys", "lab", "step_times", "survey_curves")
 
 
-def table(target: str, preset: str, workdir: Path, results: Path) -> Table1 | Table2:
-    """The table of that name."""
-    if target == "survey":
-        return _survey(preset, workdir, results)
-    return (_table1 if target == "table1" else _table2)(preset, workdir, results)
+def table(
+    target: str, preset: str, workdir: Path, results: Path, part: Part | None = None
+) -> Table1 | Table2:
+    """The table of that name; `part` of it trains where it is one of `IN_PARTS`."""
+    if target == "table2":
+        return _table2(preset, workdir, results)
+    return (_survey if target == "survey" else _table1)(preset, workdir, results, part)
 
 
-def _survey(preset: str, workdir: Path, results: Path) -> Survey:
-    return Survey(survey.preset(preset), workdir, results)
+def columns(target: str, preset: str) -> tuple[str, ...]:
+    """The estimators of a table of `IN_PARTS`."""
+    found = survey.preset(preset) if target == "survey" else table1_presets.PRESETS[preset]
+    return (*found.columns, *found.extra_columns)
 
 
-def _table1(preset: str, workdir: Path, results: Path) -> Table1:
-    return Table1(table1_presets.PRESETS[preset], workdir, results)
+def _survey(preset: str, workdir: Path, results: Path, part: Part | None = None) -> Survey:
+    return Survey(survey.preset(preset), workdir, results, part)
+
+
+def _table1(preset: str, workdir: Path, results: Path, part: Part | None = None) -> Table1:
+    return Table1(table1_presets.PRESETS[preset], workdir, results, part)
 
 
 def _table2(preset: str, workdir: Path, results: Path) -> Table2:

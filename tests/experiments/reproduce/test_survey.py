@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduce import survey
+from experiments.reproduce import planned, survey
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce.survey import MAX_COST, Survey, best_of, ranks
-from experiments.reproduce.table1_presets import Cell
+from experiments.reproduce.table1_presets import Cell, Part
+from experiments.sweeps.engines import Options
 from gumbel import estimators
 from tests.experiments.reproduce.test_tables import finish
 
@@ -60,6 +61,29 @@ def test_it_trains_for_equal_steps_and_at_equal_cost(table):
     assert "| `rloo` | 4 |" in shown
     assert "not run" not in shown
     assert "rank" in shown
+
+
+def test_a_part_trains_alone_and_the_table_shows_all(tmp_path):
+    part = Part(("sbn_bernoulli",), ("rloo", "reinmax"), seeds=1)
+    table = Survey(survey.preset("short"), tmp_path / "work", tmp_path / "results", part)
+    left = [wave for wave in planned.waves(table, "process", Options()) if wave.left]
+    trained = {}
+    for wave in table.waves():
+        for job in wave.jobs:
+            stage, name, _ = job.workdir.relative_to(table.runs.directory).parts
+            trained[stage, name] = trained.get((stage, name), 0) + 1
+            finish(job, valid=60.0, test=60.0)
+    assert trained == {
+        ("pick", "sbn_bernoulli-rloo"): 5,
+        ("pick", "sbn_bernoulli-reinmax"): 5,
+        ("final", "sbn_bernoulli-rloo"): 1,
+        ("final", "sbn_bernoulli-reinmax"): 1,
+        ("equal", "sbn_bernoulli-rloo"): 1,
+    }
+    assert sum(len(wave.left) for wave in left) == 13
+    cells = {(e["row"], e["estimator"]): e for e in table.write()["cells"]}
+    assert cells["sbn_bernoulli", "rloo"]["seeds"] == 1
+    assert cells["vae_bernoulli", "rloo"]["missing"] == "not run"
 
 
 def test_what_has_not_run_says_so_and_what_table1_trained_counts(tmp_path):
