@@ -10,8 +10,8 @@ gradients on the four models of Table 1 while they train. `survey_curves` draws 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
 
-`--rows` and `--estimators` train these cells of table1 or survey alone, `--seeds=1` one final run of
-each. With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is
+`--rows` and `--estimators` train these cells of table1 or survey alone, `--seeds=1` one final run
+of each. With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is
 done; with `--plan` nothing is trained, and the command says what there is to train.
 """
 
