@@ -94,7 +94,8 @@ def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
     """An unbiased estimate of `|E d|^2` and its 95 % interval, from independent draws `d` in rows.
 
     The mean of the products of two different rows, in which the noise of neither is squared. The
-    interval is from the jackknife over rows.
+    interval is from the jackknife over rows, around the estimate or around 0 where that is below 0:
+    around a negative estimate it could exclude all that `|E d|^2` can be.
 
     Example:
       >>> squared_bias(np.array([[3.0, 4.0]] * 10))
@@ -107,7 +108,8 @@ def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
     without = (off.sum() - 2 * off.sum(axis=1)) / ((count - 1) * (count - 2))
     error = math.sqrt((count - 1) / count * float(np.sum(np.square(without - without.mean()))))
     width = 2.262 * error  # Student's t, 9 degrees of freedom
-    return whole, (whole - width, whole + width)
+    center = max(whole, 0.0)
+    return whole, (center - width, center + width)
 
 
 def grouped(tree: PyTree) -> Groups:
