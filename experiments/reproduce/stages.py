@@ -82,7 +82,7 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
 
     Args:
       preset: what to measure.
-      workdir: for the runs, below `lab`.
+      workdir: for the runs, below `lab`: one for each stage.
       results: for the records, `lab/ROW-STEP.json`.
       progress: see `gumbel.lab.compare`.
     """
@@ -106,7 +106,7 @@ def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
 def _found(
     path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
 ) -> lab.Comparison:
-    directory = workdir / "lab" / path.stem.rpartition("-")[0]
+    directory = workdir / "lab" / "trained" / path.stem  # its own, so it can be measured again
     asked = measure.asked(settings, step, request)
     if path.exists():
         kept = read_json(path, measure.SHAPE, "delete it, to measure again")

@@ -3,11 +3,10 @@
 from experiments.lab import figures
 from experiments.lab.measure import Request
 from experiments.reproduce import stages
-from experiments.training.lengthening import bound_to_length
 
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
-    steps=(0, 20),
+    steps=(0, 20, 40),
     request=Request(("st", "gumbel_softmax"), (0.5,), 10, 0, 20, 4, 64),
 )
 
@@ -20,21 +19,18 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     assert [(stage.row, stage.step) for stage in first] == [
         ("sbn_bernoulli", 0),
         ("sbn_bernoulli", 20),
+        ("sbn_bernoulli", 40),
     ]
     norms = {stage.found.of_group()[0].norm for stage in first}
-    assert len(norms) == 2  # the model has learned in between
+    assert len(norms) == 3  # the model has learned in between
     paths = sorted(path.name for path in (tmp_path / "results" / "lab").iterdir())
-    assert paths == ["sbn_bernoulli-0.json", "sbn_bernoulli-20.json"]
+    assert paths == [f"sbn_bernoulli-{step}.json" for step in (0, 20, 40)]
 
     monkeypatch.setattr(stages.run, "train", None)  # what is recorded is not trained again
     monkeypatch.setattr(stages.measure, "measure", None)
     assert run() == first
+    monkeypatch.undo()
+    (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
+    assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
     figures.draw_stages(tmp_path / "lab.png", {"sbn": {s.step: s.found for s in first}})
     assert (tmp_path / "lab.png").stat().st_size > 10_000
-
-
-def test_the_runs_of_a_row_are_one_run_made_longer():
-    preset = stages.PRESETS["full"]
-    for row in preset.rows:
-        for steps in preset.steps[1:]:
-            assert bound_to_length(stages.settings_of(row, preset, steps)) is None
