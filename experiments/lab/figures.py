@@ -1,5 +1,6 @@
 """Pictures of comparisons: bias against noise, error by time, and both while a model trains."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def draw_stages(path: Path, stages: Mapping[str, Mapping[int, Comparison]]) -> N
     """
     names = [row.estimator for each in stages.values() for f in each.values() for row in f.rows]
     color_of = plots.colors_of(sorted(set(names)))
-    with plots.figure_at(path, (3.6 * len(stages) + 0.4, 7.5), dpi=110) as figure:
+    per_line = 2 * len(stages)  # in the legend
+    height = 7.0 + 0.17 * math.ceil(len(color_of) / per_line)
+    with plots.figure_at(path, (3.6 * len(stages) + 0.4, height), dpi=110) as figure:
         axes = figure.subplots(2, len(stages), squeeze=False, sharex="col")
         for column, (title, found) in enumerate(stages.items()):
             time = float(np.median([each.budgets()[1] for each in found.values()]))
@@ -61,7 +64,8 @@ def draw_stages(path: Path, stages: Mapping[str, Mapping[int, Comparison]]) -> N
         axes[0, 0].set_ylabel("root mean squared error / norm, one estimate")
         axes[1, 0].set_ylabel("the same at equal time")
         ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
-        figure.legend(ordered.values(), ordered, loc="outside lower center", ncols=8, fontsize=8)
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": per_line}
+        figure.legend(ordered.values(), ordered, **place, fontsize=8)
         figure.suptitle("Gradients while a model trains (dashed: biased)", fontsize=10)
 
 
