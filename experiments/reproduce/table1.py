@@ -16,7 +16,6 @@ from experiments.training.run_state import Job
 from gumbel import estimators
 
 NAME = "table1"
-_BIASED = "†"
 
 
 class _Round(NamedTuple):
@@ -167,8 +166,6 @@ def markdown(table: dict[str, Any]) -> str:
         f"of the 95 % interval; the paper's number in parentheses. Steps: {shown or 'none yet'}.",
         "`vimco` trains a 5-sample objective, the others a single-sample one.",
     ]
-    if any(protocol.biased(entry["setting"] or {}) for entry in entries.values()):
-        lines.append(f"{_BIASED} biased: the signal is normalized, but not the correction.")
     return "\n".join(lines) + "\n"
 
 
@@ -176,5 +173,4 @@ def _shown(entry: dict[str, Any], seeds: int) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
     if "mean" not in entry:
         return f"{entry['missing']}{paper}"
-    mark = _BIASED if protocol.biased(entry["setting"]) else ""
-    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + mark + paper
+    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + paper

@@ -1,7 +1,6 @@
 """How a cell of Table 1 picks its setting: the config it starts from, and each round's runs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -16,12 +15,10 @@ _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
 _PICK_SEED = 1000
 _FINALISTS = 2  # learning rates in the second round
 VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
-SCALE_CORRECTION = "estimator.scale_correction"
 # The keys that are picked.
 PICKED = (
     "learning_rate",
     VARIANCE_NORMALIZATION,
-    SCALE_CORRECTION,
     STANDARDIZE,
     "temperature.rate",
     "temperature.interval",
@@ -94,11 +91,6 @@ def _normalizations(cell: Cell, preset: Preset) -> Grid:
     if "variance_normalization" not in options:
         return [{}]
     return [{VARIANCE_NORMALIZATION: on} for on in preset.variance_normalization]
-
-
-def biased(trial: Mapping[str, Any]) -> bool:
-    """Whether a run is of MuProp with its signal alone normalized, which is biased."""
-    return trial.get(SCALE_CORRECTION) is False
 
 
 def second_trials(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Grid:

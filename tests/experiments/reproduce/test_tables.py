@@ -192,16 +192,6 @@ def test_picking_then_final_runs_then_the_table(table):
     assert not any(wave.jobs for wave in table.waves())
 
 
-def test_a_biased_setting_is_marked(table):
-    written = table.write()
-    entry = written["cells"][0]
-    entry |= {"mean": 60.0, "ci95": [60.0, 60.0], "setting": {"learning_rate": 3e-3}}
-    assert "†" not in markdown(written)
-    entry["setting"]["estimator.scale_correction"] = False
-    assert "60.0 ± 0.0, 0 of 2 seeds† (72.0)" in markdown(written)
-    assert "† biased: the signal is normalized" in markdown(written)
-
-
 def test_records_count_as_done_where_the_runs_are_gone(table, tmp_path):
     wave = next(table.waves())
     # In each row at two learning rates: sf with variance normalization and without, and another;
