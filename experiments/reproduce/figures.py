@@ -89,11 +89,13 @@ def survey(
     Args:
       path: of the PNG.
       panels: as for `curves`.
-      seconds: of a step, by row and estimator; where it is missing, there is no line by second.
+      seconds: of a step, by row and estimator; where it is missing, there is no line by second,
+        and without any there are no such panels.
     """
+    lines = 2 if seconds else 1
     color_of = plots.colors_of(sorted({name for panel in panels.values() for name in panel}))
-    with plots.figure_at(path, (4 * len(panels) + 0.5, 8), dpi=110) as figure:
-        axes = figure.subplots(2, len(panels), squeeze=False, sharey="col")
+    with plots.figure_at(path, (4 * len(panels) + 0.5, 3.5 * lines + 1), dpi=110) as figure:
+        axes = figure.subplots(lines, len(panels), squeeze=False, sharey="col")
         for column, (row, found) in enumerate(panels.items()):
             for name, of_seeds in found.items():
                 steps, bounds = _curves(of_seeds)
@@ -104,8 +106,9 @@ def survey(
                     times = np.asarray(steps) * seconds[row, name]
                     axes[1, column].plot(times, bounds.mean(axis=0), **line)
             axes[0, column].set(title=row.replace("_", ", "), xlabel="step")
-            axes[1, column].set(xlabel="seconds of training, one core", xscale="log")
             _show_the_end(axes[0, column], found)
+        for below in axes[1:].flat:
+            below.set(xlabel="seconds of training, one core", xscale="log")
         for side in axes[:, 0]:
             side.set_ylabel("single-sample validation bound, nats")
         ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
