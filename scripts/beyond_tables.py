@@ -27,7 +27,9 @@ def survey(results: Path) -> str:
     if not path.exists():
         return ""
     text = f"## Every estimator on the rows of Table 1\n\n{path.read_text(encoding='utf-8')}\n"
-    return text + figure(results, "survey_curves", "Every estimator, by step, and by second where it was timed.")
+    return text + figure(
+        results, "survey_curves", "Every estimator, by step, and by second where it was timed."
+    )
 
 
 def stages(results: Path) -> str:
