@@ -128,9 +128,9 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
     """What to train of a table, refused where the table has no such row or estimator."""
     if target not in targets.IN_PARTS:
         return Part()
-    rows = table1_presets.PRESETS[given["preset"]].rows
-    names = targets.columns(target, given["preset"])
-    return Part(_these("rows", given, rows), _these("estimators", given, names), given["seeds"])
+    preset = targets.preset_of(target, given["preset"])
+    rows = _these("rows", given, preset.rows)
+    return Part(rows, _these("estimators", given, preset.all_columns), given["seeds"])
 
 
 def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:

@@ -104,6 +104,11 @@ class Preset(NamedTuple):
     standardize: Mapping[str, tuple[bool, ...]] = {"sbn": (True, False), "vae": (True, False)}
     second_steps: int | None = None
 
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The estimators of the table, those that the paper has first."""
+        return (*self.columns, *self.extra_columns)
+
 
 class Part(NamedTuple):
     """Which cells to train, and how many of their seeds; None for all.
@@ -201,8 +206,7 @@ PRESETS = {
 
 def cells(preset: Preset) -> list[Cell]:
     """The cells of a preset, row by row."""
-    columns = (*preset.columns, *preset.extra_columns)
-    return [Cell(row, estimator) for row in preset.rows for estimator in columns]
+    return [Cell(row, estimator) for row in preset.rows for estimator in preset.all_columns]
 
 
 def batches(preset: Preset, part: Part) -> Iterator[Batch]:
@@ -238,9 +242,8 @@ def _batches(preset: Preset) -> Iterator[Batch]:
 
 def _batches_by_rows(preset: Preset, size: int) -> Iterator[Batch]:
     groups = [preset.rows[first : first + size] for first in range(0, len(preset.rows), size)]
-    both = (*preset.columns, *preset.extra_columns)
     rounds = [(preset.columns, 0), (preset.extra_columns, 0)]
-    for columns, seed in rounds + [(both, seed) for seed in range(1, preset.seeds)]:
+    for columns, seed in rounds + [(preset.all_columns, seed) for seed in range(1, preset.seeds)]:
         for rows in groups:
             cells = [Cell(row, column) for row in rows for column in columns]
             yield Batch(" and ".join(rows), cells, seed)

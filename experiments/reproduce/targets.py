@@ -8,7 +8,7 @@ from experiments.lab.bar import progress_bar
 from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
-from experiments.reproduce.table1_presets import Part
+from experiments.reproduce.table1_presets import Part, Preset
 from experiments.reproduce.table2 import Table2
 from gumbel.lab import Comparison
 
@@ -27,18 +27,17 @@ def table(
     return (_survey if target == "survey" else _table1)(preset, workdir, results, part)
 
 
-def columns(target: str, preset: str) -> tuple[str, ...]:
-    """The estimators of a table of `IN_PARTS`."""
-    found = survey.preset(preset) if target == "survey" else table1_presets.PRESETS[preset]
-    return (*found.columns, *found.extra_columns)
+def preset_of(target: str, name: str) -> Preset:
+    """The preset of a table of `IN_PARTS`."""
+    return survey.preset(name) if target == "survey" else table1_presets.PRESETS[name]
 
 
 def _survey(preset: str, workdir: Path, results: Path, part: Part | None = None) -> Survey:
-    return Survey(survey.preset(preset), workdir, results, part)
+    return Survey(preset_of("survey", preset), workdir, results, part)
 
 
 def _table1(preset: str, workdir: Path, results: Path, part: Part | None = None) -> Table1:
-    return Table1(table1_presets.PRESETS[preset], workdir, results, part)
+    return Table1(preset_of("table1", preset), workdir, results, part)
 
 
 def _table2(preset: str, workdir: Path, results: Path) -> Table2:

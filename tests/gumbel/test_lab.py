@@ -154,6 +154,11 @@ def test_the_squared_bias_is_unbiased_and_its_interval_covers():
     covered = np.mean([low < 0.2 < high for _, (low, high) in found])
     assert 0.94 < covered < 0.996  # more than 0.95 near 0, where the interval is moved up
 
+    truth = np.full(20, 0.5)  # far from 0
+    found = [squared_bias(truth + 0.5 * rng.normal(size=(10, 20))) for _ in range(2000)]
+    covered = np.mean([low < 5.0 < high for _, (low, high) in found])
+    assert 0.94 < covered < 0.965
+
 
 def test_no_interval_of_a_squared_bias_excludes_all_that_it_can_be():
     rng = np.random.default_rng(2)
