@@ -13,7 +13,6 @@ elsewhere, where the call itself would take longer than the step.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import records, rundir
 from experiments.training.compiled import Compiled
-from experiments.training.provenance import provenance
+from experiments.training.provenance import num_cores, provenance
 
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
 CLASSES = (5, 10, 20, 50, 100, 200)
@@ -163,7 +162,7 @@ def _write(
     rows: list[dict[str, Any]] = []
     here: dict[str, Any] = {
         "program": _program(changes),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": num_cores(),
         **provenance(),
     }
     if path.exists():

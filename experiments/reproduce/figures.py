@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 import gumbel
 from experiments.reproduce.figure5a import ESTIMATORS
+from experiments.reproduce.step_times import BESIDE, StepTimes
 from experiments.reproduce.store import Record
 from experiments.training import plots
 from gumbel import estimators
@@ -80,41 +81,59 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
 
 
 def survey(
-    path: Path,
-    panels: Mapping[str, Mapping[str, Sequence[Record]]],
-    seconds: Mapping[tuple[str, str], float],
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], times: StepTimes
 ) -> None:
-    """The hard validation bound of every estimator, a row of panels each by step and by second.
+    """The hard validation bound of every estimator, by step and by second.
+
+    Unbiased and biased estimators are apart, each beside `gumbel_softmax`.
 
     Args:
       path: of the PNG.
       panels: as for `curves`.
-      seconds: of a step, by row and estimator; where it is missing, there is no line by second,
-        and without any there are no such panels.
+      times: of a step; where one is missing, there is no line by second, and without any there are
+        no such panels.
     """
-    lines = 2 if seconds else 1
-    color_of = plots.colors_of(sorted({name for panel in panels.values() for name in panel}))
-    with plots.figure_at(path, (4 * len(panels) + 0.5, 3.5 * lines + 1), dpi=110) as figure:
-        axes = figure.subplots(lines, len(panels), squeeze=False, sharey="col")
-        for column, (row, found) in enumerate(panels.items()):
-            for name, of_seeds in found.items():
-                steps, bounds = _curves(of_seeds)
-                style = "-" if estimators.spec(name).unbiased else "--"
-                line: dict[str, Any] = {"color": color_of[name], "linestyle": style, "linewidth": 1}
-                axes[0, column].plot(steps, bounds.mean(axis=0), label=name, **line)
-                if (row, name) in seconds:
-                    times = np.asarray(steps) * seconds[row, name]
-                    axes[1, column].plot(times, bounds.mean(axis=0), **line)
-            axes[0, column].set(title=row.replace("_", ", "), xlabel="step")
-            _show_the_end(axes[0, column], found)
-        for below in axes[1:].flat:
-            below.set(xlabel="seconds of training, one core", xscale="log")
-        for side in axes[:, 0]:
-            side.set_ylabel("single-sample validation bound, nats")
-        ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
-        style_of: dict[str, Any] = {"loc": "outside lower center", "ncols": 9, "fontsize": 8}
-        figure.legend(ordered.values(), ordered, **style_of)
-        figure.suptitle("Every estimator on the rows of Table 1 (dashed: biased)")
+    lines = 2 if times.seconds else 1
+    names = sorted({name for panel in panels.values() for name in panel})
+    size = (4 * len(panels) + 2, 5.5 * lines + 2)
+    with plots.figure_at(path, size, dpi=110) as figure:
+        grid = figure.add_gridspec(2)
+        for index, title in enumerate(("Unbiased", "Biased")):
+            half, unbiased = figure.add_subfigure(grid[index]), index == 0
+            of_kind = [name for name in names if estimators.spec(name).unbiased == unbiased]
+            axes = half.subplots(lines, len(panels), squeeze=False, sharey="col")
+            _draw_survey(axes, panels, times, plots.styles_of(of_kind))
+            ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
+            legend: dict[str, Any] = {"loc": "outside right upper", "fontsize": 8}
+            half.legend(ordered.values(), ordered, **legend)
+            half.suptitle(f"{title} estimators on the rows of Table 1")
+
+
+def _draw_survey(
+    axes: np.ndarray,
+    panels: Mapping[str, Mapping[str, Sequence[Record]]],
+    times: StepTimes,
+    style_of: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draws the estimators that have a style, and `gumbel_softmax`."""
+    style_of = {**style_of, BESIDE: {"color": "black", "linewidth": 2}}
+    for column, (row, found) in enumerate(panels.items()):
+        for name in style_of.keys() & found.keys():
+            steps, bounds = _curves(found[name])
+            mean, style = bounds.mean(axis=0), {"linewidth": 1, **style_of[name]}
+            axes[0, column].plot(steps, mean, label=name, **style)
+            if (row, name) in times.seconds:  # from the second point on, as 0 has no logarithm
+                seconds = np.asarray(steps[1:]) * times.seconds[row, name]
+                axes[1, column].plot(seconds, mean[1:], **style)
+        axes[0, column].set(title=row.replace("_", ", "), xlabel="step")
+        _show_the_end(axes[0, column], found)
+    cores = f", CPU cores: {times.cores}" if times.cores else ""
+    for below in axes[1:].flat:
+        below.set(xlabel=f"seconds of training{cores}", xscale="log")
+        below.xaxis.set_major_formatter("{x:g}")
+        below.xaxis.set_minor_formatter("")
+    for side in axes[:, 0]:
+        side.set_ylabel("single-sample validation bound, nats")
 
 
 def _curves(found: Sequence[Record]) -> tuple[list[int], np.ndarray]:

@@ -5,9 +5,9 @@ drifts slows both sides, so what is kept is the ratio, and the time of `gumbel_s
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ from experiments.files import read_json
 from experiments.reproduce.stretch import Stretch
 from experiments.settings import Settings
 from experiments.training import records, rundir
-from experiments.training.provenance import provenance
+from experiments.training.provenance import num_cores, provenance
 
 NAME, BESIDE = "step_times", "gumbel_softmax"
 ROUNDS, STEPS = 5, 100
@@ -23,6 +23,18 @@ _SHAPE = {
     "setting": dict,
     "rows": [{"row": str, "estimator": str, "milliseconds": float, "ratio": float}],
 }
+
+
+class StepTimes(NamedTuple):
+    """What `write` has measured.
+
+    Attributes:
+      seconds: of a step, by row and estimator.
+      cores: that the process had on a CPU; None on an accelerator, or where nothing is measured.
+    """
+
+    seconds: Mapping[tuple[str, str], float]
+    cores: int | None
 
 
 class Side(Stretch):
@@ -58,7 +70,7 @@ def write(
     """
     # Two processes that measure at once would measure each other.
     with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
-        setting = {"rounds": rounds, "num_steps": num_steps}
+        setting = {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()}
         found: list[dict[str, Any]] = []
         if path.exists():
             before = read_json(path, _SHAPE, "delete it, to measure again")
@@ -85,16 +97,20 @@ def measure(beside: Side, side: Side, rounds: int) -> dict[str, float]:
     }
 
 
-def seconds_of(results: Path) -> dict[tuple[str, str], float]:
-    """Seconds of a step by row and estimator, from the ratios; empty if nothing is measured."""
+def read(results: Path) -> StepTimes:
+    """Seconds of a step, from the ratios; none if nothing is measured."""
     path = results / f"{NAME}.json"
     if not path.exists():
-        return {}
-    rows = read_json(path, _SHAPE | {"rows": [{"row": str, "beside": float}]})["rows"]
+        return StepTimes({}, None)
+    shape = _SHAPE | {"rows": [{"row": str, "beside": float}], "device": {"platform": str}}
+    measured = read_json(path, shape)
+    rows = measured["rows"]
     times: dict[str, list[float]] = {}
     for each in rows:
         times.setdefault(each["row"], []).append(each["beside"])
     own = {row: statistics.median(values) for row, values in times.items()}
-    return {
+    seconds = {
         (each["row"], each["estimator"]): each["ratio"] * own[each["row"]] / 1000 for each in rows
     }
+    on_cpu = measured["device"]["platform"] == "cpu"
+    return StepTimes(seconds, measured["setting"].get("cores") if on_cpu else None)

@@ -75,7 +75,7 @@ class Survey(Table1):
     ) -> None:
         super().__init__(preset, workdir, results, part)
         self.runs = Runs(table1.NAME, workdir, results)
-        self.seconds = step_times.seconds_of(results)
+        self.times = step_times.read(results)
         self._plans: dict[str, Pass] = {}  # by row
 
     def waves(self) -> Iterator[Wave]:
@@ -137,7 +137,7 @@ class Survey(Table1):
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         cost = self.share(cell).cost
-        seconds = self.seconds.get((cell.row, cell.estimator))
+        seconds = self.times.seconds.get((cell.row, cell.estimator))
         ms = None if seconds is None else 1000 * seconds
         entry = super()._cell(cell) | {"cost": cost, "ms": ms}
         if cost > MAX_COST:

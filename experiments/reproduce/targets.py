@@ -123,7 +123,7 @@ def _draw_survey(path: Path, table: Survey) -> None:
     panels = table.curves()
     if not any(panels.values()):
         raise _missing("no final run", "survey", table.results)
-    figures.survey(path, panels, table.seconds)
+    figures.survey(path, panels, table.times)
 
 
 def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures made from recorded metrics and from a model's images."""
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
     unique = list(dict.fromkeys(names))
     colors = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(unique)))
     return dict(zip(unique, map(tuple, colors), strict=True))
+
+
+def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A color and a style for each name's line: all colors solid, then dashed, then dotted."""
+    colors = [f"C{index}" for index in range(10) if index != 7]  # but gray
+    styles = itertools.product(("-", "--", ":"), colors)
+    unique = dict.fromkeys(names)
+    return {
+        name: {"color": color, "linestyle": line}
+        for name, (line, color) in zip(unique, styles, strict=False)
+    }
 
 
 def labeled_lines(panels: Iterable[Axes]) -> dict[str, Artist]:

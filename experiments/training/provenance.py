@@ -101,3 +101,8 @@ def _git(root: Path) -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def num_cores() -> int | None:
+    """The CPU cores that this process may use, or None where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

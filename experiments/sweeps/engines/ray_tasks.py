@@ -22,7 +22,7 @@ from experiments.errors import UserError, one_line
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
 from experiments.training.compilations import keep_compilations
-from experiments.training.provenance import ROOT
+from experiments.training.provenance import ROOT, num_cores
 from experiments.training.run import Programs
 from experiments.training.rundir import RESULT
 from experiments.training.signals import Stop, graceful_stop
@@ -185,8 +185,7 @@ def _connect(ray: ModuleType, options: Options) -> None:
         raise UserError("--devices is not for --engine=ray: give --ray_gpus_per_run")
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     if not address:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        workers = options.workers or cores
+        workers = options.workers or num_cores()
         ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
         return
     code = [str(ROOT / package) for package in ("gumbel", "experiments", "configs")]

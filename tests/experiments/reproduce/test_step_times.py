@@ -5,6 +5,7 @@ import pytest
 from experiments.reproduce import figures, step_times, survey
 from experiments.reproduce.survey import Survey
 from experiments.training import records
+from experiments.training.provenance import num_cores
 from tests.experiments.reproduce.test_tables import finish
 
 
@@ -28,6 +29,7 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
 
     rows = write()
     assert [row["estimator"] for row in rows] == ["gumbel_softmax", "rloo"]
+    assert step_times.read(table.results).cores == num_cores()
     assert all(row["milliseconds"] > 0 for row in rows)
     monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
     assert write() == rows
@@ -45,7 +47,8 @@ def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
         for name, ratio in (("gumbel_softmax", 1.0), ("rloo", 2.5))
     ]
     table.results.mkdir()
-    records.write_json(table.results / "step_times.json", {"setting": {}, "rows": rows})
+    measured = {"setting": {"cores": 2}, "rows": rows, "device": {"platform": "cpu"}}
+    records.write_json(table.results / "step_times.json", measured)
     table = Survey(table.preset, table.runs.directory.parent, table.results)
     for wave in table.waves():
         for job in wave.jobs:
@@ -54,5 +57,5 @@ def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
         "gumbel_softmax": 2.0,
         "rloo": 5.0,
     }
-    figures.survey(table.results / "curves.png", table.curves(), table.seconds)
+    figures.survey(table.results / "curves.png", table.curves(), table.times)
     assert (table.results / "curves.png").stat().st_size > 10_000
