@@ -93,9 +93,17 @@ class _Network(NamedTuple):
         scale = jnp.sqrt(signal.variance) + 1e-3
 
         def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:
-            inputs = weights["w"][0] * ((costs - signal.mean) / scale)[..., None]
-            inputs += weights["w"][1] * (slope / scale)[..., None] + weights["b"]
-            return scale * jnp.sum(weights["v"] * jnp.tanh(inputs), axis=-1) - weights["a"] * slope
+            cost, change = (costs - signal.mean) / scale, slope / scale
+
+            # A unit at a time, computed again for the gradient: all at once do not fit the cache.
+            @jax.checkpoint
+            def add(so_far: Array, unit: tuple[Array, ...]) -> tuple[Array, None]:
+                v, of_cost, of_slope, b = unit
+                return so_far + v * jnp.tanh(of_cost * cost + of_slope * change + b), None
+
+            units = (weights["v"], *weights["w"], weights["b"])
+            summed, _ = jax.lax.scan(add, jnp.zeros_like(cost + change), units)
+            return scale * summed - weights["a"] * slope
 
         found = {}
         for name, record in drawn.records.items():
