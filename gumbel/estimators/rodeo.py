@@ -9,12 +9,14 @@ from jaxtyping import Array, Float
 from gumbel.estimators import stein
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, ControlState, Learner, learner
-from gumbel.estimators.multi import Costs, Passes, sum_over_others
+from gumbel.estimators.multi import Passes, sum_over_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.estimators.stein import Changes, Estimate, Slopes, products
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
+
+_LEAST = {"num_samples": Range(minimum=2), "control_hidden": Range(minimum=1)}
 
 
 @register(
@@ -22,12 +24,7 @@ from gumbel.types import PRNGKey
     unbiased=True,
     derivatives="all",
     passes="2 * m + 2 * m",
-    ranges={
-        "num_samples": Range(minimum=2),
-        "control_hidden": Range(minimum=1),
-        "decay": DECAY,
-        **RANGES,
-    },
+    ranges=RANGES | _LEAST | {"decay": DECAY},
 )
 def rodeo(
     family: Families,
@@ -95,8 +92,7 @@ class _Network(NamedTuple):
         def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:
             cost, change = (costs - signal.mean) / scale, slope / scale
 
-            # A unit at a time, computed again for the gradient: all at once do not fit the cache.
-            @jax.checkpoint
+            @jax.checkpoint  # A unit at a time, computed twice: all do not fit the cache.
             def add(so_far: Array, unit: tuple[Array, ...]) -> tuple[Array, None]:
                 v, of_cost, of_slope, b = unit
                 return so_far + v * jnp.tanh(of_cost * cost + of_slope * change + b), None
@@ -116,10 +112,8 @@ class _Network(NamedTuple):
     def update(self, state: RodeoState, drawn: Passes, estimate: Estimate) -> RodeoState:
         def squared(weights: Any) -> Float[Array, ""]:
             found = estimate((state.signal, weights))
-            costs: Costs = drawn.cost[0]
             squares = jnp.stack([jnp.sum(jnp.square(x)) for x in found.values()])
-            return jnp.sum(squares) / max(costs.size, 1)
+            return jnp.sum(squares) / max(drawn.cost[0].size, 1)
 
-        gradient = jax.grad(squared)(state.control.coefficients)
-        moved = self.normalizer.update(state.signal, drawn.cost)
-        return RodeoState(moved, self.learner.step(state.control, gradient))
+        control = self.learner.step(state.control, jax.grad(squared)(state.control.coefficients))
+        return RodeoState(self.normalizer.update(state.signal, drawn.cost), control)
