@@ -70,7 +70,8 @@ def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
     if not family.event_ndims:
         return wide
     finite = jnp.maximum(wide, -1e30)  # -inf less -inf is NaN
-    after = jax.lax.cumlogsumexp(finite, axis=finite.ndim - 1, reverse=True)
+    # Not cumlogsumexp, whose time on a CPU grows with K^2.
+    after = jax.lax.associative_scan(jnp.logaddexp, finite, axis=finite.ndim - 1, reverse=True)
     return finite[..., :-1] - after[..., 1:]
 
 
