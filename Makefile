@@ -1,4 +1,5 @@
-# `make quickstart` trains a small model on scikit-learn's digits; `make test` runs every check.
+# `make quickstart` trains a small model on scikit-learn's digits; `make test` runs the linter,
+# the type checker, and the quick tests.
 # Both make the environment first. A second one, of another Python, stands beside it:
 #   make VENV=.venv-3.13 PYTHON=python3.13 test
 

@@ -21,8 +21,8 @@ class Row:
       error: mean squared error, `variance + bias^2`.
       cosine: mean cosine between one estimate and the true gradient.
       norm: norm of the true gradient.
-      passes: forward and backward passes through the objective per estimate.
-      milliseconds: time per estimate, for all groups together.
+      passes: forward passes plus backward passes through the objective per estimate; 2 for `sf`.
+      milliseconds: time per estimate, for all groups together, with that of adding it to the sums.
     """
 
     estimator: str

@@ -73,10 +73,10 @@ def compare(
         are then ignored.
       known: an earlier comparison with the same arguments, whose rows are kept.
       on_found: called with the comparison so far, after each estimator and temperature.
-      progress: called after each block of draws.
+      progress: called after each block of draws, `progress(what, done, total)`.
 
     Returns:
-      A row for each estimator, temperature, and group of parameters.
+      A `Comparison`, with a row for each estimator, temperature, and group of parameters.
 
     Raises:
       ValueError: `reference` is biased, or an argument is out of range.
@@ -103,6 +103,8 @@ def compare(
         raise ValueError(
             f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
         )
+    if not temperatures or not all(t > 0 for t in temperatures):
+        raise ValueError(f"temperatures are {tuple(temperatures)}: give one or more above 0")
     chosen = [registry.spec(name) for name in estimators or registry.names()]
     if truth is None:
         truth = true_gradient(
@@ -136,7 +138,8 @@ def compare(
         def told(done: int, number: int = number, name: str = spec.name) -> None:
             progress(name, number * NUM_BLOCKS + done, len(todo) * NUM_BLOCKS)
 
-        found = measures[spec.name](draw_key, temperature or 1.0, blocks, told)
+        at = 1.0 if temperature is None else temperature
+        found = measures[spec.name](draw_key, at, blocks, told)
         rows += _rows(spec, temperature, found, truth.blocks, passes[spec.name])
         on_found(Comparison(truth.said, tuple(rows), skipped))
     return Comparison(truth.said, tuple(rows), skipped)

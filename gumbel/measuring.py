@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,22 @@ class Measured(NamedTuple):
     milliseconds: float
 
 
+class Measure(Protocol):
+    """Measures an estimator on one objective."""
+
+    def __call__(
+        self, key: PRNGKey, temperature: float, per_block: int, on_block: Callable[[int], object]
+    ) -> Measured:
+        """Draws `NUM_BLOCKS` blocks of `per_block` estimates; `on_block` gets how many are done."""
+
+
 def measurer(
     arguments: tuple[Objective, Params, Batch],
     estimator: Estimator,
     truth: dict[str, np.ndarray],
     num_warmup: int,
-) -> Any:
-    """`(key, temperature, draws per block, on_block) -> Measured`: one program for all of these."""
+) -> Measure:
+    """One program for all keys and temperatures."""
     objective, params, batch = arguments
     target = {name: jnp.asarray(value.mean(axis=0), jnp.float32) for name, value in truth.items()}
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)

@@ -51,7 +51,7 @@ def true_gradient(
       num_draws: number of estimates in that run.
       temperature: temperature passed to it.
       max_values: largest number of joint values to enumerate.
-      progress: called after each block of draws.
+      progress: called after each block of draws, `progress(what, done, total)`.
 
     Raises:
       ValueError: `reference` is biased.
@@ -76,7 +76,8 @@ def true_gradient(
     spec = registry.spec(reference)
     if not spec.unbiased or spec.multi_sample:
         raise ValueError(
-            f"reference {reference!r} is biased: give an unbiased one such as 'muprop'"
+            f"reference {reference!r} is no unbiased estimator of the gradient of the mean cost: "
+            "give one such as 'muprop'"
         )
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     measure = measurer(arguments, spec.factory(family), zero, 0)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from experiments.files import read_json
 from experiments.lab.measure import SHAPE
+from experiments.reproduce.table import markdown_table
 from gumbel.lab import Comparison
-from scripts.results_tables import figure, table
+from scripts.results_tables import figure
 
 
 def sections(results: Path) -> str:
@@ -50,7 +51,7 @@ def stages(results: Path) -> str:
         "## Gradients while a model trains\n\n"
         "The estimator with the least mean squared error, and that error as a share of the\n"
         "squared norm of the gradient. The time is the median over the estimators.\n\n"
-        f"{table(header, rows)}\n"
+        f"{markdown_table(header, rows)}\n"
         + figure(results, "lab", "The error of every estimator while four models train.")
     )
 

@@ -2,7 +2,7 @@
 
   python -m scripts.docs_pages
 
-A page for each registered estimator, from its `Spec`, its docstring and the records of Table 1; the
+A page for each registered estimator, from its `Spec`, its docstring and the survey's records; the
 overview of all of them; and the tables of results. `make docs` calls it, so a new estimator has its
 page as soon as it is registered. What a person has to say about one goes into `docs/notes/NAME.md`,
 which its page includes if the file exists.
@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments import command
 from experiments.files import write_text
-from experiments.reproduce.store import milliseconds
+from experiments.reproduce.table import markdown_table
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -35,7 +35,7 @@ Record = dict[str, Any]
 def write(docs: Path) -> None:
     """Writes all generated pages below `docs`, and leaves files alone that would not change."""
     finals = finals_of(RESULTS)
-    cells = cells_of(RESULTS, finals)
+    cells = cells_of(RESULTS)
     folder = docs / "estimators"
     pages = {f"{name}.md": estimator_page(name, cells, docs) for name in estimators.names()}
     pages["index.md"] = overview(cells)
@@ -59,18 +59,11 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
     return found
 
 
-def cells_of(
-    results: Path, finals: Mapping[tuple[str, str], list[Record]]
-) -> dict[tuple[str, str], Record]:
-    """The cells of Table 1 that have been run, by row and estimator, with the time of a step."""
-    path = results / "table1.json"
+def cells_of(results: Path) -> dict[tuple[str, str], Record]:
+    """The cells of the survey by row and estimator."""
+    path = results / "survey.json"
     cells = records.read_json(path)["cells"] if path.exists() else []
-    return {
-        (cell["row"], cell["estimator"]): cell
-        | {"ms": milliseconds(finals.get((cell["row"], cell["estimator"]), []))}
-        for cell in cells
-        if "mean" in cell
-    }
+    return {(cell["row"], cell["estimator"]): cell for cell in cells}
 
 
 def bound_of(cell: Record | None) -> str:
@@ -82,7 +75,7 @@ def bound_of(cell: Record | None) -> str:
       >>> bound_of(None)
       ''
     """
-    if cell is None:
+    if cell is None or "mean" not in cell:
         return ""
     interval = cell.get("ci95")
     half = f" ± {(interval[1] - interval[0]) / 2:.1f}" if interval else ""
@@ -110,12 +103,12 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
 `gumbel.estimators.make(name, family, **options)` makes an estimator. All share one signature.
 [](../choose.md) says which one to use.
 
-{results_tables.table(header, lines)}
+{markdown_table(header, lines)}
 *Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
 (`num_samples`), `N` joint values, and `V` changes of one variable to another value. *Bounds*: test
-set, nats, lower is better, mean over seeds ± half the width of the 95 % interval, from
-`results/table1.json`; blank cells were not run. *ms per step*: time of a step of the Bernoulli SBN
-at batch size 100 on one CPU core, the median over `results/table1/final`.
+set, nats, lower is better, mean over seeds ± half the width of the 95 % interval (without it, a
+single run), from `results/survey.json`; blank cells were not run. *ms per step*: time of a step of
+the Bernoulli SBN at batch size 100, from `results/step_times.json`.
 
 ```{{toctree}}
 :hidden:
@@ -126,14 +119,14 @@ at batch size 100 on one CPU core, the median over `results/table1/final`.
 
 
 def _ms(cell: Record | None) -> str:
-    return "" if cell is None or cell["ms"] is None else f"{cell['ms']:.1f}"
+    return "" if cell is None or cell["ms"] is None else f"{cell['ms']:.2g}"
 
 
 def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Path) -> str:
     """The page of one estimator."""
     spec = estimators.spec(name)
     note = docs / "notes" / f"{name}.md"
-    text = f"# `{name}`\n\n{results_tables.table(('', ''), facts(spec))}\n"
+    text = f"# `{name}`\n\n{markdown_table(('', ''), facts(spec))}\n"
     if note.exists():
         text += f"{note.read_text(encoding='utf-8').strip()}\n\n"
     factory = f"{spec.factory.__module__}.{getattr(spec.factory, '__qualname__', name)}"
@@ -141,8 +134,9 @@ def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Pat
     if spec.options:
         header = ("option", "default", "values")
         lines = ((f"`{o.name}`", f"`{_default(o)}`", _values(o)) for o in spec.options.values())
-        text += f"## Options\n\n{results_tables.table(header, lines)}\n"
-    measured = {row: cells[row, name] for row in ROWS if (row, name) in cells}
+        text += f"## Options\n\n{markdown_table(header, lines)}\n"
+    of_rows = {row: cells.get((row, name), {}) for row in ROWS}
+    measured = {row: cell for row, cell in of_rows.items() if "mean" in cell}
     if measured:
         text += _measured(name, measured)
     return text + _commands(spec)
@@ -199,9 +193,9 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
     return f"""\
 ## Measured
 
-{results_tables.table(header, lines)}
-Table 1 of the paper with {steps} steps ([protocol](../reproduction/protocol.md)), from
-`results/table1.json` and `results/table1/final`. The learning rate was picked on the validation
+{markdown_table(header, lines)}
+The models of Table 1 after {steps} steps ([protocol](../reproduction/protocol.md)), from
+`results/survey.json` and `results/table1/final`. The learning rate was picked on the validation
 set.
 
 ![Validation bounds of {name} and of the other estimators during training](curves/{name}.svg)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import Maybe, read_json
+from experiments.reproduce.table import markdown_table
 from experiments.sweeps.progress import nats
 from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT
@@ -57,13 +58,6 @@ def load_runs(directory: Path) -> list[Run]:
     return [read_json(path, _RUN) for path in sorted(directory.glob("*.json"))]
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    lines = [list(header), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def figure(results: Path, name: str, caption: str) -> str:
     """A figure of the results in a page of `docs/reproduction`; nothing if it is not there."""
     if not (results / "figures" / f"{name}.png").exists():
@@ -98,7 +92,7 @@ def full_runs(runs: Iterable[Run]) -> str:
         if run["steps"] >= 200_000
     ]
     header = ("model", "estimator", "steps", "seed", "validation", "test")
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def short_runs(runs: Iterable[Run]) -> str:
@@ -117,7 +111,9 @@ def short_runs(runs: Iterable[Run]) -> str:
         (f"`{name}`", *(row.get(column, "not run") for column in COLUMNS))
         for name, row in cells.items()
     ]
-    return table(("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows)
+    return markdown_table(
+        ("estimator", *(f"`{SHORT[task]}`, {latent}" for task, latent in COLUMNS)), rows
+    )
 
 
 def speed_by_classes(path: Path) -> str:
@@ -150,7 +146,8 @@ def speed_by_classes(path: Path) -> str:
     )
     cpu = measured["device"]["platform"] == "cpu"
     device = f"{measured['cores']} CPU cores" if cpu else measured["device"]["kind"]
-    return f"Steps per second on {device}, batch 100, compiling left out:\n\n{table(header, rows)}"
+    shown = markdown_table(header, rows)
+    return f"Steps per second on {device}, batch 100, compiling left out:\n\n{shown}"
 
 
 _MODELS = {
@@ -180,12 +177,12 @@ def pytorch_ratios(results: Path) -> str:
         "model",
         "processes",
         "over PyTorch",
-        "of at most",
-        "of the speed of its own products",
+        "upper limit",
+        "share of the upper limit",
         "PyTorch",
         "file",
     )
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _share(speed: dict[str, Any]) -> float:

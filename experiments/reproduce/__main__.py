@@ -55,11 +55,15 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     flags.DEFINE_list(
-        "rows", None, "of table1, survey: train these, such as sbn_bernoulli; all", **define
+        "rows", None, "of table1 and survey: train only these, such as sbn_bernoulli", **define
     )
-    flags.DEFINE_list("estimators", None, "of table1, survey: train these; all", **define)
+    flags.DEFINE_list("estimators", None, "of table1 and survey: train only these", **define)
     flags.DEFINE_integer(
-        "seeds", None, "of table1, survey: final runs of a cell; all", lower_bound=1, **define
+        "seeds",
+        None,
+        "of table1 and survey: final runs of a cell; default: all",
+        lower_bound=1,
+        **define,
     )
     flags.DEFINE_bool("plan", False, "of a table: say what there is to train, and stop", **define)
     flags.DEFINE_float(

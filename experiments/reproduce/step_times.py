@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.reproduce.stretch import Stretch
 from experiments.settings import Settings
@@ -21,7 +22,10 @@ NAME, BESIDE = "step_times", "gumbel_softmax"
 ROUNDS, STEPS = 5, 100
 _SHAPE = {
     "setting": dict,
-    "rows": [{"row": str, "estimator": str, "milliseconds": float, "ratio": float}],
+    "device": {"platform": str},
+    "rows": [
+        {"row": str, "estimator": str, "milliseconds": float, "ratio": float, "beside": float}
+    ],
 }
 
 
@@ -67,6 +71,9 @@ def write(
       names: of the estimators of a row.
       rounds: of turns.
       num_steps: of a turn.
+
+    Raises:
+      UserError: the file has times of other turns, or of another number of cores.
     """
     # Two processes that measure at once would measure each other.
     with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
@@ -74,7 +81,12 @@ def write(
         found: list[dict[str, Any]] = []
         if path.exists():
             before = read_json(path, _SHAPE, "delete it, to measure again")
-            found = before["rows"] if before["setting"] == setting else []
+            if before["setting"] != setting:
+                raise UserError(
+                    f"{path} has times by the setting {before['setting']}, not {setting}: delete "
+                    "it, or give another --results"
+                )
+            found = before["rows"]
         known = {(each["row"], each["estimator"]) for each in found}
         pairs = [(row, name) for row in rows for name in names(row) if (row, name) not in known]
         beside: dict[str, Side] = {}
@@ -102,8 +114,7 @@ def read(results: Path) -> StepTimes:
     path = results / f"{NAME}.json"
     if not path.exists():
         return StepTimes({}, None)
-    shape = _SHAPE | {"rows": [{"row": str, "beside": float}], "device": {"platform": str}}
-    measured = read_json(path, shape)
+    measured = read_json(path, _SHAPE)
     rows = measured["rows"]
     times: dict[str, list[float]] = {}
     for each in rows:

@@ -6,8 +6,6 @@ A run whose record is here counts as done, wherever it was trained.
 import contextlib
 import functools
 import shutil
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +44,6 @@ def record_of(workdir: Path, shape: Shape = rundir.RESULT_SHAPE) -> Record:
         if row.get("validation_bound") is not None
     ]
     return result | {"curve": curve}
-
-
-def milliseconds(found: Sequence[Record]) -> float | None:
-    """The median time of a step over the logged stretches of runs; None if none was logged."""
-    speeds = [
-        row["steps_per_second"]
-        for record in found
-        for row in record["curve"]
-        if row.get("steps_per_second")
-    ]
-    return 1000 / statistics.median(speeds) if speeds else None
 
 
 class Store:

@@ -20,7 +20,7 @@ from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import Runs, Wave, interval, provenance, shown
+from experiments.reproduce.table import Runs, Wave, interval, markdown_table, provenance, shown
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.settings import Settings
@@ -173,10 +173,10 @@ class Survey(Table1):
 {_rows(table["equal_cost"], seeds)}
 Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
 95 % interval. The best of a row is bold, with all that its interval cannot tell from it; a single
-run has no interval. *Cost*: forward and backward passes of a step, in those of one sample (the four
-rows in order where they differ). *ms*: of a step of the first row (`step_times.json`). *Rank*: the
-mean over rows, of the estimators that have all rows. `vimco` trains the bound of several samples;
-the others that of one.
+run has no interval. *Cost*: forward and backward passes of a step, in those of one sample; that
+of the SBN rows first where the VAE rows have another. *ms*: of a step of the first row
+(`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
+trains the bound of several samples; the others that of one.
 """
 
 
@@ -216,7 +216,7 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
     best = {row: best_of([e for e in entries if e["row"] == row]) for row in rows}
     rank = ranks(entries)
     header = ["estimator", "cost", "ms", *(row.replace("_", ", ") for row in rows), "rank"]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for name in dict.fromkeys(entry["estimator"] for entry in entries):
         own = [by[row, name] for row in rows]
         costs = ", ".join(dict.fromkeys(f"{entry['cost']:g}" for entry in own))
@@ -224,7 +224,7 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
         cells = [_shown(by[row, name], seeds, bold=name in best[row]) for row in rows]
         place = f"{rank[name]:.1f}" if name in rank else ""
         lines.append([f"`{name}`", costs, f"{ms:.1f}" if ms else "", *cells, place])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(header, lines)
 
 
 def _shown(entry: dict[str, Any], seeds: int, *, bold: bool) -> str:

@@ -10,7 +10,15 @@ from experiments.config import Overrides
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import PAPER, Table, Wave, interval, provenance, shown
+from experiments.reproduce.table import (
+    PAPER,
+    Table,
+    Wave,
+    interval,
+    markdown_table,
+    provenance,
+    shown,
+)
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.training.run_state import Job
 from gumbel import estimators
@@ -23,6 +31,9 @@ class _Round(NamedTuple):
 
     jobs: list[Job]
     ranked: list[Overrides]
+
+
+SINGLE = "single-sample bound"
 
 
 class Table1(Table):
@@ -144,29 +155,34 @@ def objective(estimator: str) -> str:
     """What an estimator minimizes, in words; multi-sample ones are at their default."""
     spec = estimators.spec(estimator)
     if not spec.multi_sample:
-        return "single-sample"
+        return SINGLE
     return f"{spec.options['num_samples'].default}-sample bound"
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table as Markdown: ours with its interval, and the paper's in brackets."""
+    """The table as Markdown: ours with its interval, and the paper's in parentheses."""
     entries = {(entry["row"], entry["estimator"]): entry for entry in table["cells"]}
     columns = list(dict.fromkeys(entry["estimator"] for entry in table["cells"]))
     rows = list(dict.fromkeys(entry["row"] for entry in table["cells"]))
-    lines = ["| estimator | " + " | ".join(row.replace("_", ", ") for row in rows) + " |"]
-    lines.append("|---" * (len(rows) + 1) + "|")
+    header = ["estimator", *(row.replace("_", ", ") for row in rows)]
+    lines = []
     for column in columns:
         cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
-        lines.append(f"| `{column}` | " + " | ".join(cells) + " |")
+        lines.append([f"`{column}`", *cells])
     steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
     shown = " and ".join(f"{count:,}" for count in steps)
-    lines += [
-        "",
-        "Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width",
-        f"of the 95 % interval; the paper's number in parentheses. Steps: {shown or 'none yet'}.",
-        "`vimco` trains a 5-sample objective, the others a single-sample one.",
-    ]
-    return "\n".join(lines) + "\n"
+    others = {
+        entry["estimator"]: entry["objective"]
+        for entry in table["cells"]
+        if entry["objective"] != SINGLE
+    }
+    trained = "".join(f" `{name}` trains a {what}." for name, what in others.items())
+    trained += " The others train the single-sample one." if others else ""
+    return f"""\
+{markdown_table(header, lines)}
+Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
+interval; the paper's number in parentheses. Steps: {shown or "none yet"}.{trained}
+"""
 
 
 def _shown(entry: dict[str, Any], seeds: int) -> str:

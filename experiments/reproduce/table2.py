@@ -14,7 +14,16 @@ from ml_collections import ConfigDict
 
 from experiments.config import Overrides, load
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import CONFIGS, PAPER, Table, Wave, interval, provenance, shown
+from experiments.reproduce.table import (
+    CONFIGS,
+    PAPER,
+    Table,
+    Wave,
+    interval,
+    markdown_table,
+    provenance,
+    shown,
+)
 from experiments.sweeps import grids
 from experiments.training.run_state import Job
 
@@ -177,22 +186,19 @@ def _shown(entry: dict[str, Any], key: str, draws: int, of: int) -> str:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table as Markdown: ours with its interval, and the paper's in brackets."""
-    lines = [
-        "| estimator | bound, nats | accuracy, % | label draws | steps |",
-        "|---|---|---|---|---|",
-    ]
+    """The table as Markdown: ours with its interval, and the paper's in parentheses."""
+    header = ["estimator", "bound, nats", "accuracy, %", "label draws", "steps"]
+    lines = []
     for entry in table["cells"]:
         draws, steps = entry["label_draws"], entry.get("steps", 0)
         numbers = [
             f"{_shown(entry, key, draws, table['preset']['draws'])} ({entry['paper'][key]:.1f})"
             for key in ("elbo", "accuracy")
         ]
-        lines.append(f"| `{entry['estimator']}` | {' | '.join(numbers)} | {draws} | {steps:,} |")
-    lines += [
-        "",
-        "Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples",
-        "of the class, and the accuracy of q(y | x); mean over label draws, half the width of its",
-        "95 % interval, the paper's number in brackets. The validation set picks alpha.",
-    ]
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{entry['estimator']}`", *numbers, str(draws), f"{steps:,}"])
+    return f"""\
+{markdown_table(header, lines)}
+Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples of the
+class, and the accuracy of q(y | x); mean over label draws, half the width of its 95 % interval, the
+paper's number in parentheses. The validation set picks alpha.
+"""

@@ -32,14 +32,14 @@ class Slice(NamedTuple):
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
-def train(table: Table, engine: str, options: Options, part: Slice) -> int:
+def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
     """Trains what is missing, wave by wave, and writes the table after each run.
 
     Args:
       table: to train.
       engine: a name in `engines.ENGINES`.
       options: for the engine.
-      part: how much. With a deadline, runs that failed before are left alone: each slice would
+      limit: of this call. With a deadline, runs that failed before are left alone: each slice would
         repeat them.
 
     Returns:
@@ -50,26 +50,26 @@ def train(table: Table, engine: str, options: Options, part: Slice) -> int:
     status = ended = begun = 0
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         todo = wave.jobs
-        if part.deadline is not None:
+        if limit.deadline is not None:
             todo = [job for job in todo if not (job.workdir / FAILURE).exists()]
             for job in wave.jobs:
                 if job not in todo:
                     print(f"failed before: {job.workdir}", file=sys.stderr)
                     status = FAILED
-        if todo and begun and part.is_over:  # the first wave gets on, however short the slice
+        if todo and begun and limit.is_over:  # the first wave gets on, however short the slice
             ended = TIME_IS_UP
             break
         begun += len(todo)
         print(f"{wave.name}: {len(todo)} runs", file=sys.stderr)
         jobs.prepare_data(todo)
-        failures, ended = jobs.train(todo, engine, options, table.write, part.deadline)
+        failures, ended = jobs.train(todo, engine, options, table.write, limit.deadline)
         for workdir, reason in failures.items():
             print(f"failed: {workdir}: {reason}", file=sys.stderr)
             status = FAILED
         if ended and (ended != TIME_IS_UP or _unfinished(todo)):
             break
         ended = 0
-    return _conclude(table, engine, options, part, ended or status)
+    return _conclude(table, engine, options, limit, ended or status)
 
 
 def _unfinished(todo: Sequence[Job]) -> bool:
@@ -77,11 +77,11 @@ def _unfinished(todo: Sequence[Job]) -> bool:
     return any(not (job.workdir / FAILURE).exists() for job in jobs.missing(todo))
 
 
-def _conclude(table: Table, engine: str, options: Options, part: Slice, status: int) -> int:
+def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:
     """Writes the table, says what is left or where the table is, and gives the exit status."""
     table.write()
     waves = planned.waves(table, engine, options)  # which writes the records that are not yet
-    if part.thin:
+    if limit.thin:
         table.runs.store.thin()
     if status in (0, FAILED):
         text = table.results / f"{table.name}.md"

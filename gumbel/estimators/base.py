@@ -164,7 +164,8 @@ def register(
     def add(factory: Factory) -> Factory:
         if taken := [each for each in (name, *aliases) if _find(each)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
-        checked = _checked(name, factory, families, options_of(factory, ranges or {}, kinds or {}))
+        known = options_of(factory, ranges or {}, kinds or {})
+        checked = _checked(name, factory, families, known)
         _REGISTRY[name] = Spec(
             name,
             checked,
@@ -177,7 +178,7 @@ def register(
             smooth,
             derivatives,
             passes,
-            options_of(factory, ranges or {}, kinds or {}),
+            known,
             aliases,
         )
         return checked

@@ -10,7 +10,7 @@ from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.multi import Passes, mean_of_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY
-from gumbel.estimators.stein import Changes, Estimate, Slopes
+from gumbel.estimators.stein import Estimate, PhiChanges, Slopes
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -61,7 +61,7 @@ class _Linear(NamedTuple):
         alpha = -state.product / jnp.where(useful, state.square, 1)
         return jnp.where(useful, jnp.clip(alpha, -2, 2), 0)
 
-    def changes(self, alpha: Float[Array, ""], drawn: Passes, slopes: Slopes) -> Changes:
+    def changes(self, alpha: Float[Array, ""], drawn: Passes, slopes: Slopes) -> PhiChanges:
         changes = {}
         for name, record in drawn.records.items():
             others = mean_of_others(slopes[name])

@@ -12,7 +12,7 @@ from gumbel.estimators.control import RANGES, ControlState, Learner, learner
 from gumbel.estimators.multi import Passes, sum_over_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.estimators.stein import Changes, Estimate, Slopes, products
+from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, products
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -85,7 +85,7 @@ class _Network(NamedTuple):
     def coefficients(self, state: RodeoState) -> Any:
         return state.signal, state.control.coefficients
 
-    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> Changes:
+    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> PhiChanges:
         signal, weights = coefficients
         scale = jnp.sqrt(signal.variance) + 1e-3
 

@@ -42,7 +42,7 @@ from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 stop_gradient = jax.lax.stop_gradient
 Slopes: TypeAlias = dict[str, Float[Array, "m B *event"]]
 # By site: `phi` with one variable changed to each of its values, less `phi`, `[m, B, *D, K]`.
-Changes: TypeAlias = dict[str, Float[Array, "m B *D K"]]
+PhiChanges: TypeAlias = dict[str, Float[Array, "m B *D K"]]
 # The estimate, by site, as a gradient in logits that all paths share; of the coefficients.
 Estimate: TypeAlias = Callable[[Any], dict[str, Float[Array, "B *event"]]]
 
@@ -56,14 +56,14 @@ class Operator(Protocol):
     def coefficients(self, state: State) -> Any:
         """Those to use in this step, from earlier steps."""
 
-    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> Changes:
+    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> PhiChanges:
         """Of `phi`, for each path from the others."""
 
     def update(self, state: State, drawn: Passes, estimate: Estimate) -> State:
         """The state with coefficients moved to make the squared estimate small."""
 
 
-def control(drawn: Passes, changes: Changes) -> Costs:
+def control(drawn: Passes, changes: PhiChanges) -> Costs:
     """`h` of each path and cost, differentiable in the logits."""
     parts = []
     for name, record in drawn.records.items():
@@ -72,7 +72,7 @@ def control(drawn: Passes, changes: Changes) -> Costs:
     return total(parts)
 
 
-def score(drawn: Passes, changes: Changes) -> Costs:
+def score(drawn: Passes, changes: PhiChanges) -> Costs:
     """For each path and cost, what has the score's part of the estimate for its gradient."""
     h = control(drawn, changes)
     augmented = stop_gradient(drawn.cost + h)

@@ -9,15 +9,13 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
-from gumbel.estimators.multi import mean_of_others, own_path
+from gumbel.estimators.multi import Costs, mean_of_others, own_path
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
 from gumbel.samplers import hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
-
-Costs = Float[Array, "m *B"]
 
 
 @register(
@@ -60,6 +58,7 @@ def vimco(
     def samples(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
     ) -> tuple[Costs, Costs, PyTree]:
+        # Not `multi.passes`: every sample has its own key, for the objective's own noise, too.
         def one_sample(key: PRNGKey) -> tuple[Cost, Cost, PyTree]:
             drawn = trace(objective, params, batch, key, family, hard_draw)
             return drawn.cost, drawn.log_prob(), drawn.aux

@@ -137,8 +137,12 @@ def test_the_advice_goes_by_the_time_for_a_gradient():
 
 
 def test_arguments_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="reference 'st' is biased: give an unbiased one"):
-        compare(estimators=["st"], max_values=1, reference="st")
+    for biased in ("st", "vimco"):
+        with pytest.raises(ValueError, match=f"reference '{biased}' is no unbiased estimator"):
+            compare(estimators=["st"], max_values=1, reference=biased)
+    for temperatures in ((), (0.0,), (0.5, -1.0), (float("nan"),)):
+        with pytest.raises(ValueError, match="temperatures are .* give one or more above 0"):
+            compare(temperatures=temperatures)
     with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
         compare(num_draws=9)
     with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.errors import UserError
 from experiments.reproduce import figures, step_times, survey
 from experiments.reproduce.survey import Survey
 from experiments.training import records
@@ -33,6 +34,9 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
     assert all(row["milliseconds"] > 0 for row in rows)
     monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
     assert write() == rows
+    sizes["num_steps"] = 4
+    with pytest.raises(UserError, match="has times by the setting .*'num_steps': 3"):
+        write()
 
 
 def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
