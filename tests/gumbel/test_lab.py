@@ -141,7 +141,7 @@ def test_arguments_out_of_range_are_refused():
         with pytest.raises(ValueError, match=f"reference '{biased}' is no unbiased estimator"):
             compare(estimators=["st"], max_values=1, reference=biased)
     for temperatures in ((), (0.0,), (0.5, -1.0), (float("nan"),)):
-        with pytest.raises(ValueError, match="temperatures are .* give one or more above 0"):
+        with pytest.raises(ValueError, match=r"temperatures are .* give one or more above 0"):
             compare(temperatures=temperatures)
     with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
         compare(num_draws=9)
