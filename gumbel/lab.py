@@ -23,7 +23,7 @@ from gumbel.sites import FamilyLike
 from gumbel.truth import Progress, Truth, true_gradient, with_noise
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
-__all__ = ["Comparison", "Row", "Truth", "compare", "true_gradient"]
+__all__ = ["Comparison", "Progress", "Row", "Truth", "compare", "true_gradient"]
 
 
 def compare(

@@ -372,7 +372,12 @@ def _apply_mask(values: Sample, where: Mask | None, family: Family) -> Sample:
     """`values`, 0 where masked."""
     if where is None:
         return values
-    return jnp.where(where[..., None] if family.event_ndims else where, values, 0)
+    return jnp.where(value_mask(where, family), values, 0)
+
+
+def value_mask(where: Mask, family: Family) -> Mask:
+    """A mask of variables as one that broadcasts against their values."""
+    return where[..., None] if family.event_ndims else where
 
 
 def _loop_axis(rank_of_step: int, event_ndims: int) -> int:

@@ -1,6 +1,5 @@
 """Every estimator at the parameters of a run, measured once and kept in a directory."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,9 +91,7 @@ def asked(settings: Settings, step: int, request: Request) -> Any:
     return records.plain({"step": step, "config": settings.flat(), **request._asdict()})
 
 
-def measure(
-    run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
-) -> lab.Comparison:
+def measure(run: Trained, request: Request, output: Path, progress: lab.Progress) -> lab.Comparison:
     """Measures what is not in `output` yet; every estimator that is done is kept there at once.
 
     Args:
@@ -111,7 +108,7 @@ def measure(
 
 
 def _measure(
-    run: Trained, request: Request, output: Path, progress: Callable[[str, int, int], object]
+    run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
     requested = asked(run.settings, run.step, request)
     known = _known(output, requested)

@@ -5,7 +5,7 @@ training and after 1,000, 10,000, and 50,000 steps: which estimator is best chan
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,7 @@ from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import loading, records, run
 from gumbel import lab
-
-Progress = Callable[[str, int, int], object]
+from gumbel.lab import Progress
 
 
 class Preset(NamedTuple):
@@ -104,7 +103,12 @@ def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
 
 
 def _found(
-    path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
+    path: Path,
+    settings: Settings,
+    step: int,
+    request: Request,
+    workdir: Path,
+    progress: Progress,
 ) -> lab.Comparison:
     directory = workdir / "lab" / "trained" / path.stem  # its own, so it can be measured again
     asked = measure.asked(settings, step, request)

@@ -30,7 +30,7 @@ from gumbel.independence import layout, require_independent
 from gumbel.noise import exponential, uniform
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Site
-from gumbel.sites import Families
+from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -114,7 +114,7 @@ def bits_of(record: Record, noise: Noise) -> Bits:
     odds, z = binary_logits(record.logits, record.family), upcast(record.z)
     active = jnp.ones(z.shape, bool)
     if record.where is not None:
-        active &= record.where[..., None] if record.family.event_ndims else record.where
+        active &= value_mask(record.where, record.family)
     if record.family.event_ndims:
         before = jnp.cumsum(z, axis=-1) - z
         active, z, noise = ((active & (before < 0.5))[..., :-1], z[..., :-1], noise[..., :-1])

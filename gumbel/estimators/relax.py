@@ -12,7 +12,7 @@ from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, learner
 from gumbel.estimators.options import Range
 from gumbel.samplers import Record, Records
-from gumbel.sites import Families
+from gumbel.sites import Families, value_mask
 from gumbel.types import PRNGKey, Sample
 
 Network = dict[str, Float[Array, "..."]]
@@ -90,8 +90,7 @@ def _residual(
     def summed(noise: Sample) -> tuple[Float[Array, ""], Float[Array, "..."]]:
         relaxed = record.family.soften(record.logits, noise, temperature)
         if record.where is not None:
-            where = record.where[..., None] if record.family.event_ndims else record.where
-            relaxed = jnp.where(where, relaxed, 0)
+            relaxed = jnp.where(value_mask(record.where, record.family), relaxed, 0)
         seen = [value.reshape(*leading, -1) for value in (relaxed, record.mean())]
         features = jnp.concatenate(seen, axis=-1).astype(network["w1"].dtype)
         hidden = jnp.tanh(features @ network["w1"] + network["b1"])
