@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from gumbel.types import PRNGKey
 
@@ -169,3 +169,13 @@ def _float16_to_float32_bwd(_: None, cotangent: Array) -> tuple[Array]:
 
 
 _float16_to_float32.defvjp(_float16_to_float32_fwd, _float16_to_float32_bwd)
+
+
+def zero_where_not_finite(tree: PyTree) -> PyTree:
+    """A gradient whose infinite and NaN entries are 0.
+
+    Example:
+      >>> zero_where_not_finite(jnp.array([1.0, jnp.nan, jnp.inf])).tolist()
+      [1.0, 0.0, 0.0]
+    """
+    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), tree)

@@ -16,6 +16,7 @@ from gumbel.families import Family
 from gumbel.numerics import upcast
 from gumbel.sites import (
     Draw,
+    Families,
     FamilyLike,
     Record,
     RecordingSampler,
@@ -23,6 +24,7 @@ from gumbel.sites import (
     Site,
     check_trace,
     families,
+    lead_of,
     loop_length,
 )
 from gumbel.tracing import trace_state
@@ -213,6 +215,8 @@ class _ObservingSampler:
     def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
         self._values = {site: jnp.asarray(value) for site, value in values.items()}
         self._otherwise = otherwise
+        # Another sampler's families are not known; it has to say them with the call.
+        self.families: Families = getattr(otherwise, "families", families(None))
         self._traces = [trace_state()]
         self._steps: list[Array] = []  # the index of each loop that is being traced
         self.unused = set(self._values)
@@ -232,10 +236,10 @@ class _ObservingSampler:
             return self._otherwise(site, logits, **given)  # type: ignore[arg-type]
         check_trace(self._traces[-1], site)
         value = self._values[site]
-        for step in self._steps:  # a loop's axis follows the batch axis
-            if value.ndim < 2:
-                break
-            value = jax.lax.dynamic_index_in_dim(value, step, axis=1, keepdims=False)
+        if self._steps and value.ndim == jnp.ndim(logits) + len(self._steps):
+            lead = lead_of(jnp.asarray(logits), self.families.at(site, family), 0)
+            for step in self._steps:
+                value = jax.lax.dynamic_index_in_dim(value, step, axis=lead, keepdims=False)
         if value.shape != jnp.shape(logits):
             raise ValueError(
                 f"observed value of site {site!r} has shape {value.shape}, but its logits have "

@@ -153,6 +153,11 @@ class Record(NamedTuple):
     loops: tuple[int, ...] = ()
     first: tuple[int, ...] = ()
 
+    @property
+    def lead(self) -> int:
+        """How many axes precede those of loops: that of the batch, if there is one."""
+        return lead_of(self.logits, self.family, len(self.loops))
+
     def masked(self, per_variable: Float[Array, "B *D"], fill: float = 0.0) -> Float[Array, "..."]:
         """`per_variable`, with `fill` at masked variables."""
         return per_variable if self.where is None else jnp.where(self.where, per_variable, fill)
@@ -200,7 +205,7 @@ class RecordingSampler:
         like: Mapping[str, "Record"] | None = None,
     ) -> None:
         self._draw = draw
-        self._families = families
+        self.families = families
         self._like = like or {}
         self._levels = [_Loop(key, (), given or {}, {}, trace_state(), [0])]
 
@@ -226,7 +231,7 @@ class RecordingSampler:
                 f"objective sampled site {site!r} twice: give each call its own name, and each "
                 "pass its own sampler"
             )
-        found = self._families.at(site, family)
+        found = self.families.at(site, family)
         logits = check_logits(site, logits, found)
         mask = _checked_mask(site, where, logits, found)
         logits = _apply_mask(logits, mask, found)
@@ -255,11 +260,11 @@ class RecordingSampler:
         key = None if level.key is None else jax.random.fold_in(level.key, position)
         path = (*level.path, position)
         given = {
-            site: _steps_first(value, self._like[site].family)
+            site: _steps_first(value, self._like[site].lead)
             for site, value in level.given.items()
             if self._like[site].loops[: len(path)] == path
         }
-        found: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {}
+        found: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...], int]] = {}
 
         def step(carry: Any, inputs: tuple[Any, Any, Any]) -> tuple[Any, Any]:
             index, x, here = inputs
@@ -271,7 +276,8 @@ class RecordingSampler:
             for name, record in inner.records.items():
                 arrays[name] = (record.logits, record.z, record.where)
                 # Without the arrays, which must not leave the loop's trace by this way.
-                found[name] = (record.family, record.loops, record.first)
+                lead = lead_of(record.logits, record.family, len(record.loops) - len(path))
+                found[name] = (record.family, record.loops, record.first, lead)
             return carry, (y, arrays)
 
         num_steps = loop_length(xs, length)
@@ -279,13 +285,13 @@ class RecordingSampler:
         carry, (ys, stacked) = jax.lax.scan(
             step, carry, (steps, xs, given), reverse=reverse, unroll=unroll
         )
-        for name, (of_site, loops, first) in found.items():  # in the order of the calls
+        for name, (of_site, loops, first, lead) in found.items():  # in the order of the calls
             logits, z, where = stacked[name]
             level.records[name] = Record(
-                _batch_first(logits, of_site),
-                _batch_first(z, of_site),
+                jnp.moveaxis(logits, 0, lead),
+                jnp.moveaxis(z, 0, lead),
                 of_site,
-                None if where is None else _batch_first(where, None),
+                None if where is None else jnp.moveaxis(where, 0, lead),
                 position,
                 loops,
                 (start, *first),
@@ -380,21 +386,11 @@ def value_mask(where: Mask, family: Family) -> Mask:
     return where[..., None] if family.event_ndims else where
 
 
-def _loop_axis(rank_of_step: int, event_ndims: int) -> int:
-    """Where the axis of steps goes: after the batch axis, and before that of the values."""
-    return min(1, rank_of_step - event_ndims)
+def lead_of(logits: Logits, family: Family, num_loops: int) -> int:
+    """How many axes of a site's logits precede those of the loops around it."""
+    return min(1, logits.ndim - family.event_ndims - num_loops)
 
 
-def _batch_first(stacked: Array, family: Family | None) -> Array:
-    """What a loop stacked, `[T, B, ...]`, as `[B, T, ...]`; `family` is None for masks."""
-    event_ndims = 0 if family is None else family.event_ndims
-    return jnp.moveaxis(stacked, 0, _loop_axis(stacked.ndim - 1, event_ndims))
-
-
-def _steps_first(value: PyTree, family: Family) -> PyTree:
-    """The inverse of `_batch_first`, for the outermost loop of a site's layout."""
-
-    def move(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf, _loop_axis(leaf.ndim - 1, family.event_ndims), 0)
-
-    return jax.tree.map(move, value)
+def _steps_first(value: PyTree, lead: int) -> PyTree:
+    """`[B, T, ...]` as `[T, B, ...]`, for the outermost loop of a site's layout."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, lead, 0), value)

@@ -24,7 +24,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators.options import Range
-from gumbel.numerics import upcast
+from gumbel.numerics import upcast, zero_where_not_finite
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -68,7 +68,7 @@ class Learner(NamedTuple):
 
         A cost that is infinite once would else spoil the coefficients for good.
         """
-        finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), gradient)
+        finite = zero_where_not_finite(gradient)
         updates, optimizer = self.optimizer.update(finite, state.optimizer, state.coefficients)
         return ControlState(optax.apply_updates(state.coefficients, updates), optimizer)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel.arguments import checked_temperature
@@ -54,5 +55,6 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
 
 
 def _divided(logits: Float[Array, "..."], temperature: Any) -> Float[Array, "..."]:
-    """`logits / temperature`."""
-    return logits / checked_temperature(temperature, logits.dtype)
+    """`logits / temperature`; an infinite logit has no derivative in the temperature."""
+    checked, finite = checked_temperature(temperature, logits.dtype), ~jnp.isinf(logits)
+    return jnp.where(finite, jnp.where(finite, logits, 0) / checked, logits)

@@ -163,7 +163,7 @@ def repeated(z: Float[Array, "m B *D"], cost_ndim: int) -> Bool[Array, "m *B"]:
 
 def num_values_at_start(record: Record, *, coupled: bool) -> int:
     """The joint values, at the first step of its loops, of the variables that share a cost."""
-    shape, lead = tuple(record.logits.shape), _lead(record)
+    shape, lead = tuple(record.logits.shape), record.lead
     step = shape[:lead] + shape[lead + len(record.loops) :]
     event = step if coupled else step[1:]
     variables = math.prod(event[: len(event) - record.family.event_ndims])
@@ -173,9 +173,4 @@ def num_values_at_start(record: Record, *, coupled: bool) -> int:
 
 def at_start(record: Record) -> tuple[int | slice, ...]:
     """The index of a loop's first step, behind the batch axis."""
-    return (*[slice(None)] * _lead(record), *record.first)
-
-
-def _lead(record: Record) -> int:
-    """How many axes precede those of loops: that of the batch, if there is one."""
-    return min(1, len(record.logits.shape) - record.family.event_ndims - len(record.loops))
+    return (*[slice(None)] * record.lead, *record.first)

@@ -16,7 +16,7 @@ from gumbel.families import Family
 from gumbel.independence import layout
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
-from gumbel.sites import Families
+from gumbel.sites import Families, lead_of
 from gumbel.types import Batch, Cost, Logits, Objective, Params, PRNGKey, Sample
 
 Costs: TypeAlias = Float[Array, "m *B"]
@@ -178,7 +178,7 @@ def shared_sites(
     plan = layout(objective, params, batch, key, family) if plan is None else plan
 
     def common(site: str) -> bool:
-        def logits(params: Params, batch: Batch, key: PRNGKey) -> Array:
+        def logits() -> Array:
             def of_path(path: Int[Array, ""]) -> Array:
                 def draw(site: Site, key: PRNGKey) -> Sample:
                     return independent(site, key, path)
@@ -189,7 +189,7 @@ def shared_sites(
             return jax.vmap(of_path, out_axes=None)(jnp.arange(2))
 
         try:
-            jax.eval_shape(logits, params, batch, key)
+            jax.eval_shape(logits)
         except ValueError:  # the objective itself raised none for `plan`
             return False
         return True
@@ -199,6 +199,7 @@ def shared_sites(
 
 def own_event(record: Record, per_variable: Array, *, coupled: bool) -> tuple[int, ...]:
     """The axes of one step's variables that share a cost, in an array `[m, B, *loops, *D]`."""
-    loops = range(2, 2 + len(record.loops))
+    lead = 1 + lead_of(record.logits[0], record.family, len(record.loops))
+    loops = range(lead, lead + len(record.loops))
     first = 1 if coupled else 2
     return tuple(axis for axis in range(first, per_variable.ndim) if axis not in loops)

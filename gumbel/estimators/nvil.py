@@ -15,6 +15,7 @@ from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
+from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -131,7 +132,8 @@ def nvil(
             for key, layer in zip(keys, inputs, strict=True)
         ]
         cost = stop_gradient(drawn.cost).astype(jnp.float32)
-        unit = jnp.maximum(jnp.std(cost), 1e-3) if cost.size > 1 else jnp.ones_like(cost)
+        spread = jnp.std(cost) if cost.size > 1 else jnp.ones(())
+        unit = jnp.where(jnp.isfinite(spread), jnp.maximum(spread, 1e-3), 1)
         return NVILState(normalizer.init(cost), unit, baselines, optimizer.init(baselines))
 
     def surrogate(
@@ -156,6 +158,7 @@ def nvil(
             return jnp.mean(jnp.square((target[None] - values) / state.unit)), values
 
         (loss, values), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.baselines)
+        gradient = zero_where_not_finite(gradient)  # or an infinite cost would spoil the networks
         scale = normalizer.scale(state.signal)
         value = drawn.cost + _score(drawn, normalizer.baseline(state.signal), values) / scale
 

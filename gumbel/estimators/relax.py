@@ -78,7 +78,7 @@ def relax(
 
 def _leading(record: Record) -> int:
     """How many axes the examples and the steps of loops take, of those that the variables have."""
-    return min(1 + len(record.loops), len(record.logits.shape) - record.family.event_ndims)
+    return record.lead + len(record.loops)
 
 
 def _residual(

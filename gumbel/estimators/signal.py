@@ -44,7 +44,10 @@ class Normalizer(NamedTuple):
     def init(self, signal: Float[Array, "..."]) -> SignalState:
         """Starts the averages from the signal of one batch, so that the first step is centered."""
         signal = jax.lax.stop_gradient(signal).astype(jnp.float32)
-        return SignalState(jnp.mean(signal), jnp.var(signal))
+        return _finite(
+            SignalState(jnp.mean(signal), jnp.var(signal)),
+            SignalState(jnp.zeros(()), jnp.zeros(())),
+        )
 
     def update(
         self,
@@ -54,21 +57,23 @@ class Normalizer(NamedTuple):
     ) -> SignalState:
         """Moves the averages toward the statistics of this batch's signal.
 
-        A single number, the signal of coupled examples, has its distance from the average instead
-        of a variance of its own.
+        A batch whose signal is not finite does not move them: it would spoil them for good. A
+        single number, the signal of coupled examples, has its distance from the average instead of
+        a variance of its own.
 
         Args:
           state: the averages of earlier batches.
           signal: of this batch.
           spread_of: what the variance is of, if not of the centered signal.
         """
-        new = self.init(signal)
+        mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
         spread = jax.lax.stop_gradient(signal - state.mean if spread_of is None else spread_of)
         variance = jnp.mean(jnp.square(spread)) if spread.size == 1 else jnp.var(spread)
-        return SignalState(
-            self.decay * state.mean + (1 - self.decay) * new.mean,
+        moved = SignalState(
+            self.decay * state.mean + (1 - self.decay) * mean,
             self.decay * state.variance + (1 - self.decay) * variance.astype(jnp.float32),
         )
+        return _finite(moved, state)
 
     def center(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
         """The signal, a constant, less its moving average if `centering`."""
@@ -83,3 +88,9 @@ class Normalizer(NamedTuple):
         if not self.variance_normalization:
             return jnp.ones_like(state.variance)
         return jnp.maximum(1.0, jnp.sqrt(state.variance))
+
+
+def _finite(state: SignalState, otherwise: SignalState) -> SignalState:
+    """The averages, or the others if one is not finite."""
+    finite = jnp.isfinite(state.mean) & jnp.isfinite(state.variance)
+    return SignalState(*(jnp.where(finite, *pair) for pair in zip(state, otherwise, strict=True)))

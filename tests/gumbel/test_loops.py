@@ -194,6 +194,45 @@ def test_observed_values_are_those_of_each_step():
     np.testing.assert_array_equal(jnp.moveaxis(z, 2, 0), values)
 
 
+@every_family
+def test_observed_values_of_a_step_without_a_batch_axis(family):
+    width = () if family is BERNOULLI else (3,)
+    values = jax.nn.one_hot(jnp.array([1, 2, 1]), 3) if width else jnp.array([0.0, 1.0, 1.0])
+
+    def objective(params, batch, key, sample):
+        def step(_, x):
+            return None, sample("z", jnp.zeros(width))
+
+        return jnp.zeros(()), sample.scan(step, None, length=3)[1]
+
+    observed = samplers.condition(objective, {"z": values})
+    _, z = observed(None, None, KEY, samplers.hard(family, KEY))
+    np.testing.assert_array_equal(z, values)
+    again = samplers.condition(observed, {})
+    np.testing.assert_array_equal(again(None, None, KEY, samplers.hard(family, KEY))[1], values)
+
+
+@every_family
+def test_nested_loops_of_steps_without_a_batch_axis_keep_their_order(family):
+    width = () if family is BERNOULLI else (4,)
+
+    def objective(params, batch, key, sample):
+        def inner(_, x):
+            return None, sample("z", jnp.full(width, x))
+
+        def outer(_, xs):
+            return sample.scan(inner, None, xs)
+
+        return jnp.zeros(()), sample.scan(outer, None, jnp.arange(6.0).reshape(2, 3))[1]
+
+    drawn = samplers.trace(objective, None, None, KEY, family, samplers.hard_draw)
+    assert drawn.records["z"].logits.shape == (2, 3, *width)
+    np.testing.assert_array_equal(drawn.records["z"].z, drawn.aux)
+    observed = samplers.condition(objective, {"z": drawn.aux})
+    _, z = observed(None, None, KEY, samplers.hard(family, jax.random.key(1)))
+    np.testing.assert_array_equal(z, drawn.aux)
+
+
 def test_a_loop_may_run_backward_and_needs_a_length():
     def objective(params, batch, key, sample):
         def body(total, x):

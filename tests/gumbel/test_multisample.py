@@ -21,6 +21,7 @@ from gumbel.estimators import coupling, stein
 from gumbel.estimators.coupling import Bits
 from gumbel.estimators.distinct import distinct_values, leave_out
 from gumbel.estimators.multi import Passes, mean_of_others, shared_sites
+from gumbel.estimators.signal import SignalState
 from gumbel.independence import layout
 from gumbel.samplers import Record
 from gumbel.sites import families
@@ -72,6 +73,21 @@ def chain(family) -> Net:
         return 3 + jnp.square(first @ slopes[0] + second @ slopes[1]) + jnp.sin(first @ slopes[1])
 
     return Net(family, objective, params, jax.random.normal(keys[3], (2, *event)))
+
+
+def loop_without_a_batch(family) -> Net:
+    """Three steps of a single variable each, whose logits depend on the values before it."""
+    values = jnp.array(1.0) if family is BERNOULLI else jnp.array([0.0, 1.0, -1.5])
+    params = {"in": 0.3 * values, "back": -0.8 * jnp.ones_like(values)}
+
+    def objective(params, batch, key, sample):
+        def step(state, x):
+            z = sample("z", params["in"] * x + params["back"] * state)
+            return 0.5 * state + jnp.sum(z * values), None
+
+        return 3 + jnp.sin(3 * sample.scan(step, jnp.zeros(()), jnp.arange(1.0, 4.0))[0])
+
+    return Net(family, objective, params, jnp.zeros(()))
 
 
 def moments(net: Net, made, num_estimates=4000):
@@ -162,6 +178,25 @@ def test_other_options_leave_the_estimates_unbiased(family):
     ]:
         made[name] = (estimators.make(name, family, **options), ())
     assert_unbiased(net, made)
+
+
+@both_families
+def test_a_step_without_a_batch_axis_does_not_take_later_steps_for_its_own(family):
+    net = loop_without_a_batch(family)
+    rodeo, state = started(net, "rodeo", num_samples=2)
+
+    def all_axes(record, per_variable, *, coupled):
+        return tuple(range(1, per_variable.ndim))
+
+    # The two costs of the first batch may be equal, and then say nothing of their unit.
+    large = with_large_coefficients(
+        state._replace(signal=SignalState(jnp.array(3.0), jnp.array(1.0)))
+    )
+    wrong = (rodeo, large, lambda: patched(stein, "own_event", all_axes))
+    made = {"rodeo": (rodeo, large), "wrong": wrong}
+    found, expected = moments(net, made, 200_000), exact_gradient(net)
+    assert largest_z(*found["rodeo"], expected) < critical_z(len(expected))
+    assert largest_z(*found["wrong"], expected) > critical_z(len(expected))
 
 
 @contextmanager

@@ -1,0 +1,84 @@
+"""What one bad batch leaves behind: nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gumbel import BERNOULLI, CATEGORICAL, estimators
+from tests.gumbel.walks import walk
+
+KEY = jax.random.key(8)
+TEMPERATURE = 0.7
+
+
+def objective(params, batch, key, sample):
+    z = sample("z", params + batch["x"])
+    return jnp.square(z @ jnp.array([1.0, -2.0, 0.5]) - 0.3) + batch["more"]
+
+
+def batch_with(more):
+    return {"x": jnp.array([[0.3, -0.1, 0.2], [0.0, 0.4, -0.5]]), "more": jnp.array([more, 0.0])}
+
+
+def finite(tree):
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan], ids=str)
+@pytest.mark.parametrize("name", walk(quick=("nvil", "rodeo", "sf")))
+def test_a_cost_that_is_not_finite_does_not_spoil_the_state(name, bad):
+    estimator = estimators.make(name, BERNOULLI)
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    params = jnp.zeros(3)
+
+    @jax.jit
+    def step(batch, key, state):
+        found, (state, _) = gradient(objective, params, batch, key, TEMPERATURE, state)
+        return found, state
+
+    good, spoiled = batch_with(0.0), batch_with(bad)
+    for first in (good, spoiled):
+        state = jax.jit(lambda first: estimator.init(objective, params, first, KEY))(first)
+        for number, batch in enumerate((good, spoiled, good)):
+            found, state = step(batch, jax.random.fold_in(KEY, number), state)
+            assert finite(state)
+        assert finite(found)
+
+
+@pytest.mark.parametrize("family", [BERNOULLI, CATEGORICAL], ids=str)
+@pytest.mark.parametrize("name", ["decoupled_st", "gapped_st", "gumbel_rao", "st_gumbel_softmax"])
+def test_an_excluded_value_has_no_derivative_in_the_temperature(name, family):
+    estimator = estimators.make(name, family)
+    batch = {"x": jnp.array([[0.0, 1.0, -jnp.inf]] * 2), "more": jnp.zeros(2)}
+    at = jax.grad(estimator.surrogate, argnums=4, has_aux=True)
+    assert finite(at(objective, jnp.zeros(3), batch, KEY, TEMPERATURE, ())[0])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_state_of_nvil_has_the_same_shape_for_a_batch_of_one(size):
+    estimator = estimators.make("nvil", BERNOULLI, features=lambda batch: batch["x"])
+    batch = jax.tree.map(lambda leaf: leaf[:size], batch_with(0.0))
+    state = estimator.init(objective, jnp.zeros(3), batch, KEY)
+    _, (after, info) = estimator.surrogate(objective, jnp.zeros(3), batch, KEY, 1.0, state)
+    assert jnp.shape(state.unit) == jnp.shape(after.unit) == ()
+    assert {jnp.shape(value) for value in info.metrics.values()} == {()}
+
+
+@pytest.mark.parametrize("name", walk(quick=("arms", "rloo")))
+def test_a_batch_may_hold_a_plain_number_that_shapes_depend_on(name):
+    def steps(params, batch, key, sample):
+        def body(total, _):
+            return total + sample("z", params + batch["x"]) @ jnp.ones(2), None
+
+        return sample.scan(body, jnp.zeros(2), length=batch["steps"])[0]
+
+    options = {"features": lambda batch: batch["x"]} if name == "nvil" else {}
+    estimator = estimators.make(name, BERNOULLI, **options)
+    batch, params = {"x": jnp.zeros((2, 2)), "steps": 3}, jnp.zeros(2)
+
+    def run(params, key):
+        state = estimator.init(steps, params, batch, key)
+        return estimator.surrogate(steps, params, batch, key, 1.0, state)[0]
+
+    assert jax.eval_shape(run, params, KEY).shape == ()
