@@ -82,5 +82,6 @@ class Changes(NamedTuple):
         p, number = p.reshape(*costs, -1, self.num_values), number.reshape(*costs, -1)
         shift = (jnp.arange(self.num_values) - number[..., None]) % self.num_values
         by_value = jnp.take_along_axis(by_shift, shift, axis=-1)
-        terms = jnp.sum(p * by_value, axis=-1)
+        # What is impossible counts nothing, even if it costs infinitely much.
+        terms = jnp.sum(p * jnp.where(p > 0, by_value, 0), axis=-1)
         return jnp.sum(jnp.where(kept.reshape(*costs, -1), terms, 0), axis=-1)

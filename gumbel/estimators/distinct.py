@@ -43,7 +43,7 @@ def distinct_values(
       [(0, 0), (0, 1), (1, 0), (1, 1)]
     """
     num_variables, num_values = log_probs.shape
-    noise = gumbel_noise(key, (num_variables, count, num_values))
+    noise = gumbel_noise(key, (num_variables, count, num_values), log_probs.dtype)
 
     def step(beam: _Pair, inputs: _Pair) -> tuple[_Pair, _Pair]:
         log_q, largest = beam
@@ -64,7 +64,9 @@ def distinct_values(
         parent, value = inputs
         return parent[index], value[index]
 
-    _, chosen = jax.lax.scan(back, jnp.arange(count), (parents, values), reverse=True)
+    _, chosen = jax.lax.scan(
+        back, jnp.arange(count, dtype=parents.dtype), (parents, values), reverse=True
+    )
     return jnp.swapaxes(chosen, 0, 1)
 
 
@@ -100,7 +102,8 @@ def leave_out(
     """
     size = log_p.shape[0]
     rest = jnp.zeros_like(log_p[0]) if everything else 1 - jnp.sum(jnp.exp(log_p), axis=0)
-    log_rest = jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1)), IMPOSSIBLE)
+    some = rest > size * jnp.finfo(log_p.dtype).eps  # else it is what rounding has left
+    log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), IMPOSSIBLE)
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0
     # By the set of values that are taken: log p(the others of the set are drawn next).
@@ -128,14 +131,15 @@ def draw_distinct(
     """
     if site.name != first:
         return independent(site, key, path)
-    log_probs, values = _log_probs(site), upcast(site.logits).shape[-1]
+    log_probs = _log_probs(site)
     shape = log_probs.shape[:-1]  # [B, *D], or [*D] if a coupled site has no batch axis
     rows = 1 if coupled else shape[0]
     flat = log_probs.reshape(rows, -1, log_probs.shape[-1])
     keys = jax.random.split(key, rows)
     chosen = jax.vmap(lambda key, row: distinct_values(key, row, size)[path])(keys, flat)
     chosen = chosen.reshape(shape)
-    z = jax.nn.one_hot(chosen, values) if site.family.event_ndims else chosen
+    one_hot = site.family.event_ndims
+    z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen
     z = jnp.where(jnp.isnan(upcast(site.logits)), jnp.nan, z).astype(site.logits.dtype)
     return jnp.where(site.given > 0, z, independent(site, key, path))
 

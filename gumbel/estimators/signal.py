@@ -44,10 +44,8 @@ class Normalizer(NamedTuple):
     def init(self, signal: Float[Array, "..."]) -> SignalState:
         """Starts the averages from the signal of one batch, so that the first step is centered."""
         signal = jax.lax.stop_gradient(signal).astype(jnp.float32)
-        return _finite(
-            SignalState(jnp.mean(signal), jnp.var(signal)),
-            SignalState(jnp.zeros(()), jnp.zeros(())),
-        )
+        state = SignalState(jnp.mean(signal), jnp.var(signal))
+        return _finite(state, SignalState(*map(jnp.zeros_like, state)))
 
     def update(
         self,

@@ -19,7 +19,7 @@ from scipy import stats
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact
 from gumbel.estimators import coupling, stein
 from gumbel.estimators.coupling import Bits
-from gumbel.estimators.distinct import distinct_values, leave_out
+from gumbel.estimators.distinct import IMPOSSIBLE, distinct_values, leave_out
 from gumbel.estimators.multi import Passes, mean_of_others, shared_sites
 from gumbel.estimators.signal import SignalState
 from gumbel.independence import layout
@@ -321,6 +321,13 @@ def test_one_variable_all_of_whose_values_are_visited_is_exact(name, family, opt
     net = one_layer(family, num_variables=1)
     found = gradient_at(net, estimators.make(name, family, **options), ())
     np.testing.assert_allclose(found.ravel(), exact_gradient(net), rtol=1e-4, atol=1e-5)
+
+
+def test_a_set_with_all_that_is_possible_has_the_probabilities_for_weights():
+    log_p = jax.nn.log_softmax(jax.random.normal(KEY, (200, 2)))
+    impossible = jnp.full((200, 1), IMPOSSIBLE)  # the third draw of two values
+    w, _ = leave_out(jnp.concatenate([log_p, impossible], axis=1).T, everything=False)
+    np.testing.assert_allclose(w[:2].T, jnp.exp(log_p), rtol=1e-5)
 
 
 def test_a_set_of_all_joint_values_is_exact():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators
-from tests.gumbel.walks import walk
+from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(8)
 TEMPERATURE = 0.7
@@ -53,6 +53,41 @@ def test_an_excluded_value_has_no_derivative_in_the_temperature(name, family):
     batch = {"x": jnp.array([[0.0, 1.0, -jnp.inf]] * 2), "more": jnp.zeros(2)}
     at = jax.grad(estimator.surrogate, argnums=4, has_aux=True)
     assert finite(at(objective, jnp.zeros(3), batch, KEY, TEMPERATURE, ())[0])
+
+
+@pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED, quick=("indecater", "unordered_set")))
+def test_an_excluded_value_may_cost_infinitely_much(name):
+    def dear(params, batch, key, sample):
+        z = sample("z", jnp.array([[0.0, 0.0, -jnp.inf]]) + params)
+        return z[:, 1] + jnp.where(z[:, 2] > 0.5, jnp.inf, 0.0)
+
+    estimator, params = estimators.make(name, CATEGORICAL), jnp.array([0.2, -0.1, 0.0])
+    batch = jnp.zeros((1, 3))
+    state = estimator.init(dear, params, batch, KEY)
+    gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    assert finite(gradient(dear, params, batch, KEY, TEMPERATURE, state)[0])
+
+
+@pytest.mark.parametrize("name", walk(quick=("unordered_set", "rloo")))
+def test_sites_without_an_axis_of_variables_in_float64(name):
+    def bare(params, batch, key, sample):
+        first = sample("first", params + batch, family="categorical")  # [B, K]
+        second = sample("second", first[:, 0], family="bernoulli")  # [B]
+        return jnp.square(first[:, 1] - 0.5 * second)
+
+    with jax.enable_x64(True):
+        estimator = estimators.make(name)
+        batch, params = jnp.zeros((2, 3)), jnp.array([0.3, -0.2, 0.1])
+
+        def run(params, batch):
+            state = estimator.init(bare, params, batch, KEY)
+            return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+                bare, params, batch, KEY, TEMPERATURE, state
+            )
+
+        found, (_, info) = jax.eval_shape(run, params, batch)
+        assert found.dtype == info.cost.dtype == jnp.float64
+        assert info.cost.shape == (2,)
 
 
 @pytest.mark.parametrize("size", [1, 2])
