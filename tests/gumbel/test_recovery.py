@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gumbel
 from gumbel import BERNOULLI, CATEGORICAL, estimators
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
@@ -66,6 +67,28 @@ def test_an_excluded_value_may_cost_infinitely_much(name):
     state = estimator.init(dear, params, batch, KEY)
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
     assert finite(gradient(dear, params, batch, KEY, TEMPERATURE, state)[0])
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_a_mask_that_depends_on_samples_is_refused_where_they_are_relaxed(in_loop):
+    def masked(params, batch, key, sample):
+        gate = sample("gate", params + batch["x"][:, :1])
+        if in_loop:
+
+            def step(total, x):
+                return total + sample("z", params + x, where=gate > 0.5)[:, 0], None
+
+            total, _ = sample.scan(step, jnp.zeros(2), batch["x"].T[..., None])
+            return jnp.square(total - 0.3) + gate[:, 0]
+        return jnp.square(sample("z", params + batch["x"], where=gate > 0.5).sum(1)) + gate[:, 0]
+
+    batch, params = batch_with(0.0), jnp.zeros(1)
+    report = gumbel.check_objective(masked, params, batch, KEY, BERNOULLI)
+    for name in ("rebar", "relax"):
+        with pytest.raises(ValueError, match="the mask of site 'z' depends on samples"):
+            estimators.make(name, BERNOULLI).init(masked, params, batch, KEY)
+        assert name not in report.serving()
+    assert {"rloo", "muprop", "gumbel_softmax"} <= set(report.serving())
 
 
 @pytest.mark.parametrize("name", walk(quick=("unordered_set", "rloo")))
