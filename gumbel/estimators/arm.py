@@ -18,7 +18,7 @@ def arm(family: Families, *, num_samples: int = 2) -> Estimator:
 
     for a Bernoulli variable with logit `l` and uniform `u`. A categorical variable is encoded as a
     chain of binary ones. Pairs are antithetic if no logit depends on earlier samples. In the later
-    layers of a stack, and from the second step of a loop on, the two samples are independent, and
+    layers of a stack, and in a loop whose steps depend on each other, the two are independent, and
     the cost of one is the baseline of the other. `disarm` integrates `u` out, and its variance is
     never larger. It has no second derivative.
 

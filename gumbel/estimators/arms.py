@@ -23,8 +23,9 @@ def arms(family: Families, *, num_samples: int = 4) -> Estimator:
         1 - rho = (r - max(2 r^(1/(m-1)) - 1, 0)^(m-1)) / (r (1 - r)),    r = min(p, 1 - p).
 
     A categorical variable is encoded as a chain of binary ones. Samples are correlated if no logit
-    depends on earlier samples. In the later layers of a stack, and from the second step of a loop
-    on, they are independent, and the estimate is that of `rloo`. It has no second derivative.
+    depends on earlier samples. In the later layers of a stack, and in a loop whose steps depend
+    on each other, they are independent, and the estimate is that of `rloo`. It has no second
+    derivative.
 
     Args:
       family: family of the sites.
@@ -44,9 +45,9 @@ def disarm(family: Families, *, num_samples: int = 2) -> Estimator:
     for a Bernoulli variable with logit `l`, `b = 1[u > sigmoid(-l)]`, `b~ = 1[u < sigmoid(l)]`. A
     categorical variable is encoded as a chain of binary ones: up to the first of the two values the
     pair is as above, and between the two values the cost of one is the baseline of the other. Pairs
-    are antithetic if no logit depends on earlier samples. In the later layers of a stack, and from
-    the second step of a loop on, they are independent, and the estimate is that of `rloo` with two
-    samples. It has no second derivative.
+    are antithetic if no logit depends on earlier samples. In the later layers of a stack, and in
+    a loop whose steps depend on each other, they are independent, and the estimate is that of
+    `rloo` with two samples. It has no second derivative.
 
     Args:
       family: family of the sites.

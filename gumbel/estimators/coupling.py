@@ -28,7 +28,7 @@ from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_ove
 from gumbel.families import Family
 from gumbel.independence import layout, require_independent
 from gumbel.noise import exponential, uniform
-from gumbel.numerics import upcast
+from gumbel.numerics import CERTAIN, upcast
 from gumbel.samplers import Pass, Record, Site
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
@@ -43,7 +43,7 @@ class Bits(NamedTuple):
     Attributes:
       logits: log odds, differentiable in the logits of the site.
       z: 0 or 1.
-      active: whether the path takes part: not masked, and no earlier value was chosen.
+      active: whether the path takes part: not masked or constant, and no earlier value was chosen.
       noise: what decided: the rarer of 0 and 1 where it is below that one's probability.
     """
 
@@ -112,13 +112,14 @@ def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dic
 def bits_of(record: Record, noise: Noise) -> Bits:
     """The binary variables of a recorded site."""
     odds, z = binary_logits(record.logits, record.family), upcast(record.z)
+    constant = jnp.abs(odds) >= CERTAIN  # False for NaN, which is to reach the gradient
     active = jnp.ones(z.shape, bool)
     if record.where is not None:
         active &= value_mask(record.where, record.family)
     if record.family.event_ndims:
         before = jnp.cumsum(z, axis=-1) - z
         active, z, noise = ((active & (before < 0.5))[..., :-1], z[..., :-1], noise[..., :-1])
-    return Bits(odds, stop_gradient(z), active, noise)
+    return Bits(odds, stop_gradient(z), active & ~constant, noise)
 
 
 def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> Noise:

@@ -102,7 +102,8 @@ def leave_out(
     """
     size = log_p.shape[0]
     rest = jnp.zeros_like(log_p[0]) if everything else 1 - jnp.sum(jnp.exp(log_p), axis=0)
-    some = rest > size * jnp.finfo(log_p.dtype).eps  # else it is what rounding has left
+    # Where an impossible value was drawn no other is left, and `rest` is what rounding made of 0.
+    some = (rest > 0) & ~jnp.any(log_p <= IMPOSSIBLE, axis=0)
     log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), IMPOSSIBLE)
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0

@@ -323,6 +323,15 @@ def test_one_variable_all_of_whose_values_are_visited_is_exact(name, family, opt
     np.testing.assert_allclose(found.ravel(), exact_gradient(net), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_of_rare_values_beside_a_sure_one():
+    logits = np.array([0.0, -14.0, -14.0])
+    p = np.exp(logits) / np.exp(logits).sum()
+    both = p[0] * p[1] / (1 - p[0]) + p[1] * p[0] / (1 - p[1])
+    expected = [p[0] * p[1] / (1 - p[0]) / both, p[1] * p[0] / (1 - p[1]) / both]
+    w, _ = leave_out(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))[:2], everything=False)
+    np.testing.assert_allclose(w, expected, rtol=0.01)
+
+
 def test_a_set_with_all_that_is_possible_has_the_probabilities_for_weights():
     log_p = jax.nn.log_softmax(jax.random.normal(KEY, (200, 2)))
     impossible = jnp.full((200, 1), IMPOSSIBLE)  # the third draw of two values

@@ -69,6 +69,21 @@ def test_an_excluded_value_may_cost_infinitely_much(name):
     assert finite(gradient(dear, params, batch, KEY, TEMPERATURE, state)[0])
 
 
+@pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED, quick=("arm", "disarm")))
+def test_a_constant_variable_has_no_gradient_and_leaves_the_cost_finite(name):
+    def linear(params, batch, key, sample):
+        return sample("z", params) @ jnp.array([1.0, 2.0, 3.0])
+
+    params = jnp.array([[jnp.inf, -jnp.inf, 0.2]])
+    options = {"features": lambda batch: jnp.zeros((1, 1))} if name == "nvil" else {}
+    estimator = estimators.make(name, BERNOULLI, **options)
+    state = estimator.init(linear, params, None, KEY)
+    gradient = jax.value_and_grad(estimator.surrogate, argnums=1, has_aux=True)
+    (value, _), found = gradient(linear, params, None, KEY, TEMPERATURE, state)
+    assert finite((value, found))
+    np.testing.assert_array_equal(found[0, :2], 0)
+
+
 @pytest.mark.parametrize("in_loop", [False, True])
 def test_a_mask_that_depends_on_samples_is_refused_where_they_are_relaxed(in_loop):
     def masked(params, batch, key, sample):
