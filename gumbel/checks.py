@@ -15,7 +15,7 @@ from gumbel.passes import passes
 from gumbel.probes import Probe, differ, on_host, outputs
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
-from gumbel.smoothness import has_derivative, moving_masks
+from gumbel.smoothness import has_derivative
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
@@ -150,7 +150,6 @@ def check_objective(
     again = trace(*arguments, family, hard_draw)
     probe = Probe(*arguments, drawn)
     leaking, trained = leaks(probe), _trained(*arguments, family)
-    moving = moving_masks(*arguments, family)
     sites = tuple(
         SiteReport(
             name,
@@ -171,9 +170,7 @@ def check_objective(
         bool(np.isfinite(drawn.cost).all()),
         not differ(on_host(outputs(drawn)), on_host(outputs(again))),
         plan.aux is not None,
-        tuple(
-            _estimator(estimators.spec(name), sites, plan, moving) for name in estimators.names()
-        ),
+        tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
         (),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
@@ -204,14 +201,9 @@ def _trained(
     return {site for site, found in reached(params).items() if found}
 
 
-def _estimator(
-    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, moving: list[str]
-) -> EstimatorReport:
+def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
     num_values = math.prod(site.num_values for site in sites)
-    reason = _reason(spec, sites, num_values)
-    if not reason and moving and spec.smooth and spec.unbiased:
-        reason = f"the mask of site {moving[0]!r} depends on samples"
-    return EstimatorReport(spec.name, passes(spec, plan), reason)
+    return EstimatorReport(spec.name, passes(spec, plan), _reason(spec, sites, num_values))
 
 
 def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:

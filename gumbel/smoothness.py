@@ -1,14 +1,13 @@
 """Whether the cost has a derivative in the samples, which some estimators live on."""
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from gumbel.independence import is_concrete, layout
 from gumbel.probes import Probe, outputs, replayed
 from gumbel.samplers import Records, hard_draw, trace
-from gumbel.sites import FamilyLike, Site
-from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
+from gumbel.sites import FamilyLike
+from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
 def has_derivative(
@@ -81,29 +80,3 @@ def require_smooth(
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
                 "or a stop_gradient of the sample, or use a score-function estimator such as 'nvil'"
             )
-
-
-def moving_masks(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
-) -> list[str]:
-    """The sites whose mask depends on samples: it jumps where they are relaxed.
-
-    By the structure of the program, as in `gumbel.estimators.multi.shared_sites`.
-    """
-
-    def is_fixed(name: str) -> bool:
-        def mask(number: Int[Array, ""]) -> Mask | None:
-            def draw(site: Site, key: PRNGKey) -> Sample:
-                return hard_draw(site, jax.random.fold_in(key, number))
-
-            return trace(objective, params, batch, key, family, draw).records[name].where
-
-        try:
-            jax.eval_shape(lambda: jax.vmap(mask, out_axes=None)(jnp.arange(2)))
-        except ValueError:  # the mask is another for each draw
-            return False
-        return True
-
-    records = layout(objective, params, batch, key, family).records
-    masked = [name for name, record in records.items() if record.where is not None]
-    return [name for name in masked if not is_fixed(name)]

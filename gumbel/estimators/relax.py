@@ -42,7 +42,8 @@ def relax(
     replaces `eta f(y)` in `rebar`. Each site has a network `r` with one hidden layer. Its inputs
     are the relaxed sample and the mean of one example (and one step, in a loop), so it needs no
     pass through the model. It starts at 0 and is learned by the gradient of the squared estimate,
-    like `eta` and the temperature. The estimate has no second derivative.
+    like `eta` and the temperature. The estimate has no second derivative. As for `rebar`, the cost
+    must be continuous in the relaxed samples.
 
     Args:
       family: family of the sites.

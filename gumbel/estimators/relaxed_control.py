@@ -34,7 +34,7 @@ from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
-from gumbel.smoothness import moving_masks, require_smooth
+from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -125,12 +125,6 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> ControlState:
         require_independent(objective, params, batch, key, family)
         require_smooth(objective, params, batch, key, family, control.name)
-        if moving := moving_masks(objective, params, batch, key, family):
-            raise ValueError(
-                f"the mask of site {moving[0]!r} depends on samples, and jumps where they are "
-                f"relaxed: {control.name!r} would be biased; use an estimator that does not relax, "
-                "such as 'rloo'"
-            )
         return control.init(layout(objective, params, batch, key, family).records, key)
 
     def surrogate(

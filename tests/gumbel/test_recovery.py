@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gumbel
 from gumbel import BERNOULLI, CATEGORICAL, estimators
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
@@ -82,28 +81,6 @@ def test_a_constant_variable_has_no_gradient_and_leaves_the_cost_finite(name):
     (value, _), found = gradient(linear, params, None, KEY, TEMPERATURE, state)
     assert finite((value, found))
     np.testing.assert_array_equal(found[0, :2], 0)
-
-
-@pytest.mark.parametrize("in_loop", [False, True])
-def test_a_mask_that_depends_on_samples_is_refused_where_they_are_relaxed(in_loop):
-    def masked(params, batch, key, sample):
-        gate = sample("gate", params + batch["x"][:, :1])
-        if in_loop:
-
-            def step(total, x):
-                return total + sample("z", params + x, where=gate > 0.5)[:, 0], None
-
-            total, _ = sample.scan(step, jnp.zeros(2), batch["x"].T[..., None])
-            return jnp.square(total - 0.3) + gate[:, 0]
-        return jnp.square(sample("z", params + batch["x"], where=gate > 0.5).sum(1)) + gate[:, 0]
-
-    batch, params = batch_with(0.0), jnp.zeros(1)
-    report = gumbel.check_objective(masked, params, batch, KEY, BERNOULLI)
-    for name in ("rebar", "relax"):
-        with pytest.raises(ValueError, match="the mask of site 'z' depends on samples"):
-            estimators.make(name, BERNOULLI).init(masked, params, batch, KEY)
-        assert name not in report.serving()
-    assert {"rloo", "muprop", "gumbel_softmax"} <= set(report.serving())
 
 
 @pytest.mark.parametrize("name", walk(quick=("unordered_set", "rloo")))
