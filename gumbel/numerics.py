@@ -179,3 +179,14 @@ def zero_where_not_finite(tree: PyTree) -> PyTree:
       [1.0, 0.0, 0.0]
     """
     return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), tree)
+
+
+def finite_or(new: PyTree, old: PyTree) -> PyTree:
+    """`new` if all of it is finite, else `old`, for states that one bad batch must not spoil.
+
+    Example:
+      >>> [float(x) for x in finite_or((jnp.inf, 1.0), (2.0, 3.0))]
+      [2.0, 3.0]
+    """
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -103,12 +103,7 @@ def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
 
 
 def _found(
-    path: Path,
-    settings: Settings,
-    step: int,
-    request: Request,
-    workdir: Path,
-    progress: Progress,
+    path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
 ) -> lab.Comparison:
     directory = workdir / "lab" / "trained" / path.stem  # its own, so it can be measured again
     asked = measure.asked(settings, step, request)

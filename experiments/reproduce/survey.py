@@ -20,7 +20,7 @@ from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import Runs, Wave, interval, markdown_table, provenance, shown
+from experiments.reproduce.table import Runs, Wave, markdown_table, provenance, shown, summary
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.settings import Settings
@@ -156,8 +156,7 @@ class Survey(Table1):
             "values": values,
         }
         if values:
-            mean = {"mean": statistics.fmean(values), "ci95": interval(values)}
-            return entry | mean | provenance(found)
+            return entry | summary(values) | provenance(found)
         missing = "not run" if share.cost <= MAX_COST else f"left out: {share.cost:g} passes a step"
         return entry | {"missing": missing}
 

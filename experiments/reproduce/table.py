@@ -208,6 +208,11 @@ def interval(values: Sequence[float]) -> list[float] | None:
     return [mean - half, mean + half]
 
 
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """What a table's JSON says of the values of several seeds."""
+    return {"mean": statistics.fmean(values), "ci95": interval(values), "values": list(values)}
+
+
 def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str:
     """A mean with half the width of its interval, and of how many seeds where some are missing.
 

@@ -1,7 +1,6 @@
 """Table 1: picks a setting a cell on validation, trains it on fresh seeds, collects the tests."""
 
 import itertools
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,10 +13,10 @@ from experiments.reproduce.table import (
     PAPER,
     Table,
     Wave,
-    interval,
     markdown_table,
     provenance,
     shown,
+    summary,
 )
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.training.run_state import Job
@@ -141,11 +140,7 @@ class Table1(Table):
             "values": values,
         }
         if values:
-            entry |= {
-                "mean": statistics.fmean(values),
-                "ci95": interval(values),
-                **provenance(found),
-            }
+            entry |= summary(values) | provenance(found)
         else:
             entry["missing"] = "not run" if entry["setting"] is None else "no final run"
         return entry

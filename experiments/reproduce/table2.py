@@ -5,7 +5,6 @@ setting is trained on draws of the labels that no choice was made by: not alpha,
 defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,10 @@ from experiments.reproduce.table import (
     PAPER,
     Table,
     Wave,
-    interval,
     markdown_table,
     provenance,
     shown,
+    summary,
 )
 from experiments.sweeps import grids
 from experiments.training.run_state import Job
@@ -169,14 +168,10 @@ class Table2(Table):
         if not found:
             return entry | {"missing": "not run"}
         return entry | {
-            "elbo": _summary([-record["test_bound"] for record in found]),
-            "accuracy": _summary([record["test_accuracy"] for record in found]),
+            "elbo": summary([-record["test_bound"] for record in found]),
+            "accuracy": summary([record["test_accuracy"] for record in found]),
             **provenance(found),
         }
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": statistics.fmean(values), "ci95": interval(values), "values": list(values)}
 
 
 def _shown(entry: dict[str, Any], key: str, draws: int, of: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from experiments.files import home
+from experiments.training.provenance import num_cores
 
 _MOST_BYTES = 1 << 29  # jax removes what was not used for longest
 _STALE_SECONDS = 30 * 24 * 3600.0  # after which another processor's or version's programs go
@@ -47,10 +48,8 @@ def fingerprint() -> str:
     parts = [platform.machine(), jax.__version__, version("jaxlib"), *_processor()]
     if "NPROC" in os.environ:  # what XLA goes by
         parts.append(os.environ["NPROC"])
-    elif hasattr(os, "sched_getaffinity"):
-        parts.append(str(len(os.sched_getaffinity(0))))
     else:
-        parts.append(str(os.cpu_count()))
+        parts.append(str(num_cores() or os.cpu_count()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

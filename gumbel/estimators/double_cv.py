@@ -11,6 +11,7 @@ from gumbel.estimators.multi import Passes, mean_of_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY
 from gumbel.estimators.stein import Estimate, PhiChanges, Slopes
+from gumbel.numerics import finite_or
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -81,5 +82,4 @@ class _Linear(NamedTuple):
             self.decay * state.product + (1 - self.decay) * product,
             self.decay * state.square + (1 - self.decay) * square,
         )
-        finite = jnp.isfinite(product) & jnp.isfinite(square)  # or a cost was infinite
-        return DoubleCVState(*(jnp.where(finite, *pair) for pair in zip(moved, state, strict=True)))
+        return finite_or(moved, state)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel.estimators.options import Range
+from gumbel.numerics import finite_or
 
 DECAY = Range(minimum=0.0, below=1.0)
 
@@ -45,7 +46,7 @@ class Normalizer(NamedTuple):
         """Starts the averages from the signal of one batch, so that the first step is centered."""
         signal = jax.lax.stop_gradient(signal).astype(jnp.float32)
         state = SignalState(jnp.mean(signal), jnp.var(signal))
-        return _finite(state, SignalState(*map(jnp.zeros_like, state)))
+        return finite_or(state, SignalState(*map(jnp.zeros_like, state)))
 
     def update(
         self,
@@ -71,7 +72,7 @@ class Normalizer(NamedTuple):
             self.decay * state.mean + (1 - self.decay) * mean,
             self.decay * state.variance + (1 - self.decay) * variance.astype(jnp.float32),
         )
-        return _finite(moved, state)
+        return finite_or(moved, state)
 
     def center(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
         """The signal, a constant, less its moving average if `centering`."""
@@ -86,9 +87,3 @@ class Normalizer(NamedTuple):
         if not self.variance_normalization:
             return jnp.ones_like(state.variance)
         return jnp.maximum(1.0, jnp.sqrt(state.variance))
-
-
-def _finite(state: SignalState, otherwise: SignalState) -> SignalState:
-    """The averages, or the others if one is not finite."""
-    finite = jnp.isfinite(state.mean) & jnp.isfinite(state.variance)
-    return SignalState(*(jnp.where(finite, *pair) for pair in zip(state, otherwise, strict=True)))
