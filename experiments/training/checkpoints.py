@@ -8,6 +8,7 @@ state and checked on restoring.
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import shlex
@@ -162,12 +163,14 @@ class Checkpoints:
                     self.directory / str(step),
                     textwrap.shorten(one_line(error), 160),
                 )
-                continue
-            self._refuse_other(settings, step)
-            state = self._fill(step, like, leaves, arrays)
-            if not self._read_only:
-                self._set_aside([later for later in steps if later > step])
-            return step, state
+            else:
+                self._refuse_other(settings, step)
+                state = self._fill(step, like, leaves, arrays)
+                if not self._read_only:
+                    self._set_aside([later for later in steps if later > step])
+                return step, state
+            with _quiet():  # or asyncio would report orbax's failed tasks when they are collected
+                gc.collect()
         if steps:
             what = f"every checkpoint in {self.directory} is damaged"
             raise UserError(f"{what}: delete that directory to start anew")
@@ -236,14 +239,16 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What orbax logs is not shown; its exceptions tell."""
-    logger = absl.logging.get_absl_logger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """What orbax and its asyncio tasks log is not shown; their exceptions tell."""
+    loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
