@@ -6,24 +6,20 @@ does not notice is damage after the fact, so a SHA-256 digest of all leaves is s
 state and checked on restoring.
 """
 
-import contextlib
-import errno
 import gc
 import logging
-import os
 import shlex
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import absl.logging
 import jax
 import numpy as np
 
 from experiments.errors import UserError, one_line
-from experiments.training import hosts
+from experiments.training import hosts, orbax_errors
 from experiments.training import leaves as of_leaves
 from experiments.training.leaves import Leaf, PyTree, Settings
 
@@ -74,7 +70,7 @@ class Checkpoints:
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         alone = hosts.orbax_options()
-        with _quiet():  # orbax warns that what is read-only is read-only
+        with orbax_errors.quiet():  # orbax warns that what is read-only is read-only
             self._manager = checkpoint_managers.CheckpointManager(
                 self.directory,
                 item_handlers={
@@ -130,7 +126,7 @@ class Checkpoints:
         stored = jax.tree.map(lambda leaf: np.asarray(leaf) if np.size(leaf) else None, state)
         args = self._args
         items = args.Composite(state=args.StandardSave(stored), record=args.JsonSave(record))
-        with _one_error(self.directory):
+        with orbax_errors.one_error(self.directory):
             self._manager.save(step, args=items)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
@@ -169,7 +165,7 @@ class Checkpoints:
                 if not self._read_only:
                     self._set_aside([later for later in steps if later > step])
                 return step, state
-            with _quiet():  # or asyncio would report orbax's failed tasks when they are collected
+            with orbax_errors.quiet():  # asyncio reports failed tasks when collected
                 gc.collect()
         if steps:
             what = f"every checkpoint in {self.directory} is damaged"
@@ -180,7 +176,7 @@ class Checkpoints:
         """Read the checkpoint of `step` and hold it against its digest."""
         args = self._args
         wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
-        with _quiet():
+        with orbax_errors.quiet():
             items = self._manager.restore(step, args=wanted)
         record, found = items.record, of_leaves.named(items.state)
         leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
@@ -235,30 +231,3 @@ class Checkpoints:
             (self.directory / str(step)).rename(target)
         if steps:
             self._manager.reload()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What orbax and its asyncio tasks log is not shown; their exceptions tell."""
-    loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _one_error(directory: Path) -> Iterator[None]:
-    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
-    try:
-        with _quiet():
-            yield
-    except ValueError as error:
-        if "No space left on device" not in str(error):
-            raise
-        full = errno.ENOSPC
-        raise OSError(full, os.strerror(full), str(directory)) from error

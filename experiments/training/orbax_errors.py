@@ -1,0 +1,37 @@
+"""What orbax makes of a failure: logs and tracebacks of its threads, reduced to one exception."""
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import absl.logging
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What orbax and its asyncio tasks log is not shown; their exceptions tell."""
+    loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_error(directory: Path) -> Iterator[None]:
+    """Orbax's failure to write as one exception, without the tracebacks that its threads log."""
+    try:
+        with quiet():
+            yield
+    except ValueError as error:
+        if "No space left on device" not in str(error):
+            raise
+        full = errno.ENOSPC
+        raise OSError(full, os.strerror(full), str(directory)) from error
