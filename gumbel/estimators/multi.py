@@ -129,6 +129,17 @@ def sum_over_others(pairs: Float[Array, "m m ..."]) -> Float[Array, "m ..."]:
     return jnp.sum(jnp.where(own_path(pairs.shape[1], pairs.ndim), 0, pairs), axis=1)
 
 
+def other_paths(num_samples: int) -> Int[Array, "m others"]:
+    """The numbers of the paths other than each.
+
+    Example:
+      >>> other_paths(3).tolist()
+      [[1, 2], [0, 2], [0, 1]]
+    """
+    own, before = jnp.arange(num_samples)[:, None], jnp.arange(num_samples - 1)
+    return before + (before >= own)
+
+
 def own_path(num_samples: int, ndim: int) -> Bool[Array, "m m ..."]:
     """Which entries of pairs `[m, m, ...]`, an array of `ndim` axes, are of a path with itself."""
     same = jnp.eye(num_samples, dtype=bool)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from gumbel.estimators import stein
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, ControlState, Learner, learner
-from gumbel.estimators.multi import Passes, sum_over_others
+from gumbel.estimators.multi import Passes, other_paths
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, products
+from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, by_value, products
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -104,9 +104,9 @@ class _Network(NamedTuple):
         found = {}
         for name, record in drawn.records.items():
             at_sample, at_changes = products(drawn, record, slopes[name])
-            costs = drawn.spread(drawn.cost, at_changes.ndim - 1)[None]
+            costs = drawn.spread(drawn.cost, at_changes.ndim - 1)[other_paths(len(drawn.cost))]
             change = network(costs, at_changes) - network(costs, at_sample)
-            found[name] = sum_over_others(change) / (drawn.cost.shape[0] - 1)
+            found[name] = by_value(record, jnp.mean(change, axis=1))
         return found
 
     def update(self, state: RodeoState, drawn: Passes, estimate: Estimate) -> RodeoState:

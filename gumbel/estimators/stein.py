@@ -29,6 +29,7 @@ from gumbel.estimators.multi import (
     Passes,
     independent,
     mean_of_others,
+    other_paths,
     own_event,
     passes,
     value_probs,
@@ -82,18 +83,30 @@ def score(drawn: Passes, changes: PhiChanges) -> Costs:
 
 def products(
     drawn: Passes, record: Record, slopes: Float[Array, "m B *event"]
-) -> tuple[Float[Array, "m m ..."], Float[Array, "m m ..."]]:
-    """`f'(z_j) . (y - z_j)` for paths `k, j`, at `y = z_k` and with one variable changed."""
+) -> tuple[Float[Array, "m others ..."], Float[Array, "m others ..."]]:
+    """`f'(z_j) . (y - z_j)` for paths `k` and `j != k`, at `y = z_k` and with one variable changed.
+
+    Changed to each value in turn, or of a Bernoulli variable to its other one, on a last axis.
+    """
     z = record.z.astype(slopes.dtype)
-    products = slopes[None] * (z[:, None] - z[None])
+    others = other_paths(z.shape[0])
+    own, slope = z[:, None], slopes[others]
+    products = slope * (own - z[others])
     axes = tuple(axis + 1 for axis in own_event(record, slopes, coupled=drawn.coupled))
     at_sample = jnp.sum(products, axis=axes, keepdims=True)
     if record.family.event_ndims:
-        moved = slopes[None] - jnp.sum(slopes[None] * z[:, None], axis=-1, keepdims=True)
+        moved = slope - jnp.sum(slope * own, axis=-1, keepdims=True)
     else:
-        moved = slopes[None, ..., None] * (jnp.arange(2) - z[:, None, ..., None])
+        moved = (slope * (1 - 2 * own))[..., None]
         at_sample = at_sample[..., None]
     return at_sample, at_sample + moved
+
+
+def by_value(record: Record, changes: Float[Array, "m B *D changes"]) -> Float[Array, "m B *D K"]:
+    """From the changes that `products` has, those to each value."""
+    if record.family.event_ndims:
+        return changes
+    return jnp.where(record.z[..., None] == jnp.arange(2), 0, changes)
 
 
 def estimator(name: str, family: Families, num_samples: int, operator: Operator) -> Estimator:
