@@ -29,7 +29,8 @@ def gumbel_top_k(
 
     Returns:
       One-hot vectors of the dtype of `logits`, through which no gradient flows, and
-      `ordered_log_prob` of them, which is differentiable in `logits`.
+      `ordered_log_prob` of them, which is differentiable in `logits`. Both are NaN where fewer than
+      `k` values are possible.
 
     Raises:
       ValueError: k is not from 1 to K, or K is 0.
@@ -46,10 +47,10 @@ def gumbel_top_k(
     check_key(key)
     logits = categorical_logits(logits)
     _check_size(k, logits.shape[-1])
-    _, index = jax.lax.top_k(perturb(key, jax.lax.stop_gradient(logits)), k)
+    scores, index = jax.lax.top_k(perturb(key, jax.lax.stop_gradient(logits)), k)
     z = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
-    invalid = jnp.max(upcast(logits), axis=-1) - jnp.max(upcast(logits), axis=-1)
-    z = jax.lax.stop_gradient(z + invalid[..., None, None].astype(z.dtype))
+    complete = jnp.all(scores > -CERTAIN, axis=-1)
+    z = jnp.where(complete[..., None, None], z, jnp.nan)
     return z, ordered_log_prob(logits, z)
 
 
@@ -65,7 +66,8 @@ def ordered_log_prob(
       z: `k` distinct one-hot vectors, the first one drawn first.
 
     Returns:
-      Log probabilities in nats, at least float32; -inf if a value is excluded or repeated.
+      Log probabilities in nats, at least float32; -inf if a value is excluded or repeated, NaN if
+      all values are excluded.
 
     Raises:
       ValueError: `z` does not fit `logits`.
@@ -83,8 +85,11 @@ def ordered_log_prob(
     chosen = upcast(jax.lax.stop_gradient(z))
     taken = jnp.cumsum(chosen, axis=-2) - chosen > 0.5
     left = jnp.where(taken, -jnp.inf, logits[..., None, :])
-    log_p = jax.nn.log_softmax(left, axis=-1)
-    return jnp.sum(jnp.where(chosen > 0, log_p, 0) + 0 * chosen, axis=(-2, -1))
+    none_left = jnp.max(left, axis=-1, keepdims=True) == -jnp.inf
+    log_p = jax.nn.log_softmax(jnp.where(none_left, 0, left), axis=-1)
+    parts = jnp.where(chosen > 0, jnp.where(none_left, -jnp.inf, log_p), 0) + 0 * chosen
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    return jnp.sum(parts, axis=(-2, -1)) + (largest - largest)
 
 
 def relaxed_top_k(
@@ -112,7 +117,8 @@ def relaxed_top_k(
 
     Returns:
       Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. With nearly tied values,
-      an entry can exceed 1, because a value that was half selected may be selected again.
+      an entry can exceed 1, because a value that was half selected may be selected again. NaN where
+      fewer than `k` values are possible.
 
     Raises:
       ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
@@ -140,9 +146,10 @@ def relaxed_top_k(
         whole = p > 1 - 2.0**-20
         return (left + jnp.log1p(-jnp.where(whole, 0, p)), gone | whole), p
 
-    start = (perturbed, perturbed <= -CERTAIN)
-    _, parts = jax.lax.scan(step, start, None, length=k)
-    soft = jnp.sum(parts, axis=0).astype(logits.dtype)
+    impossible = perturbed <= -CERTAIN
+    _, parts = jax.lax.scan(step, (perturbed, impossible), None, length=k)
+    complete = jnp.sum(~impossible, axis=-1, keepdims=True) >= k
+    soft = jnp.where(complete, jnp.sum(parts, axis=0), jnp.nan).astype(logits.dtype)
     if not hard:
         return soft
     _, index = jax.lax.top_k(jax.lax.stop_gradient(perturbed), k)

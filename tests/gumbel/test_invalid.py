@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gumbel import densities, relaxations
+from gumbel import conditional, densities, relaxations, subsets
 from gumbel.families import BERNOULLI, CATEGORICAL
 
 KEY = jax.random.key(0)
 INF, NAN = np.inf, np.nan
 FAMILIES = [BERNOULLI, CATEGORICAL]
+RELAXED_GIVEN = {
+    BERNOULLI: conditional.conditional_binary_concrete,
+    CATEGORICAL: conditional.conditional_gumbel_softmax,
+}
 MASKS = [-INF, -1e9]
 
 
@@ -26,9 +30,16 @@ def draws(fam, temperature=0.5):
         "hard": lambda logits: fam.relax(KEY, logits, temperature, hard=True),
         "mean": fam.mean,
         "uniform_mean": fam.uniform_mean,
+        "given": lambda logits: RELAXED_GIVEN[fam](
+            KEY, logits, jax.lax.stop_gradient(fam.sample(KEY, logits)), temperature
+        ),
     }
     if fam is CATEGORICAL:
-        values["gumbel_max"] = lambda logits: relaxations.gumbel_max(KEY, logits)
+        values |= {
+            "gumbel_max": lambda logits: relaxations.gumbel_max(KEY, logits),
+            "gumbel_top_k": lambda logits: subsets.gumbel_top_k(KEY, logits, 1)[0][..., 0, :],
+            "relaxed_top_k": lambda logits: subsets.relaxed_top_k(KEY, logits, 1, temperature),
+        }
     return values
 
 
@@ -75,6 +86,8 @@ def test_an_invalid_temperature_that_is_traced_gives_nan(fam, bad):
         return (
             values["relax"](logits),
             values["hard"](logits),
+            values["given"](logits),
+            values.get("relaxed_top_k", values["relax"])(logits),
             fam.relaxed_log_prob(logits, temperature, y),
         )
 
@@ -315,6 +328,12 @@ SAMPLERS = {
     "bernoulli.relax": lambda key, logits: BERNOULLI.relax(key, logits, 0.5),
     "categorical.relax": lambda key, logits: CATEGORICAL.relax(key, logits, 0.5),
     "gumbel_max": relaxations.gumbel_max,
+    "gumbel_top_k": lambda key, logits: subsets.gumbel_top_k(key, logits, 2),
+    "relaxed_top_k": lambda key, logits: subsets.relaxed_top_k(key, logits, 2, 0.5),
+    "given a binary sample": lambda key, logits: RELAXED_GIVEN[BERNOULLI](key, logits, logits, 0.5),
+    "given a categorical sample": lambda key, logits: RELAXED_GIVEN[CATEGORICAL](
+        key, logits, jnp.zeros((2, 3)).at[:, 0].set(1), 0.5
+    ),
     **{
         relax.__name__: lambda key, logits, relax=relax: relax(key, logits, 0.5)
         for relax in (

@@ -52,6 +52,31 @@ def test_ruled_out_values_and_repeated_ones_have_no_probability():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("mask", [-np.inf, -1e9])
+def test_with_fewer_possible_values_than_k_the_subset_is_nan(mask):
+    """In the rows that have too few, and in no other."""
+    logits = jnp.array([[0.0, mask, mask, 1.0], [0.0, mask, 0.0, 1.0], [-jnp.inf] * 4])
+
+    @jax.jit
+    def subsets(logits):
+        z, log_prob = gumbel_top_k(KEY, logits, 3)
+        soft, hard = (relaxed_top_k(KEY, logits, 3, 0.5, hard=hard) for hard in (False, True))
+        return z, log_prob, soft, hard
+
+    for value in subsets(logits):
+        assert np.isnan(value[0]).all()
+        assert np.isfinite(value[1]).all()
+        assert np.isnan(value[2]).all()
+
+
+def test_an_order_that_goes_on_to_excluded_values_has_no_probability():
+    logits = jnp.array([0.0, -jnp.inf, -jnp.inf, 1.0])
+    log_prob = jax.jit(ordered_log_prob)
+    assert log_prob(logits, jnp.eye(4)[jnp.array([3, 0, 1])]) == -jnp.inf
+    assert np.isnan(log_prob(jnp.full(4, -jnp.inf), jnp.eye(4)[:1]))
+    assert np.isnan(log_prob(logits.at[0].set(jnp.nan), jnp.eye(4)[3:]))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_relaxed_subsets_have_k_values_and_finite_gradients(dtype):
     logits = jnp.asarray([[1e4, 0.0, -1e4, 3.0, -jnp.inf], [0.0, 0.1, 0.2, 0.3, 0.4]], dtype)
