@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -108,15 +109,30 @@ def test_examples_of_the_generator():
     assert doctest.testmod(docs_pages) == (0, 2)
 
 
+def test_second_derivatives_are_those_of_the_registry():
+    text = (ROOT / "docs" / "howto" / "mixed.md").read_text()
+    [sentence] = re.findall(r"## Second derivatives\s+For ([^.]*?)\sderivatives of the", text)
+    named = re.findall(r"`(\w+)`", sentence)
+    assert sorted(named) == sorted(
+        name for name in estimators.names() if estimators.spec(name).derivatives == "all"
+    )
+
+
 def test_each_note_is_of_an_estimator():
     notes = {path.stem for path in (ROOT / "docs" / "notes").glob("*.md")}
     assert notes <= set(estimators.names())
 
 
 def test_links_between_pages_lead_somewhere():
-    generated = {"index", "results", *estimators.names()}
+    docs = ROOT / "docs"
+    generated = {docs / "estimators" / f"{name}.md" for name in ("index", *estimators.names())}
+    generated.add(docs / "reproduction" / "results.md")
+    found = []
     for page in PAGES:
+        # A note becomes a part of its estimator's page.
+        start = docs / "estimators" if page.parent.name == "notes" else page.parent
         for path in re.findall(r"\]\((?!http)([^)#\s]+\.md)", page.read_text()):
-            target = page.parent / path
-            known = target.exists() or target.stem in generated
-            assert known or page.parent.name == "notes", f"{page.name}: {path}"
+            found.append(path)
+            target = Path(os.path.normpath(start / path))
+            assert target in generated or target.exists(), f"{page.name}: {path}"
+    assert len(found) > 50

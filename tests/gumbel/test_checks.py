@@ -11,10 +11,9 @@ import pytest
 import gumbel
 from gumbel import BERNOULLI, CATEGORICAL, estimators
 from gumbel.probes import halves
-from tests.gumbel.walks import THROUGH_THE_SAMPLE
+from tests.gumbel.walks import INDEPENDENT, THROUGH_THE_SAMPLE
 
 KEY = jax.random.key(0)
-INDEPENDENT = {name for name in estimators.names() if estimators.spec(name).independent}
 
 
 def check(objective, params=None, batch=None, family=BERNOULLI):

@@ -14,12 +14,21 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
 from gumbel.estimators import Estimator, Info
 from tests.gumbel.nets import FAMILIES, Net, two_layer
-from tests.gumbel.walks import walk
+from tests.gumbel.walks import BIASED, INDEPENDENT, THROUGH_THE_SAMPLE, walk
 
 KEY = jax.random.key(0)
 
 every_estimator = pytest.mark.parametrize("name", walk())
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def test_the_registry_says_what_is_true_of_each_estimator():
+    specs = [estimators.spec(name) for name in estimators.names()]
+    assert {spec.name for spec in specs if not spec.unbiased} == BIASED
+    assert {spec.name for spec in specs if spec.smooth} == THROUGH_THE_SAMPLE
+    assert {spec.name for spec in specs if spec.independent} == set(INDEPENDENT)
+    assert {spec.name for spec in specs if spec.multi_sample} == {"vimco"}
+    assert {spec.name for spec in specs if spec.enumerates} == {"marginalization"}
 
 
 class Made(NamedTuple):

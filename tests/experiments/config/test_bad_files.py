@@ -252,13 +252,14 @@ def test_collect_writes_nowhere_else(tmp_path, capsys, key, value):
     assert not list(tmp_path.rglob("*seed0.json"))
 
 
-SCHEDULES = {
-    "learning_rate_schedule": "cosine",
-    "temperature.name": "linear",
-}
+SCHEDULES = [
+    ("learning_rate_schedule", "cosine"),
+    ("temperature.name", "linear"),
+    ("temperature.name", "cosine"),
+]
 
 
-@pytest.mark.parametrize(("key", "value"), SCHEDULES.items())
+@pytest.mark.parametrize(("key", "value"), SCHEDULES)
 def test_a_run_that_cannot_be_made_longer(tmp_path, capsys, key, value):
     made = small.settings(**{key.replace(".", "__"): value})
     (tmp_path / "config.json").write_text(json.dumps(made.flat() | {"num_steps": 40}))

@@ -17,7 +17,7 @@ from experiments.tasks import labels, layers
 from experiments.tasks import semi_supervised as task
 from experiments.tasks.layers import depth_to_space
 from experiments.tasks.semi_supervised import SemiSupervised
-from experiments.training import evaluation, memory, records
+from experiments.training import evaluation, lengthening, memory, records
 from experiments.training.program import Program, dynamic_of
 from gumbel import CATEGORICAL, estimators, exact, samplers
 from scripts import class_gradients
@@ -313,6 +313,16 @@ def test_beta_falls_to_one_over_its_share_of_the_steps():
     steps = (0, 5, 10, 20)
     found = [float(task.annealed(settings, dynamic, step)["style_beta"]) for step in steps]
     assert found == [4.0, 2.5, 1.0, 1.0]
+
+
+def test_a_run_whose_beta_falls_cannot_be_made_longer():
+    def reason(**values):
+        settings = settings_of(learning_rate_schedule="constant", **values)
+        return lengthening.bound_to_length(settings)
+
+    assert reason(style_beta=4.0, style_beta_share=0.5) == "style_beta_share=0.5"
+    assert reason(style_beta=1.0) is None
+    assert reason(style_beta_share=0.0) is None
 
 
 # Evaluation, and whole runs

@@ -516,13 +516,21 @@ OTHER = {
     "jax_threefry_partitionable": (True, False),
     "jax_default_matmul_precision": ("default", "highest"),
     "jax_enable_x64": (False, True),
+    "jax_disable_most_optimizations": (False, True),
 }
+
+
+def test_every_setting_that_changes_numbers_is_here():
+    assert set(OTHER) | {"xla_flags"} == set(provenance.numerics())
 
 
 @pytest.fixture(name="other")
 def fixture_other():
     """Sets an option of jax as a process has it that was started with another value."""
-    before = {name: getattr(jax.config, name) for name in OTHER}
+    before = {  # jax has options of two kinds
+        name: getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+        for name in OTHER
+    }
     yield jax.config.update
     for name, value in before.items():
         jax.config.update(name, value)
@@ -531,7 +539,8 @@ def fixture_other():
 @pytest.mark.parametrize("name", OTHER)
 def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
     metrics = (halfway / "metrics.jsonl").read_text()
-    mine, theirs = OTHER[name]
+    mine = provenance.numerics()[name]
+    [theirs] = {*OTHER[name]} - {mine}
     other(name, theirs)
     assert refused(launch(halfway)) == (
         f"error: checkpoint {halfway / 'checkpoints' / '35'} was written with {name}={mine}, this "

@@ -26,9 +26,10 @@ FAILING = ("opened", "logged", "saved", "drawn", "finished")
 @pytest.fixture(autouse=True)
 def fixture_compiled_fast():
     """The numbers do not matter here, so programs may be slow and quickly made."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def jobs(directory: Path, names: tuple[str, ...]) -> list[Job]:
