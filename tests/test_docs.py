@@ -1,17 +1,19 @@
 """The documentation's claims that need no build: generated pages, commands, the new estimator."""
 
 import doctest
-import importlib
+import importlib.util
 import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import gumbel
 from experiments import config
 from experiments.config import cli
+from experiments.reproduce import targets
 from experiments.sweeps import grids
 from gumbel import estimators
 from scripts import docs_pages
@@ -19,6 +21,7 @@ from scripts import docs_pages
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "estimators"]
 PAGES = [ROOT / "README.md", *sorted(WRITTEN)]
+TRAINING = {"experiments.train", "experiments.sweep"}
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -60,6 +63,35 @@ def test_commands_are_understood(page, command, monkeypatch):
 
 def test_there_are_commands_to_check():
     assert len(commands()) > 15
+
+
+def other_commands() -> list[tuple[str, str]]:
+    """Each command of the pages that does not train, wherever it stands."""
+    found = []
+    for page in [*PAGES, ROOT / "results" / "README.md"]:
+        text = page.read_text().replace("\\\n", " ")
+        lines = re.findall(r"python -m ((?:experiments|scripts)\.[a-z_]+[^`\n#;|]*)", text)
+        found += [(page.name, line.strip()) for line in lines]
+    return [(page, line) for page, line in found if line.split()[0] not in TRAINING]
+
+
+@pytest.mark.parametrize(("page", "command"), other_commands())
+def test_flags_of_other_commands_exist(page, command):
+    name, *arguments = shlex.split(command)
+    if importlib.util.find_spec(name).submodule_search_locations:
+        name += ".__main__"
+    values = flags.FlagValues()
+    define = getattr(importlib.import_module(name), "define_flags", lambda _values: None)
+    define(values)
+    placeholders = [text for text in arguments if re.fullmatch(r"--\w+=[A-Z]+|\.\.\.", text)]
+    _, *rest = values([name, *(text for text in arguments if text not in placeholders)])
+    assert all(text == "..." or text[2:].partition("=")[0] in values for text in placeholders)
+    if name == "experiments.reproduce.__main__" and rest:
+        assert rest[0] in targets.ALL
+
+
+def test_there_are_other_commands_to_check():
+    assert len(other_commands()) > 20
 
 
 def test_new_estimator_of_the_how_to_is_a_whole_estimator(capsys):
