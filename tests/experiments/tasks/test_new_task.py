@@ -40,7 +40,11 @@ TASK = Task(
     lambda s, mean, key: Coins(s.family, s.options.width, mean, nnx.Rngs(key)),
     options=Options,
     annealed=lambda _settings, dynamic, _step: {"scale": dynamic["scale"]},
-    metrics=Metrics(lambda _, x: x.mean(axis=(1, 2)), lambda m, _: {"ink": m.mean()}, {"ink": ""}),
+    metrics=Metrics(
+        lambda model, x: x.mean(axis=(1, 2)) + model.coins[...][0],
+        lambda m, _: {"ink": m.mean()},
+        {"ink": ""},
+    ),
     ranking=Ranking("ink", lambda result: result["validation_ink"]),
 )
 '''
@@ -87,9 +91,13 @@ def test_its_options_are_checked_swept_and_ranked_by_it(file, tmp_path, capsys):
     arguments = [f"--config={file}", f"--workdir={tmp_path}", "--engine=vmap"]
     grid = "--grid=scale=0.5,2"
     assert cli.run(sweep.main, [*arguments, grid], sweep.define_flags) == 0
-    assert "| scale | ink | seeds |" in capsys.readouterr().out
-    result = records.read_json(next(tmp_path.glob("runs/*/result.json")))
-    assert result["trained_together"] == 2, "scale is dynamic"
+    table = capsys.readouterr().out.split("| scale | ink | seeds |\n")[1].splitlines()[1:3]
+    results = [records.read_json(path) for path in tmp_path.glob("runs/*/result.json")]
+    assert [result["trained_together"] for result in results] == [2, 2], "scale is dynamic"
+    ranked = sorted(results, key=lambda result: result["validation_ink"])
+    assert ranked[0]["validation_ink"] < ranked[1]["validation_ink"]
+    for line, result in zip(table, ranked, strict=True):
+        assert line.startswith(f"| {result['config']['scale']} |")
     assert cli.run(sweep.main, [*arguments, "--grid=scale=-1"], sweep.define_flags) == 2
     assert "config.scale=-1.0: give a finite number over 0" in capsys.readouterr().err
 

@@ -81,7 +81,9 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        alone = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        run = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
+        return run.stdout.strip()
 
     monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve())
     assert provenance()["git"] is None, "no repository"

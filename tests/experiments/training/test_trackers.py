@@ -49,12 +49,22 @@ def fixture_recorder(monkeypatch):
     return made, module
 
 
+def test_the_runs_of_a_sweep_are_grouped_by_it(recorder, tmp_path):
+    [made, _] = recorder
+    sweep = tmp_path / "rates"
+    (sweep / "runs" / "one").mkdir(parents=True)
+    (sweep / "sweep.json").touch()
+    Trackers(["recorder"], sweep / "runs" / "one", {}, []).close()
+    assert made[0].run.group == "rates"
+
+
 def test_a_tracker_is_given_all_there_is(recorder, tmp_path):
     [made, _] = recorder
     with Trackers(["recorder"], tmp_path, {"seed": 3}, ROWS[:1]) as shown:
         shown.log(ROWS[1])
         shown.finish(RESULT, Path("picture.png"))
     assert made[0].run.config == {"seed": 3}
+    assert made[0].run.group == tmp_path.parent.name
     assert made[0].run.rows == ROWS[:1]
     assert made[0].rows == ROWS[1:]
     assert made[0].result == {"steps": 40, "test_bound": 7.5, "validation_bound": 7.25}
