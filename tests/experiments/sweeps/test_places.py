@@ -1,13 +1,15 @@
-"""Workers of a sweep on a machine with accelerators, whose list is made up here."""
+"""Workers of a sweep, on accelerators whose list is made up here and on cores."""
 
 import os
 import subprocess
+import sys
 
+import jax
 import pytest
 
 from experiments.errors import UserError
-from experiments.sweeps import jobs
-from experiments.sweeps.engines import Options, accelerators, places, process
+from experiments.sweeps import engines, jobs
+from experiments.sweeps.engines import Options, accelerators, places, process, vmapped
 from experiments.sweeps.engines.places import Place
 from tests.experiments.sweeps import telling
 from tests.experiments.sweeps.launching import jobs_in
@@ -69,6 +71,52 @@ def test_a_worker_an_accelerator(machine, workers, runs, expected):
     machine("cuda 3\n")
     ours = places.of_workers(Options(workers=workers), runs)
     assert ours == [Place(None, {"CUDA_VISIBLE_DEVICES": name}) for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("workers", "runs", "expected"),
+    [
+        (None, 9, [4, 6, 7]),
+        (5, 9, [4, 6, 7, 4, 6]),
+        (2, 9, [None, None]),
+        (None, 2, [None, None]),
+    ],
+)
+def test_a_worker_a_core_pinned_if_all_are_taken(machine, monkeypatch, workers, runs, expected):
+    """Of the cores that `taskset` has left to this process."""
+    machine("")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {7, 4, 6}, raising=False)
+    ours = places.of_workers(Options(workers=workers), runs)
+    assert ours == [Place(core) for core in expected]
+
+
+def test_where_the_system_cannot_pin_there_is_a_worker_a_core(machine, monkeypatch):
+    machine("")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert places.of_workers(Options(), 9) == [Place(None)] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+def test_what_starts_in_a_place_runs_on_its_core():
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    code = "import os; print(os.sched_getaffinity(0))"
+    with Place(core).taken():
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert found.stdout.decode().strip() == f"{{{core}}}"
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_default_engine_is_by_what_jax_finds(monkeypatch):
+    for backend, engine in (("cpu", "process"), ("gpu", "vmap"), ("tpu", "vmap")):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert engines.default() == engine
+
+
+def test_workers_bound_the_runs_of_one_program():
+    assert vmapped.most_together(50, Options(workers=3)) == 3
+    assert vmapped.most_together(2, Options(workers=3)) == 2
 
 
 def test_workers_see_their_own_accelerator_alone(machine, tmp_path, monkeypatch):
