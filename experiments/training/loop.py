@@ -64,27 +64,31 @@ class Loop:
         Raises:
           Stopped: `stop` was requested; the states are saved.
         """
-        settings = self.settings
         with contextlib.ExitStack() as stack:
             state = self._open(stack)
-            bar = stack.enter_context(self._bar())
-            self._log([run for run in self._alive() if run.step == 0], state, {}, bar)
-            while behind := self._behind():
-                num_steps = min(settings.log_every, settings.num_steps - behind[0].step)
-                began = time.monotonic()
-                state, trace = self.advance(state, behind, num_steps)
-                speed = num_steps / (time.monotonic() - began)
-                moved = self._take_in(behind, state, trace)
-                bar.update(num_steps)
-                traced = {run.row: _traced(_row(trace, run.row), speed) for run in moved}
-                self._log(moved, state, traced, bar)
-                stopping = hosts.agreed(stop)
-                if stopping or self._save_is_due(moved):
-                    self._save(moved, state)
-                if stopping and (left := self._behind()):
-                    raise Stopped(left[0].step, settings.num_steps, stop.exit_status)
-            self._save([run for run in self._alive() if run.step not in run.saved_steps()], state)
-        return self._finish(state, stop)
+            with self._bar() as bar:
+                state = self._step_to_the_end(state, stop, bar)
+            return self._finish(state, stop)
+
+    def _step_to_the_end(self, state: TrainState, stop: Stop, bar: Any) -> TrainState:
+        settings = self.settings
+        self._log([run for run in self._alive() if run.step == 0], state, {}, bar)
+        while behind := self._behind():
+            num_steps = min(settings.log_every, settings.num_steps - behind[0].step)
+            began = time.monotonic()
+            state, trace = self.advance(state, behind, num_steps)
+            speed = num_steps / (time.monotonic() - began)
+            moved = self._take_in(behind, state, trace)
+            bar.update(num_steps)
+            traced = {run.row: _traced(_row(trace, run.row), speed) for run in moved}
+            self._log(moved, state, traced, bar)
+            stopping = hosts.agreed(stop)
+            if stopping or self._save_is_due(moved):
+                self._save(moved, state)
+            if stopping and (left := self._behind()):
+                raise Stopped(left[0].step, settings.num_steps, stop.exit_status)
+        self._save([run for run in self._alive() if run.step not in run.saved_steps()], state)
+        return state
 
     def _open(self, stack: contextlib.ExitStack) -> TrainState:
         placement = self.compiled.placement

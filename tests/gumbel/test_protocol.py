@@ -13,6 +13,9 @@ import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
 from gumbel.estimators import Estimator, Info
+from gumbel.independence import layout
+from gumbel.passes import evaluated, passes
+from gumbel.sites import families
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.walks import BIASED, INDEPENDENT, THROUGH_THE_SAMPLE, walk
 
@@ -29,6 +32,25 @@ def test_the_registry_says_what_is_true_of_each_estimator():
     assert {spec.name for spec in specs if spec.independent} == set(INDEPENDENT)
     assert {spec.name for spec in specs if spec.multi_sample} == {"vimco"}
     assert {spec.name for spec in specs if spec.enumerates} == {"marginalization"}
+
+
+@every_estimator
+def test_the_objective_runs_as_often_as_the_registry_says(name):
+    net, ran = two_layer(BERNOULLI), []
+
+    def objective(params, batch, key, sample):
+        cost = net.objective(params, batch, key, sample)
+        jax.debug.callback(ran.append, cost[0])  # once for each path that `vmap` runs at a time
+        return cost
+
+    estimator = estimators.make(name, BERNOULLI)
+    state = estimator.init(net.objective, net.params, net.batch, KEY)
+    gradient = jax.jit(jax.grad(estimator.surrogate, argnums=1, has_aux=True), static_argnums=0)
+    jax.block_until_ready(gradient(objective, net.params, net.batch, KEY, 0.5, state))
+    jax.effects_barrier()
+    plan = layout(net.objective, net.params, net.batch, KEY, families(BERNOULLI))
+    forward, _ = passes(estimators.spec(name), plan).rsplit(" + ", 1)
+    assert len(ran) == evaluated(forward.removeprefix("(").removesuffix(")"))
 
 
 class Made(NamedTuple):

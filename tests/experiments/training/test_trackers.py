@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from experiments.errors import UserError
-from experiments.training import records, trackers
+from experiments.training import records, run, trackers
 from experiments.training.trackers import Trackers
 from tests.experiments import small
+from tests.experiments.training.tensorboard import events
 
 ROWS = [{"step": 0, "validation_bound": 9.0}, {"step": 20, "train_cost": 8.0, "grad": None}]
 RESULT = {"steps": 40, "test_bound": 7.5, "validation_bound": 7.25, "config": {"a": 1}}
@@ -47,6 +48,19 @@ def fixture_recorder(monkeypatch):
     monkeypatch.setitem(sys.modules, "recorder", module)
     monkeypatch.setitem(trackers.TRACKERS, "recorder", ("recorder", "recorder", "recorder"))
     return made, module
+
+
+def test_a_run_gives_its_tracker_the_final_numbers(recorder, tmp_path):
+    [made, _] = recorder
+    settings = small.settings(num_steps=20, test_num_samples=2)
+    result = run.train(settings, tmp_path, progress=False, shown_by=("tensorboard", "recorder"))
+    assert [row["step"] for row in made[0].rows] == [0, 20]
+    assert made[0].result["test_bound"] == result["test_bound"]
+    assert made[0].picture == tmp_path / "picture.png"
+    assert made[0].closed == 1
+    shown = {(step, name): value for step, name, value in events(tmp_path)}
+    assert shown[20, "final/test_bound"] == pytest.approx(result["test_bound"])
+    assert (20, "picture") in shown
 
 
 def test_the_runs_of_a_sweep_are_grouped_by_it(recorder, tmp_path):
@@ -112,19 +126,12 @@ def test_what_cannot_be_chosen(names, message, monkeypatch):
 
 def test_tensorboard_has_the_config_the_picture_and_the_bounds(tmp_path):
     from PIL import Image
-    from tensorboardX.proto.event_pb2 import Event
 
     Image.new("RGB", (3, 2)).save(tmp_path / "picture.png")
     with Trackers(["tensorboard"], tmp_path, {"seed": 3}, []) as shown:
         shown.finish(RESULT, tmp_path / "picture.png")
     assert not (tmp_path / trackers.IDS).exists()
-    [path] = (tmp_path / "tensorboard").glob("*.end")
-    data, place, tags = path.read_bytes(), 0, set()
-    while place < len(data):
-        length = int.from_bytes(data[place : place + 8], "little")
-        event = Event.FromString(data[place + 12 : place + 12 + length])
-        tags |= {value.tag for value in event.summary.value}
-        place += length + 16
+    tags = {name for _, name, _ in events(tmp_path)}
     assert {"picture", "final/test_bound", "final/validation_bound"} <= tags
     assert any(tag.startswith("config") for tag in tags)
 
