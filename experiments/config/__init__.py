@@ -4,7 +4,7 @@
 """
 
 from experiments.config.checks import unread
-from experiments.config.defaults import base, flatten, from_flat, get, read
+from experiments.config.defaults import base, flatten, from_flat, get, read, same
 from experiments.config.files import load, load_sweep
 from experiments.config.overrides import Overrides, Token, apply
 
@@ -19,5 +19,6 @@ __all__ = [
     "load",
     "load_sweep",
     "read",
+    "same",
     "unread",
 ]

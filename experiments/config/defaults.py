@@ -1,6 +1,7 @@
 """From the declared defaults to a ConfigDict that may be changed, and from there to `Settings`."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -113,6 +114,26 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     """`{dotted key: value}` of a config, as JSON has it: tuples become lists."""
     values = ((key, get(config, key)) for key in keys(config))
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values}
+
+
+def same(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a recorded flat config, or a part of one, is that of the settings.
+
+    Keys younger than the record had their defaults.
+
+    Example:
+      >>> settings = flatten(base("generative"))
+      >>> older = {key: value for key, value in settings.items() if key != "seed"}
+      >>> same(older, settings), same(older | {"layers": [3]}, settings)
+      (True, False)
+    """
+    defaults = _flat_defaults(settings["task"])
+    return {key: defaults[key] for key in settings if key in defaults} | dict(recorded) == settings
+
+
+@functools.cache
+def _flat_defaults(task: str) -> dict[str, Any]:
+    return flatten(base(task))
 
 
 def get(config: Any, dotted: str) -> Any:

@@ -1,5 +1,6 @@
 """Every estimator at the parameters of a run, measured once and kept in a directory."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import tasks
+from experiments import config, tasks
 from experiments.data import batches
 from experiments.errors import UserError
 from experiments.files import read_json, replacing
@@ -25,7 +26,7 @@ from gumbel.types import Batch, Params
 NUMBERS, TRUTH, TABLE, PICTURE = "lab.json", "truth.npz", "lab.txt", "lab.png"
 _NUMBER = float | None  # null where it was not finite
 SHAPE = {
-    "request": dict,
+    "request": {"config": dict},
     "reference": str,
     "rows": [
         {
@@ -89,6 +90,13 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
 def asked(settings: Settings, step: int, request: Request) -> Any:
     """What `lab.json` says was measured: a request, of a run, at a step."""
     return records.plain({"step": step, "config": settings.flat(), **request._asdict()})
+
+
+def same(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two requests are; see `config.same` of configs with keys that are new."""
+    return config.same(kept["config"], asked["config"]) and all(
+        kept.get(key) == value for key, value in asked.items() if key != "config"
+    )
 
 
 def measure(run: Trained, request: Request, output: Path, progress: lab.Progress) -> lab.Comparison:
@@ -171,10 +179,10 @@ def _known(output: Path, requested: Any) -> lab.Comparison | None:
     if not path.exists():
         return None
     kept = read_json(path, SHAPE, "delete it, to measure again")
-    if kept["request"] != requested:
+    if not same(kept["request"], requested):
         raise UserError(
-            f"{output} holds a comparison of another request or step: choose another --output, "
-            "or delete it"
+            f"{output} holds a comparison of another request or step: delete it, or choose another "
+            "directory"
         )
     return lab.Comparison.from_dict(kept)
 

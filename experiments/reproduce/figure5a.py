@@ -24,11 +24,12 @@ from tqdm import tqdm
 from experiments import config
 from experiments.config import Overrides
 from experiments.files import read_json
+from experiments.reproduce import measurements
 from experiments.reproduce.stretch import Stretch
 from experiments.reproduce.table import CONFIGS, PAPER
 from experiments.settings import Settings
 from experiments.sweeps import grids
-from experiments.training import records, rundir
+from experiments.training import rundir
 from experiments.training.compiled import Compiled
 from experiments.training.provenance import num_cores, provenance
 
@@ -143,13 +144,14 @@ def write(
     """Measures, and writes the JSON file after each number of classes.
 
     Args:
-      path: of the file; what it holds of the same program, device and cores is not measured again.
+      path: of the file; what it holds is not measured again.
       changes: to the config.
       classes: the numbers of classes.
       options: of `measure`.
 
     Raises:
-      UserError: another process measures, or the file is damaged.
+      UserError: another process measures, or the file is damaged or of another program, device, or
+        number of cores.
     """
     # Two processes that measure at once would measure each other.
     with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
@@ -159,23 +161,19 @@ def write(
 def _write(
     path: Path, changes: Overrides, classes: Sequence[int], **options: Any
 ) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    here: dict[str, Any] = {
+    setting = {
         "program": _program(changes),
         "cores": num_cores(),
-        **provenance(),
+        "device": provenance()["device"],
     }
-    if path.exists():
-        before = read_json(path, _SHAPE, "delete it, to measure again")
-        if all(before.get(key) == here[key] for key in ("program", "cores", "device")):
-            rows = before["rows"]
+    rows = measurements.resume(path, _SHAPE, setting)
     for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
         if any(row["num_classes"] == count for row in rows):
             continue
         rows = sorted(
             [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
         )
-        records.write_json(path, {"rows": rows, "ratios": _ratios(rows), **here})
+        rows = measurements.write(path, setting, rows, ratios=_ratios(rows))
     read: dict[str, Any] = read_json(path, _SHAPE)
     return read
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from experiments import config
 from experiments.config import Overrides
+from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.lab import measure
 from experiments.lab.measure import NUMBERS, Request
@@ -19,7 +20,7 @@ from experiments.reproduce.table1_presets import ROWS
 from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import loading, records, run
-from gumbel import lab
+from gumbel import estimators, lab
 from gumbel.lab import Progress
 
 
@@ -84,6 +85,9 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
       workdir: for the runs, below `lab`: one for each stage.
       results: for the records, `lab/ROW-STEP.json`.
       progress: see `gumbel.lab.compare`.
+
+    Raises:
+      UserError: a record is damaged, or of another request.
     """
     for row in preset.rows:
         for step in preset.steps:
@@ -102,6 +106,10 @@ def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
     return config.read(grids.config_at(base, {**preset.changes, **trial}))
 
 
+def _names(request: Request) -> set[str]:
+    return set(request.estimators or estimators.names())
+
+
 def _found(
     path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
 ) -> lab.Comparison:
@@ -109,7 +117,11 @@ def _found(
     asked = measure.asked(settings, step, request)
     if path.exists():
         kept = read_json(path, measure.SHAPE, "delete it, to measure again")
-        if kept["request"] == asked:
+        if not measure.same(kept["request"], asked):
+            raise UserError(
+                f"{path} is of another request: delete it, or give another --preset or --results"
+            )
+        if _names(request) <= {row["estimator"] for row in kept["rows"]} | kept["skipped"].keys():
             return lab.Comparison.from_dict(kept)
     if step:
         run.train(settings, directory)

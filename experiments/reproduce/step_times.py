@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from experiments.errors import UserError
 from experiments.files import read_json
+from experiments.reproduce import measurements
 from experiments.reproduce.stretch import Stretch
 from experiments.settings import Settings
-from experiments.training import records, rundir
+from experiments.training import rundir
 from experiments.training.provenance import num_cores, provenance
 
 NAME, BESIDE = "step_times", "gumbel_softmax"
@@ -73,20 +73,15 @@ def write(
       num_steps: of a turn.
 
     Raises:
-      UserError: the file has times of other turns, or of another number of cores.
+      UserError: the file has times of other turns, another device, or another number of cores.
     """
     # Two processes that measure at once would measure each other.
     with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
-        setting = {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()}
-        found: list[dict[str, Any]] = []
-        if path.exists():
-            before = read_json(path, _SHAPE, "delete it, to measure again")
-            if before["setting"] != setting:
-                raise UserError(
-                    f"{path} has times by the setting {before['setting']}, not {setting}: delete "
-                    "it, or give another --results"
-                )
-            found = before["rows"]
+        setting = {
+            "setting": {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()},
+            "device": provenance()["device"],
+        }
+        found = measurements.resume(path, _SHAPE, setting)
         known = {(each["row"], each["estimator"]) for each in found}
         pairs = [(row, name) for row in rows for name in names(row) if (row, name) not in known]
         beside: dict[str, Side] = {}
@@ -95,7 +90,7 @@ def write(
                 beside = {row: Side(settings_of(row, BESIDE), num_steps)}
             measured = measure(beside[row], Side(settings_of(row, name), num_steps), rounds)
             found = [*found, {"row": row, "estimator": name, **measured}]
-            records.write_json(path, {"setting": setting, "rows": found, **provenance()})
+            found = measurements.write(path, setting, found)
         return found
 
 

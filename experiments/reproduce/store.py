@@ -4,7 +4,6 @@ A run whose record is here counts as done, wherever it was trained.
 """
 
 import contextlib
-import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,12 @@ class Store:
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
             kept: Record = read_json(path, _RECORD, "delete it, to have it made of the run again")
-            if _same(kept["config"], settings):
+            if config.same(kept["config"], settings):
                 return kept
         if not (job.workdir / RESULT).exists():
             return None
         found = record_of(job.workdir, rundir.result_shape(job.settings.task))
-        if not _same(found["config"], settings):
+        if not config.same(found["config"], settings):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(path, found)
@@ -107,13 +106,3 @@ class Store:
     def _of(self, workdir: Path) -> Path:
         relative = workdir.relative_to(self.runs_dir)
         return self.records_dir / relative.parent / f"{relative.name}.json"
-
-
-def _same(recorded: Record, settings: Record) -> bool:
-    """Whether a record is of these settings; keys younger than the record had their defaults."""
-    return _defaults(settings["task"]) | recorded == settings
-
-
-@functools.cache
-def _defaults(task: str) -> Record:
-    return config.flatten(config.base(task))

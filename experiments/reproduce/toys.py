@@ -15,10 +15,9 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import gumbel
-from experiments.files import read_json
 from experiments.lab.measure import centered
-from experiments.training import plots, records
-from experiments.training.provenance import provenance
+from experiments.reproduce import measurements
+from experiments.training import plots, records, rundir
 from gumbel import Objective, estimators
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
 
@@ -117,19 +116,20 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
     Args:
       path: of the JSON, which holds the rows of every estimator that is done.
       sizes: options of `train`.
+
+    Raises:
+      UserError: another process trains, or the file is damaged or of other sizes.
     """
     sizes = {"num_steps": NUM_STEPS, "num_draws": NUM_DRAWS} | sizes
     setting = {"learning_rate": LEARNING_RATE, "temperature": TEMPERATURE, "seeds": SEEDS, **sizes}
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        before = read_json(path, _SHAPE, "delete it, to train again")
-        rows = before["rows"] if before["setting"] == setting else []
-    for name in tqdm(names(), desc="toys", unit="estimator", disable=None):
-        if any(row["estimator"] == name for row in rows):
-            continue
-        rows = [*rows, *records.plain(train(name, **sizes))]
-        records.write_json(path, {"setting": setting, "rows": rows, **provenance()})
-    return rows
+    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+        rows = measurements.resume(path, _SHAPE, {"setting": setting})
+        for name in tqdm(names(), desc="toys", unit="estimator", disable=None):
+            if any(row["estimator"] == name for row in rows):
+                continue
+            rows = [*rows, *records.plain(train(name, **sizes))]
+            rows = measurements.write(path, {"setting": setting}, rows)
+        return rows
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def provenance() -> dict[str, Any]:
         "x64": settings["jax_enable_x64"],
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "git": _git(ROOT),
+    }
+
+
+def origin(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `provenance` gave, what differs between the parts of one file.
+
+    Example:
+        >>> sorted(origin(provenance()))
+        ['device', 'git', 'jax']
+    """
+    return {
+        "jax": found["versions"]["jax"],
+        "device": found["device"]["kind"],
+        "git": found["git"],
     }
 
 

@@ -1,14 +1,36 @@
 """The laboratory while a model trains: measured once at every step, and drawn."""
 
+import pytest
+
+from experiments.errors import UserError
 from experiments.lab import figures
 from experiments.lab.measure import Request
 from experiments.reproduce import stages
+from experiments.training import records
 
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20, 40),
     request=Request(("st", "gumbel_softmax"), (0.5,), 10, 0, 20, 4, 64),
 )
+
+
+def test_an_estimator_that_is_new_is_measured_beside_the_others(tmp_path):
+    """And a setting that is new has had its default."""
+    preset = PRESET._replace(steps=(0,))
+
+    def run():
+        [stage] = stages.stages(preset, tmp_path, tmp_path, lambda *_: None)
+        return {(row.estimator, row.group, row.variance) for row in stage.found.rows}
+
+    first = run()
+    [path] = (tmp_path / "lab").glob("*.json")
+    for file in (path, tmp_path / "lab" / "measured" / path.stem / "lab.json"):
+        numbers = records.read_json(file)
+        numbers["rows"] = [row for row in numbers["rows"] if row["estimator"] != "st"]
+        del numbers["request"]["config"]["standardize"]
+        records.write_json(file, numbers)
+    assert run() == first
 
 
 def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
@@ -29,6 +51,9 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(stages.run, "train", None)  # what is recorded is not trained again
     monkeypatch.setattr(stages.measure, "measure", None)
     assert run() == first
+    other = PRESET._replace(request=PRESET.request._replace(num_draws=20))
+    with pytest.raises(UserError, match=r"sbn_bernoulli-0\.json is of another request: delete it"):
+        next(stages.stages(other, tmp_path / "work", tmp_path / "results", lambda *_: None))
     monkeypatch.undo()
     (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm

@@ -35,7 +35,7 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
     monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
     assert write() == rows
     sizes["num_steps"] = 4
-    with pytest.raises(UserError, match=r"has times by the setting .*'num_steps': 3"):
+    with pytest.raises(UserError, match=r"of another setting \(num_steps is 3, not 4\)"):
         write()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.errors import UserError
 from experiments.reproduce import toys
 from gumbel import estimators
 
@@ -25,6 +26,10 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
 
     monkeypatch.setattr(toys, "train", None)  # what is there is not trained again
     assert toys.write(path, num_steps=300, num_draws=200) == rows
+    before = path.read_text()
+    with pytest.raises(UserError, match=r"of another setting \(num_steps is 300, not 400\)"):
+        toys.write(path, num_steps=400, num_draws=200)
+    assert path.read_text() == before
     toys.draw(tmp_path / "toys.png", rows)
     assert (tmp_path / "toys.png").stat().st_size > 10_000
 
