@@ -29,7 +29,6 @@ from experiments.config import Overrides, cli
 from experiments.errors import UserError
 from experiments.files import path_of
 from experiments.sweeps import engines, grids, recorded, report
-from experiments.sweeps.engines import Options
 from experiments.sweeps.grids import Grid
 from experiments.sweeps.jobs import (
     jobs_of,
@@ -96,14 +95,9 @@ def main(
     shown = trackers.chosen(given["tracker"])
     jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
     warn_of_unread(jobs, overridden)
-    options = Options.of_flags(given)
-    engine = given["engine"] or ("ray" if options.ray_address else engines.default())
-    if options.ray_address and engine != "ray":
-        raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
-    if options.ray_address and options.workers:
-        raise UserError("--workers is for a cluster started here: leave it out, or --ray_address")
+    engine, options = engines.chosen(given)
     keep_compilations()
-    # Nothing is written until all checks pass, so a corrected command can reuse the directory.
+    # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
     open_directory(Path(directory), configs.read(config), grid)
     failures, exit_status = train(jobs, engine, options)

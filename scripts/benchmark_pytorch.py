@@ -76,9 +76,12 @@ def measure(
         processes[-1].start()
         theirs.close()  # so that a process that dies ends the connection
         connections.append(mine)
-    for connection in connections:
-        connection.recv()
-    found = [{side: together(connections, side) for side in sides} for _ in range(rounds)]
+    try:
+        for connection in connections:
+            connection.recv()
+        found = [{side: together(connections, side) for side in sides} for _ in range(rounds)]
+    except EOFError as error:
+        raise UserError("one of the processes that are timed has died: see above") from error
     for connection, process in zip(connections, processes, strict=True):
         connection.send(None)
         process.join()

@@ -12,7 +12,6 @@ objective (multi-sample) and exact ones are left out.
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jaxtyping import Array, Float
 
 import gumbel
 from experiments import command
+from experiments.files import path_of
 from experiments.lab.measure import centered
 from experiments.training import records
 from experiments.training.provenance import provenance
@@ -106,7 +106,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Measures and writes the file."""
-    path = Path(given["output"]).expanduser()
+    named = command.required(given["output"], "output=FILE", "name the file to write")
+    path = path_of(named, "--output")
     command.check_output(path)
     rows = []
     for family in (gumbel.BERNOULLI, gumbel.CATEGORICAL):

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.errors import UserError
+from experiments.errors import UserError, one_line
 from experiments.files import path_of, write_text
 from experiments.sweeps import grids
 from experiments.training import records
@@ -77,7 +77,10 @@ def convert_file(path: Path) -> bool:
     if path.suffix == ".jsonl":
         # A torn last line, left by a kill, stays as it is.
         lines = text.splitlines(keepends=True)
-        whole = [_line(line) if line.endswith("\n") else line for line in lines]
+        try:
+            whole = [_line(line) if line.endswith("\n") else line for line in lines]
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({one_line(error)})") from error
         new = "".join(whole)
         if new != text:
             write_text(path, new)

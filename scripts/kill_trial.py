@@ -123,6 +123,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Kills runs and sweeps at random moments, and checks that nothing is lost by it."""
+    command.required(given["kinds"], "kinds=KIND,...", f"name some of {', '.join(KINDS)}")
     for name in given["kinds"]:
         if name not in KINDS:
             raise UserError(f"--kinds={name}: {suggestion(name, KINDS)}")

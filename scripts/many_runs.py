@@ -19,6 +19,7 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
+from experiments.files import path_of
 
 _CONFIG = """
 from experiments.config import base
@@ -29,7 +30,7 @@ def get_config():
     config.update(checkpoint_every=20, test_num_samples=2, eval_batch_size=300)
     return config
 """
-_RATES = "0.001,0.002,0.003,0.004,0.005,0.006,0.007,0.008,0.009,0.01"
+_RATES = [number / 1000 for number in range(1, 11)]
 _POLL_SECONDS = 1.0
 
 
@@ -58,9 +59,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Trains the sweep, and prints what it cost."""
-    workdir = Path(command.required(given["workdir"], "workdir=DIR", "name a new directory"))
+    named = command.required(given["workdir"], "workdir=DIR", "name a new directory")
+    workdir = path_of(named, "--workdir")
+    if (workdir / "sweep").exists():
+        raise UserError(f"--workdir={workdir} has a sweep: name a new directory")
     runs, engine = given["runs"], given["engine"]
-    cost = measured(workdir.expanduser(), runs, engine)
+    if runs % len(_RATES):
+        raise UserError(f"--runs={runs}: give a multiple of {len(_RATES)}")
+    cost = measured(workdir, runs, engine)
     each = cost.cpu_seconds / runs
     print(
         f"{runs} runs by {engine}: {cost.seconds:.0f} s, {each:.3f} CPU s a run; "
@@ -77,7 +83,7 @@ def measured(workdir: Path, runs: int, engine: str) -> Cost:
         f"--config={workdir / 'config.py'}",
         f"--workdir={workdir / 'sweep'}",
         f"--engine={engine}",
-        f"--grid=seed=0..{runs // 10 - 1};learning_rate={_RATES}",
+        f"--grid=seed=0..{runs // len(_RATES) - 1};learning_rate={','.join(map(str, _RATES))}",
     ]
     began, cpu_before = time.monotonic(), _cpu_of_children()
     with (workdir / "log").open("w") as log:

@@ -1,6 +1,5 @@
 """Tables of results in Markdown, for the README and the documentation, from files of `results/`."""
 
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,14 @@ _FIGURE5A = {
     "ratios": [{"num_classes": int, "speedup": float, "flop_ratio": float, "paper": float | None}],
 }
 _BENCHMARK = {
-    "torch": str,
+    "torch": Maybe(str),
     "trained": Maybe(str),
     "processes": Maybe(int),
     "jax_steps_per_second": [float],
     "products_steps_per_second": Maybe([float]),
-    "median_ratio": float,
+    "median_ratio": Maybe(float),
     "median_limit": Maybe(float),
+    "median_share": Maybe(float),
 }
 
 
@@ -165,10 +165,10 @@ def pytorch_ratios(results: Path) -> str:
         (
             _MODELS[speed.get("trained", "sbn")],
             str(speed.get("processes", 1)),
-            f"**{speed['median_ratio']:.2f}x**",
+            f"**{speed['median_ratio']:.2f}x**" if "median_ratio" in speed else "",
             f"{speed['median_limit']:.2f}x" if "median_limit" in speed else "",
-            f"{100 * _share(speed):.0f} %" if "products_steps_per_second" in speed else "",
-            f"{speed['torch'].split('+')[0]}, {len(speed['jax_steps_per_second'])} rounds",
+            f"{100 * speed['median_share']:.0f} %" if "median_share" in speed else "",
+            ", ".join([*_torch(speed), f"{len(speed['jax_steps_per_second'])} rounds"]),
             f"`{name}`",
         )
         for name, speed in found
@@ -185,10 +185,8 @@ def pytorch_ratios(results: Path) -> str:
     return markdown_table(header, rows)
 
 
-def _share(speed: dict[str, Any]) -> float:
-    """The median over rounds of our speed over that of the products."""
-    pairs = zip(speed["jax_steps_per_second"], speed["products_steps_per_second"], strict=True)
-    return statistics.median(ours / products for ours, products in pairs)
+def _torch(speed: dict[str, Any]) -> list[str]:
+    return [speed["torch"].split("+")[0]] if "torch" in speed else []
 
 
 def results_page(results: Path) -> str:

@@ -120,8 +120,8 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Computes the bounds of trained models again, by a second program."""
     rows, num_images, num_samples = [], given["images"], given["samples"]
     output = command.path(given["output"], "output")
-    for workdir in workdirs:
-        run = loading.load(workdir)
+    command.check_output(output)
+    for workdir, run in [(workdir, loading.load(workdir)) for workdir in workdirs]:
         found = bounds(run, num_images, num_samples)
         print(
             f"{workdir}: {found.ours:.3f} nats, second program {found.slow:.3f}: "

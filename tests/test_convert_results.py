@@ -83,6 +83,12 @@ def test_a_second_conversion_changes_nothing(old):
     assert contents(old) == before
 
 
+def test_a_damaged_line_is_named(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step"\n')
+    assert convert(tmp_path) == 2
+    assert "metrics.jsonl is damaged (" in capsys.readouterr().err
+
+
 def test_a_conversion_that_was_stopped_is_finished(old):
     path = old / "pick" / f"{OLD}.json"
     assert convert_results.convert_file(path)

@@ -8,7 +8,16 @@ import pytest
 from experiments import command
 from experiments.errors import UserError
 from experiments.training import records
-from scripts import benchmark_pytorch, benchmark_sides, class_gradients, collect, mutate
+from scripts import (
+    benchmark_pytorch,
+    benchmark_sides,
+    class_gradients,
+    collect,
+    many_runs,
+    mutate,
+    results_tables,
+    slow_bound,
+)
 
 
 def run(script, *arguments):
@@ -67,12 +76,35 @@ def test_class_gradients_looks_before_it_measures(monkeypatch, tmp_path, capsys)
     output = tmp_path / "none" / "out.json"
     assert run(class_gradients, tmp_path, "--output", output) == 2
     assert "there is no" in capsys.readouterr().err
+    assert run(class_gradients, tmp_path, "--output", tmp_path) == 2
+    assert f"--output={tmp_path} is a directory: name a file" in capsys.readouterr().err
     assert run(class_gradients, tmp_path) == 2
     assert "has no config.json" in capsys.readouterr().err
     assert run(class_gradients, tmp_path, "--images=0") == 2
     assert "--images=0" in capsys.readouterr().err
     assert run(class_gradients) == 2
     assert capsys.readouterr().err == "error: WORKDIR is missing: try --help\n"
+
+
+def test_the_slow_bound_looks_before_it_computes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(slow_bound, "bounds", pytest.fail)
+    monkeypatch.setattr(slow_bound.loading, "load", lambda workdir: {"good": None}[workdir])
+    assert run(slow_bound, "good", "--output", tmp_path / "none" / "out.json") == 2
+    with pytest.raises(KeyError):  # of the second directory
+        run(slow_bound, "good", "bad", "--debug")
+
+
+def test_many_runs_go_to_a_new_directory_in_whole_grids(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(many_runs, "measured", pytest.fail)
+    assert many(f"--workdir={tmp_path}", "--runs=15") == 2
+    assert "--runs=15: give a multiple of 10" in capsys.readouterr().err
+    (tmp_path / "sweep").mkdir()
+    assert many(f"--workdir={tmp_path}") == 2
+    assert "has a sweep: name a new directory" in capsys.readouterr().err
+
+
+def many(*arguments):
+    return command.launch(many_runs.main, many_runs.define_flags, list(arguments))
 
 
 def leave_tree(root):
@@ -151,6 +183,9 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
     assert record["median_share"] == pytest.approx(0.825)
     assert (record["trained"], record["jax_steps_per_second"]) == ("vae", [6.0, 9.0])
     assert not {"median_ratio", "torch"} & set(record)
+    path.rename(tmp_path / "benchmark_pytorch_x.json")
+    table = results_tables.pytorch_ratios(tmp_path)
+    assert "| the categorical VAE | 1 |  |  | 82 % | 2 rounds |" in table
 
 
 @pytest.mark.parametrize("model", ["sbn", "semi_supervised"])

@@ -141,9 +141,11 @@ def path(text: str | None, flag: str) -> Path | None:
 
 
 def check_output(output: Path | None) -> None:
-    """Raises UserError, before the work, if there is no folder for `--output`."""
+    """Raises UserError, before the work, if `--output` has no folder or is one."""
     if output and not output.parent.is_dir():
         raise UserError(f"--output={output}: there is no {output.parent}")
+    if output and output.is_dir():
+        raise UserError(f"--output={output} is a directory: name a file")
 
 
 def required(value: Any, flag: str, what: str) -> Any:

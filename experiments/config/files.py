@@ -42,7 +42,8 @@ def load_sweep(path: str) -> Any:
 
 def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
     """What a function of the config file `name` returns; `fix` ends the error of having none."""
-    module = _import(path_of(name, "--config"))
+    file = path_of(name, "--config")
+    module = _import(file)
     if not callable(getattr(module, function, None)):
         raise UserError(f"config file {name} has no function {function}(){fix}")
     try:
@@ -52,7 +53,7 @@ def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
     except SystemExit as error:
         raise UserError(f"config file {name} calls sys.exit(): it must return instead") from error
     except Exception as error:
-        raise UserError(f"config file {name} fails{_where(error)}") from error
+        raise UserError(f"config file {name} fails{_where(error, file)}") from error
 
 
 def _import(file: Path) -> ModuleType:
@@ -73,13 +74,14 @@ def _import(file: Path) -> ModuleType:
     except SystemExit as error:
         raise UserError(f"config file {file} calls sys.exit(): leave that out") from error
     except Exception as error:
-        raise UserError(f"config file {file} fails{_where(error)}") from error
+        raise UserError(f"config file {file} fails{_where(error, file)}") from error
     return module
 
 
-def _where(error: Exception) -> str:
-    """The place and the kind of an error in a config file."""
+def _where(error: Exception, file: Path) -> str:
+    """The place and the kind of an error in a config file, or in what that calls."""
     if isinstance(error, SyntaxError):
         return f" at {error.filename}:{error.lineno}: {error.msg}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [*frames[-1:], *(f for f in frames if Path(f.filename) == file.absolute())][-1]
     return f" at {frame.filename}:{frame.lineno}: {type(error).__name__}: {one_line(error)}"

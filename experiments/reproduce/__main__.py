@@ -32,7 +32,6 @@ from experiments.reproduce.table1_presets import Part
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
 from experiments.sweeps import engines
-from experiments.sweeps.engines import Options
 from experiments.training.compilations import keep_compilations
 
 
@@ -115,6 +114,7 @@ def _check_flags(target: str, given: Mapping[str, Any]) -> None:
     """Refuses the flags of a part, a slice and a plan where they say nothing."""
     for names, tables in (
         (("plan", "slice", "thin"), targets.TABLES),
+        (("engine", "workers", "devices", "ray_address", "ray_gpus_per_run"), targets.TABLES),
         (("rows", "estimators", "seeds"), targets.IN_PARTS),
     ):
         for flag in names:
@@ -153,8 +153,8 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
       given: the flags.
       began: when the command did, by `time.monotonic()`.
     """
-    engine, options, seconds = given["engine"], Options.of_flags(given), given["slice"]
-    engine = engine or engines.default()
+    engine, options = engines.chosen(given)
+    seconds = given["slice"]
     if given["plan"]:
         table.refuse_another()
         speed = given["steps_per_second"]

@@ -118,7 +118,7 @@ def _draw_survey(
     """Draws the estimators that have a style, and `gumbel_softmax`."""
     style_of = {**style_of, BESIDE: {"color": "black", "linewidth": 2}}
     for column, (row, found) in enumerate(panels.items()):
-        for name in style_of.keys() & found.keys():
+        for name in filter(found.__contains__, style_of):
             steps, bounds = _curves(found[name])
             mean, style = bounds.mean(axis=0), {"linewidth": 1, **style_of[name]}
             axes[0, column].plot(steps, mean, label=name, **style)
@@ -137,12 +137,10 @@ def _draw_survey(
 
 
 def _curves(found: Sequence[Record]) -> tuple[list[int], np.ndarray]:
-    """The steps, and the bounds of each seed."""
-    lines = [
-        [(row["step"], row["validation_bound"]) for row in record["curve"]] for record in found
-    ]
-    bounds = np.asarray([[bound for _, bound in line] for line in lines])
-    return [step for step, _ in lines[0]], bounds
+    """The steps that all seeds have, and the bounds of each seed."""
+    lines = [{row["step"]: row["validation_bound"] for row in record["curve"]} for record in found]
+    steps = sorted(set.intersection(*map(set, lines)))
+    return steps, np.asarray([[line[step] for step in steps] for line in lines])
 
 
 def _show_the_end(axes: Axes, panel: Mapping[str, Sequence[Record]]) -> None:

@@ -1,5 +1,6 @@
 """Compiled programs kept on disk between processes, so that each is compiled once a machine."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -63,5 +64,6 @@ def _processor() -> list[str]:
 
 def _remove_stale(directory: Path) -> None:
     for path in directory.iterdir():
-        if path.stat().st_mtime < time.time() - _STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may be removing it
+            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)

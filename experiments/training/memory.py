@@ -7,13 +7,13 @@ takes, or less, and nothing that would fit is refused; what gets past it is refu
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.extend import core
 
 from experiments.errors import UserError, short
@@ -176,8 +176,7 @@ def _rank(var: Any) -> int:
 
 def _size(aval: Any) -> int:
     itemsize = getattr(aval.dtype, "itemsize", 0) if hasattr(aval, "dtype") else 0
-    # Python's integers: the sizes of what is refused here overflow others.
-    return int(np.prod(np.asarray(getattr(aval, "shape", ()), dtype=object), initial=1)) * itemsize
+    return math.prod(getattr(aval, "shape", ())) * int(itemsize)
 
 
 def device_memory(devices: int = 1) -> int | None:

@@ -43,9 +43,12 @@ def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
 
 
 def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A color and a style for each name's line: all colors solid, then dashed, then dotted."""
+    """A color and a style for each name's line: all colors solid, then dashed, then dotted.
+
+    Then the first again.
+    """
     colors = [f"C{index}" for index in range(10) if index != 7]  # but gray
-    styles = itertools.product(("-", "--", ":"), colors)
+    styles = itertools.cycle(itertools.product(("-", "--", ":"), colors))
     unique = dict.fromkeys(names)
     return {
         name: {"color": color, "linestyle": line}

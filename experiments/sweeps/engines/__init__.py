@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from absl import flags
 
+from experiments.errors import UserError
 from experiments.sweeps.engines.attempt import Outcome
 from experiments.training import placement
 from experiments.training.run_state import Job
@@ -23,6 +24,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Report",
+    "chosen",
     "default",
     "define_flags",
     "load",
@@ -115,6 +117,21 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=0.0,
         **define,
     )
+
+
+def chosen(given: Mapping[str, Any]) -> tuple[str, Options]:
+    """The engine that the flags ask for, by name, and its options.
+
+    Raises:
+      UserError: a flag is not what it should be, or two of them do not go together.
+    """
+    options = Options.of_flags(given)
+    engine = given["engine"] or ("ray" if options.ray_address else default())
+    if options.ray_address and engine != "ray":
+        raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
+    if options.ray_address and options.workers:
+        raise UserError("--workers is for a cluster started here: omit it or --ray_address")
+    return engine, options
 
 
 def load(name: str) -> Engine:

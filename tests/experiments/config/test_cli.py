@@ -219,6 +219,7 @@ def test_wrong_flags(capsys, arguments, message):
         ("def get_config(:", "broken.py:1: "),
         ("import no_such_module", "broken.py:1: ModuleNotFoundError: No module named"),
         ("def get_config():\n    return 1 / 0", "broken.py:2: ZeroDivisionError: division by zero"),
+        ("import json\n\ndef get_config():\n    json.loads('{')", "broken.py:4: JSONDecodeError"),
         ("x = 1", "broken.py has no function get_config()"),
         ("import sys\nsys.exit(0)", "broken.py calls sys.exit()"),
         (

@@ -213,6 +213,11 @@ def leave_checkpoints(job: Job) -> None:
         (("figure3", "--rows=sbn_bernoulli"), "--rows is for table1, survey: leave it out for"),
         (("table2", "--estimators=st"), "--estimators is for table1, survey: leave it out for"),
         (("table2", "--seeds=1"), "--seeds is for table1, survey: leave it out for table2"),
+        (
+            ("toys", "--engine=vmap"),
+            "--engine is for table1, table2, survey: leave it out for",
+        ),
+        (("table1", "--engine=vmap", "--ray_address=a"), "--ray_address is for --engine=ray, and"),
         (("table1", "--rows=sbn"), "--rows=sbn: no 'sbn': choose one of sbn_bernoulli, vae"),
         (("survey", "--estimators=sf,reinmx"), "--estimators=sf,reinmx: no 'reinmx': did you mean"),
         (("table1", "--estimators=reinmax"), "--estimators=reinmax: no 'reinmax': choose one of"),

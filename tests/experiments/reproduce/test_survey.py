@@ -112,3 +112,6 @@ def test_ranks_are_of_the_estimators_that_have_all_rows():
     means = {("x", "a"): 1.0, ("x", "b"): 2.0, ("y", "a"): 3.0, ("y", "b"): 2.0, ("x", "c"): 0.0}
     entries = [{"row": row, "estimator": name, "mean": mean} for (row, name), mean in means.items()]
     assert ranks([*entries, {"row": "y", "estimator": "c"}]) == {"a": 1.5, "b": 1.5}
+    tied = [{"row": "x", "estimator": name, "mean": 1.0} for name in "ab"]
+    assert ranks(tied) == {"a": 1.5, "b": 1.5}
+    assert ranks([{"row": "x", "estimator": "a"}]) == {}

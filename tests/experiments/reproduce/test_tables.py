@@ -58,6 +58,15 @@ def finish(job, *, valid, test, **more):
     (job.workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def test_curves_have_the_steps_that_all_seeds_have():
+    def record(*steps):
+        return {"curve": [{"step": step, "validation_bound": 60.0 + step} for step in steps]}
+
+    steps, bounds = figures._curves([record(0, 10, 20), record(0, 20)])
+    assert steps == [0, 20]
+    assert bounds.tolist() == [[60, 80], [60, 80]]
+
+
 def test_every_number_of_the_paper_has_its_cell():
     cells = presets.cells(PRESETS["full"])
     assert len(cells) == 36
