@@ -2,8 +2,16 @@
 
 import dataclasses
 
+from experiments import tasks
 from experiments.errors import UserError, refuse
-from experiments.settings import LARGEST, LARGEST_FLOAT, SCHEDULES, Settings, Temperature
+from experiments.settings import (
+    LARGEST,
+    LARGEST_FLOAT,
+    SCHEDULES,
+    SHARED_OPTIONS,
+    Settings,
+    Temperature,
+)
 from gumbel import estimators
 
 
@@ -78,6 +86,12 @@ def unread(settings: Settings) -> dict[str, str]:
         why = f"estimator.name={settings.estimator.name} reads no temperature"
     temperature = (field.name for field in dataclasses.fields(Temperature))
     keys = {f"temperature.{key}": why for key in temperature if key not in read}
+    for option in SHARED_OPTIONS:
+        if option not in settings.estimator.spec.options:
+            keys[f"estimator.{option}"] = f"estimator.name={settings.estimator.name} has none"
+    keys |= dict.fromkeys(tasks.load(settings.task).unread, f"task={settings.task} has none")
+    if settings.dataset == "binarized_mnist":
+        keys["binarization"] = f"dataset={settings.dataset} is binary"
     if settings.optimizer != "sgd":
         keys["momentum"] = f"optimizer={settings.optimizer} has none"
     if settings.latent != "categorical":

@@ -147,6 +147,7 @@ TASK = Task(
     build,
     options=Options,
     check=check,
+    unread=("standardize",),
     annealed=lambda _settings, dynamic, _step: {"kl_weight": dynamic["kl_weight"]},
     metrics=Metrics(
         lambda model, images: model.codes(images), usage, {"codes_used": "", "perplexity": "codes"}

@@ -116,7 +116,7 @@ class Task:
       ranking: what a sweep ranks its runs by.
       bound_to_length: which of its options depends on the number of steps, as `key=value`, or None:
         such a run cannot be made longer.
-      least_cost: no mean training cost of the task's objective lies below, in nats.
+      unread: the keys of `Settings` that its models do not read.
     """
 
     build: Callable[[Settings, Float[Array, "H W"], PRNGKey], Model]
@@ -128,7 +128,7 @@ class Task:
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
     bound_to_length: Callable[[Settings], str | None] = lambda _settings: None
-    least_cost: float = 0.0  # pixels are discrete, and no KL is negative
+    unread: tuple[str, ...] = ()
 
 
 _MOST_LAYERS = 100  # more take minutes to compile, and nothing learns through them

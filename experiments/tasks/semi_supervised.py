@@ -257,4 +257,5 @@ TASK = Task(
     metrics=labels.METRICS,
     ranking=Ranking("validation error, %", _error),
     bound_to_length=bound_to_length,
+    unread=("layers", "standardize"),
 )

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from configs import autoencoder, semi_supervised, vae
 from experiments import sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
@@ -118,6 +119,27 @@ def test_a_sweep_says_which_swept_keys_do_nothing(tmp_path, caplog):
     assert message == (
         "temperature.rate does nothing in 2 of 4 runs: estimator.name=st reads no temperature"
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "trial", "why"),
+    [
+        (semi_supervised, {"standardize": False}, "task=semi_supervised has none"),
+        (semi_supervised, {"layers": (30,)}, "task=semi_supervised has none"),
+        (autoencoder, {"standardize": False}, "task=autoencoder has none"),
+        (vae, {"binarization": "dynamic"}, "dataset=binarized_mnist is binary"),
+        (
+            *(vae, {"estimator.name": "st", "estimator.centering": True}),
+            "estimator.name=st has none",
+        ),
+        (vae, {"standardize": False, "layers": (30,)}, None),
+    ],
+)
+def test_keys_of_another_task_dataset_or_estimator_do_nothing(file, trial, why, tmp_path, caplog):
+    config = file.get_config()
+    sweep.warn_of_unread(jobs.jobs_of(config, [trial], tmp_path), {})
+    key = list(trial)[-1]
+    assert caplog.messages == ([f"{key} does nothing in 1 of 1 runs: {why}"] if why else [])
 
 
 def test_a_single_run_does_not_train_in_a_sweeps_directory(tmp_path, capsys):
