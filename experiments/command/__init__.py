@@ -56,7 +56,7 @@ def launch(
         _check_arguments(arguments, takes)
         return main(values.flag_values_dict(), *([arguments] if takes else []))
 
-    return guarded(command, debug="--debug" in given)
+    return guarded(command, debug=wants_debug(given))
 
 
 def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
@@ -133,6 +133,11 @@ def usage(doc: str, define_flags: DefineFlags, takes: str = "") -> list[str]:
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the command line asks for help."""
     return any(argument in ("--help", "-help", "-h") for argument in argv)
+
+
+def wants_debug(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for tracebacks."""
+    return any(re.fullmatch(r"--?debug(=(true|1|yes))?", argument) for argument in argv)
 
 
 def path(text: str | None, flag: str) -> Path | None:

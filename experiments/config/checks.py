@@ -36,7 +36,8 @@ def check(settings: Settings) -> None:
 
 def _check_temperature(settings: Settings) -> None:
     temperature, spec = settings.temperature, settings.estimator.spec
-    if temperature.name != "constant" and temperature.floor > temperature.value:
+    read = "floor" in SCHEDULES[temperature.name] and spec.relaxes
+    if read and temperature.floor > temperature.value:
         fix = f"give at most temperature.value={temperature.value}"
         refuse("temperature.floor", temperature.floor, fix)
     if temperature.name == "learned" and temperature.floor >= temperature.value:

@@ -62,7 +62,7 @@ def run(
         read, values = _read(expanded, define_flags)
         return main(*read, *([values] if define_flags else []))
 
-    return command.guarded(launch, debug="--debug" in arguments)
+    return command.guarded(launch, debug=command.wants_debug(arguments))
 
 
 def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Command:
@@ -116,6 +116,9 @@ def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> 
     path = command.parse_flags(rest, define)[0]["config"].value
     if not path:
         return [*lines, "", "with --config=FILE.py, --help also lists the keys of that file"]
-    described = overrides.describe(files.load(path))
+    try:
+        described = overrides.describe(files.load(path))
+    except UserError as error:
+        return [*lines, "", f"--config={path} cannot be loaded: {error}"]
     lines += ["", f"keys of {path}, with their values:", ""]
     return [*lines, *(f"  --config.{line}" for line in described)]

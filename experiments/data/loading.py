@@ -92,14 +92,19 @@ def cached(name: str) -> tuple[Path, int] | None:
 
 def cache_directory(cache_dir: str | None = None) -> Path:
     """The directory of the decoded arrays: the argument, GUMBEL_CACHE_DIR, or the default."""
-    chosen = cache_dir or os.environ.get("GUMBEL_CACHE_DIR")
-    return path_of(chosen, "GUMBEL_CACHE_DIR") if chosen else home() / "arrays"
+    return _directory(cache_dir, "cache_dir", "GUMBEL_CACHE_DIR") or home() / "arrays"
 
 
 def _data_dir(data_dir: str | None) -> Path:
     # Not TFDS's own default: a TFRECORD copy of the set there cannot be read without TensorFlow.
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return path_of(chosen, "TFDS_DATA_DIR") if chosen else home() / "tensorflow_datasets"
+    return _directory(data_dir, "data_dir", "TFDS_DATA_DIR") or home() / "tensorflow_datasets"
+
+
+def _directory(given: str | None, argument: str, variable: str) -> Path | None:
+    if given:
+        return path_of(given, argument)
+    chosen = os.environ.get(variable)
+    return path_of(chosen, variable) if chosen else None
 
 
 def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:

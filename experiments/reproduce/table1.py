@@ -141,6 +141,8 @@ class Table1(Table):
         }
         if values:
             entry |= summary(values) | provenance(found)
+        elif found:
+            entry["missing"] = "not finite"
         else:
             entry["missing"] = "not run" if entry["setting"] is None else "no final run"
         return entry

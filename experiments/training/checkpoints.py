@@ -155,9 +155,10 @@ class Checkpoints:
                 raise
             except Exception as error:  # whatever orbax makes of damaged files
                 _log.warning(
-                    "checkpoint %s is damaged (%s): falling back to the one before it",
+                    "checkpoint %s is damaged (%s)%s",
                     self.directory / str(step),
                     textwrap.shorten(one_line(error), 160),
+                    ": falling back to the one before it" if step != steps[0] else "",
                 )
             else:
                 self._refuse_other(settings, step)

@@ -139,7 +139,7 @@ def by_each(function: Callable[[], Value]) -> Value:
     found = Found(None, None)
     try:
         found = Found(function(), None)
-    except UserError as error:
+    except Exception as error:  # whatever it is, the others have to know
         if not several():
             raise
         found = Found(None, error)
@@ -194,10 +194,12 @@ def _from_first(found: Found) -> Found:
 
 
 def _pickled(found: Found) -> bytes:
-    text = pickle.dumps(found)
     try:
+        text = pickle.dumps(found)
         pickle.loads(text)
-    except TypeError:  # an exception whose arguments are not those that it was made of
+    except Exception:  # such as an exception whose arguments are not those that it was made of
+        if found.error is None:
+            raise
         return pickle.dumps(Found(None, RuntimeError(repr(found.error))))
     return text
 

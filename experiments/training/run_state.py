@@ -139,10 +139,11 @@ class RunState:
             return
         saved = self.saved_steps()
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was due"
-        self.error = UserError(
-            f"{what}: lower config.learning_rate={self.job.settings.learning_rate} or raise the "
-            f"temperature; {kept}"
-        )
+        settings = self.job.settings
+        fix = f"lower config.learning_rate={settings.learning_rate}"
+        if settings.estimator.spec.relaxes:
+            fix += " or raise the temperature"
+        self.error = UserError(f"{what}: {fix}; {kept}")
 
     def note(self, line: Mapping[str, float]) -> None:
         """Adds a line to the metrics, at the step that the run has come to."""
