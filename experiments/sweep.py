@@ -41,8 +41,6 @@ from experiments.training import rundir, trackers
 from experiments.training.compilations import keep_compilations
 from experiments.training.run_state import Job
 
-FAILED = 1
-
 _log = logging.getLogger(__name__)
 
 
@@ -155,7 +153,7 @@ def conclude(
         if job.workdir in failures:
             reason = f"{grids.label(job.overrides)} ({job.workdir}): {failures[job.workdir]}"
             print(f"failed: {reason}", file=sys.stderr)
-    return FAILED if failures else 0
+    return command.FAILED if failures else 0
 
 
 def _report(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> None:

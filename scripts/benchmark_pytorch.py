@@ -110,7 +110,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define: dict[str, Any] = {"flag_values": values, "lower_bound": 1}
     flags.DEFINE_enum("model", "sbn", list(MODELS), "what to train", flag_values=values)
     flags.DEFINE_list("sides", list(SIDES), f"which of {','.join(SIDES)}", flag_values=values)
-    flags.DEFINE_integer("processes", 1, "that train at once, one a core", **define)
+    flags.DEFINE_integer("processes", 1, "that train at once, one per core", **define)
     flags.DEFINE_integer("rounds", 7, "turns of each side", **define)
     flags.DEFINE_integer("steps", None, "optimizer steps in a turn [by the model]", **define)
     flags.DEFINE_string("output", None, "a JSON file for the numbers", flag_values=values)

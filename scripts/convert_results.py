@@ -134,7 +134,7 @@ def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
     roots = [path_of(directory, "DIR") for directory in directories]
     for root in roots:
         if not root.is_dir():
-            raise UserError(f"{root} is no directory: name one with records or runs")
+            raise UserError(f"{root} is not a directory: name one with records or runs")
     for root in roots:
         files = [path for pattern in ("*.json", "*.jsonl") for path in root.rglob(pattern)]
         changed = sum(map(convert_file, files))

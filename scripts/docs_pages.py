@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 def write(docs: Path) -> None:
-    """Writes all generated pages below `docs`, and leaves files alone that would not change."""
+    """Writes all generated pages below `docs`, and leaves pages alone that would not change."""
     finals = finals_of(RESULTS)
     cells = cells_of(RESULTS)
     folder = docs / "estimators"

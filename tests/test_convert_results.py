@@ -108,4 +108,4 @@ def test_what_is_in_the_way_is_named(old, capsys):
     assert convert(old) == 2
     assert "which exists: delete one of them" in capsys.readouterr().err
     assert convert(old / "none") == 2
-    assert "is no directory: name one" in capsys.readouterr().err
+    assert "is not a directory: name one" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from absl import flags
 from experiments import files
 from experiments.errors import UserError, nearest, one_line
 
+FAILED = 1  # of several runs, some have no result
 USER_ERROR = 2
 INTERRUPTED = 130
 

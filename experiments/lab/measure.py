@@ -55,7 +55,7 @@ class Request(NamedTuple):
       num_warmup: surrogates before, in which what an estimator learns settles down.
       reference_draws: of the long run that stands for the true gradient.
       batch_size: training images.
-      max_passes: dearer estimates are left out.
+      max_passes: estimators that take more are left out.
     """
 
     estimators: tuple[str, ...] | None

@@ -61,7 +61,7 @@ def _three(
 
 
 def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, title: str) -> None:
-    """The hard validation bound by step: a panel a row, a line an estimator, a band its seeds.
+    """The validation bound by step: one panel per row, one line per estimator, its seeds a band.
 
     Args:
       path: of the PNG.

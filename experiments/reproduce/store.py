@@ -20,7 +20,8 @@ Record = dict[str, Any]
 # What the tables and figures read of a record of any task.
 _RECORD: Shape = rundir.RESULT_SHAPE | {
     "test_num_samples": int,
-    "device": dict,
+    "device": {"kind": str},
+    "versions": {"jax": str},
     "git": ({"commit": str}, None),
     "curve": [{"step": int, "validation_bound": float}],
 }
@@ -85,8 +86,8 @@ class Store:
     def thin(self) -> None:
         """Removes from the runs' directories what neither a resume nor a table needs.
 
-        A run with a record goes altogether, and one under way keeps its newest checkpoint. A run
-        that another process holds is left alone.
+        A run with a record is removed as a whole, and one under way keeps its newest checkpoint.
+        One that another process holds is left alone.
         """
         for workdir in self.runs_dir.glob("*/*/*/"):
             with contextlib.suppress(rundir.InUseError), rundir.locked(workdir):

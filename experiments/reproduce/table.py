@@ -17,6 +17,7 @@ from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import FAILURE
 from experiments.sweeps.report import half_width
 from experiments.training import records, rundir
+from experiments.training.provenance import origin
 from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
 
@@ -186,13 +187,22 @@ class Table:
 
 
 def provenance(found: Sequence[Record]) -> dict[str, Any]:
-    """Where the numbers of a cell come from, of the records of its final runs."""
+    """Where the numbers of a cell come from, of the records of its final runs.
+
+    A record from before runs named all their processes names the last one.
+    """
+    origins = [each for record in found for each in record.get("origins") or [origin(record)]]
     return {
         "steps": found[0]["steps"],
         "test_num_samples": found[0]["test_num_samples"],
-        "device": found[0]["device"],
-        "commits": sorted({record["git"]["commit"] for record in found if record["git"]}),
+        "devices": sorted({each["device"] for each in origins}),
+        "jax": sorted({each["jax"] for each in origins}),
+        "commits": sorted({_commit(each["git"]) for each in origins if each["git"]}),
     }
+
+
+def _commit(git: dict[str, Any]) -> str:
+    return f"{git['commit']}{'+changes' if git.get('dirty') else ''}"
 
 
 def interval(values: Sequence[float]) -> list[float] | None:

@@ -113,7 +113,7 @@ class Table1(Table):
             done.append(ranked)
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
-        trial = protocol.final_trial(cell, self.preset, setting, seed)
+        trial = protocol.final_trial(self.preset, setting, seed)
         return self._jobs(cell, "final", [trial])[0]
 
     def _jobs(self, cell: Cell, stage: str, trials: Sequence[Overrides]) -> list[Job]:

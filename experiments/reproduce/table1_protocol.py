@@ -129,8 +129,8 @@ def _annealed(cell: Cell, preset: Preset) -> bool:
     return bool(base_config(cell, preset).temperature.name == "exponential")
 
 
-def final_trial(cell: Cell, preset: Preset, setting: Overrides, seed: int) -> Overrides:
-    """The final run of a cell at a picked setting and a seed."""
+def final_trial(preset: Preset, setting: Overrides, seed: int) -> Overrides:
+    """A final run at a picked setting and a seed."""
     return setting | {"seed": seed, "num_steps": preset.final_steps}
 
 

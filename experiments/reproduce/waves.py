@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from experiments.command import FAILED
 from experiments.reproduce import planned
 from experiments.reproduce.table import Table
-from experiments.sweep import FAILED
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
 from experiments.sweeps.engines.attempt import FAILURE

@@ -94,7 +94,7 @@ def _last_rows(job: Job) -> list[dict[str, Any]]:
 
 
 class Display:
-    """How a sweep stands, while it trains: a table on a terminal, elsewhere a line a run that ends.
+    """How a sweep stands: a table on a terminal, elsewhere one line per run that ends.
 
     Within the block a thread of its own keeps the table up to date.
 

@@ -20,7 +20,7 @@ def jobs_in(directory: Path) -> list[Job]:
     """
     path = directory / rundir.SWEEP
     if not path.exists():
-        raise UserError(f"--report={directory} is no sweep: name the --workdir of one")
+        raise UserError(f"--report={directory} is not a sweep: name the --workdir of one")
     recorded = rundir.read_sweep(directory)
     if not recorded["grid"]:
         raise UserError(f"{path} is damaged (grid is empty): delete it, or name another directory")

@@ -87,7 +87,7 @@ def wall_times(path: Path) -> dict[tuple[int, str], float]:
 
 
 def read(path: Path) -> Iterator[Any]:
-    """The whole events in a file, up to the first that is torn or damaged.
+    """The whole events in a file, up to the first that is torn. Checksums are not looked at.
 
     A record is its length in 8 bytes, 4 of checksum, the data, and 4 of checksum.
     """

@@ -59,7 +59,7 @@ def join(given: Mapping[str, Any]) -> None:
     if address is None:
         for name, value in numbers.items():
             if value is not None:
-                raise UserError(f"--{name} is for several processes: give --coordinator, too")
+                raise UserError(f"--{name} is for several processes: also give --coordinator")
         return
     if address == CLUSTER:
         for name, value in numbers.items():

@@ -93,7 +93,7 @@ class Loop:
     def _open(self, stack: contextlib.ExitStack) -> TrainState:
         placement = self.compiled.placement
         fresh = jax.device_get(self.compiled.init(self.dynamic, self.compiled.images))
-        rows = [run.open(stack, _row(fresh, run.row)) for run in self.runs]
+        rows = [run.open(stack, _row(fresh, run.row), self.provenance) for run in self.runs]
         state = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
         return placement.put(placement.padded(state), of_runs=True)
 

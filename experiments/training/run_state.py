@@ -18,6 +18,7 @@ from experiments.training import (
     evaluation,
     hosts,
     memory,
+    origins,
     provenance,
     records,
     rundir,
@@ -85,6 +86,7 @@ class RunState:
     checkpoints: Checkpoints
     log: MetricsLog
     trackers: Trackers
+    origins: list[dict[str, Any]]
 
     def __init__(self, job: Job, row: int) -> None:
         self.job, self.row = job, row
@@ -96,16 +98,24 @@ class RunState:
         """Notes why the run cannot go on."""
         self.error = error
 
-    def open(self, stack: contextlib.ExitStack, state: TrainState) -> TrainState:
-        """Opens the files; the state of the newest checkpoint, or the one given without any."""
+    def open(
+        self, stack: contextlib.ExitStack, state: TrainState, here: Mapping[str, Any]
+    ) -> TrainState:
+        """Opens the files; the state of the newest checkpoint, or the one given without any.
+
+        Args:
+          stack: closes them.
+          state: of a run that has no checkpoint.
+          here: what `provenance` gives in this process.
+        """
         with of_one_run(self.fail):
             self.step, self.seconds_before, state = hosts.by_first(
-                partial(self._opened, stack, state)
+                partial(self._opened, stack, state, here)
             )
         return state
 
     def _opened(
-        self, stack: contextlib.ExitStack, state: TrainState
+        self, stack: contextlib.ExitStack, state: TrainState, here: Mapping[str, Any]
     ) -> tuple[int, float, TrainState]:
         job, seconds = self.job, np.zeros(())
         checkpoints = Checkpoints(job.workdir / CHECKPOINTS, settings=provenance.numerics())
@@ -117,6 +127,7 @@ class RunState:
         self.log = stack.enter_context(log)
         shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
         self.trackers = stack.enter_context(shown)
+        self.origins = origins.note(job.workdir, step, here)
         return step, float(seconds), state
 
     def saved_steps(self) -> list[int]:
@@ -221,6 +232,7 @@ class RunState:
         }
 
         def write() -> dict[str, Any]:
+            result["origins"] = self.origins
             self.trackers.finish(result, self.job.workdir / PICTURE)
             records.write_json(self.job.workdir / RESULT, result)
             return rundir.read_result(self.job.workdir)

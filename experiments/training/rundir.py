@@ -13,7 +13,7 @@ from experiments.errors import UserError, short
 from experiments.files import Maybe, Shape, read_json, remove_partial
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
-SWEEP = "sweep.json"
+ORIGINS, SWEEP = "origins.json", "sweep.json"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
 
@@ -59,7 +59,7 @@ def _check_kinds(workdir: Path) -> None:
             raise UserError(f"{path} is a file, and a run keeps a directory there: delete it")
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
             raise UserError(f"{path} is not writable: make it so, or take another --workdir")
-    for name in (CONFIG, METRICS, RESULT, PICTURE, PICTURES):
+    for name in (CONFIG, METRICS, RESULT, ORIGINS, PICTURE, PICTURES):
         if (workdir / name).is_dir():
             raise UserError(f"{workdir / name} is a directory, and a run keeps a file there")
 

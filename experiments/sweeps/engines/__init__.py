@@ -1,6 +1,6 @@
 """Ways to train the runs of a sweep; each gives the same results, to float32 rounding.
 
-- `process`: spawned worker processes, one an accelerator, or one a core where there is none;
+- `process`: spawned worker processes, one per accelerator, or one per core where there is none;
 - `vmap`: all runs that share a program as one program, divided among this machine's devices;
 - `ray`: Ray tasks, on a cluster or on this machine, each with the share that it asks for.
 """
@@ -113,7 +113,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "ray_gpus_per_run",
         None,
-        "GPUs that a run asks of Ray, or a part of one; by default 1 if there is any",
+        "GPUs that a run asks of Ray, or a fraction of one; by default 1 if there is any",
         lower_bound=0.0,
         **define,
     )

@@ -1,4 +1,4 @@
-"""Engine `process`: spawned workers, single-threaded; one an accelerator, or else one a core.
+"""Engine `process`: spawned workers, single-threaded; one per accelerator, or else one per core.
 
 A worker sees its own accelerator alone; more workers than those share them. On CPU each is pinned
 to its core, but with fewer workers than cores none is, as another sweep would take the same cores.

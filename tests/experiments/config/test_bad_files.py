@@ -26,7 +26,8 @@ RESULT = {
     "test_bound": 1.0,
     "overrides": {},
     "test_num_samples": 2,
-    "device": {},
+    "device": {"kind": "cpu"},
+    "versions": {"jax": "0.9"},
     "git": None,
 }
 # Of any file: not JSON, or not an object.
@@ -191,8 +192,8 @@ def test_a_report_of_a_sweep_of_another_shape(tmp_path, capsys, recorded, said):
     ("directory", "said"),
     [
         ("", "--report=DIR is missing"),
-        ("none", "--report=none is no sweep"),
-        ("/dev/null", "--report=/dev/null is no sweep"),
+        ("none", "--report=none is not a sweep"),
+        ("/dev/null", "--report=/dev/null is not a sweep"),
         ("a\0b", "a path has no NUL character"),
         ("~nosuchuser/x", "there is no user 'nosuchuser'"),
     ],

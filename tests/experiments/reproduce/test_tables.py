@@ -13,7 +13,7 @@ import pytest
 from experiments import command
 from experiments.config import from_flat, get
 from experiments.errors import UserError
-from experiments.reproduce import figures, table2
+from experiments.reproduce import figures, table, table2
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
@@ -51,11 +51,26 @@ def finish(job, *, valid, test, **more):
         "config": job.settings.flat(),
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
         "git": {"commit": "abc", "dirty": False},
+        "versions": {"jax": "0.9"},
         **more,
     }
     records.write_json(job.workdir / "result.json", result)
     lines = [json.dumps({"step": step, "validation_bound": valid + 1}) for step in (0, 100)]
     (job.workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_a_cell_names_all_that_its_runs_come_from():
+    own = {"versions": {"jax": "0.9"}, "device": {"kind": "cpu"}, "git": None}
+    size = {"steps": 10, "test_num_samples": 5}
+    clean, changed = ({"commit": "abc", "dirty": dirty} for dirty in (False, True))
+    gpu = {"from_step": 0, "jax": "0.10", "device": "H200", "git": clean}
+    resumed = [gpu, {"from_step": 5, "jax": "0.9", "device": "cpu", "git": changed}]
+    assert table.provenance([size | own, size | own | {"origins": resumed}]) == {
+        **size,
+        "devices": ["H200", "cpu"],
+        "jax": ["0.10", "0.9"],
+        "commits": ["abc", "abc+changes"],
+    }
 
 
 def test_curves_have_the_steps_that_all_seeds_have():
@@ -374,8 +389,8 @@ def reproduce(target, tmp_path, *options):
 
 
 def test_figures_need_their_runs(tmp_path):
-    for target, table in (("figure3", "table1"), ("figure5", "table2")):
-        with pytest.raises(UserError, match=f"run `reproduce {table}`"):
+    for target, needed in (("figure3", "table1"), ("figure5", "table2")):
+        with pytest.raises(UserError, match=f"run `reproduce {needed}`"):
             reproduce(target, tmp_path)
 
 

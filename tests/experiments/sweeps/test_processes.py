@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments import sweep
+from experiments import command
 from experiments.sweeps import grids
 from experiments.training import records
 from tests.experiments.sweeps.launching import (
@@ -257,7 +257,7 @@ def test_ray_replaces_a_killed_worker_and_stops_when_asked(home, by_process):
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(home, by_vmap):
     grid = "--grid=learning_rate=1e-3,1e-2,3e38;seed=0,1"
-    out, err = finish(start(home, "failing", "--engine=vmap", grid), sweep.FAILED)
+    out, err = finish(start(home, "failing", "--engine=vmap", grid), command.FAILED)
     failing = {grids.name({"learning_rate": 3e38, "seed": seed}) for seed in (0, 1)}
     good, wanted = numbers(home / "failing"), numbers(by_vmap)
     assert set(good) == set(wanted) - {grids.name(trial) for trial in SIX[4:]}

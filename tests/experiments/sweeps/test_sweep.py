@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from configs import autoencoder, semi_supervised, vae
-from experiments import sweep
+from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
 from experiments.sweeps import grids, jobs
@@ -100,14 +100,14 @@ def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
     assert lines[3].endswith(": at step 20 of 60, validation bound 8.00 |")
     assert lines[-1] == f"plot: {tmp_path / 'sweep.png'}"
     assert sweep.run(["--report", str(tmp_path / "none")]) == 2
-    assert "is no sweep: name the --workdir of one" in capsys.readouterr().err
+    assert "is not a sweep: name the --workdir of one" in capsys.readouterr().err
 
 
 def test_a_run_that_was_lost_is_a_failure(tmp_path, capsys):
     config, grid = small.config("sbn"), grids.product({"seed": (0,)})
     jobs.open_directory(tmp_path, read(config), grid)
     ours = jobs.jobs_of(config, grid, tmp_path)
-    assert sweep.conclude(tmp_path, ours, {}, 0) == sweep.FAILED
+    assert sweep.conclude(tmp_path, ours, {}, 0) == command.FAILED
     assert "not finished: give the command again" in capsys.readouterr().err
 
 

@@ -96,7 +96,7 @@ def test_every_estimator_on_two_and_four_devices(tmp_path):
         (["--devices=some"], "--devices=some: give a number of at least 1, or all"),
         (["--devices=0"], "--devices=0: give a number of at least 1, or all"),
         (["--devices=99"], "--devices=99: jax finds 1 here (cpu); give at most that"),
-        (["--process_id=1"], "--process_id is for several processes: give --coordinator, too"),
+        (["--process_id=1"], "--process_id is for several processes: also give --coordinator"),
         (["--coordinator=here"], "--coordinator=here: give HOST:PORT, or cluster"),
         (["--coordinator=here:1"], "give --num_processes and --process_id, too"),
         (

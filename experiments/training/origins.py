@@ -1,0 +1,40 @@
+"""Which processes trained a run: versions, device, and commit of each, from its first step on.
+
+A run that stops may resume on another machine or at another commit, and its result names them all.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.files import read_json
+from experiments.training import records
+from experiments.training.provenance import origin
+from experiments.training.rundir import ORIGINS
+
+SHAPE = [{"from_step": int, "jax": str, "device": str, "git": ({"commit": str}, None)}]
+
+
+def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Adds this process, which goes on from `step`; those whose steps it takes again leave.
+
+    Args:
+      workdir: the run's directory.
+      step: of the checkpoint that the run resumes from, or 0.
+      here: what `provenance` gives in this process.
+
+    Returns:
+      The origins, of which no two in a row differ in `from_step` alone.
+    """
+    path, ours = workdir / ORIGINS, origin(here)
+    found = read_json(path, SHAPE, "delete it") if step and path.exists() else []
+    kept = [each for each in found if each["from_step"] < step]
+    if not kept or origin_of(kept[-1]) != ours:
+        kept.append({"from_step": step, **ours})
+    records.write_json(path, kept)
+    return kept
+
+
+def origin_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without its step."""
+    return {key: value for key, value in entry.items() if key != "from_step"}
