@@ -23,7 +23,7 @@ from experiments.config import Overrides, cli
 from experiments.settings import Settings
 from experiments.training import hosts, placement, run, rundir, trackers
 from experiments.training.compilations import keep_compilations
-from experiments.training.loop import Stopped
+from experiments.training.signals import Stopped
 
 _log = logging.getLogger(__name__)
 

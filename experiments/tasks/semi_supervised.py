@@ -243,8 +243,7 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
 
 
 def _error(result: Result) -> float:
-    accuracy = result["validation_accuracy"]
-    return math.inf if accuracy is None else 100 - float(accuracy)
+    return math.inf if (found := result["validation_accuracy"]) is None else 100 - float(found)
 
 
 TASK = Task(

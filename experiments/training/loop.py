@@ -20,21 +20,13 @@ from experiments.training.compiled import Compiled
 from experiments.training.program import Trace, TrainState, dynamic_of
 from experiments.training.run_state import Job, RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
-from experiments.training.signals import Stop
+from experiments.training.signals import Stop, Stopped
 from gumbel.types import PRNGKey
 
 # Saving many runs takes seconds: checkpointing takes at most 1/20 of training time.
 _SAVE_SHARE = 20
 
 Results = dict[Path, dict[str, Any] | Exception]
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
-    """The run saved its state and left, because a signal asked it to."""
-
-    def __init__(self, step: int, num_steps: int, exit_status: int) -> None:
-        super().__init__(f"stopped at step {step} of {num_steps}: rerun the same command to resume")
-        self.exit_status = exit_status
 
 
 class Loop:

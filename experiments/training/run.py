@@ -10,11 +10,11 @@ from experiments.settings import Settings
 from experiments.training import hosts, memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
 from experiments.training.lengthening import lengthen, shorter_steps
-from experiments.training.loop import Loop, Results, Stopped
+from experiments.training.loop import Loop, Results
 from experiments.training.placement import Place, Placement, one_device
 from experiments.training.run_state import Job, of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
-from experiments.training.signals import Stop, graceful_stop
+from experiments.training.signals import Stop, Stopped, graceful_stop
 
 
 class Programs:
