@@ -18,7 +18,7 @@ def test_each_stage_names_the_best_estimator_by_time(tmp_path):
     found = Comparison("enumeration", (biased, unbiased), {})
     (tmp_path / "lab").mkdir()
     records.write_json(
-        tmp_path / "lab" / "sbn_bernoulli-1000.json", {"request": {}, **found.as_dict()}
+        tmp_path / "lab" / "sbn_bernoulli-1000.json", {"request": {"config": {}}, **found.as_dict()}
     )
     text = beyond_tables.sections(tmp_path)
     # (1 + 4) / 4 at once; the noise falls by a hundred, the bias does not.

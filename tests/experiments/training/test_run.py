@@ -36,8 +36,9 @@ from experiments.training import (
     metrics,
     provenance,
     records,
+    run_state,
 )
-from experiments.training.program import Program, dynamic_of
+from experiments.training.program import Program, Trace, dynamic_of
 from scripts import run_numbers
 from tests.experiments import small
 
@@ -178,6 +179,7 @@ def test_the_files_of_a_run(finished, home):
         ".lock",
         "config.json",
         "metrics.jsonl",
+        "origins.json",
         "tensorboard",
         "checkpoints",
         "picture.png",
@@ -572,9 +574,10 @@ def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, othe
 
 
 def test_a_run_from_before_settings_were_recorded_goes_on(launch, other, tmp_path):
+    here = provenance.provenance()
     with pytest.MonkeyPatch.context() as patch, signal_at(35, signal.SIGTERM):
         patch.setattr(provenance, "numerics", dict)
-        patch.setattr(provenance, "provenance", dict)
+        patch.setattr(provenance, "provenance", lambda: here)
         launch(tmp_path / "run")
     assert checkpoints(tmp_path / "run") == {"20", "30", "35"}
     other("jax_default_matmul_precision", "highest")
@@ -606,12 +609,24 @@ def test_a_workdir_with_a_damaged_config(halfway, launch):
 # A cost that is not finite
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("st", "=0.03; no"), ("gumbel_softmax", "=0.03 or raise the temperature; no")],
+)
+def test_the_temperature_is_named_where_it_is_read(name, fix, tmp_path, monkeypatch):
+    settings = small.settings(estimator__name=name, learning_rate=0.03)
+    state = run_state.RunState(run_state.Job(settings, tmp_path, {}), 0)
+    monkeypatch.setattr(state, "saved_steps", list)
+    state.check(Trace(np.array([1.0, np.nan]), np.ones(2), {}), finite=True)
+    assert f"is nan at step 2: lower config.learning_rate{fix}" in str(state.error)
+
+
 def test_a_cost_that_diverges_at_once(launch, tmp_path):
     ended = launch(tmp_path, "--config.learning_rate=1e38")
     assert ended.status == 2
     line = ended.err.splitlines()[-1]
     assert line.startswith("error: the training cost is ")
-    assert " at step 2: lower config.learning_rate=1e+38 " in line
+    assert " at step 2: lower config.learning_rate=1e+38; " in line
     assert line.endswith("no checkpoint was due")
     assert not (tmp_path / "result.json").exists()
 
@@ -641,7 +656,7 @@ def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, lau
         ended = launch(halfway)
     assert ended.status == 2
     line = ended.err.splitlines()[-1]
-    assert line.startswith(f"error: {said}: lower config.learning_rate=0.03 or raise the temp")
+    assert line.startswith(f"error: {said}: lower config.learning_rate=0.03; ")
     assert line.endswith("the checkpoint of step 40 is kept")
     assert checkpoints(halfway) == {"30", "35", "40"}
     assert records.read_metrics(halfway / "metrics.jsonl")[-1]["step"] == 45
