@@ -111,7 +111,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 
 def _check_flags(target: str, given: Mapping[str, Any]) -> None:
-    """Refuses the flags of a part, a slice and a plan where they say nothing."""
+    """Refuses the flags of training, a part, a slice, and a plan where they say nothing."""
     for names, tables in (
         (("plan", "slice", "thin"), targets.TABLES),
         (("engine", "workers", "devices", "ray_address", "ray_gpus_per_run"), targets.TABLES),

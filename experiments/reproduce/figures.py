@@ -118,7 +118,7 @@ def _draw_survey(
     """Draws the estimators that have a style, and `gumbel_softmax`."""
     style_of = {**style_of, BESIDE: {"color": "black", "linewidth": 2}}
     for column, (row, found) in enumerate(panels.items()):
-        for name in filter(found.__contains__, style_of):
+        for name in [name for name in style_of if name in found]:
             steps, bounds = _curves(found[name])
             mean, style = bounds.mean(axis=0), {"linewidth": 1, **style_of[name]}
             axes[0, column].plot(steps, mean, label=name, **style)

@@ -8,14 +8,9 @@ from experiments import config
 from experiments.errors import UserError
 from experiments.files import Shape, read_json
 from experiments.training import records
-from experiments.training.provenance import origin, provenance
+from experiments.training.provenance import ORIGIN, origin, provenance
 
 Row = dict[str, Any]
-_ORIGIN: Shape = {
-    "versions": {"jax": str},
-    "device": {"platform": str, "kind": str},
-    "git": ({"commit": str}, None),
-}
 
 
 def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
@@ -32,7 +27,7 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
     """
     if not path.exists():
         return []
-    kept = read_json(path, {**shape, **_ORIGIN}, "delete it, to measure again")
+    kept = read_json(path, {**shape, **ORIGIN}, "delete it, to measure again")
     for key, ours in setting.items():
         alike = config.same(kept[key], ours) if key == "program" else kept[key] == ours
         if not alike:

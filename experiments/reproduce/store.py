@@ -11,6 +11,7 @@ from typing import Any
 from experiments import config
 from experiments.files import Shape, read_json, replacing
 from experiments.training import records, rundir
+from experiments.training.provenance import ORIGIN
 from experiments.training.run_state import Job
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURES, RESULT, TENSORBOARD
 
@@ -18,11 +19,10 @@ Record = dict[str, Any]
 
 
 # What the tables and figures read of a record of any task.
-_RECORD: Shape = rundir.RESULT_SHAPE | {
+_RECORD: Shape = {
+    **rundir.RESULT_SHAPE,
+    **ORIGIN,
     "test_num_samples": int,
-    "device": {"kind": str},
-    "versions": {"jax": str},
-    "git": ({"commit": str}, None),
     "curve": [{"step": int, "validation_bound": float}],
 }
 

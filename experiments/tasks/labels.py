@@ -5,6 +5,7 @@ with `class_logits`.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from experiments.data import Dataset, Split, batches
 from experiments.data.batches import Purpose, batch_indices, key_for
 from experiments.errors import UserError, refuse
 from experiments.settings import Settings
-from experiments.tasks.base import Dynamic, Extra, Metrics
+from experiments.tasks.base import Dynamic, Extra, Metrics, Ranking, Result
 from gumbel.types import Params, PRNGKey
 
 Indices = Int[Array, " labels"]
@@ -157,6 +158,12 @@ def classification(logits: Float[np.ndarray, "N K"], split: Split) -> dict[str, 
     return {"accuracy": 100 * float(np.trace(confusion) / confusion.sum()), "confusion": confusion}
 
 
+def _error(result: Result) -> float:
+    accuracy = result["validation_accuracy"]
+    return math.inf if accuracy is None else 100 - float(accuracy)
+
+
 METRICS = Metrics(
     lambda model, images: model.class_logits(images), classification, {"accuracy": "%"}
 )
+RANKING = Ranking("validation error, %", _error)

@@ -20,8 +20,6 @@ from experiments.tasks.base import (
     Extra,
     Images,
     Pictures,
-    Ranking,
-    Result,
     Task,
 )
 from gumbel import BERNOULLI, CATEGORICAL, Family, samplers, schedules
@@ -242,10 +240,6 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     return labels.extra(settings, dataset, cost)
 
 
-def _error(result: Result) -> float:
-    return math.inf if (found := result["validation_accuracy"]) is None else 100 - float(found)
-
-
 TASK = Task(
     build,
     options=Options,
@@ -254,7 +248,7 @@ TASK = Task(
     annealed=annealed,
     extra=labeled_images,
     metrics=labels.METRICS,
-    ranking=Ranking("validation error, %", _error),
+    ranking=labels.RANKING,
     bound_to_length=bound_to_length,
     unread=("layers", "standardize"),
 )

@@ -12,7 +12,7 @@ from experiments.training import records
 from experiments.training.provenance import origin
 from experiments.training.rundir import ORIGINS
 
-SHAPE = [{"from_step": int, "jax": str, "device": str, "git": ({"commit": str}, None)}]
+_SHAPE = [{"from_step": int, "jax": str, "device": str, "git": ({"commit": str}, None)}]
 
 
 def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -27,14 +27,9 @@ def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, An
       The origins, of which no two in a row differ in `from_step` alone.
     """
     path, ours = workdir / ORIGINS, origin(here)
-    found = read_json(path, SHAPE, "delete it") if step and path.exists() else []
+    found = read_json(path, _SHAPE, "delete it") if step and path.exists() else []
     kept = [each for each in found if each["from_step"] < step]
-    if not kept or origin_of(kept[-1]) != ours:
+    if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **ours}:
         kept.append({"from_step": step, **ours})
     records.write_json(path, kept)
     return kept
-
-
-def origin_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry without its step."""
-    return {key: value for key, value in entry.items() if key != "from_step"}

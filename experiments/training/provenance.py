@@ -12,6 +12,12 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
+# What `origin` reads of a file that has what `provenance` gave.
+ORIGIN = {
+    "versions": {"jax": str},
+    "device": {"platform": str, "kind": str},
+    "git": ({"commit": str}, None),
+}
 ROOT = Path(__file__).resolve().parents[2]
 # XLA's flags that change no number: where it writes, how many devices a CPU passes for.
 _WITHOUT_EFFECT = ("xla_dump", "xla_hlo_profile", "xla_force_host_platform_device_count")

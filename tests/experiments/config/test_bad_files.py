@@ -26,7 +26,7 @@ RESULT = {
     "test_bound": 1.0,
     "overrides": {},
     "test_num_samples": 2,
-    "device": {"kind": "cpu"},
+    "device": {"platform": "cpu", "kind": "cpu"},
     "versions": {"jax": "0.9"},
     "git": None,
 }
