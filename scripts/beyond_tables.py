@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from experiments.files import read_json
+from experiments.files import markdown_table, read_json
 from experiments.lab.measure import SHAPE
-from experiments.reproduce.table import markdown_table
 from gumbel.lab import Comparison
 from scripts.results_tables import figure
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.files import write_text
-from experiments.reproduce.table import markdown_table
+from experiments.files import markdown_table, write_text
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec

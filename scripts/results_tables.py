@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.files import Maybe, read_json
-from experiments.reproduce.table import markdown_table
+from experiments.files import Maybe, markdown_table, read_json
 from experiments.sweeps.progress import nats
 from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT

@@ -5,6 +5,7 @@ sees half a file and a killed or a second writer does no harm. `read_json` says 
 file that was damaged or written by something else.
 """
 
+from experiments.files.markdown import markdown_table
 from experiments.files.paths import home, name_part, path_of
 from experiments.files.reading import read_json
 from experiments.files.scratch import scratch
@@ -16,6 +17,7 @@ __all__ = [
     "Shape",
     "home",
     "is_no_space",
+    "markdown_table",
     "mismatch",
     "name_part",
     "naming",

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 
 from experiments import config, tasks
 from experiments.config import Overrides
+from experiments.files import markdown_table
 from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import Runs, Wave, markdown_table, provenance, shown, summary
+from experiments.reproduce.table import Runs, Wave, provenance, shown, summary
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.settings import Settings
@@ -156,8 +157,10 @@ class Survey(Table1):
         }
         if values:
             return entry | summary(values) | provenance(found)
-        missing = "not run" if share.cost <= MAX_COST else f"left out: {share.cost:g} passes a step"
-        return entry | {"missing": missing}
+        if share.cost > MAX_COST:
+            return entry | {"missing": f"left out: {share.cost:g} passes a step"}
+        jobs = self._equal_jobs(cell, range(self.preset.seeds))
+        return entry | {"missing": self._why_missing(cell, jobs)}
 
     def markdown(self, table: dict[str, Any]) -> str:
         """See `Table.markdown`."""

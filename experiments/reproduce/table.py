@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,13 +23,6 @@ from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown."""
-    lines = [list(header), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 class Wave(NamedTuple):
@@ -122,6 +115,11 @@ class Runs:
     def records(self, jobs: Sequence[Job]) -> list[Record]:
         """The records of the jobs that are finished."""
         return [record for job in jobs if (record := self.store.record(job))]
+
+    def why_missing(self, jobs: Sequence[Job]) -> str:
+        """Why a table has no number of these jobs: they have failed, or some have not run."""
+        done = [self.store.record(job) or (job.workdir / FAILURE).exists() for job in jobs]
+        return "failed" if done and all(done) else "not run"
 
 
 class Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from experiments.config import Overrides
+from experiments.files import markdown_table
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
@@ -13,7 +14,6 @@ from experiments.reproduce.table import (
     PAPER,
     Table,
     Wave,
-    markdown_table,
     provenance,
     shown,
     summary,
@@ -85,11 +85,7 @@ class Table1(Table):
 
     def finals(self, cell: Cell) -> list[Record]:
         """The records of a cell's final runs, by seed."""
-        setting = self.setting(cell)
-        if setting is None:
-            return []
-        jobs = [self._final(cell, setting, seed) for seed in range(self.preset.seeds)]
-        return self.runs.records(jobs)
+        return self.runs.records(self._final_jobs(cell))
 
     def setting(self, cell: Cell) -> Overrides | None:
         """What was picked for a cell, or None if its runs are not all done or have all failed."""
@@ -111,6 +107,12 @@ class Table1(Table):
             if not ranked:
                 return
             done.append(ranked)
+
+    def _final_jobs(self, cell: Cell) -> list[Job]:
+        setting = self.setting(cell)
+        if setting is None:
+            return []
+        return [self._final(cell, setting, seed) for seed in range(self.preset.seeds)]
 
     def _final(self, cell: Cell, setting: Overrides, seed: int) -> Job:
         trial = protocol.final_trial(self.preset, setting, seed)
@@ -144,8 +146,13 @@ class Table1(Table):
         elif found:
             entry["missing"] = "not finite"
         else:
-            entry["missing"] = "not run" if entry["setting"] is None else "no final run"
+            entry["missing"] = self._why_missing(cell, self._final_jobs(cell))
         return entry
+
+    def _why_missing(self, cell: Cell, jobs: Sequence[Job]) -> str:
+        """Why a cell has no number of these jobs, or of none as no setting is picked."""
+        *_, last = self._rounds(cell)
+        return self.runs.why_missing(jobs or last.jobs)
 
 
 def objective(estimator: str) -> str:

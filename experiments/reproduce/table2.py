@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.config import Overrides, load
+from experiments.files import markdown_table
 from experiments.reproduce.store import Record
 from experiments.reproduce.table import (
     CONFIGS,
     PAPER,
     Table,
     Wave,
-    markdown_table,
     provenance,
     shown,
     summary,
@@ -166,7 +166,9 @@ class Table2(Table):
             "label_draws": len(found),
         }
         if not found:
-            return entry | {"missing": "not run"}
+            jobs = self._finals(estimator, range(self.preset.draws))
+            picks = self._picks(self.preset.picked_with or estimator)
+            return entry | {"missing": self.runs.why_missing(jobs or picks)}
         return entry | {
             "elbo": summary([-record["test_bound"] for record in found]),
             "accuracy": summary([record["test_accuracy"] for record in found]),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import tasks
-from experiments.files import write_text
+from experiments.files import markdown_table, write_text
 from experiments.sweeps import grids
 from experiments.sweeps.progress import how_far, nats
 from experiments.training import records, rundir
@@ -140,13 +140,13 @@ def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:
       >>> row = Row({"momentum": 0.9}, {0: 61.5, 1: 62.5}, {})
       >>> print(markdown([row], ["momentum"], "validation bound, nats"))
       | momentum | validation bound, nats | seeds |
-      |---|---|---|
+      | --- | --- | --- |
       | 0.9 | 62.00 (61.50 to 62.50) | 2 |
       <BLANKLINE>
     """
     head = [*keys, label, "seeds"]
     missing = any(row.missing for row in rows)
-    lines = [_line([*head, "missing"] if missing else head), "|---" * (len(head) + missing) + "|"]
+    lines = []
     for row in rows:
         losses = row.losses.values()
         shown = nats(row.mean) if losses else ""
@@ -155,9 +155,5 @@ def markdown(rows: Sequence[Row], keys: Sequence[str], label: str) -> str:
         cells = [str(row.setting.get(key, "")) for key in keys] + [shown, str(len(losses))]
         if missing:
             cells.append("; ".join(f"{name}: {why}" for name, why in row.missing.items()))
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        lines.append(cells)
+    return markdown_table([*head, "missing"] if missing else head, lines)

@@ -284,6 +284,16 @@ def test_nothing_is_picked_before_all_is_done_or_failed(table):
     assert table.setting(cell) == {"learning_rate": first.settings.learning_rate}
 
 
+def test_a_cell_whose_runs_have_all_failed_says_so(table):
+    cell = Cell("sbn_bernoulli", "gumbel_softmax")
+    runs = [job for job in next(table.waves()).jobs if cell.name in str(job.workdir)]
+    for job in runs:
+        assert "| `gumbel_softmax` | not run (58.5) |" in markdown(table.write())
+        job.workdir.mkdir(parents=True)
+        records.write_json(job.workdir / "failure.json", {"reason": "the cost is not finite"})
+    assert "| `gumbel_softmax` | failed (58.5) |" in markdown(table.write())
+
+
 def test_what_is_annealed_goes_through_its_course_in_picking_runs():
     short = PRESETS["short"]
     for row, estimator, key in (
