@@ -216,7 +216,9 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
     rows = list(dict.fromkeys(entry["row"] for entry in entries))
     best = {row: best_of([e for e in entries if e["row"] == row]) for row in rows}
     rank = ranks(entries)
-    header = ["estimator", "cost", "ms", *(row.replace("_", ", ") for row in rows), "rank"]
+    timed = any(entry.get("ms") for entry in entries)  # at equal cost, none is
+    columns = [row.replace("_", ", ") for row in rows]
+    header = ["estimator", "cost", *(["ms"] if timed else []), *columns, "rank"]
     lines = []
     for name in dict.fromkeys(entry["estimator"] for entry in entries):
         own = [by[row, name] for row in rows]
@@ -224,7 +226,8 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
         ms = own[0].get("ms")
         cells = [_shown(by[row, name], seeds, bold=name in best[row]) for row in rows]
         place = f"{rank[name]:.1f}" if name in rank else ""
-        lines.append([f"`{name}`", costs, f"{ms:.1f}" if ms else "", *cells, place])
+        time = [f"{ms:.1f}" if ms else ""] if timed else []
+        lines.append([f"`{name}`", costs, *time, *cells, place])
     return markdown_table(header, lines)
 
 
