@@ -116,19 +116,21 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values}
 
 
-def same(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a recorded flat config, or a part of one, is that of the settings.
+def differing(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recorded flat config, or a part of one, has other than the settings, by key.
 
-    Keys younger than the record had their defaults.
+    Keys younger than the record had their defaults. A key that the record lacks is None.
 
     Example:
       >>> settings = flatten(base("generative"))
       >>> older = {key: value for key, value in settings.items() if key != "seed"}
-      >>> same(older, settings), same(older | {"layers": [3]}, settings)
-      (True, False)
+      >>> differing(older, settings), differing(older | {"layers": [3]}, settings)
+      ({}, {'layers': [3]})
     """
     defaults = _flat_defaults(settings["task"])
-    return {key: defaults[key] for key in settings if key in defaults} | dict(recorded) == settings
+    theirs = {key: defaults[key] for key in settings if key in defaults} | dict(recorded)
+    keys = sorted(theirs.keys() | settings)
+    return {key: theirs.get(key) for key in keys if theirs.get(key) != settings.get(key)}
 
 
 @functools.cache

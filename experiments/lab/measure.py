@@ -93,8 +93,8 @@ def asked(settings: Settings, step: int, request: Request) -> Any:
 
 
 def same(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether two requests are; see `config.same` of configs with keys that are new."""
-    return config.same(kept["config"], asked["config"]) and all(
+    """Whether two requests are; see `config.differing` of configs with keys that are new."""
+    return not config.differing(kept["config"], asked["config"]) and all(
         kept.get(key) == value for key, value in asked.items() if key != "config"
     )
 

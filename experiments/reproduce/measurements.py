@@ -29,11 +29,9 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
         return []
     kept = read_json(path, {**shape, **ORIGIN}, "delete it, to measure again")
     for key, ours in setting.items():
-        alike = config.same(kept[key], ours) if key == "program" else kept[key] == ours
-        if not alike:
+        if difference := _difference(kept[key], ours, key):
             raise UserError(
-                f"{path} is of another {key}{_difference(kept[key], ours)}: delete it, or give "
-                "another --results"
+                f"{path} is of another {key} ({difference}): delete it, or give another --results"
             )
     return [{"from": origin(kept)} | row for row in kept["rows"]]
 
@@ -46,9 +44,15 @@ def write(path: Path, setting: Mapping[str, Any], rows: Sequence[Row], **more: A
     return rows
 
 
-def _difference(theirs: Any, ours: Any) -> str:
+def _difference(theirs: Any, ours: Any, key: str) -> str:
+    """How a setting differs, in words; empty if it does not."""
     if not isinstance(theirs, Mapping):
-        return f" ({theirs}, not {ours})"
-    keys = sorted(key for key in theirs.keys() | ours if theirs.get(key) != ours.get(key))
-    shown = (f"{key} is {theirs.get(key)}, not {ours.get(key)}" for key in keys[:3])
-    return f" ({', '.join(shown)})"
+        return "" if theirs == ours else f"{theirs}, not {ours}"
+    if key == "program":
+        found = config.differing(theirs, ours)
+    else:
+        found = {name: theirs.get(name) for name in sorted(theirs.keys() | ours)}
+    other = {name: value for name, value in found.items() if value != ours.get(name)}
+    return ", ".join(
+        f"{name} is {value}, not {ours.get(name)}" for name, value in [*other.items()][:3]
+    )

@@ -62,12 +62,12 @@ class Store:
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
             kept: Record = read_json(path, _RECORD, "delete it, to have it made of the run again")
-            if config.same(kept["config"], settings):
+            if not config.differing(kept["config"], settings):
                 return kept
         if not (job.workdir / RESULT).exists():
             return None
         found = record_of(job.workdir, rundir.result_shape(job.settings.task))
-        if not config.same(found["config"], settings):
+        if config.differing(found["config"], settings):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(path, found)

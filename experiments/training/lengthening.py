@@ -7,7 +7,7 @@ anything before the old end depends on the number of steps.
 import shutil
 from pathlib import Path
 
-from experiments import tasks
+from experiments import config, tasks
 from experiments.errors import UserError
 from experiments.settings import SCHEDULES, Settings
 from experiments.training import rundir
@@ -45,7 +45,7 @@ def shorter_steps(workdir: Path, settings: Settings) -> int | None:
         return None
     theirs, ours = rundir.read_config(workdir), settings.flat()
     steps = int(theirs["num_steps"])
-    if theirs | {"num_steps": settings.num_steps} != ours or steps > settings.num_steps:
+    if config.differing(theirs, ours).keys() - {"num_steps"} or steps > settings.num_steps:
         rundir.refuse_another(theirs, ours, workdir)
     if steps == settings.num_steps:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import filelock
 
-from experiments import tasks
+from experiments import config, tasks
 from experiments.errors import UserError, short
 from experiments.files import Maybe, Shape, read_json, remove_partial
 
@@ -136,9 +136,8 @@ def locked(
 
 def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
     """Raises UserError if the flat config that a directory belongs to is not ours."""
-    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    if differing:
-        shown = ", ".join(f"{k}={short(theirs.get(k))}" for k in differing[:4])
+    if differing := config.differing(theirs, ours):
+        shown = ", ".join(f"{key}={short(value)}" for key, value in [*differing.items()][:4])
         raise UserError(
             f"--workdir={workdir} belongs to another config ({shown}): "
             "choose another directory, or delete it"

@@ -1,5 +1,6 @@
 """The sweep command: what it refuses, and what it says in the end. None of it trains anything."""
 
+import json
 import sys
 
 import pytest
@@ -61,6 +62,11 @@ def test_a_directory_of_another_config_is_refused(fail, home):
     before = (home / "theirs" / "sweep.json").read_text()
     line = fail("--config.num_steps=400", workdir="theirs")
     assert "belongs to another config (num_steps=200)" in line
+    assert (home / "theirs" / "sweep.json").read_text() == before
+    older = json.loads(before)
+    del older["config"]["momentum"]  # as if it were younger than the directory
+    records.write_json(home / "theirs" / "sweep.json", older)
+    jobs.open_directory(home / "theirs", read(config), SIX)
     assert (home / "theirs" / "sweep.json").read_text() == before
     records.write_json(home / "config.json", {})
     assert "that of a single run" in fail(workdir=".")

@@ -513,6 +513,17 @@ def test_a_workdir_of_another_config(halfway, launch):
     assert snapshot(halfway) == before
 
 
+def test_a_workdir_from_before_a_key_was_there(halfway, finished, launch):
+    """A newer version resumes it where the key is at its default, and there alone."""
+    path = halfway / "config.json"
+    older = {key: v for key, v in json.loads(path.read_text()).items() if key != "standardize"}
+    path.write_text(json.dumps(older))
+    line = refused(launch(halfway, "--config.standardize=False"))
+    assert "belongs to another config (standardize=True)" in line
+    assert launch(halfway).status == 0
+    assert numbers(halfway) == numbers(finished[0])
+
+
 OTHER = {
     "jax_default_prng_impl": ("threefry2x32", "rbg"),
     "jax_threefry_partitionable": (True, False),
