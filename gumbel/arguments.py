@@ -63,15 +63,15 @@ def check_temperature(temperature: ArrayLike) -> None:
         )
 
 
-def check_per_row(temperature: ArrayLike) -> None:
-    """Refuses a temperature for each class: all classes of a variable share one.
+def check_per_row(value: ArrayLike, name: str = "temperature") -> None:
+    """Refuses a temperature, or the like, for each class: all classes of a variable share one.
 
     Raises:
       ValueError: it is neither a scalar nor of shape `[..., 1]`.
     """
-    shape = jnp.shape(temperature)
+    shape = jnp.shape(value)
     if shape and shape[-1] != 1:
-        raise ValueError(f"temperature has shape {shape}: give a scalar or one per row, [..., 1]")
+        raise ValueError(f"{name} has shape {shape}: give a scalar or one per row, [..., 1]")
 
 
 def checked_temperature(

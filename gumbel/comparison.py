@@ -102,8 +102,16 @@ class Comparison:
         return cls(data["reference"], tuple(rows), dict(data["skipped"]))
 
     def of_group(self, group: str = "all") -> list[Row]:
-        """The rows of one group, the smallest error first."""
-        return sorted((row for row in self.rows if row.group == group), key=lambda row: row.error)
+        """The rows of one group, the smallest error first, those without a finite one last.
+
+        Raises:
+          ValueError: no row is of this group.
+        """
+        found = [row for row in self.rows if row.group == group]
+        groups = sorted({row.group for row in self.rows})
+        if groups and not found:
+            raise ValueError(f"group={group!r} was not measured: choose {', '.join(groups)}")
+        return sorted(found, key=lambda row: (not math.isfinite(row.error), row.error))
 
     def table(self, group: str = "all") -> str:
         """The rows of one group, the smallest error first, as text."""
@@ -129,28 +137,52 @@ class Comparison:
     def budgets(self, group: str = "all") -> tuple[float, float]:
         """Two time budgets for a gradient, in milliseconds.
 
-        They are the median time of an estimate, and a hundred times that.
+        They are the median time of an estimate whose error is finite, and a hundred times that.
+
+        Raises:
+          ValueError: there is none in this group.
         """
-        times = sorted(row.milliseconds for row in self.of_group(group))
+        times = sorted(row.milliseconds for row in self._usable(group))
         small = times[len(times) // 2]
         return small, 100 * small
 
     def best(self, milliseconds: float, group: str = "all") -> Row:
-        """The row with the smallest error in this time budget, of those that fit into it."""
-        fitting = [row for row in self.of_group(group) if row.milliseconds <= milliseconds]
+        """The row with the smallest error in this time budget, of those that fit into it.
+
+        Raises:
+          ValueError: none fits, or no error of the group is finite.
+        """
+        usable = self._usable(group)
+        fitting = [row for row in usable if row.milliseconds <= milliseconds]
+        if not fitting:
+            least = min(row.milliseconds for row in usable)
+            raise ValueError(
+                f"milliseconds={milliseconds:g}: no estimate takes less than {least:.3g}"
+            )
         return min(fitting, key=lambda row: row.error_at(milliseconds))
+
+    def _usable(self, group: str) -> list[Row]:
+        found = [row for row in self.of_group(group) if math.isfinite(row.error)]
+        if not found:
+            raise ValueError(f"group={group!r}: no estimate has a finite error")
+        return found
 
     def advice(self, group: str = "all") -> str:
         """A recommendation, and its assumptions."""
-        if not self.of_group(group):
+        rows = self.of_group(group)
+        if not rows:
             return "No estimator was measured."
+        failed = sorted({row.label for row in rows if not math.isfinite(row.error)})
+        if len(failed) == len(rows):
+            return "No estimator has a finite error: the cost or its derivative is not finite."
         chosen = [(self.best(time, group), time) for time in self.budgets(group)]
         (first, small), (last, large) = chosen
         choices = f"{first.label} at {small:.3g} ms and "
         choices += f"{'' if last is first else last.label + ' '}at {large:.3g} ms"
         shares = [row.error_at(time) / max(row.norm**2, 1e-30) for row, time in chosen]
         errors = " and ".join(f"{share:.3g}" for share in shares)
-        return (
+        without = f"Not finite: {', '.join(failed)}.\n" if failed else ""
+        return without + (
             f"By time for a gradient, use {choices}: the least mean squared error of what was "
             f"measured, {errors} of the squared norm of the gradient.\n"
             "This assumes that the time goes into averaging independent estimates, that these "

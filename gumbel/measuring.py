@@ -128,4 +128,8 @@ def grouped(tree: PyTree) -> Groups:
         name = jax.tree_util.keystr(path[:1], simple=True) if path else "params"
         parts.setdefault(name, []).append(jnp.ravel(leaf).astype(jnp.float32))
     groups = {name: jnp.concatenate(leaves) for name, leaves in parts.items()}
-    return {"all": jnp.concatenate(list(groups.values()))} | groups
+    if "all" in groups:
+        raise ValueError(
+            "params has a top-level key 'all', which is what the group of all is called: rename it"
+        )
+    return {"all": jnp.concatenate(list(groups.values())), **groups}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gumbel.samplers import Pass, Record, Records, trace
+from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 Effects = list[np.ndarray]
@@ -22,7 +23,10 @@ def replayed(
     values: Mapping[str, Sample],
 ) -> Pass:
     """A pass with given values at every site."""
-    families = {site: record.family for site, record in records.items()}
+    by_site = {site: record.family for site, record in records.items()}
+    kinds = list(dict.fromkeys(by_site.values()))
+    # Observed sites have no record: they are of the family of all others, or say their own.
+    families = Families(kinds[0] if len(kinds) == 1 else None, by_site)
     return trace(
         objective,
         params,
@@ -117,11 +121,20 @@ def differ(before: Effects, after: Effects, rows: np.ndarray | None = None) -> b
     """Whether two lists of effects are not the same to rounding, in some of their rows."""
     keep = slice(None) if rows is None else rows
     return not all(
-        np.allclose(one[keep], other[keep], rtol=1e-4, atol=1e-5, equal_nan=True)
-        if one.ndim
-        else np.isclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+        np.allclose(
+            one[keep] if one.ndim else one,
+            other[keep] if one.ndim else other,
+            rtol=1e-4,
+            atol=1e-5 * min(1.0, _largest(one, other)),  # whatever the unit of the cost is
+            equal_nan=True,
+        )
         for one, other in zip(before, after, strict=True)
     )
+
+
+def _largest(*arrays: np.ndarray) -> float:
+    """The largest finite magnitude."""
+    return max(np.max(np.abs(x), initial=0, where=np.isfinite(x)) for x in arrays)
 
 
 def halves(size: int) -> Iterator[np.ndarray]:

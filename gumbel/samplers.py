@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.families import Family
-from gumbel.numerics import upcast
+from gumbel.arguments import check_point
+from gumbel.families import BERNOULLI, CATEGORICAL, Family
+from gumbel.numerics import concrete_or_none, upcast
 from gumbel.sites import (
     Draw,
     Families,
@@ -22,7 +23,10 @@ from gumbel.sites import (
     RecordingSampler,
     Records,
     Site,
+    apply_mask,
+    check_logits,
     check_trace,
+    checked_mask,
     families,
     lead_of,
     loop_length,
@@ -209,17 +213,30 @@ def mean_field(family: FamilyLike) -> Sampler:
     )
 
 
+class _Step(NamedTuple):
+    """A step of a loop that is being traced: its number, the loop's length, the sites observed."""
+
+    number: Array
+    length: int
+    seen: set[str]
+
+
 class _ObservingSampler:
     """A sampler that returns given values at observed sites, and asks another for the rest."""
 
     def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
-        self._values = {site: jnp.asarray(value) for site, value in values.items()}
+        self._given = values
         self._otherwise = otherwise
         # Another sampler's families are not known; it has to say them with the call.
         self.families: Families = getattr(otherwise, "families", families(None))
         self._traces = [trace_state()]
-        self._steps: list[Array] = []  # the index of each loop that is being traced
-        self.unused = set(self._values)
+        self._steps: list[_Step] = []
+        self._seen: set[str] = set()  # outside of the loops that are being traced
+
+    @property
+    def unused(self) -> set[str]:
+        """The observed sites that have not been asked for."""
+        return set(self._given) - self._seen
 
     def __call__(
         self,
@@ -230,23 +247,55 @@ class _ObservingSampler:
         family: Family | str | None = None,
         where: Mask | None = None,
     ) -> Sample:
-        if site not in self._values:
+        if site not in self._given:
             options = {"family": family, "where": where}
             given = {name: option for name, option in options.items() if option is not None}
             return self._otherwise(site, logits, **given)  # type: ignore[arg-type]
         check_trace(self._traces[-1], site)
-        value = self._values[site]
-        if self._steps and value.ndim == jnp.ndim(logits) + len(self._steps):
-            lead = lead_of(jnp.asarray(logits), self.families.at(site, family), 0)
-            for step in self._steps:
-                value = jax.lax.dynamic_index_in_dim(value, step, axis=lead, keepdims=False)
-        if value.shape != jnp.shape(logits):
+        self._mark(site)
+        found = self._family(site, family, where, np.ndim(logits))
+        logits = check_logits(site, logits, found)
+        mask = checked_mask(site, where, logits, found)
+        value = self._at_step(site, logits, found)
+        return apply_mask(value.astype(logits.dtype), mask, found)
+
+    def _family(self, site: str, given: Any, where: Any, ndim: int) -> Family:
+        """The family of an observed site; one that suits its mask where a replay knows none."""
+        known = self.families._replace(served=())  # no estimator need serve what is not sampled
+        unknown = given is None and known.default is None and site not in known.by_site
+        if not unknown or self._steps:
+            return known.at(site, given)
+        return BERNOULLI if where is None or np.ndim(where) == ndim else CATEGORICAL
+
+    def _mark(self, site: str) -> None:
+        sets = [self._seen, *(step.seen for step in self._steps)]
+        if any(site in seen for seen in sets):
+            raise ValueError(f"objective sampled site {site!r} twice: give each call its own name")
+        sets[-1].add(site)
+
+    def _at_step(self, site: str, logits: Array, family: Family) -> Array:
+        """The observed value of a site, at this step of the loops around it."""
+        given, steps = self._given[site], self._steps
+        lead = lead_of(logits, family, 0)
+        shape = logits.shape
+        if looped := bool(steps) and np.ndim(given) == logits.ndim + len(steps):
+            lengths = tuple(step.length for step in steps)
+            shape = (*shape[:lead], *lengths, *shape[lead:])
+        if np.shape(given) != shape:
             raise ValueError(
-                f"observed value of site {site!r} has shape {value.shape}, but its logits have "
-                f"{jnp.shape(logits)}: give one value per variable, one-hot if it is categorical"
+                f"observed value of site {site!r} has shape {np.shape(given)}, but its logits have "
+                f"{shape}: give one value per variable, one-hot if it is categorical"
             )
-        self.unused.discard(site)
-        return value.astype(jnp.result_type(logits))
+        if (known := concrete_or_none(given)) is not None:
+            first = range(lead, lead + len(steps) * looped)
+            known = np.moveaxis(known, first, range(len(first)))
+            check_point(
+                known, logits, event_ndims=family.event_ndims, name=f"the value of {site!r}"
+            )
+        value = jnp.asarray(given)
+        for step in steps if looped else ():
+            value = jax.lax.dynamic_index_in_dim(value, step.number, axis=lead, keepdims=False)
+        return value
 
     def scan(
         self,
@@ -258,18 +307,24 @@ class _ObservingSampler:
         reverse: bool = False,
         unroll: int = 1,
     ) -> tuple[Any, Any]:
+        num_steps = loop_length(xs, length)
+        seen: set[str] = set()
+
         def step(carry: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
             index, x = inputs
-            self._steps.append(index)
+            self._steps.append(_Step(index, num_steps, set()))
             self._traces.append(trace_state())
             try:
                 return body(carry, x)
             finally:
-                self._steps.pop()
+                seen.update(self._steps.pop().seen)
                 self._traces.pop()
 
-        steps = jnp.arange(loop_length(xs, length))
-        return self._otherwise.scan(step, carry, (steps, xs), reverse=reverse, unroll=unroll)
+        found = self._otherwise.scan(
+            step, carry, (jnp.arange(num_steps), xs), reverse=reverse, unroll=unroll
+        )
+        (self._steps[-1].seen if self._steps else self._seen).update(seen)
+        return found
 
 
 def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
@@ -283,8 +338,9 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         the site is categorical.
 
     Returns:
-      An objective. It raises a ValueError if it does not sample every site of `values`, or if the
-      shape of a value differs from that of the logits.
+      An objective. It raises a ValueError if it does not sample every site of `values`, if the
+      shape of a value differs from that of the logits, or if integers are not 0 or 1 or not
+      one-hot. Where `where=` masks a variable, its value is 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -309,12 +365,3 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         return returned
 
     return conditioned
-
-
-def __getattr__(name: str) -> Any:
-    if name == "observe":
-        raise AttributeError(
-            "samplers.observe is gone, since it could not tell a misspelt site: "
-            "use samplers.condition(objective, values)"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

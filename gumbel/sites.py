@@ -168,7 +168,7 @@ class Record(NamedTuple):
 
     def mean(self) -> Sample:
         """`E[z]`, 0 where masked."""
-        return _apply_mask(self.family.mean(self.logits), self.where, self.family)
+        return apply_mask(self.family.mean(self.logits), self.where, self.family)
 
 
 Records: TypeAlias = dict[str, Record]
@@ -233,13 +233,13 @@ class RecordingSampler:
             )
         found = self.families.at(site, family)
         logits = check_logits(site, logits, found)
-        mask = _checked_mask(site, where, logits, found)
-        logits = _apply_mask(logits, mask, found)
+        mask = checked_mask(site, where, logits, found)
+        logits = apply_mask(logits, mask, found)
         position = self._next(level)
         key = None if level.key is None else jax.random.fold_in(level.key, position)
         asked = Site(site, logits, found, level.given.get(site), mask)
         z = self._draw(asked, key)  # type: ignore[arg-type]
-        z = _apply_mask(z, mask, found)
+        z = apply_mask(z, mask, found)
         level.records[site] = Record(logits, z, found, mask, position, level.path)
         return z
 
@@ -358,7 +358,12 @@ def loop_length(xs: PyTree, length: int | None) -> int:
     return int(jnp.shape(leaves[0])[0]) if length is None else length
 
 
-def _checked_mask(site: str, where: Any, logits: Logits, family: Family) -> Mask | None:
+def checked_mask(site: str, where: Any, logits: Logits, family: Family) -> Mask | None:
+    """The mask of a site's call.
+
+    Raises:
+      ValueError: it is not one of booleans that fits the variables.
+    """
     if where is None:
         return None
     where = jnp.asarray(where)
@@ -374,7 +379,7 @@ def _checked_mask(site: str, where: Any, logits: Logits, family: Family) -> Mask
     return where
 
 
-def _apply_mask(values: Sample, where: Mask | None, family: Family) -> Sample:
+def apply_mask(values: Sample, where: Mask | None, family: Family) -> Sample:
     """`values`, 0 where masked."""
     if where is None:
         return values

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_point, noise_temperature
+from gumbel.arguments import categorical_logits, check_per_row, check_point, noise_temperature
 from gumbel.numerics import CERTAIN, check_key, concrete_or_none, floating, upcast
 from gumbel.relaxations import perturb, straight_through
 from gumbel.types import PRNGKey
@@ -166,7 +166,8 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
 
     Args:
       logits: unnormalized log probabilities.
-      share: of the uniform distribution, in [0, 1]; 0.01 is usual.
+      share: of the uniform distribution, in [0, 1], a scalar or one per row, `[..., 1]`; 0.01 is
+        usual. NaN comes of a traced one that is out of range.
 
     Returns:
       Log probabilities, of the shape and dtype of `logits`.
@@ -183,6 +184,7 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
       [0.995, 0.005]
     """
     logits = categorical_logits(logits)
+    check_per_row(share, "share")
     share = _checked_share(share)
     wide = upcast(logits)
     possible = wide > jnp.max(wide, axis=-1, keepdims=True) - CERTAIN
@@ -202,7 +204,8 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
 
     Args:
       logits: log odds.
-      share: of the uniform distribution, in [0, 1].
+      share: of the uniform distribution, in [0, 1], a scalar or one per variable. NaN comes of a
+        traced one that is out of range.
 
     Returns:
       Log odds, of the shape and dtype of `logits`.
@@ -219,7 +222,8 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
     wide = upcast(logits)
     constant = jnp.abs(wide) >= CERTAIN
     finite = jnp.where(constant, 0, wide)
-    both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), share)
+    each = share if jnp.ndim(share) == 0 else jnp.asarray(share)[..., None]
+    both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), each)
     mixed = both[..., 1] - both[..., 0]
     return jnp.where(constant, wide, mixed).astype(logits.dtype)
 
@@ -231,13 +235,16 @@ def _check_size(k: int, num_values: int) -> None:
         )
 
 
-def _checked_share(share: ArrayLike) -> Float[Array, ""]:
+def _checked_share(share: ArrayLike) -> Float[Array, "..."]:
+    """The share; NaN where it is traced and turns out not to be in [0, 1]."""
     known = concrete_or_none(share)
     if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"share must be in [0, 1], got {share}")
-    return upcast(share)
+    share = upcast(share)
+    valid = (share >= 0) & (share <= 1)
+    return share if known is not None else jnp.where(valid, share, jnp.nan)
 
 
 def _log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`log x`, -inf at 0, with a finite gradient."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
+    """`log x`, -inf at 0, with a finite gradient; NaN of NaN."""
+    return jnp.where(x == 0, -jnp.inf, jnp.log(jnp.where(x == 0, 1, x)))

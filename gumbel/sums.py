@@ -108,7 +108,12 @@ def _chunked(
     """What does not depend on the number, the sum of a chunk's terms, and the chunks' numbers.
 
     The chunks are of one size, the last one's filled up with numbers that add nothing.
+
+    Raises:
+      ValueError: `chunk_size` is below 1.
     """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size}: give at least 1")
     num_chunks = -(-count // chunk_size)
     size = -(-count // num_chunks)
     arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))

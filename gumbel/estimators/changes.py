@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from gumbel.estimators.multi import Costs, independent, value_probs
 from gumbel.independence import count_changes, event_shape
-from gumbel.numerics import upcast
+from gumbel.numerics import same_rank, upcast
 from gumbel.samplers import Record, Records, Site
 from gumbel.types import PRNGKey, Sample
 
@@ -20,7 +20,7 @@ def changed_draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     if not site.family.event_ndims:
         return jnp.where(site.given > 0, 1 - z, z)
     num_values = z.shape[-1]
-    moved = (jnp.argmax(z, axis=-1) + site.given[..., 0]) % num_values
+    moved = (jnp.argmax(z, axis=-1).astype(site.given.dtype) + site.given[..., 0]) % num_values
     other = jax.nn.one_hot(moved, num_values, dtype=z.dtype)
     return jnp.where((site.given > 0) & ~jnp.isnan(z), other, z)
 
@@ -80,7 +80,8 @@ class Changes(NamedTuple):
         number = jnp.argmax(z, axis=-1) if record.family.event_ndims else z.astype(jnp.int32)
         kept = record.masked(jnp.ones(number.shape, bool), fill=False)
         p, number = p.reshape(*costs, -1, self.num_values), number.reshape(*costs, -1)
-        shift = (jnp.arange(self.num_values) - number[..., None]) % self.num_values
+        values = jnp.arange(self.num_values, dtype=number.dtype)
+        shift = jnp.subtract(*same_rank(values, number[..., None])) % self.num_values
         by_value = jnp.take_along_axis(by_shift, shift, axis=-1)
         # What is impossible counts nothing, even if it costs infinitely much.
         terms = jnp.sum(p * jnp.where(p > 0, by_value, 0), axis=-1)

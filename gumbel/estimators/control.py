@@ -69,7 +69,8 @@ class Learner(NamedTuple):
         A cost that is infinite once would else spoil the coefficients for good.
         """
         finite = zero_where_not_finite(gradient)
-        updates, optimizer = self.optimizer.update(finite, state.optimizer, state.coefficients)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
+            updates, optimizer = self.optimizer.update(finite, state.optimizer, state.coefficients)
         return ControlState(optax.apply_updates(state.coefficients, updates), optimizer)
 
     def update(

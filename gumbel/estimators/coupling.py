@@ -105,7 +105,7 @@ def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dic
             continue
         waits = exponential(site_key, shape)
         others = sum_over_others(waits[None])
-        found[name] = (others / jnp.sum(waits, axis=0)) ** (size - 1)
+        found[name] = (others / jnp.sum(waits, axis=0, keepdims=True)) ** (size - 1)
     return found
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
-from gumbel.numerics import upcast
+from gumbel.numerics import same_rank, upcast
 from gumbel.samplers import Record, Site
 from gumbel.types import PRNGKey, Sample
 
@@ -113,10 +113,10 @@ def leave_out(
         rows = np.flatnonzero(taken.sum(axis=1) == number)
         left = ~taken[rows].reshape(-1, size, *[1] * log_rest.ndim)
         free = jnp.where(left, log_p[None], -jnp.inf)
-        remaining = jnp.logaddexp(log_rest, logsumexp(free, axis=1))
+        remaining = jnp.logaddexp(log_rest[None], logsumexp(free, axis=1))
         ways = free - remaining[:, None] + table[rows[:, None] | bits]
         table = table.at[rows].set(logsumexp(ways, axis=1))
-    weights = log_p + table[bits] - table[0]
+    weights = log_p + table[bits] - table[:1]
     pairs = log_p[None] + table[bits[:, None] | bits] - table[bits][:, None]
     own = own_path(size, pairs.ndim)
     return jnp.exp(weights), jnp.where(own, 0, jnp.exp(pairs))
@@ -155,7 +155,7 @@ def _log_probs(site: Site) -> Float[Array, "B *D C"]:
     if site.where is None:
         return log_probs
     certain = jnp.where(jnp.arange(log_probs.shape[-1]) == 0, 0, -jnp.inf)
-    return jnp.where(site.where[..., None], log_probs, certain)
+    return jnp.where(*same_rank(site.where[..., None], log_probs, certain))
 
 
 def repeated(z: Float[Array, "m B *D"], cost_ndim: int) -> Bool[Array, "m *B"]:

@@ -11,7 +11,7 @@ from gumbel.estimators.multi import Passes, mean_of_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY
 from gumbel.estimators.stein import Estimate, PhiChanges, Slopes
-from gumbel.numerics import finite_or
+from gumbel.numerics import finite_or, wide_dtype
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -55,7 +55,8 @@ class _Linear(NamedTuple):
     decay: float
 
     def init(self, drawn: Passes, key: PRNGKey) -> DoubleCVState:
-        return DoubleCVState(jnp.zeros(()), jnp.zeros(()))
+        zero = jnp.zeros((), wide_dtype(drawn.cost))
+        return DoubleCVState(zero, zero)
 
     def coefficients(self, state: DoubleCVState) -> Float[Array, ""]:
         useful = state.square > 0
@@ -66,20 +67,22 @@ class _Linear(NamedTuple):
         changes = {}
         for name, record in drawn.records.items():
             others = mean_of_others(slopes[name])
+            z = record.z.astype(others.dtype)
             if record.family.event_ndims:
-                moved = others - jnp.sum(others * record.z, axis=-1, keepdims=True)
+                moved = others - jnp.sum(others * z, axis=-1, keepdims=True)
             else:
-                moved = others[..., None] * (jnp.arange(2) - record.z[..., None])
-            changes[name] = -alpha * moved
+                moved = others[..., None] * jnp.stack([0 - z, 1 - z], axis=-1)
+            changes[name] = -alpha.astype(moved.dtype) * moved
         return changes
 
     def update(self, state: DoubleCVState, drawn: Passes, estimate: Estimate) -> DoubleCVState:
-        plain, whole = estimate(jnp.zeros(())), estimate(jnp.ones(()))
+        dtype = state.square.dtype
+        plain, whole = estimate(jnp.zeros((), dtype)), estimate(jnp.ones((), dtype))
         product = sum(jnp.sum(a * (whole[name] - a)) for name, a in plain.items())
         square = sum(jnp.sum((whole[name] - a) ** 2) for name, a in plain.items())
         # Both averages start at 0 and so are too small by one factor, which their ratio is without.
         moved = DoubleCVState(
-            self.decay * state.product + (1 - self.decay) * product,
-            self.decay * state.square + (1 - self.decay) * square,
+            self.decay * state.product + (1 - self.decay) * jnp.asarray(product, dtype),
+            self.decay * state.square + (1 - self.decay) * jnp.asarray(square, dtype),
         )
         return finite_or(moved, state)

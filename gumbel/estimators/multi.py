@@ -136,8 +136,8 @@ def other_paths(num_samples: int) -> Int[Array, "m others"]:
       >>> other_paths(3).tolist()
       [[1, 2], [0, 2], [0, 1]]
     """
-    own, before = jnp.arange(num_samples)[:, None], jnp.arange(num_samples - 1)
-    return before + (before >= own)
+    own, before = jnp.arange(num_samples)[:, None], jnp.arange(num_samples - 1)[None]
+    return before + (before >= own).astype(before.dtype)
 
 
 def own_path(num_samples: int, ndim: int) -> Bool[Array, "m m ..."]:

@@ -11,6 +11,7 @@ from gumbel.estimators import relaxed_control
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, learner
 from gumbel.estimators.options import Range
+from gumbel.numerics import same_rank
 from gumbel.samplers import Record, Records
 from gumbel.sites import Families, value_mask
 from gumbel.types import PRNGKey, Sample
@@ -61,12 +62,13 @@ def relax(
         networks = {}
         for index, (site, record) in enumerate(records.items()):
             size = 2 * math.prod(record.logits.shape[_leading(record) :])
-            weights = jax.random.normal(jax.random.fold_in(key, index), (size, residual_hidden))
+            site_key = jax.random.fold_in(key, index)
+            weights = jax.random.normal(site_key, (size, residual_hidden), jnp.float32)
             networks[site] = {
                 "w1": weights / max(size, 1) ** 0.5,
-                "b1": jnp.zeros(residual_hidden),
-                "w2": jnp.zeros(residual_hidden),
-                "b2": jnp.zeros(()),
+                "b1": jnp.zeros(residual_hidden, jnp.float32),
+                "w2": jnp.zeros(residual_hidden, jnp.float32),
+                "b2": jnp.zeros((), jnp.float32),
             }
         return networks
 
@@ -94,7 +96,7 @@ def _residual(
             relaxed = jnp.where(value_mask(record.where, record.family), relaxed, 0)
         seen = [value.reshape(*leading, -1) for value in (relaxed, record.mean())]
         features = jnp.concatenate(seen, axis=-1).astype(network["w1"].dtype)
-        hidden = jnp.tanh(features @ network["w1"] + network["b1"])
+        hidden = jnp.tanh(jnp.add(*same_rank(features @ network["w1"], network["b1"])))
         value = hidden @ network["w2"] + network["b2"]
         return jnp.sum(value), value
 

@@ -171,7 +171,8 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         for leaf, g in zip(
             jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
         ):
-            value += _without_value(stop_gradient(g * factor) * _checked(leaf))
+            pulled = _without_value(stop_gradient(g * factor) * _checked(leaf))
+            value += pulled.astype(value.dtype)
         eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
         next_state = control.learner.step(state, stop_gradient(slope))

@@ -13,6 +13,7 @@ from gumbel.estimators.multi import Passes, other_paths
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, by_value, products
+from gumbel.numerics import wide_dtype
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
@@ -75,10 +76,10 @@ class _Network(NamedTuple):
 
     def init(self, drawn: Passes, key: PRNGKey) -> RodeoState:
         coefficients = {
-            "a": jnp.zeros(()),
-            "v": jnp.zeros(self.hidden),
-            "w": jax.random.normal(key, (2, self.hidden)),
-            "b": jnp.zeros(self.hidden),
+            "a": jnp.zeros((), jnp.float32),
+            "v": jnp.zeros(self.hidden, jnp.float32),
+            "w": jax.random.normal(key, (2, self.hidden), jnp.float32),
+            "b": jnp.zeros(self.hidden, jnp.float32),
         }
         return RodeoState(self.normalizer.init(drawn.cost), self.learner.init(coefficients))
 
@@ -86,7 +87,8 @@ class _Network(NamedTuple):
         return state.signal, state.control.coefficients
 
     def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> PhiChanges:
-        signal, weights = coefficients
+        dtype = wide_dtype(drawn.cost)
+        signal, weights = jax.tree.map(lambda leaf: leaf.astype(dtype), coefficients)
         scale = jnp.sqrt(signal.variance) + 1e-3
 
         def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:

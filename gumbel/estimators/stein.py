@@ -35,7 +35,7 @@ from gumbel.estimators.multi import (
     value_probs,
 )
 from gumbel.independence import layout, require_independent
-from gumbel.numerics import upcast
+from gumbel.numerics import finite_or_zero, upcast
 from gumbel.samplers import Pass, Record, Site, total
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
@@ -106,7 +106,7 @@ def by_value(record: Record, changes: Float[Array, "m B *D changes"]) -> Float[A
     """From the changes that `products` has, those to each value."""
     if record.family.event_ndims:
         return changes
-    return jnp.where(record.z[..., None] == jnp.arange(2), 0, changes)
+    return jnp.where(jnp.stack([record.z == 0, record.z == 1], axis=-1), 0, changes)
 
 
 def estimator(name: str, family: Families, num_samples: int, operator: Operator) -> Estimator:
@@ -200,4 +200,5 @@ def _slopes(
         name: jnp.zeros((num_samples, *record.z.shape), record.z.dtype)
         for name, record in plan.records.items()
     }
-    return {name: upcast(slope) for name, slope in jax.grad(summed)(given).items()}
+    # Where a slope is not finite 0 serves: the others need not be those of the cost.
+    return {name: finite_or_zero(upcast(s)) for name, s in jax.grad(summed)(given).items()}

@@ -176,6 +176,24 @@ def test_examples_that_leak_into_each_other(leak, size):
     )
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e6])
+def test_whatever_the_unit_of_the_cost_is(unit):
+    def leaking(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return unit * jnp.square(z - z.mean(0)).sum(-1)
+
+    def flat(params, batch, key, sample):
+        return unit * above_half(sample("z", params + batch))
+
+    def plain(params, batch, key, sample):
+        return unit * sample("z", params + batch).sum(-1)
+
+    assert [site.leaks for site in check(leaking).sites] == [True]
+    assert [site.smooth for site in check(flat).sites] == [False]
+    [site] = check(plain).sites
+    assert (site.used, site.leaks, site.smooth) == (True, False, True)
+
+
 @pytest.mark.parametrize("size", [2, 3, 7, 8, 100])
 def test_a_leak_from_any_example_to_any_other_is_seen(size):
     """Some set of flipped examples holds the one and not the other, whichever they are."""

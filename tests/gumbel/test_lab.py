@@ -1,6 +1,7 @@
 """The laboratory against a toy of which everything is known."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -115,12 +116,12 @@ def test_an_estimate_of_too_many_passes_is_skipped():
     assert found.skipped == {"rloo": "an estimate takes 16 passes, over 15"}
 
 
-def test_the_advice_goes_by_the_time_for_a_gradient():
-    def measured(name, bias, variance, milliseconds, *, unbiased=False):
-        interval = (bias, bias)
-        numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
-        return lab.Row(name, None, "all", unbiased, bias, interval, *numbers)
+def measured(name, bias, variance, milliseconds, *, unbiased=False):
+    numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
+    return lab.Row(name, None, "all", unbiased, bias, (bias, bias), *numbers)
 
+
+def test_the_advice_goes_by_the_time_for_a_gradient():
     rows = (
         measured("biased", 1.0, 1.0, 1.0),
         measured("noisy", 0.1, 100.0, 1.0, unbiased=True),
@@ -145,8 +146,35 @@ def test_arguments_out_of_range_are_refused():
             compare(temperatures=temperatures)
     with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
         compare(num_draws=9)
-    with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
-        compare(estimators=["muprob"])
+    for names in ({"estimators": ["muprob"]}, {"options": {"muprob": {}}}):
+        with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
+            compare(**names)
+    with pytest.raises(ValueError, match="options of 'rloo', which is not among the estimators"):
+        compare(estimators=["sf"], options={"rloo": {"num_samples": 8}})
+    with pytest.raises(ValueError, match="params has a top-level key 'all'"):
+        lab.compare(
+            lambda params, batch, key, sample: sample("b", params["all"] + batch)[:, 0],
+            {"all": jnp.zeros(1)},
+            jnp.zeros((2, 1)),
+            KEY,
+            family=BERNOULLI,
+            estimators=["sf"],
+        )
+
+
+def test_an_estimator_that_is_not_finite_is_not_advised():
+    bad, good = measured("bad", 0.0, math.nan, 1.0), measured("good", 0.0, 2.0, 5.0)
+    found = lab.Comparison("", (bad, good), {})
+    assert [row.estimator for row in found.of_group()] == ["good", "bad"]
+    assert found.budgets() == (5.0, 500.0)
+    assert found.best(5.0).estimator == "good"
+    assert found.advice().startswith("Not finite: bad.\nBy time for a gradient, use good at 5 ms")
+    with pytest.raises(ValueError, match="milliseconds=1: no estimate takes less than 5"):
+        found.best(1.0)
+    with pytest.raises(ValueError, match="group='al' was not measured: choose all"):
+        found.budgets("al")
+    none = lab.Comparison("", (bad,), {})
+    assert none.advice().startswith("No estimator has a finite error")
 
 
 def test_the_squared_bias_is_unbiased_and_its_interval_covers():

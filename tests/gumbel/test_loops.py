@@ -194,6 +194,22 @@ def test_observed_values_are_those_of_each_step():
     np.testing.assert_array_equal(jnp.moveaxis(z, 2, 0), values)
 
 
+@pytest.mark.parametrize("length", [3, 7])
+def test_observed_values_of_a_loop_are_as_many_as_its_steps(length):
+    """JAX would repeat the last one, or drop some."""
+
+    def objective(params, batch, key, sample):
+        def step(_, x):
+            return None, sample("z", jnp.zeros(2))
+
+        return sample.scan(step, None, length=5)[1].sum((0, 1))
+
+    observed = samplers.condition(objective, {"z": jnp.ones((2, length))})
+    message = rf"has shape \(2, {length}\), but its logits have \(2, 5\)"
+    with pytest.raises(ValueError, match=message):
+        observed(None, None, KEY, samplers.hard(BERNOULLI, KEY))
+
+
 @every_family
 def test_observed_values_of_a_step_without_a_batch_axis(family):
     width = () if family is BERNOULLI else (3,)

@@ -577,6 +577,20 @@ def test_an_infinite_cost_does_not_spoil_what_is_learned():
     assert np.isfinite(jax.tree.leaves(state)).all()
 
 
+@pytest.mark.parametrize("name", ["double_cv", "rodeo", "muprop"])
+@pytest.mark.parametrize(
+    "cost", [lambda z: jnp.sqrt(z.sum(-1)), lambda z: 1 / (2 * z[:, 0] - 1)], ids=["root", "pole"]
+)
+def test_a_slope_that_is_not_finite_leaves_the_estimate_unbiased(name, cost):
+    """At no sample, and at the mean 1/2."""
+
+    def objective(params, batch, key, sample):
+        return cost(sample("z", params + batch))
+
+    net = Net(BERNOULLI, objective, jnp.zeros(2), jnp.zeros((4, 2)))
+    assert_unbiased(net, {name: started(net, name)})
+
+
 # Refusals.
 
 

@@ -526,11 +526,39 @@ def test_observed_sites_are_checked():
         )
 
 
-def test_the_sampler_that_could_not_check_names_points_to_the_one_that_does():
-    with pytest.raises(AttributeError, match=r"use samplers\.condition"):
-        _ = samplers.observe
-    with pytest.raises(AttributeError, match="has no attribute 'obsrve'"):
-        _ = samplers.obsrve
+def test_a_masked_observed_value_is_0():
+    def objective(params, batch, key, sample):
+        return sample("label", params, where=jnp.array([[True, False]])).sum(-1)
+
+    observed = samplers.condition(objective, {"label": jnp.ones((1, 2))})
+    sample = samplers.hard(BERNOULLI, KEY)
+    np.testing.assert_array_equal(observed(jnp.zeros((1, 2)), None, KEY, sample), [1.0])
+
+    def mistaken(params, batch, key, sample):
+        return sample("label", params, where=jnp.ones(7)).sum(-1)
+
+    with pytest.raises(ValueError, match=r"where= of site 'label' is float32\[7\]: give booleans"):
+        samplers.condition(mistaken, {"label": jnp.ones((1, 2))})(
+            jnp.zeros((1, 2)), None, KEY, samplers.hard(BERNOULLI, KEY)
+        )
+
+
+def test_observed_values_are_refused_as_those_of_a_sampled_site():
+    def twice(params, batch, key, sample):
+        return (sample("label", params) + sample("label", params)).sum(-1)
+
+    observed = samplers.condition(twice, {"label": jnp.ones((1, 2))})
+    with pytest.raises(ValueError, match="sampled site 'label' twice"):
+        observed(jnp.zeros((1, 2)), None, KEY, samplers.hard(BERNOULLI, KEY))
+
+    def of_classes(params, batch, key, sample):
+        return sample("label", params).sum(-1)
+
+    labels = jnp.arange(9).reshape(3, 3)
+    with pytest.raises(ValueError, match="the value of 'label' is of integers that are not one-h"):
+        samplers.condition(of_classes, {"label": labels})(
+            jnp.zeros((3, 3)), None, KEY, samplers.hard(CATEGORICAL, KEY)
+        )
 
 
 def test_an_observed_objective_serves_any_estimator():

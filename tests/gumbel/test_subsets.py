@@ -177,3 +177,15 @@ def test_a_share_out_of_range_is_refused(share):
     for function in (gumbel.unimix, gumbel.binary_unimix):
         with pytest.raises(ValueError, match=r"share must be in \[0, 1\]"):
             function(LOGITS, share)
+        assert np.isnan(jax.jit(function)(LOGITS, share)).all()
+
+
+def test_every_variable_may_have_its_own_share():
+    shares = jnp.array([0.0, 0.2])
+    alone = [gumbel.binary_unimix(jnp.array(5.0), float(share)) for share in shares]
+    both = gumbel.binary_unimix(jnp.full(2, 5.0), shares)
+    np.testing.assert_allclose(both, jnp.stack(alone), rtol=1e-6)
+    rows = gumbel.unimix(jnp.array([[5.0, 0.0]] * 2), shares[:, None])
+    np.testing.assert_allclose(rows[1], gumbel.unimix(jnp.array([5.0, 0.0]), 0.2), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"share has shape \(2,\): give a scalar or one per row"):
+        gumbel.unimix(jnp.zeros((2, 2)), shares)

@@ -63,6 +63,13 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size):
     np.testing.assert_allclose(flat(chunked_slopes), flat(slopes), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [0, -1])
+def test_a_chunk_has_one_term_at_least(chunk_size):
+    for function in (exact.mean_cost, exact.expected_cost):
+        with pytest.raises(ValueError, match=f"chunk_size={chunk_size}: give at least 1"):
+            function(objective, PARAMS, IMAGES, KEY, CATEGORICAL, chunk_size=chunk_size)
+
+
 def test_the_default_holds_what_fits_the_cache(monkeypatch):
     def number_of_loops():
         text = str(jax.make_jaxpr(lambda p: mean_cost(p, None)[0])(PARAMS))
