@@ -66,5 +66,5 @@ def scores(bits: Bits) -> tuple[Float[Array, "m m *bits"], Noise]:
     p, rare = jax.nn.sigmoid(bits.logits), jax.nn.sigmoid(-jnp.abs(bits.logits))
     both_rare = jnp.maximum(2 * rare ** (1 / (size - 1)) - 1, 0) ** (size - 1)
     ratio = jnp.where(rare > 0, both_rare / jnp.where(rare > 0, rare, 1), 0)
-    pair = (bits.z[:, None] - bits.z[None]) * ((1 - rare) / (1 - ratio))
+    pair = (bits.z[:, None] - bits.z[None]) * ((1 - rare) / (1 - ratio))[None]
     return pair, bits.z - p

@@ -141,7 +141,7 @@ def draw_distinct(
     chosen = chosen.reshape(shape)
     one_hot = site.family.event_ndims
     z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen
-    z = jnp.where(jnp.isnan(upcast(site.logits)), jnp.nan, z).astype(site.logits.dtype)
+    z = jnp.where(jnp.isnan(site.logits), jnp.nan, z.astype(site.logits.dtype))
     return jnp.where(site.given > 0, z, independent(site, key, path))
 
 

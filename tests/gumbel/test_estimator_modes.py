@@ -11,7 +11,7 @@ import pytest
 
 from gumbel import estimators
 from tests.gumbel.test_modes import both
-from tests.gumbel.walks import walk
+from tests.gumbel.walks import QUICK, walk
 
 KEY = jax.random.key(0)
 TRACED = {
@@ -26,6 +26,8 @@ TRACED = {
 }
 TEMPERATURE = {"edge": 0.5, "gate": 1.0}
 every_estimator = pytest.mark.parametrize("name", walk())
+# Tracing is cheap: also one of each mechanism that the other walks leave to `make slow`.
+MECHANISMS = {"arms", "indecater", "relax", "rodeo", "unordered_set"}
 
 
 def objective(params, batch, key, sample):
@@ -73,7 +75,7 @@ def gradient_and_state(name):
 
 
 @pytest.mark.parametrize("mode", walk(TRACED, quick=["x64, strict dtypes and ranks"]))
-@every_estimator
+@pytest.mark.parametrize("name", walk(quick=QUICK | MECHANISMS))
 def test_types(name, mode):
     with TRACED[mode]():
         params, batch = arguments(jnp.float32)
