@@ -122,8 +122,6 @@ def compare(
     noise_key, _, draw_key = jax.random.split(key, 3)
     arguments = (with_noise(objective, noise_key), params, batch)
     options = {registry.spec(name).name: given for name, given in (options or {}).items()}
-    if unmeasured := sorted(options.keys() - {spec.name for spec in chosen}):
-        raise ValueError(f"options of {unmeasured[0]!r}, which is not among the estimators")
     skipped, passes = _skipped(arguments, key, family, chosen, options, max_passes)
     serving = [spec for spec in chosen if spec.name not in skipped]
     todo = [(s, t) for s in serving for t in (temperatures if s.relaxes else (None,))]

@@ -149,8 +149,6 @@ def test_arguments_out_of_range_are_refused():
     for names in ({"estimators": ["muprob"]}, {"options": {"muprob": {}}}):
         with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
             compare(**names)
-    with pytest.raises(ValueError, match="options of 'rloo', which is not among the estimators"):
-        compare(estimators=["sf"], options={"rloo": {"num_samples": 8}})
     with pytest.raises(ValueError, match="params has a top-level key 'all'"):
         lab.compare(
             lambda params, batch, key, sample: sample("b", params["all"] + batch)[:, 0],
