@@ -181,16 +181,6 @@ def zero_where_not_finite(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), tree)
 
 
-def finite_or_zero(x: Array) -> Array:
-    """`x`, and 0 where it is infinite or NaN: a baseline that does not spoil an estimate.
-
-    Example:
-      >>> finite_or_zero(jnp.array([1.0, jnp.inf, jnp.nan])).tolist()
-      [1.0, 0.0, 0.0]
-    """
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
 def finite_or(new: PyTree, old: PyTree) -> PyTree:
     """`new` if all of it is finite, else `old`, for states that one bad batch must not spoil.
 

@@ -25,6 +25,7 @@ from gumbel.sites import (
     Site,
     apply_mask,
     check_logits,
+    check_new,
     check_trace,
     checked_mask,
     families,
@@ -252,7 +253,9 @@ class _ObservingSampler:
             given = {name: option for name, option in options.items() if option is not None}
             return self._otherwise(site, logits, **given)  # type: ignore[arg-type]
         check_trace(self._traces[-1], site)
-        self._mark(site)
+        seen = [self._seen, *(step.seen for step in self._steps)]
+        check_new(site, seen)
+        seen[-1].add(site)
         found = self._family(site, family, where, np.ndim(logits))
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)
@@ -267,12 +270,6 @@ class _ObservingSampler:
             return known.at(site, given)
         return BERNOULLI if where is None or np.ndim(where) == ndim else CATEGORICAL
 
-    def _mark(self, site: str) -> None:
-        sets = [self._seen, *(step.seen for step in self._steps)]
-        if any(site in seen for seen in sets):
-            raise ValueError(f"objective sampled site {site!r} twice: give each call its own name")
-        sets[-1].add(site)
-
     def _at_step(self, site: str, logits: Array, family: Family) -> Array:
         """The observed value of a site, at this step of the loops around it."""
         given, steps = self._given[site], self._steps
@@ -286,13 +283,14 @@ class _ObservingSampler:
                 f"observed value of site {site!r} has shape {np.shape(given)}, but its logits have "
                 f"{shape}: give one value per variable, one-hot if it is categorical"
             )
-        if (known := concrete_or_none(given)) is not None:
+        value = jnp.asarray(given)
+        integers = not jnp.issubdtype(value.dtype, jnp.floating)
+        if integers and (known := concrete_or_none(given)) is not None:
             first = range(lead, lead + len(steps) * looped)
             known = np.moveaxis(known, first, range(len(first)))
             check_point(
                 known, logits, event_ndims=family.event_ndims, name=f"the value of {site!r}"
             )
-        value = jnp.asarray(given)
         for step in steps if looped else ():
             value = jax.lax.dynamic_index_in_dim(value, step.number, axis=lead, keepdims=False)
         return value
@@ -365,3 +363,12 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         return returned
 
     return conditioned
+
+
+def __getattr__(name: str) -> Any:
+    if name == "observe":
+        raise AttributeError(
+            "samplers.observe is gone, since it could not tell a misspelt site: "
+            "use samplers.condition(objective, values)"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

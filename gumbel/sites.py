@@ -1,6 +1,6 @@
 """The sites of one pass through an objective: how each is drawn, in loops too, and recorded."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -226,11 +226,7 @@ class RecordingSampler:
         """See `gumbel.Sampler`."""
         level = self._levels[-1]
         check_trace(level.trace, site)
-        if any(site in outer.records for outer in self._levels):
-            raise ValueError(
-                f"objective sampled site {site!r} twice: give each call its own name, and each "
-                "pass its own sampler"
-            )
+        check_new(site, [outer.records for outer in self._levels])
         found = self.families.at(site, family)
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)
@@ -356,6 +352,19 @@ def loop_length(xs: PyTree, length: int | None) -> int:
     if length is None and not leaves:
         raise ValueError("sample.scan needs xs, or length=, the number of steps")
     return int(jnp.shape(leaves[0])[0]) if length is None else length
+
+
+def check_new(site: str, sampled: Sequence[Container[str]]) -> None:
+    """Refuses a site that a pass has sampled before, outside of the loops around it or in them.
+
+    Raises:
+      ValueError: so it is.
+    """
+    if any(site in known for known in sampled):
+        raise ValueError(
+            f"objective sampled site {site!r} twice: give each call its own name, and each "
+            "pass its own sampler"
+        )
 
 
 def checked_mask(site: str, where: Any, logits: Logits, family: Family) -> Mask | None:

@@ -49,10 +49,7 @@ def _difference(theirs: Any, ours: Any, key: str) -> str:
     if not isinstance(theirs, Mapping):
         return "" if theirs == ours else f"{theirs}, not {ours}"
     if key == "program":
-        found = config.differing(theirs, ours)
+        names = [*config.differing(theirs, ours)]
     else:
-        found = {name: theirs.get(name) for name in sorted(theirs.keys() | ours)}
-    other = {name: value for name, value in found.items() if value != ours.get(name)}
-    return ", ".join(
-        f"{name} is {value}, not {ours.get(name)}" for name, value in [*other.items()][:3]
-    )
+        names = sorted(n for n in theirs.keys() | ours if theirs.get(n) != ours.get(n))
+    return ", ".join(f"{n} is {theirs.get(n)}, not {ours.get(n)}" for n in names[:3])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from experiments.reproduce.table import Runs, Table, Wave
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, vmapped
-from experiments.sweeps.engines.attempt import FAILURE
+from experiments.sweeps.engines.attempt import has_failed
 from experiments.training import rundir
 from experiments.training.run_state import Job
 
@@ -86,7 +86,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
         pass
     found = []
     for name, jobs, missing in planned.noted:
-        failed = [job for job in missing if (job.workdir / FAILURE).exists()]
+        failed = [job for job in missing if has_failed(job)]
         left = [job for job in missing if job not in failed]
         groups = _groups(left, engine, options)
         found.append(PlannedWave(name, len(jobs) - len(missing), len(failed), left, groups))

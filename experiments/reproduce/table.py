@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
-from experiments.sweeps.engines.attempt import FAILURE
+from experiments.sweeps.engines.attempt import has_failed
 from experiments.sweeps.report import half_width
 from experiments.training import records, rundir
 from experiments.training.provenance import origin
@@ -103,7 +103,7 @@ class Runs:
         losses = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
-            if record is None and not (job.workdir / FAILURE).exists():
+            if record is None and not has_failed(job):
                 if self.assumed is None:
                     return []
                 losses[index] = self.assumed
@@ -118,7 +118,7 @@ class Runs:
 
     def why_missing(self, jobs: Sequence[Job]) -> str:
         """Why a table has no number of these jobs: they have failed, or some have not run."""
-        done = [self.store.record(job) or (job.workdir / FAILURE).exists() for job in jobs]
+        done = [self.store.record(job) or has_failed(job) for job in jobs]
         return "failed" if done and all(done) else "not run"
 
 

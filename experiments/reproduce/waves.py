@@ -10,7 +10,7 @@ from experiments.reproduce import planned
 from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
-from experiments.sweeps.engines.attempt import FAILURE
+from experiments.sweeps.engines.attempt import has_failed
 from experiments.training.run_state import Job
 from experiments.training.signals import TIME_IS_UP
 
@@ -51,7 +51,7 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         todo = wave.jobs
         if limit.deadline is not None:
-            todo = [job for job in todo if not (job.workdir / FAILURE).exists()]
+            todo = [job for job in todo if not has_failed(job)]
             for job in wave.jobs:
                 if job not in todo:
                     print(f"failed before: {job.workdir}", file=sys.stderr)
@@ -74,7 +74,7 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
 
 def _unfinished(todo: Sequence[Job]) -> bool:
     """Whether a run has neither finished nor failed."""
-    return any(not (job.workdir / FAILURE).exists() for job in jobs.missing(todo))
+    return any(not has_failed(job) for job in jobs.missing(todo))
 
 
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:

@@ -35,7 +35,7 @@ from gumbel.estimators.multi import (
     value_probs,
 )
 from gumbel.independence import layout, require_independent
-from gumbel.numerics import finite_or_zero, upcast
+from gumbel.numerics import upcast, zero_where_not_finite
 from gumbel.samplers import Pass, Record, Site, total
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
@@ -201,4 +201,5 @@ def _slopes(
         for name, record in plan.records.items()
     }
     # Where a slope is not finite 0 serves: the others need not be those of the cost.
-    return {name: finite_or_zero(upcast(s)) for name, s in jax.grad(summed)(given).items()}
+    found = {name: upcast(slope) for name, slope in jax.grad(summed)(given).items()}
+    return zero_where_not_finite(found)

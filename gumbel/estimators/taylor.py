@@ -11,7 +11,7 @@ from gumbel.estimators.derivatives import first_derivative_only, magic_box
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
-from gumbel.numerics import finite_or_zero
+from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
 from gumbel.smoothness import require_smooth
@@ -234,7 +234,7 @@ def _expand(
     }
     found = _slopes(objective, params, batch, key, family, draw, records, given)
     # Any function of the samples below keeps the estimate unbiased, so 0 where it is not finite.
-    cost, slopes = jax.tree.map(finite_or_zero, found)
+    cost, slopes = zero_where_not_finite(found)
     innovations: dict[int, list[Cost]] = {}
     for site, record in records.items():
         if record.block >= layer:

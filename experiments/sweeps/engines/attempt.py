@@ -85,6 +85,11 @@ def fail(job: Job, error: Exception) -> Outcome:
     return Outcome("failed", reason)
 
 
+def has_failed(job: Job) -> bool:
+    """Whether the last attempt at a job failed, for a reason of its own."""
+    return (job.workdir / FAILURE).exists()
+
+
 def no_space(workdir: Path) -> OSError:
     """The error that ends a sweep whose disk is full."""
     return OSError(
