@@ -199,9 +199,29 @@ def _checked(
                     f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"
                 )
             known[option].check(name, value)
-        return factory(families(family).restricted(served, name), **options)
+        made = factory(families(family).restricted(served, name), **options)
+        return made._replace(surrogate=_refusing_foreign_states(name, made.surrogate))
 
     return checked
+
+
+def _refusing_foreign_states(name: str, surrogate: Surrogate) -> Surrogate:
+    """The surrogate, which says so if the state is not one of its own."""
+
+    @functools.wraps(surrogate)
+    def refusing(objective, params, batch, key, temperature, state):
+        try:
+            return surrogate(objective, params, batch, key, temperature, state)
+        except AttributeError as error:
+            if error.obj is not state:
+                raise
+            raise ValueError(
+                f"estimator {name!r} cannot use a {type(state).__name__} as its state: start from"
+                " estimator.init(objective, params, batch, key), then pass the state that the"
+                " surrogate returns"
+            ) from error
+
+    return refusing
 
 
 def unregister(name: str) -> None:

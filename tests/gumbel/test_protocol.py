@@ -14,6 +14,7 @@ import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
 from gumbel.estimators import Estimator, Info
+from gumbel.estimators.signal import SignalState
 from gumbel.independence import layout
 from gumbel.passes import evaluated, passes
 from gumbel.sites import families
@@ -151,6 +152,27 @@ def test_every_site_is_sampled_and_gets_a_gradient(name, family):
     assert set(seen) == {"h1", "h2"}
     _, (gradient, _) = it.at(KEY)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+@every_estimator
+@pytest.mark.parametrize("foreign", [(), {"mean": 0.0}], ids=["none", "another's"])
+def test_the_state_of_another_estimator_is_refused(name, foreign):
+    own = made(name, BERNOULLI)._replace(state=foreign)
+    if own.estimator.init(own.net.objective, own.net.params, own.net.batch, KEY) == ():
+        own.at(KEY)
+        return
+    with pytest.raises(ValueError, match=f"'{name}' cannot use a .* as its state: start from"):
+        own.at(KEY)
+
+
+def test_an_attribute_that_the_objective_lacks_is_not_taken_for_a_foreign_state():
+    def objective(params, batch, key, sample):
+        return sample("z", params.logits)[:, 0]
+
+    step = jax.grad(estimators.make("sf", BERNOULLI).surrogate, argnums=1, has_aux=True)
+    state = SignalState(jnp.zeros(()), jnp.ones(()))
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'logits'"):
+        step(objective, {"logits": jnp.zeros((4, 1))}, None, KEY, 1.0, state)
 
 
 @every_estimator
