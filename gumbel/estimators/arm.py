@@ -29,7 +29,7 @@ def arm(family: Families, *, num_samples: int = 2) -> Estimator:
     Source: Yin and Zhou (2019).
     """
     pairs = coupling.check_even("arm", num_samples)
-    return coupling.estimator("arm", family, scores, size=2, groups=pairs)
+    return coupling.estimator(family, scores, size=2, groups=pairs)
 
 
 def scores(bits: Bits) -> tuple[Float[Array, "m m *bits"], Noise]:

@@ -33,7 +33,7 @@ def arms(family: Families, *, num_samples: int = 4) -> Estimator:
 
     Source: Dimitriev and Zhou (2021).
     """
-    return coupling.estimator("arms", family, scores, size=num_samples, groups=1)
+    return coupling.estimator(family, scores, size=num_samples, groups=1)
 
 
 @register("disarm", unbiased=True, passes="m + m", ranges={"num_samples": Range(minimum=2)})
@@ -57,7 +57,7 @@ def disarm(family: Families, *, num_samples: int = 2) -> Estimator:
     categorical variables Dong, Mnih and Tucker (2021).
     """
     pairs = coupling.check_even("disarm", num_samples)
-    return coupling.estimator("disarm", family, scores, size=2, groups=pairs)
+    return coupling.estimator(family, scores, size=2, groups=pairs)
 
 
 def scores(bits: Bits) -> tuple[Float[Array, "m m *bits"], Noise]:

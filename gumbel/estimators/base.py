@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from jaxtyping import Array, Float, PyTree
 
+from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.sites import FamilyLike, families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -142,7 +143,8 @@ def register(
 ) -> Callable[[Factory], Factory]:
     """Registers a factory under a name, for `make` and the configs.
 
-    The decorated factory checks its options and families.
+    The decorated factory checks its options and families; its surrogates refuse a state that is
+    not theirs and, unless `derivatives` says that they have one, a second derivative.
 
     Args:
       name: the name for `make`.
@@ -165,7 +167,7 @@ def register(
         if taken := [each for each in (name, *aliases) if _find(each)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         known = options_of(factory, ranges or {}, kinds or {})
-        checked = _checked(name, factory, families, known)
+        checked = _checked(name, factory, families, derivatives, known)
         _REGISTRY[name] = Spec(
             name,
             checked,
@@ -187,9 +189,13 @@ def register(
 
 
 def _checked(
-    name: str, factory: Factory, served: tuple[str, ...], known: dict[str, Option]
+    name: str,
+    factory: Factory,
+    served: tuple[str, ...],
+    derivatives: Derivatives,
+    known: dict[str, Option],
 ) -> Factory:
-    """The factory, which refuses options out of range and families that it cannot serve."""
+    """The factory, with the checks that all estimators share."""
 
     @functools.wraps(factory)
     def checked(family: FamilyLike = None, **options: Any) -> Estimator:
@@ -199,19 +205,26 @@ def _checked(
                     f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"
                 )
             known[option].check(name, value)
-        made = factory(families(family).restricted(served, name), **options)
-        return made._replace(surrogate=_refusing_foreign_states(name, made.surrogate))
+        init, surrogate = factory(families(family).restricted(served, name), **options)
+        return Estimator(init, _checked_surrogate(name, surrogate, derivatives))
 
     return checked
 
 
-def _refusing_foreign_states(name: str, surrogate: Surrogate) -> Surrogate:
-    """The surrogate, which says so if the state is not one of its own."""
+def _checked_surrogate(name: str, surrogate: Surrogate, derivatives: Derivatives) -> Surrogate:
+    """The surrogate, which refuses a foreign state, and the derivatives that it does not have."""
 
     @functools.wraps(surrogate)
-    def refusing(objective, params, batch, key, temperature, state):
+    def checked(
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        temperature: Temperature,
+        state: State,
+    ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         try:
-            return surrogate(objective, params, batch, key, temperature, state)
+            value, aux = surrogate(objective, params, batch, key, temperature, state)
         except AttributeError as error:
             if error.obj is not state:
                 raise
@@ -220,8 +233,9 @@ def _refusing_foreign_states(name: str, surrogate: Surrogate) -> Surrogate:
                 " estimator.init(objective, params, batch, key), then pass the state that the"
                 " surrogate returns"
             ) from error
+        return first_derivative_only(value, name) if derivatives == "first" else value, aux
 
-    return refusing
+    return checked
 
 
 def unregister(name: str) -> None:

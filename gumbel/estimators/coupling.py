@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature
-from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
 from gumbel.families import Family
 from gumbel.independence import layout, require_independent
@@ -149,7 +148,7 @@ def score_part(
     return parts
 
 
-def estimator(name: str, family: Families, scores: Scores, *, size: int, groups: int) -> Estimator:
+def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Estimator:
     """The mean over `groups` independent groups of `size` dependent paths."""
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
@@ -182,7 +181,7 @@ def estimator(name: str, family: Families, scores: Scores, *, size: int, groups:
         info = Info(
             jnp.mean(constant, axis=(0, 1)), metrics, jax.tree.map(lambda leaf: leaf[0], aux)
         )
-        return first_derivative_only(value, name), (state, info)
+        return value, (state, info)
 
     return Estimator(init, surrogate)
 

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.changes import Changes, changed_draw
-from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.multi import Passes, passes
 from gumbel.estimators.options import Range
 from gumbel.independence import layout, require_independent
@@ -86,7 +85,6 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
                 found = _mapped(difference, changes.size, chunk_size)
                 score += changes.expected(drawn.records[name], stop_gradient(found))
         value = jnp.mean(drawn.cost + score - stop_gradient(score))
-        value = first_derivative_only(value, "indecater")
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(base)}, drawn.first_aux)
         return value, (state, info)
 

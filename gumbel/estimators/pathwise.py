@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from gumbel import schedules
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
@@ -63,7 +62,7 @@ def gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature)
         )
 
-    return single_pass("gumbel_softmax", family, draw_at, first_only=False)
+    return single_pass("gumbel_softmax", family, draw_at)
 
 
 @register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
@@ -143,9 +142,8 @@ def slope_annealed_st(
             return straight_through(site.family.sample(key, logits), steeper)
 
         drawn = trace(objective, params, batch, key, family, draw)
-        value = first_derivative_only(jnp.mean(drawn.cost), "slope_annealed_st")
         info = Info(drawn.cost, {"slope": steepness}, drawn.aux)
-        return value, (SlopeState(state.step + 1), info)
+        return jnp.mean(drawn.cost), (SlopeState(state.step + 1), info)
 
     return Estimator(init, surrogate)
 
@@ -183,8 +181,6 @@ def single_pass(
     name: str,
     family: Families,
     draw_at: Callable[[Temperature], Draw],
-    *,
-    first_only: bool = True,
 ) -> Estimator:
     """The estimator that differentiates one pass with the samples of `draw_at(temperature)`.
 
@@ -192,7 +188,6 @@ def single_pass(
       name: of the estimator, for messages.
       family: family of the sites.
       draw_at: gives the draw.
-      first_only: whether its second derivative is to be refused.
     """
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
@@ -209,9 +204,6 @@ def single_pass(
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, draw_at(temperature))
         check_sites(temperature, drawn.records)
-        value = jnp.mean(drawn.cost)
-        if first_only:
-            value = first_derivative_only(value, name)
-        return value, (state, Info(drawn.cost, {}, drawn.aux))
+        return jnp.mean(drawn.cost), (state, Info(drawn.cost, {}, drawn.aux))
 
     return Estimator(init, surrogate)

@@ -27,7 +27,6 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.arguments import check_temperature
 from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.control import ControlState, Learner, squared_estimate
-from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.pathwise import check_sites, temperature_of
 from gumbel.independence import layout, require_independent
 from gumbel.numerics import upcast
@@ -177,7 +176,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
         next_state = control.learner.step(state, stop_gradient(slope))
         info = Info(drawn.cost, stop_gradient(metrics), drawn.aux)
-        return first_derivative_only(value, control.name), (next_state, info)
+        return value, (next_state, info)
 
     return Estimator(init, surrogate)
 

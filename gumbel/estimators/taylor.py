@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.derivatives import first_derivative_only, magic_box
+from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.independence import require_independent
@@ -99,7 +99,6 @@ def darn(
         value = jnp.mean(drawn.cost + scores - stop_gradient(scores))
         metrics = {"signal_scale": jnp.std(pooled(signal)) / scale}
         next_state = normalizer.update(state, pooled(signal))
-        value = first_derivative_only(value, "darn")
         return value, (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)

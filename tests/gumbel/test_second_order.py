@@ -134,6 +134,17 @@ def test_estimators_without_a_second_derivative_refuse_it(name):
 
 
 @slow
+def test_an_estimator_of_a_user_refuses_a_second_derivative_by_itself():
+    net = two_layer(BERNOULLI)
+    estimators.register("my_sf", unbiased=True)(lambda family: estimators.sf(family))
+    try:
+        my_sf = estimators.make("my_sf", BERNOULLI)
+    finally:
+        estimators.unregister("my_sf")
+    with pytest.raises(ValueError, match="'my_sf' estimates a first derivative only"):
+        hessian_vector_products(net, my_sf, num_estimates=1)
+
+
 def test_relaxed_second_derivatives_are_those_of_the_relaxed_cost():
     net = two_layer(BERNOULLI)
     estimator = estimators.make("gumbel_softmax", BERNOULLI)
