@@ -34,10 +34,10 @@ _NUM_CHUNKS = 2
 def uniform(
     key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "..."]:
-    """Uniform numbers in (0, 1), with cells of 2^-47 near 0 (2^-64 in float64).
+    """Uniform numbers in (0, 1], with cells of 2^-47 near 0 (2^-64 in float64).
 
-    `P(u < p) = p` within 1e-4 p for p from 1e-12 up. Near 1 they are as coarse as their dtype: test
-    `u < p` for the rarer of two events.
+    `P(u < p) = p` within 1e-4 p for p from 1e-12 up. Near 1 they are as coarse as their dtype, and
+    the largest are rounded to 1: test `u < p` for the rarer of two events.
 
     Example:
       >>> bool(jnp.all(uniform(jax.random.key(0), (100,)) > 2.0**-49))

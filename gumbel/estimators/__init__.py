@@ -1,7 +1,7 @@
 """Gradient estimators for discrete variables, all with the same signature; see `Estimator`.
 
-The package imports all of its modules, and every registered factory is an attribute under its name.
-So adding an estimator means adding one file, without changes to others.
+The package imports all of its modules, and every registered factory is an attribute under its name
+and its aliases. So adding an estimator means adding one file, without changes to others.
 """
 
 import importlib
@@ -24,7 +24,9 @@ from gumbel.estimators.base import (
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 # After the imports, since a module may have the name of its factory.
-globals().update({name: spec(name).factory for name in names()})
+globals().update(
+    {name: spec(each).factory for each in names() for name in (each, *spec(each).aliases)}
+)
 
 __all__ = [
     "Estimator",

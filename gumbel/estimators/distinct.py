@@ -169,7 +169,10 @@ def repeated(z: Float[Array, "m B *D"], cost_ndim: int) -> Bool[Array, "m *B"]:
 def num_values_at_start(record: Record, *, coupled: bool) -> int:
     """The joint values, at the first step of its loops, of the variables that share a cost."""
     shape, lead = tuple(record.logits.shape), record.lead
-    step = shape[:lead] + shape[lead + len(record.loops) :]
+    behind = lead + len(record.loops)
+    if 0 in shape[lead:behind]:
+        return 1  # no step, no variable
+    step = shape[:lead] + shape[behind:]
     event = step if coupled else step[1:]
     variables = math.prod(event[: len(event) - record.family.event_ndims])
     count: int = record.family.num_values(shape) ** variables

@@ -88,13 +88,14 @@ def _residual(
     network: Network, record: Record, noise: Sample, temperature: Any
 ) -> tuple[Float[Array, "..."], Sample]:
     """`r` of each example and step, and its derivative in the noise."""
-    leading = record.logits.shape[: _leading(record)]
+    shape, leading = record.logits.shape, _leading(record)
+    flat = (*shape[:leading], math.prod(shape[leading:]))
 
     def summed(noise: Sample) -> tuple[Float[Array, ""], Float[Array, "..."]]:
         relaxed = record.family.soften(record.logits, noise, temperature)
         if record.where is not None:
             relaxed = jnp.where(value_mask(record.where, record.family), relaxed, 0)
-        seen = [value.reshape(*leading, -1) for value in (relaxed, record.mean())]
+        seen = [value.reshape(flat) for value in (relaxed, record.mean())]
         features = jnp.concatenate(seen, axis=-1).astype(network["w1"].dtype)
         hidden = jnp.tanh(jnp.add(*same_rank(features @ network["w1"], network["b1"])))
         value = hidden @ network["w2"] + network["b2"]

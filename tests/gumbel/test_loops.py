@@ -125,6 +125,32 @@ def test_every_step_draws_for_itself(name):
     assert np.mean(costs()) == pytest.approx(50, abs=5 * 50 * np.sqrt(2 / 2000))
 
 
+@pytest.mark.parametrize("name", [name for name in estimators.names() if name != "unordered_set"])
+def test_a_loop_may_have_no_step(name):
+    def objective(params, batch, key, sample):
+        last, _ = sample.scan(lambda z, _: (sample("z", params + z), None), batch, length=0)
+        return ((params - last) ** 2)[:, 0]
+
+    params, batch = jnp.full((2, 1), 3.0), jnp.ones((2, 1))
+    estimator = estimators.make(name, BERNOULLI)
+    state = estimator.init(objective, params, batch, KEY)
+    step = jax.value_and_grad(estimator.surrogate, argnums=1, has_aux=True)
+    (value, _), gradient = step(objective, params, batch, KEY, 1.0, state)
+    assert value == 4
+    np.testing.assert_allclose(gradient, np.full((2, 1), 2.0))
+
+
+def test_unordered_set_has_no_distinct_values_in_a_loop_without_steps():
+    estimator = estimators.make("unordered_set", BERNOULLI)
+
+    def objective(params, batch, key, sample):
+        sample.scan(lambda z, _: (sample("z", params + z), None), batch, length=0)
+        return jnp.zeros(2)
+
+    with pytest.raises(ValueError, match="first site, 'z', has 1: lower num_samples"):
+        estimator.init(objective, jnp.zeros((2, 1)), jnp.ones((2, 1)), KEY)
+
+
 def test_hard_sampler_and_its_records_in_nested_loops():
     """A site in two loops is one site with two further axes of variables, [B, T1, T2, ...]."""
 

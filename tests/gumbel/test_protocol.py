@@ -233,6 +233,7 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
 
 def test_an_estimator_may_have_further_names():
     assert estimators.spec("reinforce") is estimators.spec("score_function")
+    assert estimators.reinforce is estimators.score_function is estimators.sf
     assert estimators.spec("reinforce").name == "sf"
     assert "reinforce" not in estimators.names()
     with pytest.raises(ValueError, match="'reinforce' is registered already"):
