@@ -29,14 +29,18 @@ def count_passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = Non
 
 def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: Any) -> str:
     records = plan.records.values()
-    defaults = {name: option.default for name, option in spec.options.items()}
+    chosen = {name: option.default for name, option in spec.options.items()} | dict(options or {})
+    text = next(
+        (said for (name, value), said in spec.passes_if.items() if chosen[name] == value),
+        spec.passes,
+    )
     numbers = {
         "L": len({record.block for record in records}),
-        "m": (defaults | dict(options or {})).get("num_samples", 1),
+        "m": chosen.get("num_samples", 1),
         "N": math.prod(count_values(record, coupled=plan.coupled) for record in records),
         "V": sum(count_changes(record, coupled=plan.coupled) for record in records),
     }
-    return re.sub(r"\b[LmNV]\b", lambda match: shown(numbers[match.group()]), spec.passes)
+    return re.sub(r"\b[LmNV]\b", lambda match: shown(numbers[match.group()]), text)
 
 
 def evaluated(text: str) -> int:

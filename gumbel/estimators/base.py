@@ -103,6 +103,7 @@ class Spec(NamedTuple):
       passes: forward + backward passes through the objective in one surrogate, with `L` layers
         (sites, or outermost loops), `m` samples, `N` joint values, and `V` changes of one variable
         to another value.
+      passes_if: the passes with an option at a value that changes them, by `(option, value)`.
       options: the keyword options of the factory, by name.
       aliases: other names that `make` and `spec` accept.
     """
@@ -118,6 +119,7 @@ class Spec(NamedTuple):
     smooth: bool
     derivatives: Derivatives
     passes: str
+    passes_if: Mapping[tuple[str, Any], str]
     options: dict[str, Option]
     aliases: tuple[str, ...] = ()
 
@@ -137,6 +139,7 @@ def register(
     smooth: bool = False,
     derivatives: Derivatives = "first",
     passes: str = "1 + 1",
+    passes_if: Mapping[tuple[str, Any], str] | None = None,
     ranges: Mapping[str, Range] | None = None,
     kinds: Mapping[str, type] | None = None,
     aliases: tuple[str, ...] = (),
@@ -149,7 +152,7 @@ def register(
     Args:
       name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
-      independent, smooth, derivatives, passes, aliases: see `Spec`.
+      independent, smooth, derivatives, passes, passes_if, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
 
@@ -180,6 +183,7 @@ def register(
             smooth,
             derivatives,
             passes,
+            passes_if or {},
             known,
             aliases,
         )

@@ -121,6 +121,7 @@ class _Expansion(NamedTuple):
     unbiased=True,
     derivatives="all",
     passes="(1 + L) + (1 + L)",
+    passes_if={("expansion", "mean_field"): "2 + 2"},
     ranges={"decay": DECAY, "expansion": Range(choices=("local", "mean_field"))},
 )
 def muprop(

@@ -38,6 +38,15 @@ def test_the_registry_says_what_is_true_of_each_estimator():
 
 @every_estimator
 def test_the_objective_runs_as_often_as_the_registry_says(name):
+    check_passes(name)
+
+
+def test_the_objective_runs_as_often_as_the_registry_says_with_other_options():
+    check_passes("rloo", num_samples=3)
+    check_passes("muprop", expansion="mean_field")
+
+
+def check_passes(name, **options):
     net, ran = two_layer(BERNOULLI), []
 
     def objective(params, batch, key, sample):
@@ -45,13 +54,13 @@ def test_the_objective_runs_as_often_as_the_registry_says(name):
         jax.debug.callback(ran.append, cost[0])  # once for each path that `vmap` runs at a time
         return cost
 
-    estimator = estimators.make(name, BERNOULLI)
+    estimator = estimators.make(name, BERNOULLI, **options)
     state = estimator.init(net.objective, net.params, net.batch, KEY)
     gradient = jax.jit(jax.grad(estimator.surrogate, argnums=1, has_aux=True), static_argnums=0)
     jax.block_until_ready(gradient(objective, net.params, net.batch, KEY, 0.5, state))
     jax.effects_barrier()
     plan = layout(net.objective, net.params, net.batch, KEY, families(BERNOULLI))
-    both = ast.parse(passes(estimators.spec(name), plan), mode="eval").body
+    both = ast.parse(passes(estimators.spec(name), plan, options), mode="eval").body
     assert isinstance(both, ast.BinOp)  # forward + backward
     assert len(ran) == evaluated(ast.unparse(both.left))
 
