@@ -144,12 +144,12 @@ def check_objective(
     """
     if not is_concrete(params, batch, key):
         raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
-    arguments = (objective, params, batch, key)
-    plan = layout(*arguments, family)
-    drawn = trace(*arguments, family, hard_draw)
-    again = trace(*arguments, family, hard_draw)
+    arguments = (objective, params, batch, key, family)
+    plan = layout(*arguments)
+    drawn = trace(*arguments, hard_draw)
+    again = trace(*arguments, hard_draw)
     probe = Probe(*arguments, drawn)
-    leaking, trained = leaks(probe), _trained(*arguments, family)
+    leaking, trained = leaks(probe), _trained(*arguments)
     sites = tuple(
         SiteReport(
             name,

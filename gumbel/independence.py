@@ -137,7 +137,7 @@ def require_independent(
     if not is_concrete(params, batch, key):
         return
     drawn = trace(objective, params, batch, key, family, hard_draw)
-    found = leaks(Probe(objective, params, batch, key, drawn))
+    found = leaks(Probe(objective, params, batch, key, family, drawn))
     if found:
         raise ValueError(
             f"the samples of one example at site {found[0]!r} change the cost of another: return a "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gumbel.samplers import Pass, Record, Records, trace
-from gumbel.sites import Families
+from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 Effects = list[np.ndarray]
@@ -19,20 +19,17 @@ def replayed(
     params: Params,
     batch: Batch,
     key: PRNGKey,
+    family: FamilyLike,
     records: Records,
     values: Mapping[str, Sample],
 ) -> Pass:
     """A pass with given values at every site."""
-    by_site = {site: record.family for site, record in records.items()}
-    kinds = list(dict.fromkeys(by_site.values()))
-    # Observed sites have no record: they are of the family of all others, or say their own.
-    families = Families(kinds[0] if len(kinds) == 1 else None, by_site)
     return trace(
         objective,
         params,
         batch,
         key,
-        families,
+        family,
         lambda site, _key: site.given,
         given=values,
         like=records,
@@ -57,15 +54,21 @@ class Probe:
 
     Args:
       objective, params, batch: concrete.
-      key: of `drawn`.
+      key, family: of `drawn`.
       drawn: a pass with discrete samples.
     """
 
     def __init__(
-        self, objective: Objective, params: Params, batch: Batch, key: PRNGKey, drawn: Pass
+        self,
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        key: PRNGKey,
+        family: FamilyLike,
+        drawn: Pass,
     ) -> None:
         def effects(params: Params, values: dict[str, Sample]) -> list[jax.Array]:
-            return outputs(replayed(objective, params, batch, key, drawn.records, values))
+            return outputs(replayed(objective, params, batch, key, family, drawn.records, values))
 
         self._effects = jax.jit(effects)
         self._params = params

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.arguments import check_point
-from gumbel.families import BERNOULLI, CATEGORICAL, Family
+from gumbel.families import Family
 from gumbel.numerics import concrete_or_none, upcast
 from gumbel.sites import (
     Draw,
@@ -256,19 +256,12 @@ class _ObservingSampler:
         seen = [self._seen, *(step.seen for step in self._steps)]
         check_new(site, seen)
         seen[-1].add(site)
-        found = self._family(site, family, where, np.ndim(logits))
+        # No estimator need serve what is not sampled.
+        found = self.families._replace(served=()).at(site, family)
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)
         value = self._at_step(site, logits, found)
         return apply_mask(value.astype(logits.dtype), mask, found)
-
-    def _family(self, site: str, given: Any, where: Any, ndim: int) -> Family:
-        """The family of an observed site; one that suits its mask where a replay knows none."""
-        known = self.families._replace(served=())  # no estimator need serve what is not sampled
-        unknown = given is None and known.default is None and site not in known.by_site
-        if not unknown or self._steps:
-            return known.at(site, given)
-        return BERNOULLI if where is None or np.ndim(where) == ndim else CATEGORICAL
 
     def _at_step(self, site: str, logits: Array, family: Family) -> Array:
         """The observed value of a site, at this step of the loops around it."""

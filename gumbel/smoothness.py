@@ -11,7 +11,13 @@ from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
 def has_derivative(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, records: Records, site: str
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    records: Records,
+    site: str,
 ) -> bool:
     """Whether the cost, or the logits of a site, have a derivative in the samples of a site.
 
@@ -21,6 +27,7 @@ def has_derivative(
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
+      family: family of the sites.
       records: of a pass with these arguments, or their shapes.
       site: whose samples are asked about.
     """
@@ -37,7 +44,7 @@ def has_derivative(
 
     def watched(z: Array, others: dict[str, Array]) -> list[Array]:
         values = {**others, site: z}
-        again = replayed(objective, params, batch, key, records, values)
+        again = replayed(objective, params, batch, key, family, records, values)
         return [noted(output) for output in outputs(again)]
 
     def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
@@ -67,12 +74,12 @@ def require_smooth(
     """
     if not is_concrete(params, batch, key):
         return
-    arguments = (objective, params, batch, key)
-    records = layout(*arguments, family).records
+    arguments = (objective, params, batch, key, family)
+    records = layout(*arguments).records
     flat = [site for site in records if not has_derivative(*arguments, records, site)]
     if not flat:
         return
-    probe = Probe(*arguments, trace(*arguments, family, hard_draw))
+    probe = Probe(*arguments, trace(*arguments, hard_draw))
     for site in flat:
         if probe.is_used(site):
             raise ValueError(

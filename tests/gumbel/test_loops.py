@@ -236,6 +236,32 @@ def test_observed_values_of_a_loop_are_as_many_as_its_steps(length):
         observed(None, None, KEY, samplers.hard(BERNOULLI, KEY))
 
 
+@pytest.mark.parametrize("name", ["sf", "muprop", "st"])
+def test_an_observed_site_of_a_mixed_loop_has_its_listed_family(name):
+    """The checks of `init` replay the loop. No call names a family, so they have to know it."""
+
+    def objective(params, batch, key, sample):
+        def body(cost, x):
+            label = sample("label", params["label"] + x[:, None, None])
+            gate = sample("gate", params["gate"] + label[:, 0, :1])
+            pick = sample("pick", params["pick"] + gate[:, :, None])
+            return cost + (gate[:, 0] + pick[:, 0, 2] - label[:, 0, 1]) ** 2, None
+
+        return sample.scan(body, jnp.zeros(2), batch)[0]
+
+    params = {"label": jnp.zeros((1, 3)), "gate": jnp.zeros(1), "pick": jnp.zeros((1, 3))}
+    batch = jnp.ones((4, 2))
+    labels = jax.nn.one_hot(jnp.arange(8).reshape(2, 4, 1) % 3, 3)
+    families = {"label": "categorical", "gate": "bernoulli", "pick": "categorical"}
+    estimator = estimators.make(name, families)
+    observed = samplers.condition(objective, {"label": labels})
+    state = estimator.init(observed, params, batch, KEY)
+    step = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    gradient, _ = step(observed, params, batch, KEY, 1.0, state)
+    assert np.all(gradient["label"] == 0)
+    assert np.all(gradient["gate"] != 0)
+
+
 @every_family
 def test_observed_values_of_a_step_without_a_batch_axis(family):
     width = () if family is BERNOULLI else (3,)
