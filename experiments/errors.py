@@ -28,19 +28,28 @@ def one_line(error: BaseException) -> str:
 def nearest(word: str, valid: Iterable[str]) -> list[str]:
     """Up to three valid words that `word` may have been meant to be, also by a dotted key's end.
 
+    The end may be abbreviated: by its initials, or by one of its words.
+
     Example:
       >>> nearest("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
       ['gumbel_softmax']
       >>> nearest("rate", ["temperature.rate", "seed"])
       ['temperature.rate']
+      >>> nearest("lr", ["temperature.learning_rate", "learning_rate"])
+      ['learning_rate', 'temperature.learning_rate']
     """
     valid = list(valid)
     last = word.rpartition(".")[2]
-    by_end = {key.rpartition(".")[2]: key for key in valid}
+    shortest_first = sorted(valid, key=len)
+    by_end = {key.rpartition(".")[2]: key for key in reversed(shortest_first)}
     same_end = [key for key in valid if key.rpartition(".")[2] == last]
     close = difflib.get_close_matches(word, valid, n=3, cutoff=0.6)
     close_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=3, cutoff=0.75)]
-    return list(dict.fromkeys([*same_end, *close, *close_end]))[:3]
+    parts = {key: key.rpartition(".")[2].split("_") for key in shortest_first}
+    initials = [key for key, words in parts.items() if "".join(w[:1] for w in words) == last]
+    one_word = [key for key, words in parts.items() if last in words]
+    found = [*same_end, *close, *close_end, *initials] or one_word
+    return list(dict.fromkeys(found))[:3]
 
 
 def suggestion(word: str, valid: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def launch(
     argv: Sequence[str] | None = None,
     *,
     takes: str = "",
+    choices: Iterable[str] = (),
 ) -> int:
     """Runs `main(values)`, or `main(values, arguments)`, as the command line says.
 
@@ -41,6 +42,7 @@ def launch(
       argv: the command line without the program's name; by default that of this process.
       takes: what arguments the command takes besides flags, for the help; `...` at the end allows
         several.
+      choices: what the first argument may be, for the help and for where it is missing.
 
     Returns:
       The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
@@ -51,10 +53,10 @@ def launch(
         arguments = expanded(given)
         if wants_help(arguments):
             doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
-            print("\n".join(usage(doc, define_flags, takes)))
+            print("\n".join(usage(doc, define_flags, takes, choices)))
             return 0
         values, arguments = parse_flags(arguments, define_flags)
-        _check_arguments(arguments, takes)
+        _check_arguments(arguments, takes, choices)
         return main(values.flag_values_dict(), *([arguments] if takes else []))
 
     return guarded(command, debug=wants_debug(given))
@@ -116,7 +118,9 @@ def parse_flags(
         raise UserError(f"{one_line(error)}: try --help") from error
 
 
-def usage(doc: str, define_flags: DefineFlags, takes: str = "") -> list[str]:
+def usage(
+    doc: str, define_flags: DefineFlags, takes: str = "", choices: Iterable[str] = ()
+) -> list[str]:
     """The lines of a command's help."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else sys.argv[0]
@@ -127,6 +131,7 @@ def usage(doc: str, define_flags: DefineFlags, takes: str = "") -> list[str]:
         "",
         re.split(r"\n+Args:\n", inspect.cleandoc(doc))[0],
         "",
+        *([f"{takes}: {', '.join(choices)}", ""] if choices else []),
         *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
     ]
 
@@ -165,9 +170,10 @@ def required(value: Any, flag: str, what: str) -> Any:
     return value
 
 
-def _check_arguments(arguments: Sequence[str], takes: str) -> None:
+def _check_arguments(arguments: Sequence[str], takes: str, choices: Iterable[str]) -> None:
     if takes and not arguments:
-        raise UserError(f"{takes.split(maxsplit=1)[0]} is missing: try --help")
+        fix = f"choose one of {', '.join(choices)}" if choices else "try --help"
+        raise UserError(f"{takes.split(maxsplit=1)[0]} is missing: {fix}")
     allowed = len(arguments) if takes.endswith("...]") else int(bool(takes))
     if len(arguments) > allowed:
         extra = arguments[allowed]

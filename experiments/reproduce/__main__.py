@@ -166,4 +166,4 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
 
 
 if __name__ == "__main__":
-    sys.exit(command.launch(main, define_flags, takes="TARGET"))
+    sys.exit(command.launch(main, define_flags, takes="TARGET", choices=targets.ALL))

@@ -51,6 +51,8 @@ def parse(text: str, config: ConfigDict) -> Grid:
             raise UserError(f"--grid: {part!r} is not KEY=VALUE,VALUE,...: as in {_EXAMPLE}")
         if key in axes:
             raise UserError(f"--grid: {key} is given twice: join its values with commas")
+        if "=" in values:
+            raise UserError(f"--grid: {part!r} has two '=': separate keys by ';', as in {_EXAMPLE}")
         axes[key] = [_typed(config, key, value, "--grid") for value in _split(key, values)]
     if not axes:
         raise UserError(f"--grid: no key is named: as in {_EXAMPLE}")

@@ -164,6 +164,7 @@ def test_a_config_file_may_take_an_argument():
         ("learing_rate=1", "unknown config key learing_rate (--config.learing_rate=1): did you"),
         ("learing_rate=1", "did you mean learning_rate?"),
         ("rate=1", "unknown config key rate (--config.rate=1): did you mean temperature.rate?"),
+        ("lr=1", "did you mean learning_rate?"),
         ("estimator.nam=sf", "did you mean estimator.name"),
         ("seed.x=1", "unknown config key seed.x (--config.seed.x=1): did you mean seed?"),
         ("zzz=1", "the keys are augment, dataset, estimator.decay, estimator.name, learning_rate"),

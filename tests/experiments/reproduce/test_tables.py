@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from experiments import command
+from experiments.command import launch
 from experiments.config import from_flat, get
 from experiments.errors import UserError
-from experiments.reproduce import figures, table, table2
+from experiments.reproduce import figures, table, table2, targets
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
@@ -396,6 +397,14 @@ def given(*arguments):
 
 def reproduce(target, tmp_path, *options):
     return main(*given(target, f"--workdir={tmp_path}", "--preset=smoke", *options))
+
+
+def test_targets_are_listed_where_none_is_given(capsys):
+    for argv, status in (([], 2), (["--help"], 0)):
+        found = launch(main, define_flags, argv, takes="TARGET", choices=targets.ALL)
+        assert found == status
+        printed = capsys.readouterr()
+        assert "table1, table2, survey, figure1" in printed.out + printed.err
 
 
 def test_figures_need_their_runs(tmp_path):

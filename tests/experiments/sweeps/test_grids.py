@@ -49,6 +49,7 @@ def test_values_have_the_type_of_the_config(config, text, values):
         ("", "--grid: no key is named: as in --grid 'learning_rate="),
         (" ; ", "--grid: no key is named"),
         ("learning_rate", "--grid: 'learning_rate' is not KEY=VALUE"),
+        ("learning_rate=1e-3,seed=1", "has two '=': separate keys by ';', as in --grid"),
         ("learning_rate=", "--grid: learning_rate= has an empty value"),
         ("seed=1,,2", "--grid: seed=1,,2 has an empty value"),
         ("seed=1;seed=2", "--grid: seed is given twice"),
