@@ -173,7 +173,7 @@ def logit_binary_concrete_log_prob(
 def _checked(
     point: ArrayLike, logits: ArrayLike, temperature: ArrayLike, *, name: str
 ) -> tuple[Array, Array, Array]:
-    """The three in one wide dtype and of one rank, but for a scalar temperature."""
+    """The three in one wide dtype and of one rank, except for a scalar temperature."""
     logits = categorical_logits(logits)
     check_point(point, logits, event_ndims=1, name=name)
     return _widened(point, logits, temperature, per_row=True)

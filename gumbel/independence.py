@@ -20,7 +20,7 @@ def layout(
     """A pass of which only shapes are known, found without running the objective.
 
     Returns:
-      A pass whose arrays, but for `aux`, are `jax.ShapeDtypeStruct`s; `aux` is None if there is
+      A pass whose arrays, except `aux`, are `jax.ShapeDtypeStruct`s; `aux` is None if there is
       none, else something else.
     """
     found: list[Pass] = []

@@ -134,7 +134,7 @@ def _draw(transform: Transform, key: PRNGKey, shape: tuple[int, ...], dtype: DTy
     In float32 two entries share a pair of words, each as its own word and the other's partner; in
     float64 each entry has a pair of its own.
 
-    The loop over two halves is there for XLA, which on CPU would else fuse the noise into
+    The loop over two halves is there for XLA, which on CPU would otherwise fuse the noise into
     whatever reduces it and compute it there unvectorized, at several times the cost.
     """
     paired = dtype == jnp.float32

@@ -119,7 +119,7 @@ def _semi_supervised(torch: Any, mean: Any, labels: Any) -> tuple[list[Any], Cos
     bias = nn.Parameter(torch.zeros(28, 28))
 
     def bound(pixels: Any, y: Any) -> Any:
-        """The costs of images of these classes, but for what is of the class alone."""
+        """The costs of images of these classes, without what depends on the class alone."""
         hidden = model["style_of"](pixels[:, None] - mean) + model["style_from_class"](y)
         at, log_scale = model["style_head"](torch.relu(hidden)).chunk(2, dim=-1)
         log_scale = log_scale - 2

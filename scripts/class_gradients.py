@@ -112,7 +112,7 @@ def measure(run: Trained, num_images: int) -> dict[str, Any]:
     pixels = batches.pixels(jnp.asarray(images), dataset.max_value, pixel_key, dynamic=True)
     found = jax.jit(lambda pixels, key: differences(model, pixels, key))(pixels, style_key)
     right = np.sign(found.slopes) == np.sign(found.true)
-    dearer = np.asarray(found.true > 0)
+    costlier = np.asarray(found.true > 0)
     predicted = np.argmax(model.class_logits(pixels), axis=-1)
     return {
         "estimator": settings.estimator.name,
@@ -120,10 +120,10 @@ def measure(run: Trained, num_images: int) -> dict[str, Any]:
         "steps": step,
         "images": len(images),
         "accuracy": 100 * float(np.mean(predicted == labels)),
-        "dearer": 100 * float(np.mean(dearer)),
+        "costlier": 100 * float(np.mean(costlier)),
         "true_difference": float(np.mean(found.true)),
         "sign_is_right": {
-            str(place): {"dearer": _percent(row[dearer]), "cheaper": _percent(row[~dearer])}
+            str(place): {"costlier": _percent(row[costlier]), "cheaper": _percent(row[~costlier])}
             for place, row in zip(PLACES, right, strict=True)
         },
     }

@@ -64,7 +64,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal but for rounding."""
+    """Whether two JSON values are equal up to rounding."""
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE))
     if isinstance(one, Mapping) and isinstance(other, Mapping):

@@ -127,7 +127,7 @@ class Compiled:
             self._fits = True
 
     def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, np.ndarray]:
-        """The arguments of a call of `run` as the loop gives them: shapes, but for the last."""
+        """The arguments of a call of `run` as the loop gives them: shapes, except for the last."""
         settings = self.settings
         dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)

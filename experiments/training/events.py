@@ -17,7 +17,7 @@ class Events:
     """Scalars as TensorBoard events in one file, which is started anew.
 
     TensorBoard's usual writers hand events to a thread, so a killed process loses those of the last
-    seconds. Here each is with the system before `append` returns, and a run that goes on makes the
+    seconds. Here each is with the system before `append` returns, and a resumed run makes the
     events of its earlier steps again from the metrics: none is lost or shown twice.
 
     Args:

@@ -1,4 +1,4 @@
-"""A run made longer: the same config but for more steps, from the last checkpoint on.
+"""A run made longer: the same config except for more steps, from the last checkpoint.
 
 It comes to the numbers that a run of that length has from the start, so it is refused where
 anything before the old end depends on the number of steps.
@@ -61,7 +61,7 @@ def lengthen(workdir: Path, steps: int, settings: Settings) -> None:
     """Makes a run of so many steps one that is still to be trained to the end of `settings`.
 
     Its result is kept as `result-STEPS.json`. At its end the run may have logged and saved between
-    the steps at which a longer one does; then it goes on from the checkpoint before. Killed at any
+    the steps at which a longer one does; then it resumes from the checkpoint before. Killed at any
     point, the old command and the new one both still work.
     """
     last = workdir / rundir.CHECKPOINTS / str(steps)

@@ -16,7 +16,7 @@ _SHAPE = [{"from_step": int, "jax": str, "device": str, "git": ({"commit": str},
 
 
 def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Adds this process, which goes on from `step`; those whose steps it takes again leave.
+    """Adds this process, which resumes from `step`, and removes those whose steps it repeats.
 
     Args:
       workdir: the run's directory.

@@ -166,8 +166,8 @@ class RunState:
     def _watch(self, line: Mapping[str, float]) -> dict[str, float]:
         """Says, the first time, that the training cost has left the range of its objective.
 
-        A relaxed sample can be rewarded for what no discrete one can do. The run goes on, as its
-        validation bound, by discrete samples, tells the truth.
+        A relaxed sample can be rewarded for what no discrete one can do. The run continues,
+        because its validation bound, by discrete samples, tells the truth.
 
         Args:
           line: of the metrics.

@@ -66,7 +66,7 @@ class Learner(NamedTuple):
     def step(self, state: ControlState, gradient: Coefficients) -> ControlState:
         """One step of the optimizer; what is not finite in the gradient counts as 0.
 
-        A cost that is infinite once would else spoil the coefficients for good.
+        Otherwise a single infinite cost would spoil the coefficients for good.
         """
         finite = zero_where_not_finite(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
@@ -78,7 +78,7 @@ class Learner(NamedTuple):
     ) -> tuple[ControlState, Float[Array, ""]]:
         """One step, where the score alone depends on the coefficients.
 
-        The arguments but for the state are those of `squared_estimate`.
+        The arguments other than the state are those of `squared_estimate`.
 
         Returns:
           The next state, and the mean squared estimate of this step.

@@ -86,7 +86,7 @@ def leave_out(
 
     `w_s = p(s) p(S without s | s is taken) / p(S)` makes `sum_s w_s f(s)` unbiased for `E f`; and
     `v_st = p(t) p(S without s, t | both are taken) / p(S without s | s is taken)` does it with the
-    others of the set, but for the term of `s`: `p(s) f(s) + sum_{t != s} v_st f(t)`.
+    others of the set, except for the term of `s`: `p(s) f(s) + sum_{t != s} v_st f(t)`.
 
     Args:
       log_p: of the k distinct values; k is small, as all 2^k subsets are looked at.

@@ -2,7 +2,7 @@
 
 `metrics.jsonl` and `result.json` are the record. A tracker is given what they hold: the config, the
 lines of metrics, the picture and the final bounds. One that fails later on is left out with a
-warning, and the run goes on.
+warning, and the run continues.
 """
 
 import importlib

@@ -11,7 +11,7 @@ from experiments.training.trackers import Tracked
 
 
 class MLflow:
-    """See `Tracker`. A run that resumes goes on under its id; lines that it has are left out."""
+    """See `Tracker`. A resumed run continues under its id; lines that it has are left out."""
 
     def __init__(self, run: Tracked) -> None:
         from mlflow import MlflowClient  # an extra: not needed elsewhere
