@@ -122,7 +122,7 @@ def _noise(
 ) -> Float[Array, "..."]:
     """Noise drawn in float32 at least, then cast to `dtype`."""
     check_key(key)
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
     return _draw(transform, key, tuple(shape), wide).astype(dtype)
 
 

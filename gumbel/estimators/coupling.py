@@ -79,7 +79,8 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     logits = stop_gradient(site.logits)
     odds = binary_logits(logits, site.family)
     noise = site.given[..., :-1] if site.family.event_ndims else site.given
-    bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(jnp.float32)
+    noise = noise.astype(odds.dtype)
+    bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(odds.dtype)
     if site.family.event_ndims:
         one = jnp.ones_like(bits[..., :1])
         left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
@@ -118,7 +119,7 @@ def bits_of(record: Record, noise: Noise) -> Bits:
     if record.family.event_ndims:
         before = jnp.cumsum(z, axis=-1) - z
         active, z, noise = ((active & (before < 0.5))[..., :-1], z[..., :-1], noise[..., :-1])
-    return Bits(odds, stop_gradient(z), active & ~constant, noise)
+    return Bits(odds, stop_gradient(z), active & ~constant, noise.astype(odds.dtype))
 
 
 def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> Noise:

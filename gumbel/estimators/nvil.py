@@ -147,20 +147,22 @@ def nvil(
         drawn = trace(objective, params, batch, key, family, hard_draw)
         inputs = seen(batch, drawn)
         target = normalizer.center(state.signal, drawn.cost)
+        unit = state.unit.astype(target.dtype)
 
         def loss_of(baselines: list[Network]) -> tuple[Float[Array, ""], Float[Array, "L *B"]]:
             outputs = [
-                state.unit * _output(baseline, layer)
+                unit * _output(baseline, layer).astype(unit.dtype)
                 for baseline, layer in zip(baselines, inputs, strict=True)
             ]
             values = jnp.stack([jnp.mean(each) if drawn.coupled else each for each in outputs])
             # In units, as the network's outputs are.
-            return jnp.mean(jnp.square((target[None] - values) / state.unit)), values
+            return jnp.mean(jnp.square((target[None] - values) / unit)), values
 
         (loss, values), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.baselines)
         gradient = zero_where_not_finite(gradient)  # or an infinite cost would spoil the networks
-        scale = normalizer.scale(state.signal)
-        value = drawn.cost + _score(drawn, normalizer.baseline(state.signal), values) / scale
+        scale = normalizer.scale(state.signal, drawn.cost)
+        average = normalizer.baseline(state.signal, drawn.cost)
+        value = drawn.cost + _score(drawn, average, values) / scale
 
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
             updates, optimizer_state = optimizer.update(gradient, state.optimizer)
@@ -171,7 +173,7 @@ def nvil(
             optax.apply_updates(state.baselines, updates),
             optimizer_state,
         )
-        baseline_loss = loss * jnp.square(state.unit)
+        baseline_loss = loss * jnp.square(unit)
         metrics = {"signal_scale": jnp.std(residual) / scale, "baseline_loss": baseline_loss}
         return jnp.mean(value), (next_state, Info(drawn.cost, metrics, drawn.aux))
 

@@ -29,7 +29,7 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.control import ControlState, Learner, squared_estimate
 from gumbel.estimators.pathwise import check_sites, temperature_of
 from gumbel.independence import layout, require_independent
-from gumbel.numerics import upcast
+from gumbel.numerics import upcast, wide_dtype
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
@@ -75,7 +75,7 @@ class RelaxedControl(NamedTuple):
         eta = jnp.asarray(self.eta, jnp.float32)
         coefficients: Coefficients = {"eta": dict.fromkeys(records, eta)}
         if self.learn_temperature:
-            coefficients["log_factor"] = jnp.zeros(())
+            coefficients["log_factor"] = jnp.zeros((), jnp.float32)
         if self.init_residual is not None:
             coefficients["residual"] = self.init_residual(records, key)
         return self.learner.init(coefficients)
@@ -104,16 +104,17 @@ class RelaxedControl(NamedTuple):
             )
             log_q = at.log_prob()
             noise = at.family.conditional_noise(keys[site], at.logits, record.z)
-            slopes = eta * relaxed.slopes[site]
+            slopes = eta.astype(wide_dtype(relaxed.slopes[site])) * relaxed.slopes[site]
             if self.residual is not None:
                 own = coefficients["residual"][site]
                 fixed = record._replace(logits=stop_gradient(record.logits))
                 at_site = temperature_of(site, temperature)
                 value, slope = self.residual(own, fixed, stop_gradient(noise), at_site)
                 value = value.reshape(value.shape + (1,) * (log_q.ndim - value.ndim))
+                value, slope = value.astype(log_q.dtype), slope.astype(slopes.dtype)
                 terms.append(-drawn.sum(log_q * value))
                 slopes += slope
-            terms.append(drawn.sum(log_q) * (cost - eta * relaxed.cost))
+            terms.append(drawn.sum(log_q) * (cost - eta.astype(cost.dtype) * relaxed.cost))
             terms.append(-drawn.sum(noise * slopes))
         return jnp.sum(total(terms))
 
@@ -138,8 +139,13 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         check_sites(temperature, drawn.records)
         keys = noise_keys(key, drawn.records)
         coefficients = state.coefficients
-        factor = jnp.exp(coefficients.get("log_factor", jnp.zeros(())))
-        scaled = jax.tree.map(lambda t: stop_gradient(_checked(t)) * factor, temperature)
+        factor = jnp.exp(coefficients.get("log_factor", jnp.zeros((), jnp.float32)))
+
+        def times_factor(temperature: Any) -> Float[Array, ""]:
+            wide = stop_gradient(_checked(temperature))
+            return wide * factor.astype(wide.dtype)
+
+        scaled = jax.tree.map(times_factor, temperature)
 
         def relaxed(temperature: Temperature) -> dict[int, Relaxed]:
             arguments = (objective, params, batch, key, family)
@@ -164,13 +170,13 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         by_temperature = jax.tree.map(jnp.add, pullback(by_pass)[0], direct)
         pull = jax.tree.map(lambda g, t: g * t, by_temperature, scaled)
         if control.learn_temperature:
-            slope["log_factor"] += sum(jax.tree.leaves(pull))
+            slope["log_factor"] += sum(jax.tree.leaves(pull)).astype(factor.dtype)
         score = control.score(coefficients, logits, passes, scaled, drawn, keys)
         value = jnp.mean(drawn.cost) + _without_value(score / drawn.cost.size)
         for leaf, g in zip(
             jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
         ):
-            pulled = _without_value(stop_gradient(g * factor) * _checked(leaf))
+            pulled = _without_value(stop_gradient(g * factor.astype(g.dtype)) * _checked(leaf))
             value += pulled.astype(value.dtype)
         eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}

@@ -70,7 +70,8 @@ def sf(
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
-        baseline, scale = normalizer.baseline(state), normalizer.scale(state)
+        baseline = normalizer.baseline(state, drawn.cost)
+        scale = normalizer.scale(state, drawn.cost)
         signal = jax.lax.stop_gradient((drawn.cost - baseline) / scale)
         value = jnp.mean(surrogate_cost(drawn, baseline, scale))
         info = Info(drawn.cost, {"signal_scale": jnp.std(signal)}, drawn.aux)

@@ -66,7 +66,9 @@ class Normalizer(NamedTuple):
           spread_of: what the variance is of, if not of the centered signal.
         """
         mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
-        spread = jax.lax.stop_gradient(signal - state.mean if spread_of is None else spread_of)
+        if spread_of is None:
+            spread_of = signal - state.mean.astype(signal.dtype)
+        spread = jax.lax.stop_gradient(spread_of)
         variance = jnp.mean(jnp.square(spread)) if spread.size == 1 else jnp.var(spread)
         moved = SignalState(
             self.decay * state.mean + (1 - self.decay) * mean,
@@ -76,14 +78,15 @@ class Normalizer(NamedTuple):
 
     def center(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
         """The signal, a constant, less its moving average if `centering`."""
-        return jax.lax.stop_gradient(signal) - self.baseline(state)
+        return jax.lax.stop_gradient(signal) - self.baseline(state, signal)
 
-    def baseline(self, state: SignalState) -> Float[Array, ""]:
-        """The moving average if `centering`, else 0."""
-        return state.mean if self.centering else jnp.zeros_like(state.mean)
+    def baseline(self, state: SignalState, like: Float[Array, "..."]) -> Float[Array, ""]:
+        """The moving average if `centering`, else 0, in the dtype of `like`."""
+        mean = state.mean if self.centering else jnp.zeros_like(state.mean)
+        return mean.astype(like.dtype)
 
-    def scale(self, state: SignalState) -> Float[Array, ""]:
-        """`max(1, sigma)` if `variance_normalization`, else 1."""
+    def scale(self, state: SignalState, like: Float[Array, "..."]) -> Float[Array, ""]:
+        """`max(1, sigma)` if `variance_normalization`, else 1, in the dtype of `like`."""
         if not self.variance_normalization:
-            return jnp.ones_like(state.variance)
-        return jnp.maximum(1.0, jnp.sqrt(state.variance))
+            return jnp.ones_like(state.variance, like.dtype)
+        return jnp.maximum(1.0, jnp.sqrt(state.variance)).astype(like.dtype)

@@ -69,7 +69,7 @@ def darn(
         signal = {}
         for site, record in drawn.records.items():
             uniform = record.family.uniform_mean(record.logits)
-            product = (slopes[site] * (record.z - uniform)).astype(jnp.float32)
+            product = (slopes[site] * (record.z - uniform)).astype(drawn.cost.dtype)
             signal[site] = product.sum(axis=-1) if record.family.event_ndims else product
         return drawn, signal
 
@@ -90,7 +90,8 @@ def darn(
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn, signal = signals_of(objective, params, batch, key)
-        baseline, scale = normalizer.baseline(state), normalizer.scale(state)
+        baseline = normalizer.baseline(state, drawn.cost)
+        scale = normalizer.scale(state, drawn.cost)
         score = [
             drawn.sum(stop_gradient((signal[site] - baseline) / scale) * record.log_prob())
             for site, record in drawn.records.items()
@@ -195,10 +196,10 @@ def muprop(
         state: SignalState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn, expansions, residuals = expanded(objective, params, batch, key)
-        scale = normalizer.scale(state)
+        scale = normalizer.scale(state, drawn.cost)
         log_q = drawn.log_prob_by_layer()
         everything = magic_box(total(list(log_q.values()))) - 1
-        controlled = everything * (drawn.cost - normalizer.baseline(state))
+        controlled = everything * (drawn.cost - normalizer.baseline(state, drawn.cost))
         controlled -= _control_variate(log_q, expansions)
         value = drawn.cost + _without_value(controlled) / scale
         if not scale_correction:

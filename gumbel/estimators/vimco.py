@@ -80,12 +80,13 @@ def vimco(
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         cost, log_q, aux = samples(objective, params, batch, key)
         value = bound(cost)
-        baselines, scale = jax.lax.stop_gradient(_baselines(cost)), normalizer.scale(state)
+        baselines, scale = jax.lax.stop_gradient(_baselines(cost)), normalizer.scale(state, cost)
         signal = jax.lax.stop_gradient(value)[None] - baselines
         # Each baseline depends on the other samples only: box of theirs, times (own box - 1).
         everything = jnp.sum(log_q, axis=0)
         others = magic_box(everything[None] - log_q)
-        control = others * (magic_box(log_q) - 1) * (baselines + normalizer.baseline(state))
+        average = normalizer.baseline(state, cost)
+        control = others * (magic_box(log_q) - 1) * (baselines + average)
         score = (magic_box(everything) - 1) * value - jnp.sum(control, axis=0)
         metrics = {"signal_scale": jnp.std(signal) / scale}
         first_aux = jax.tree.map(lambda leaf: leaf[0], aux)

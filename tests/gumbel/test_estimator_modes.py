@@ -88,14 +88,17 @@ def test_types(name, mode):
     )
 
 
-@pytest.mark.parametrize("name", ["sf", "gumbel_softmax", "muprop"])
-def test_float64_models_stay_float64(name):
-    with jax.enable_x64(True):
+@pytest.mark.parametrize("name", walk(quick=QUICK | MECHANISMS))
+def test_float64_models_stay_float64_in_strict_modes_too(name):
+    with TRACED["x64, strict dtypes and ranks"]():
         params, batch = arguments(jnp.float64)
         found = jax.eval_shape(gradient_and_state(name), params, batch, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves((found[0], found[3].cost))} == {
-        jnp.dtype(jnp.float64)
-    }
+    gradient, state, next_state, info = found
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((gradient, info.cost))}
+    assert dtypes == {jnp.dtype(jnp.float64)}
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), next_state
+    )
 
 
 def assert_finite(gradient, next_state, info):
