@@ -170,7 +170,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         by_temperature = jax.tree.map(jnp.add, pullback(by_pass)[0], direct)
         pull = jax.tree.map(lambda g, t: g * t, by_temperature, scaled)
         if control.learn_temperature:
-            slope["log_factor"] += sum(jax.tree.leaves(pull)).astype(factor.dtype)
+            slope["log_factor"] += jnp.asarray(sum(jax.tree.leaves(pull)), factor.dtype)
         score = control.score(coefficients, logits, passes, scaled, drawn, keys)
         value = jnp.mean(drawn.cost) + _without_value(score / drawn.cost.size)
         for leaf, g in zip(
