@@ -64,7 +64,7 @@ def check_temperature(temperature: ArrayLike) -> None:
 
 
 def check_per_row(value: ArrayLike, name: str = "temperature") -> None:
-    """Refuses a temperature, or the like, for each class: all classes of a variable share one.
+    """Refuses a temperature, or another parameter, per class: all classes of a variable share one.
 
     Raises:
       ValueError: it is neither a scalar nor of shape `[..., 1]`.
@@ -172,7 +172,7 @@ def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> No
     """Refuses two logits that do not broadcast, or whose K differ.
 
     Raises:
-      ValueError: so it is.
+      ValueError: they do not broadcast, or their K differ.
     """
     q, p = logits_q.shape, logits_p.shape
     if (event_ndims and q[-1] != p[-1]) or not _broadcast(q, p):

@@ -81,7 +81,7 @@ def readable(count: int) -> str:
 
 
 def is_concrete(*trees: Any) -> bool:
-    """Whether no array in the trees is traced, nor anything computed here, as under `jit`.
+    """Whether all arrays are concrete and no trace, such as that of `jit`, is active.
 
     Example:
       >>> is_concrete({"w": jnp.ones(2)}, 1.0)
@@ -94,9 +94,9 @@ def is_concrete(*trees: Any) -> bool:
 def leaks(probe: Probe) -> tuple[str, ...]:
     """The sites at which one example's samples change another example's cost.
 
-    Some examples' samples are flipped, and nothing of the others may move: a random half of the
-    variables of a random half of the examples, a site at a time; then all variables at all sites,
-    for sets of examples that tell any two of them apart.
+    Flips the samples of some examples and checks that the outputs of the others do not change:
+    first a random half of the variables of a random half of the examples, one site at a time; then
+    all variables at all sites, for sets that separate any two examples.
 
     Args:
       probe: of an objective that returns a cost for each example, or one for all, which may depend

@@ -1,13 +1,13 @@
 """Random numbers with exact tails, and the noise made of them.
 
-A float32 uniform number on a grid of 2^-23 cannot decide an event rarer than that, and Gumbel noise
-made of it ends near 16: of 1,000,000 rare values none would win a race, or each too often. Here
-the numbers keep their relative resolution down to 2^-47, so events down to 1e-12 come as often as
-they should.
+A float32 uniform number on a grid of 2^-23 cannot resolve rarer events, and Gumbel noise made from
+it is at most about 16, so rare values among 1,000,000 are never drawn or drawn too often. Here the
+numbers keep their relative resolution down to 2^-47, so events with probability 1e-12 have the
+right frequency.
 
-The random words are those of `jax.random.split`, two for one evaluation of the hash where
-`jax.random.bits` gives one. For Threefry keys the hash is computed here, unrolled, which on CPU is
-several times as fast as JAX's loop, in which most of the time of a relaxed sample used to go.
+The random words are those of `jax.random.split`: one evaluation of the hash gives two words, where
+`jax.random.bits` gives one. For Threefry keys the hash is unrolled here, which on CPU is several
+times as fast as JAX's loop.
 """
 
 import math

@@ -141,7 +141,7 @@ def _largest(*arrays: np.ndarray) -> float:
 
 
 def halves(size: int) -> Iterator[np.ndarray]:
-    """Sets of rows, such that of any two rows one is in some set without the other.
+    """Sets of rows that separate any two rows: some set contains exactly one of them.
 
     Example:
       >>> [rows.tolist() for rows in halves(2)]

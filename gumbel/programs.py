@@ -1,8 +1,8 @@
 """Functions rewritten as programs: what a loop over them need not repeat, or would run slowly.
 
-A loop's body is compiled on its own. XLA leaves in it whatever reads none of the loop's values, in
-the backward pass at least, and on CPU it lays out the arrays of a convolution only outside of
-loops: within one, the gradients of a convolution take some twenty times as long.
+XLA compiles the body of a loop separately. It does not hoist loop-invariant code, at least in the
+backward pass, and on CPU it optimizes the layouts of convolutions only outside of loops; inside
+one, the gradients of a convolution take about twenty times as long.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class _Later:
 def hoist(
     function: Callable[[Array], Array], example: Array
 ) -> tuple[list[Array], Callable[[list[Array], Array], Array]]:
-    """Splits a function into what does not read its argument, run now, and the rest.
+    """Runs the part of a function that does not depend on its argument; returns it and the rest.
 
     Derivatives of the rest in the arrays, and of the arrays in what `function` closes over, are
     those of the function.

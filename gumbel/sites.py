@@ -358,7 +358,7 @@ def check_new(site: str, sampled: Sequence[Container[str]]) -> None:
     """Refuses a site that a pass has sampled before, outside of the loops around it or in them.
 
     Raises:
-      ValueError: so it is.
+      ValueError: the site was sampled already.
     """
     if any(site in known for known in sampled):
         raise ValueError(

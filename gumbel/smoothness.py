@@ -1,4 +1,4 @@
-"""Whether the cost has a derivative in the samples, which some estimators live on."""
+"""Whether the cost is differentiable in the samples, as some estimators require."""
 
 import jax
 from jaxtyping import Array

@@ -167,7 +167,7 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
     Args:
       logits: unnormalized log probabilities.
       share: of the uniform distribution, in [0, 1], a scalar or one per row, `[..., 1]`; 0.01 is
-        usual. NaN comes of a traced one that is out of range.
+        usual. A traced value out of range gives NaN.
 
     Returns:
       Log probabilities, of the shape and dtype of `logits`.
@@ -204,8 +204,8 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
 
     Args:
       logits: log odds.
-      share: of the uniform distribution, in [0, 1], a scalar or one per variable. NaN comes of a
-        traced one that is out of range.
+      share: of the uniform distribution, in [0, 1], a scalar or one per variable. A
+        traced value out of range gives NaN.
 
     Returns:
       Log odds, of the shape and dtype of `logits`.

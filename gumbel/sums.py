@@ -42,8 +42,9 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
 def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array, ""], Cost]:
     """The mean of the sum over its entries, and the sum; in chunks the sum has no derivative.
 
-    Each chunk's gradient is taken when its terms are there, which takes a mean: how much the
-    entries of a sum weigh is known only after the last chunk. Derivatives of any order are right.
+    The gradient of each chunk is computed together with its terms. This requires a mean: the
+    weights of a general reduction would be known only after the last chunk. Derivatives of any
+    order are right.
 
     Args:
       terms, count: see `total`.

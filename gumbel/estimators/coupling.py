@@ -6,9 +6,9 @@ would. Where logits depend on earlier samples each path draws for itself. There 
 costs are baselines, as in `rloo`, which holds given all that was drawn before; so the estimates
 are unbiased for stacks of layers, in loops, and with masks.
 
-A categorical variable of K values is a chain of K - 1 binary ones, `is it value c, given that it
-is none before c?`, of which a path takes part in those up to its own value. Two paths that both
-take part are dependent there, and a path that is alone has the other's cost for a baseline.
+A categorical variable with K values is a chain of K - 1 binary ones: `is it value c, given that it
+is none before c?`. A path is active in the chain up to its own value. Where two paths are both
+active, they are dependent; where only one is, the other's cost is its baseline.
 
 References:
   Yin and Zhou 2019, ARM; Dong, Mnih and Tucker 2020, DisARM; 2021, Coupled gradient estimators for

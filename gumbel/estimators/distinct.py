@@ -27,7 +27,7 @@ IMPOSSIBLE = -1e5  # in place of log 0: far below any log probability, and finit
 def distinct_values(
     key: PRNGKey, log_probs: Float[Array, "D C"], count: int
 ) -> Int[Array, "count D"]:
-    """Draws `count` distinct joint values of D variables, as if one after the other.
+    """Draws `count` distinct joint values of D variables, sequentially without replacement.
 
     A stochastic beam search over the variables: of all C^D joint values those with the largest
     `log p + Gumbel`, found without looking at the others.

@@ -1,9 +1,9 @@
 """The control variate of REBAR and RELAX: a cost of relaxed samples, minus its expectation.
 
 Let `u` be the noise of all sites, `b` the discrete samples that it makes with the sites' logits,
-and `c(u)` any smooth function of it whose form does not depend on the logits: in the expectation
-over `u` it is a constant. For the logits `l` of one variable, with the other variables' noise
-given, and `u~` the variable's noise given `b`, differentiable in `l`, that reads
+and `c(u)` any smooth function of `u` that does not depend on the logits, so `E[c(u)]` is constant.
+Let `l` be the logits of one variable, with the noise of the others fixed, and `u~` its noise given
+`b`, differentiable in `l`. Then
 
     0 = d/dl E[c(u)] = E[ c(u) dlog q(b; l)/dl + dc/du du~/dl ]
 

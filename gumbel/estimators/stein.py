@@ -1,13 +1,13 @@
 """Control variates from the derivatives of other paths: for double_cv and rodeo.
 
-To every path belongs a function `phi` of its samples that is made of the other paths' costs and
-derivatives. Its Stein operator over single changes,
+Each path has a function `phi` of its samples, built from the costs and derivatives of the other
+paths. Its Stein operator over single changes,
 
     h(z) = sum_d [ sum_c p_d(c) phi(z_1, .., z_d = c, .., z_D) - phi(z) ],
 
 has expectation 0 at each site, given the samples before it; under the magic box of `log q(z)`, and
-with `p` differentiable, so do its derivatives. RLOO of `f + h`, less what `h` adds to the
-expectation, is therefore unbiased, and all that an estimator chooses is `phi`.
+with `p` differentiable, so do its derivatives. RLOO of `f + h`, minus the contribution of `h` to
+the expectation, is therefore unbiased; estimators differ only in `phi`.
 
 References:
   Titsias and Shi 2022, Double control variates for gradient estimation in discrete latent variable
