@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command
+from experiments import command, config
 from experiments.errors import UserError
 from experiments.files import name_part, path_of, read_json
 from experiments.reproduce.store import Record, record_of
@@ -36,9 +36,10 @@ def name_of(record: Record, source: object) -> str:
     Raises:
       UserError: one of them cannot be part of a file's name; `source` is where it is from.
     """
-    config = record["config"]
-    task = SHORT.get(config["task"], config["task"])
-    names = [name_part(name, source) for name in (task, config["latent"], config["estimator.name"])]
+    settings = record["config"]
+    task = SHORT.get(settings["task"], settings["task"])
+    named = (task, settings["latent"], settings["estimator.name"])
+    names = [name_part(name, source) for name in named]
     return "-".join((*names, str(record["steps"]), f"seed{record['seed']}"))
 
 
@@ -54,8 +55,11 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     for workdir in (path_of(text, "WORKDIR") for text in workdirs):
         record = record_of(workdir, _NAMED)
         path = output / f"{name_of(record, workdir / RESULT)}.json"
-        if path.exists() and read_json(path, {"config": dict})["config"] != record["config"]:
-            raise UserError(f"{path} is of another config: give another --output")
+        if path.exists():
+            kept = read_json(path, {"config": dict})["config"]
+            if differing := config.differing(kept, record["config"]):
+                keys = ", ".join(differing)
+                raise UserError(f"{path} is of another config ({keys}): give another --output")
         records.write_json(path, record)
         print(path)
     return 0

@@ -60,9 +60,18 @@ def test_collect_writes_over_no_run_of_another_config(tmp_path, capsys):
     out = ("--output", tmp_path / "out")
     assert run(collect, tmp_path / "first", *out) == 0
     assert run(collect, tmp_path / "second", *out) == 2
-    assert "is of another config: give another --output" in capsys.readouterr().err
+    assert "is of another config (learning_rate): give another" in capsys.readouterr().err
     [path] = (tmp_path / "out").iterdir()
     assert records.read_json(path)["config"]["learning_rate"] == 0.1
+
+
+def test_collect_renews_a_record_that_is_older_than_a_key(tmp_path):
+    leave_run(tmp_path / "older")
+    leave_run(tmp_path / "newer", **{"temperature.average_over": 10.0})  # its default
+    for name in ("older", "newer"):
+        assert run(collect, tmp_path / name, "--output", tmp_path / "out") == 0
+    [path] = (tmp_path / "out").iterdir()
+    assert "temperature.average_over" in records.read_json(path)["config"]
 
 
 def test_collect_of_what_is_no_run(tmp_path, capsys):
