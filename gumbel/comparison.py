@@ -57,9 +57,11 @@ class Row:
     def error_at(self, milliseconds: float) -> float:
         """The mean squared error of the average of as many estimates as fit into this time.
 
-        The measured bias of an estimator that is known to be unbiased is ignored.
+        The measured bias of an unbiased estimator is noise and is ignored, unless its interval
+        excludes 0: then the estimator's assumptions do not hold for this objective.
         """
-        bias = 0.0 if self.unbiased else self.bias
+        noise = self.unbiased and not self.bias_interval[0] > 0
+        bias = 0.0 if noise else self.bias
         return bias**2 + self.variance * self.milliseconds / milliseconds
 
 

@@ -7,6 +7,7 @@ them. The result is plain data that prints as a table. `Comparison.advice` recom
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -166,6 +167,12 @@ def _skipped(
             skipped[name] = report[name]
         elif max_passes is not None and passes[name] > max_passes:
             skipped[name] = f"an estimate takes {passes[name]} passes, over {max_passes}"
+        else:
+            estimator = spec.factory(family, **options.get(name, {}))
+            try:
+                jax.eval_shape(partial(estimator.init, *arguments, key))
+            except ValueError as error:
+                skipped[name] = str(error)
     return skipped, passes
 
 

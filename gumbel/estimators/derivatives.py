@@ -48,8 +48,8 @@ def first_derivative_only(value: Float[Array, ""], estimator: str) -> Float[Arra
     @one.defjvp
     def one_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         raise ValueError(
-            f"{estimator!r} estimates a first derivative only: for a second one use an unbiased "
-            "estimator"
+            f"{estimator!r} estimates a first derivative only: for a second one use 'sf', 'rloo', "
+            "or 'muprop'"
         )
 
     @jax.custom_jvp

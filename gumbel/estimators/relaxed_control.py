@@ -72,8 +72,9 @@ class RelaxedControl(NamedTuple):
 
     def init(self, records: Records, key: PRNGKey) -> ControlState:
         """The coefficients to start from."""
-        eta = jnp.asarray(self.eta, jnp.float32)
-        coefficients: Coefficients = {"eta": dict.fromkeys(records, eta)}
+        # An array for each site: a buffer that is shared cannot be donated.
+        eta = {site: jnp.array(self.eta, jnp.float32) for site in records}
+        coefficients: Coefficients = {"eta": eta}
         if self.learn_temperature:
             coefficients["log_factor"] = jnp.zeros((), jnp.float32)
         if self.init_residual is not None:

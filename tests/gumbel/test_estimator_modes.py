@@ -101,6 +101,16 @@ def test_float64_models_stay_float64_in_strict_modes_too(name):
     )
 
 
+@pytest.mark.parametrize("name", ["rebar", "relax", "rodeo", "nvil", "muprop"])
+def test_the_first_state_can_be_donated(name):
+    """A buffer that two leaves share could not be."""
+    params, batch = arguments(jnp.float32)
+    options = {"features": lambda batch: batch["x"]} if name == "nvil" else {}
+    state = estimators.make(name, **options).init(objective, params, batch, KEY)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
+    assert len(set(buffers)) == len(buffers)
+
+
 def assert_finite(gradient, next_state, info):
     for leaf in jax.tree.leaves((gradient, next_state, info)):
         assert np.isfinite(np.asarray(leaf)).all()

@@ -118,7 +118,43 @@ def test_an_estimate_of_too_many_passes_is_skipped():
 
 def measured(name, bias, variance, milliseconds, *, unbiased=False):
     numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
-    return lab.Row(name, None, "all", unbiased, bias, (bias, bias), *numbers)
+    interval = (0.0 if unbiased else bias, bias)
+    return lab.Row(name, None, "all", unbiased, bias, interval, *numbers)
+
+
+def test_an_estimator_that_refuses_the_objective_is_skipped_with_its_reason():
+    def unbatched(params, batch, key, sample):
+        return objective(params, jnp.zeros((BATCH_SIZE, 1)), key, sample)
+
+    found = lab.compare(
+        unbatched,
+        PARAMS,
+        None,
+        KEY,
+        family=BERNOULLI,
+        estimators=["sf", "nvil", "unordered_set"],
+        options={"unordered_set": {"num_samples": 4}},
+        num_draws=100,
+    )
+    assert {row.estimator for row in found.rows} == {"sf"}
+    assert "features" in found.skipped["nvil"]
+    assert "draws num_samples=4 distinct values" in found.skipped["unordered_set"]
+
+
+def test_a_bias_that_is_measured_counts_even_where_none_is_promised():
+    """`rebar` differentiates the jump inside (0, 1) as if it were not there."""
+
+    def jumps(params, batch, key, sample):
+        z = sample("z", params["z"] + batch)[:, 0]
+        return z + jnp.where(z > 0.5, 2.0, 0.0)
+
+    params, batch = {"z": jnp.full(1, 0.5)}, jnp.zeros((2, 1))
+    options = {"estimators": ["rebar", "sf"], "temperatures": (2.0,), "num_draws": 4000}
+    found = lab.compare(jumps, params, batch, KEY, family=BERNOULLI, **options)
+    biased = row(found, "rebar", "all", 2.0)
+    assert biased.bias_interval[0] > 0.1 * biased.norm
+    assert biased.error_at(1e9) > 0.01 * biased.norm**2
+    assert row(found, "sf", "all").error_at(1e9) < 1e-6
 
 
 def test_the_advice_goes_by_the_time_for_a_gradient():
