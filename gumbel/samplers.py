@@ -325,8 +325,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
 
     Args:
       objective: see `gumbel.Objective`.
-      values: by site, in the shape of its logits, `[B, T, ...]` for a site in a loop; one-hot if
-        the site is categorical.
+      values: by site, in the shape of its logits; one-hot if the site is categorical. For a site in
+        a loop: `[B, T, ...]`, or `[B, ...]` for one value at every step.
 
     Returns:
       An objective. It raises a ValueError if it does not sample every site of `values`, if the
