@@ -228,7 +228,7 @@ def test_the_test_has_the_power_to_catch_mistakes():
 
     wrong = {
         "arms without the correlation": (
-            coupling.estimator("arms", families(BERNOULLI), uncorrelated, size=4, groups=1),
+            coupling.estimator(families(BERNOULLI), uncorrelated, size=4, groups=1),
             (),
         ),
         "a baseline with the sample itself": (

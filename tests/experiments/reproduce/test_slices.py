@@ -218,7 +218,7 @@ def leave_checkpoints(job: Job) -> None:
             "--engine is for table1, table2, survey: leave it out for",
         ),
         (("table1", "--engine=vmap", "--ray_address=a"), "--ray_address is for --engine=ray, and"),
-        (("table1", "--rows=sbn"), "--rows=sbn: no 'sbn': choose one of sbn_bernoulli, vae"),
+        (("table1", "--rows=sbn"), "--rows=sbn: no 'sbn': did you mean sbn_bernoulli"),
         (("survey", "--estimators=sf,reinmx"), "--estimators=sf,reinmx: no 'reinmx': did you mean"),
         (("table1", "--estimators=reinmax"), "--estimators=reinmax: no 'reinmax': choose one of"),
         (("table1", "--slice=0"), "--slice=0: give a finite number over 0"),
