@@ -4,7 +4,7 @@ Run:
 
   make quickstart
 
-Takes 20,000 steps, about a minute on a CPU. Expect a test bound of 17.4 nats, and 17.4 on
+Takes 20,000 steps, half a minute on a CPU. Expect a test bound of 17.4 nats, and 17.4 on
 validation
 (results/configs/vae-categorical-gumbel_softmax-20000-seed0.json).
 """

@@ -38,14 +38,13 @@ def nearest(word: str, valid: Iterable[str]) -> list[str]:
       >>> nearest("lr", ["temperature.learning_rate", "learning_rate"])
       ['learning_rate', 'temperature.learning_rate']
     """
-    valid = list(valid)
+    ends = {key: key.rpartition(".")[2] for key in sorted(valid, key=len)}
     last = word.rpartition(".")[2]
-    shortest_first = sorted(valid, key=len)
-    by_end = {key.rpartition(".")[2]: key for key in reversed(shortest_first)}
-    same_end = [key for key in valid if key.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.6)
+    by_end = {end: key for key, end in reversed(ends.items())}  # the shortest key of each end
+    same_end = [key for key, end in ends.items() if end == last]
+    close = difflib.get_close_matches(word, ends, n=3, cutoff=0.6)
     close_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=3, cutoff=0.75)]
-    parts = {key: key.rpartition(".")[2].split("_") for key in shortest_first}
+    parts = {key: end.split("_") for key, end in ends.items()}
     initials = [key for key, words in parts.items() if "".join(w[:1] for w in words) == last]
     one_word = [key for key, words in parts.items() if last in words]
     found = [*same_end, *close, *close_end, *initials] or one_word
