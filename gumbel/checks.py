@@ -12,11 +12,11 @@ from gumbel import estimators
 from gumbel.estimators import Spec
 from gumbel.independence import count_values, is_concrete, layout, leaks, readable
 from gumbel.passes import passes
-from gumbel.probes import Probe, differ, on_host, outputs
+from gumbel.probes import NUM_STARTS, Probe, changed, outputs, replayed
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import FamilyLike
-from gumbel.smoothness import has_derivative
-from gumbel.types import Batch, Objective, Params, PRNGKey
+from gumbel.smoothness import dependence, derivatives
+from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
 class SiteReport(NamedTuple):
@@ -28,10 +28,13 @@ class SiteReport(NamedTuple):
       shape: shape of its logits; the axes of loops follow the batch axis.
       loops: number of loops around the site.
       num_values: number of joint values that one cost depends on.
-      used: whether the cost, or another site, depends on the samples.
-      smooth: whether that dependence is differentiable, as a gradient through the sample requires.
+      used: whether the cost depends on the samples, directly or by way of other sites.
+      smooth: whether a chain of derivatives leads from the samples to the cost, as a gradient
+        through the sample requires.
       trained: whether the logits depend on the parameters.
       leaks: whether one example's samples change another example's cost.
+      jumps: whether something that the cost depends on, such as the mask of another site, changes
+        with the samples and has no derivative in them.
     """
 
     name: str
@@ -43,6 +46,7 @@ class SiteReport(NamedTuple):
     smooth: bool
     trained: bool
     leaks: bool
+    jumps: bool
 
 
 class EstimatorReport(NamedTuple):
@@ -117,8 +121,8 @@ def check_objective(
 ) -> Report:
     """Checks a new model: its sites, its cost, its gradients, and the estimators that apply.
 
-    It runs the objective a few times, once or twice per site, and compares values. Call it outside
-    of `jit`.
+    It runs the objective, compiled, some 100 times, at samples of the model and at others that are
+    rarer, and compares values. Call it outside of `jit`.
 
     Args:
       objective, params, batch: see `gumbel.Objective`; a small batch is enough.
@@ -149,7 +153,9 @@ def check_objective(
     drawn = trace(*arguments, hard_draw)
     again = trace(*arguments, hard_draw)
     probe = Probe(*arguments, drawn)
-    leaking, trained = leaks(probe), _trained(*arguments)
+    slopes = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
+    found = dependence(probe.targets(plan.records), slopes)
+    leaking, trained = leaks(probe), _trained(*arguments, probe)
     sites = tuple(
         SiteReport(
             name,
@@ -157,10 +163,11 @@ def check_objective(
             tuple(record.logits.shape),
             len(record.loops),
             count_values(record, coupled=plan.coupled),
-            probe.is_used(name),
-            has_derivative(*arguments, plan.records, name),
+            name in found.used,
+            name in found.smooth,
             name in trained,
             name in leaking,
+            name in found.jumps,
         )
         for name, record in plan.records.items()
     )
@@ -168,7 +175,7 @@ def check_objective(
         sites,
         None if plan.coupled else plan.cost.shape[0],
         bool(np.isfinite(drawn.cost).all()),
-        not differ(on_host(outputs(drawn)), on_host(outputs(again))),
+        not any(map(changed, outputs(drawn), outputs(again))),
         plan.aux is not None,
         tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
         (),
@@ -177,28 +184,40 @@ def check_objective(
 
 
 def _trained(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    probe: Probe,
 ) -> set[str]:
-    """The sites whose logits have a derivative in the parameters."""
-
-    def logits(params: Params) -> dict[str, Any]:
-        records = trace(objective, params, batch, key, family, hard_draw).records
-        return {site: record.logits for site, record in records.items()}
+    """The sites whose logits have a derivative in the parameters, at some start of the probe."""
+    records = probe.drawn.records
 
     @jax.jit
-    def reached(params: Params) -> dict[str, Any]:
-        values, pullback = jax.vjp(logits, params)
+    def reached(params: Params, values: dict[str, Sample]) -> dict[str, Any]:
+        def logits(params: Params) -> dict[str, Any]:
+            again = replayed(objective, params, batch, key, family, records, values)
+            return {site: record.logits for site, record in again.records.items()}
+
+        found_logits, pullback = jax.vjp(logits, params)
         found = {}
-        for index, site in enumerate(values):
-            cotangents = {name: jnp.zeros_like(value) for name, value in values.items()}
-            noise = jax.random.normal(jax.random.key(index), values[site].shape)
-            cotangents[site] = noise.astype(values[site].dtype)
+        for index, site in enumerate(found_logits):
+            cotangents = {name: jnp.zeros_like(value) for name, value in found_logits.items()}
+            noise = jax.random.normal(jax.random.key(index), found_logits[site].shape)
+            cotangents[site] = noise.astype(found_logits[site].dtype)
             leaves = jax.tree.leaves(pullback(cotangents))
             floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
             found[site] = jnp.any(jnp.array([jnp.any(leaf != 0) for leaf in floats], bool))
         return found
 
-    return {site for site, found in reached(params).items() if found}
+    trained: set[str] = set()
+    for number in range(NUM_STARTS):
+        found = reached(params, probe.start(number).values)
+        trained |= {site for site in records if found[site]}
+        if len(trained) == len(records):
+            break
+    return trained
 
 
 def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
@@ -212,8 +231,10 @@ def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
             return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
         if spec.independent and site.leaks:
             return f"examples depend on each other at site {site.name!r}"
-        if spec.smooth and site.used and not site.smooth:
+        if spec.smooth and site.jumps and not site.smooth:
             return f"the cost has no derivative in the samples of site {site.name!r}"
+        if spec.smooth and site.jumps and spec.unbiased:
+            return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
     limit = spec.options["max_values"].default if spec.enumerates else num_values
     if num_values <= limit:
         return ""
@@ -236,8 +257,8 @@ def _problems(report: Report) -> list[str]:
                 "put the batch axis first in the logits"
             )
         if not site.used:
-            problems.append(f"nothing depends on the samples of {at}")
-        elif not site.smooth:
+            problems.append(f"the cost does not depend on the samples of {at}")
+        elif site.jumps and not site.smooth:
             problems.append(
                 f"the cost has no derivative in the samples of {at}: estimators whose gradient "
                 "flows through the sample cannot train it"

@@ -80,6 +80,7 @@ def compare(
       A `Comparison`, with a row for each estimator, temperature, and group of parameters.
 
     Raises:
+      TypeError: `estimators` or `temperatures` is not a sequence.
       ValueError: `reference` is biased, or an argument is out of range.
 
     Example:
@@ -104,7 +105,11 @@ def compare(
         raise ValueError(
             f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
         )
-    if not temperatures or not all(t > 0 for t in temperatures):
+    if isinstance(estimators, str):
+        raise TypeError(f"estimators is {estimators!r}: give a sequence of names, such as ['sf']")
+    if np.ndim(temperatures) != 1:
+        raise TypeError(f"temperatures is {temperatures!r}: give a sequence, such as (0.5, 1.0)")
+    if not len(temperatures) or not all(t > 0 for t in temperatures):
         raise ValueError(f"temperatures are {tuple(temperatures)}: give one or more above 0")
     chosen = [registry.spec(name) for name in estimators or registry.names()]
     if truth is None:

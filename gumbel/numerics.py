@@ -29,8 +29,12 @@ def concrete_or_none(value: ArrayLike) -> np.ndarray | None:
         return None
 
 
-def check_key(key: PRNGKey) -> None:
+def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
     """Refuses what is not one PRNG key.
+
+    Args:
+      key: what was given as the key.
+      order: of the arguments, for the message.
 
     Raises:
       TypeError: `key` is no key at all, or an array of several.
@@ -40,8 +44,8 @@ def check_key(key: PRNGKey) -> None:
       >>> check_key(jnp.zeros(3))
       Traceback (most recent call last):
       ...
-      TypeError: the first argument must be a PRNG key, such as jax.random.key(0), got float32[3]:
-      the order is (key, logits, temperature)
+      TypeError: key must be a PRNG key, such as jax.random.key(0), got float32[3]: the order is
+      (key, logits, temperature)
     """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -52,8 +56,7 @@ def check_key(key: PRNGKey) -> None:
         sizes = ",".join(map(str, shape))
         got = f"{dtype}[{sizes}]" if dtype is not None else type(key).__name__
         raise TypeError(
-            f"the first argument must be a PRNG key, such as jax.random.key(0), got {got}: the"
-            " order is (key, logits, temperature)"
+            f"key must be a PRNG key, such as jax.random.key(0), got {got}: the order is {order}"
         )
     if len(shape) != event_ndim:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")

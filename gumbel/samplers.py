@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.arguments import check_point
 from gumbel.families import Family
-from gumbel.numerics import concrete_or_none, upcast
+from gumbel.numerics import check_key, concrete_or_none, upcast
 from gumbel.sites import (
     Draw,
     Families,
@@ -118,16 +118,21 @@ def trace(
       like: records of an earlier pass; required with `given`.
 
     Raises:
-      TypeError: the cost is not a floating-point array, or the objective returned something else.
+      TypeError: the cost is not a floating-point array, the objective returned something else, or
+        `key` is not a key.
       ValueError: a site is sampled twice or inside another transformation, there is no site, the
         batch is empty, or the first axis of a cost or site is not the batch.
     """
+    check_key(key, order="(objective, params, batch, key)")
     objective_key, sites_key = jax.random.split(key)
     sample = RecordingSampler(draw, sites_key, families(family), given, like)
     cost, aux = _cost_and_aux(objective(params, batch, objective_key, sample))
     records = sample.records
     if not records:
-        raise ValueError("objective sampled no site: call sample(site, logits) for each variable")
+        raise ValueError(
+            "objective sampled no site: call sample(site, logits) for each variable, and leave one "
+            "of them unobserved if values are given by samplers.condition"
+        )
     if cost.ndim:
         _check_batch(cost.shape[0], records)
     return Pass(upcast(cost), records, aux)

@@ -318,8 +318,8 @@ def check_trace(began: Any, site: str | None) -> None:
         raise ValueError(
             f"{what} inside a JAX transformation that began after its sampler was made, where one "
             "draw would serve every iteration: write a loop as sample.scan(body, carry, xs), a "
-            "vmap as a further axis of the logits, and take the call out of jit, checkpoint, cond "
-            "or while_loop"
+            "vmap as a further axis of the logits, take the call out of jit, cond or while_loop, "
+            "and apply checkpoint to parts that do not sample"
         )
 
 
@@ -358,8 +358,14 @@ def check_new(site: str, sampled: Sequence[Container[str]]) -> None:
     """Refuses a site that a pass has sampled before, outside of the loops around it or in them.
 
     Raises:
+      TypeError: its name is no string.
       ValueError: the site was sampled already.
     """
+    if not isinstance(site, str):
+        raise TypeError(
+            f"the name of a site is a {type(site).__name__}: call sample(site, logits), the name "
+            "first"
+        )
     if any(site in known for known in sampled):
         raise ValueError(
             f"objective sampled site {site!r} twice: give each call its own name, and each "

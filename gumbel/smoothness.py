@@ -1,16 +1,19 @@
 """Whether the cost is differentiable in the samples, as some estimators require."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax
 from jaxtyping import Array
 
 from gumbel.independence import is_concrete, layout
-from gumbel.probes import Probe, outputs, replayed
+from gumbel.probes import Probe, Targets, outputs, reaching_cost, replayed
 from gumbel.samplers import Records, hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
-def has_derivative(
+def derivatives(
     objective: Objective,
     params: Params,
     batch: Batch,
@@ -18,12 +21,11 @@ def has_derivative(
     family: FamilyLike,
     records: Records,
     site: str,
-) -> bool:
-    """Whether the cost, or the logits of a site, have a derivative in the samples of a site.
+) -> Targets:
+    """What has a derivative in the samples of a site: the cost, and the logits of which sites.
 
-    It is false where all that depends on the samples is piecewise constant, as behind an argmax, a
-    comparison or a `stop_gradient`. Only the program is looked at and no value, so a derivative
-    that happens to be 0 counts as one.
+    What is piecewise constant has none, as behind an argmax, a comparison or a `stop_gradient`.
+    Only the program is looked at and no value, so a derivative that happens to be 0 counts as one.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
@@ -31,21 +33,24 @@ def has_derivative(
       records: of a pass with these arguments, or their shapes.
       site: whose samples are asked about.
     """
-    reached = []
+    reached: set[str | None] = set()
 
-    @jax.custom_jvp
-    def noted(output: Array) -> Array:
-        return output
+    def noted(output: Array, name: str | None) -> Array:
+        @jax.custom_jvp
+        def identity(output: Array) -> Array:
+            return output
 
-    @noted.defjvp
-    def note(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        reached.append(True)  # JAX does not ask for the derivative of what has none
-        return primals[0], tangents[0]
+        @identity.defjvp
+        def note(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+            reached.add(name)  # JAX does not ask for the derivative of what has none
+            return primals[0], tangents[0]
+
+        return identity(output)
 
     def watched(z: Array, others: dict[str, Array]) -> list[Array]:
         values = {**others, site: z}
         again = replayed(objective, params, batch, key, family, records, values)
-        return [noted(output) for output in outputs(again)]
+        return [noted(*pair) for pair in zip(outputs(again), (None, *records), strict=True)]
 
     def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
         # In reverse mode, as a custom_vjp in the objective has no other.
@@ -53,7 +58,36 @@ def has_derivative(
 
     others = {name: record.z for name, record in records.items() if name != site}
     jax.eval_shape(linearized, records[site].z, others)
-    return bool(reached)
+    return frozenset(reached)
+
+
+class Dependence(NamedTuple):
+    """How the cost depends on the samples of each site.
+
+    Attributes:
+      used: the sites on whose samples it depends, directly or by way of other sites.
+      smooth: the sites from which a chain of derivatives leads to the cost.
+      jumps: the sites of `used` that change the cost, or the logits or mask of another site of
+        `used`, without a derivative.
+    """
+
+    used: frozenset[str]
+    smooth: frozenset[str]
+    jumps: frozenset[str]
+
+
+def dependence(targets: Mapping[str, Targets], slopes: Mapping[str, Targets]) -> Dependence:
+    """Sorts sites by what changes with their samples, and by what has a derivative in them.
+
+    Example:
+      >>> targets = {"mask": frozenset({"x"}), "x": frozenset({None})}
+      >>> slopes = {"mask": frozenset(), "x": frozenset({None})}
+      >>> dependence(targets, slopes).jumps
+      frozenset({'mask'})
+    """
+    used = reaching_cost(targets)
+    jumps = {site for site in used if (targets[site] - slopes[site]) & {None, *used}}
+    return Dependence(used, reaching_cost(slopes), frozenset(jumps))
 
 
 def require_smooth(
@@ -63,11 +97,21 @@ def require_smooth(
     key: PRNGKey,
     family: FamilyLike,
     estimator: str,
+    *,
+    everywhere: bool = False,
 ) -> None:
-    """Refuses an objective whose cost depends on samples of which it has no derivative.
+    """Refuses an objective whose cost depends on samples but has no derivative in them.
 
-    It runs the objective only if it finds such a site, to see whether the samples are used. Where
-    `params`, `batch` or `key` are traced, values cannot be compared, and nothing is checked.
+    It runs the objective only if something has no derivative, to see whether it depends on the
+    samples all the same: compiled, 8 times and 8 more for each site. Where `params`, `batch` or
+    `key` are traced, values cannot be compared, and nothing is checked.
+
+    Args:
+      objective, params, batch, key: see `gumbel.Objective`.
+      family: family of the sites.
+      estimator: its name, for the message.
+      everywhere: whether everything that depends on a site's samples must have a derivative in
+        them, as the proof of an unbiased estimator requires; else one chain to the cost is enough.
 
     Raises:
       ValueError: it names the site and the estimator, whose gradient would lack the site's part.
@@ -76,14 +120,36 @@ def require_smooth(
         return
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
-    flat = [site for site in records if not has_derivative(*arguments, records, site)]
-    if not flat:
+    slopes = {site: derivatives(*arguments, records, site) for site in records}
+    if everywhere:
+        nothing_to_see = all(slopes[site] >= _later(records, site) for site in records)
+    else:
+        nothing_to_see = reaching_cost(slopes) == set(records)
+    if nothing_to_see:
         return
-    probe = Probe(*arguments, trace(*arguments, hard_draw))
-    for site in flat:
-        if probe.is_used(site):
+    targets = Probe(*arguments, trace(*arguments, hard_draw)).targets(records)
+    found = dependence(targets, slopes)
+    for site in (site for site in records if site in found.jumps):
+        if site not in found.smooth:
             raise ValueError(
                 f"the cost has no derivative in the samples of site {site!r}, through which the "
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
                 "or a stop_gradient of the sample, or use a score-function estimator such as 'nvil'"
             )
+        if everywhere:
+            raise ValueError(
+                f"something that depends on the samples of site {site!r}, such as a mask, has no "
+                f"derivative in them, which biases {estimator!r}: multiply by the sample instead, "
+                "or use 'muprop' or 'rloo'"
+            )
+
+
+def _later(records: Records, site: str) -> Targets:
+    """All that can depend on the samples of a site: the cost, and the logits of later sites."""
+    own = records[site]
+    sites = {
+        name
+        for name, record in records.items()
+        if record.block > own.block or (record.block == own.block and own.loops)
+    }
+    return frozenset({None, *sites})

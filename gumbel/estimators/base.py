@@ -204,6 +204,11 @@ def _checked(
     @functools.wraps(factory)
     def checked(family: FamilyLike = None, **options: Any) -> Estimator:
         for option, value in options.items():
+            if option == "temperature" and option not in known:
+                raise ValueError(
+                    f"estimator {name!r} has no option 'temperature': pass it to each call of the "
+                    "surrogate, so that a schedule can change it"
+                )
             if option not in known:
                 raise ValueError(
                     f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
@@ -44,7 +45,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
       ValueError: the batch has no arrays, or one that is not numbers with an axis of examples.
     """
     leaves = jax.tree.leaves(batch)
-    kinds = [jnp.result_type(leaf) for leaf in leaves]
+    kinds = [leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype for leaf in leaves]
     numbers = [any(jnp.issubdtype(kind, t) for t in (jnp.number, jnp.bool_)) for kind in kinds]
     lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
     if not all(numbers) or len(lengths) != 1 or () in lengths:

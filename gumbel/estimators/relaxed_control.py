@@ -125,7 +125,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> ControlState:
         require_independent(objective, params, batch, key, family)
-        require_smooth(objective, params, batch, key, family, control.name)
+        require_smooth(objective, params, batch, key, family, control.name, everywhere=True)
         return control.init(layout(objective, params, batch, key, family).records, key)
 
     def surrogate(

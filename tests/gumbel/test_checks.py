@@ -38,7 +38,7 @@ def test_a_model_without_problems():
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
-    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False)
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False)
 
 
 def looped(params, batch, key, sample):
@@ -312,8 +312,143 @@ def test_samples_that_nothing_depends_on():
 
     report = check(objective)
     assert [site.used for site in report.sites] == [False, True]
-    assert report.problems == ("nothing depends on the samples of site 'unused'",)
+    assert report.problems == ("the cost does not depend on the samples of site 'unused'",)
     assert report.serving() == estimators.names()  # it needs no gradient
+
+
+def test_samples_on_which_only_later_ones_depend():
+    """A random walk in a loop, and a pair of sites, that never reach the cost."""
+
+    def objective(params, batch, key, sample):
+        def step(z, _):
+            return sample("walk", params + batch + z), None
+
+        sample.scan(step, jnp.zeros((3, 2)), length=3)
+        first = sample("first", params + batch)
+        sample("second", params + batch + first)
+        return simple(params, batch, key, sample)
+
+    report = check(objective)
+    assert {site.name: site.used for site in report.sites} == {
+        "walk": False,
+        "first": False,
+        "second": False,
+        "z": True,
+    }
+    assert report.serving() == estimators.names()
+
+
+def test_a_loop_whose_samples_have_a_derivative_in_each_other_only():
+    """Each pick moves the logits of the next, but the reward is looked up."""
+
+    def objective(params, batch, key, sample):
+        def step(z, _):
+            z = sample("pick", params + batch + z)
+            return z, z
+
+        _, picks = sample.scan(step, jnp.zeros((3, 2)), length=2)
+        return picked(picks[-1])
+
+    report = check(objective, family=CATEGORICAL)
+    [site] = report.sites
+    assert (site.used, site.smooth, site.jumps) == (True, False, True)
+    assert set(refusals(report)) == THROUGH_THE_SAMPLE
+    with pytest.raises(ValueError, match="no derivative in the samples of site 'pick'"):
+        estimators.make("gumbel_softmax", CATEGORICAL).init(
+            objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY
+        )
+
+
+def test_the_site_that_is_named_is_the_one_to_mend():
+    """The first site has a derivative in all that depends on it; the second breaks the chain."""
+
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        return above_half(sample("second", params + batch + first))
+
+    report = check(objective)
+    assert [(site.smooth, site.jumps) for site in report.sites] == [(False, False), (False, True)]
+    assert len(report.problems) == 1
+    assert "in the samples of site 'second'" in report.problems[0]
+    assert {reason[-8:] for reason in refusals(report).values()} == {"'second'"}
+
+
+def test_a_mask_that_depends_on_a_sample_biases_what_must_be_smooth_everywhere():
+    def objective(params, batch, key, sample):
+        stop = sample("stop", params[0] + batch[:, 0])
+        act = sample("act", params[1] + batch[:, 1], where=stop < 0.5)
+        return 2 * act - stop
+
+    report = check(objective)
+    assert report.ok
+    assert [(site.smooth, site.jumps) for site in report.sites] == [(True, True), (True, False)]
+    assert set(refusals(report)) == {"rebar", "relax"}
+    for name in ("rebar", "relax", "gumbel_softmax"):
+        init = estimators.make(name, BERNOULLI).init
+        if name in refusals(report):
+            with pytest.raises(ValueError, match=f"such as a mask, .* which biases '{name}'"):
+                init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+        else:
+            init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+
+
+# What shows at rare samples only: the model opens the gate once in 20 draws.
+
+RARE = {"gate": jnp.array(-3.0), "act": jnp.array(-0.5)}
+
+
+def behind_a_gate(interact):
+    def objective(params, batch, key, sample):
+        gate = sample("gate", params["gate"] + batch)
+        return gate * interact(gate, sample("act", params["act"] + batch))
+
+    return objective
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_leak_behind_a_rare_gate(seed):
+    objective = behind_a_gate(lambda gate, act: -act * (gate * act).sum())
+    arguments = (objective, RARE, jnp.zeros(4), jax.random.key(seed))
+    report = gumbel.check_objective(*arguments, BERNOULLI)
+    assert any(site.leaks for site in report.sites)
+    with pytest.raises(ValueError, match="change the cost of another"):
+        estimators.make("sf", BERNOULLI).init(*arguments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_comparison_behind_a_rare_gate(seed):
+    objective = behind_a_gate(lambda gate, act: jnp.where(act > 0.5, 2.0, 0.0))
+    arguments = (objective, RARE, jnp.zeros(4), jax.random.key(seed))
+    _, act = gumbel.check_objective(*arguments, BERNOULLI).sites
+    assert (act.used, act.smooth) == (True, False)
+    with pytest.raises(ValueError, match="no derivative in the samples of site 'act'"):
+        estimators.make("gumbel_softmax", BERNOULLI).init(*arguments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_draw_that_ends_all_episodes_hides_nothing(seed):
+    def objective(params, batch, key, sample):
+        alive = sample("stop", params["stop"] + batch) < 0.5
+        return sample("act", params["act"] + batch, where=alive)
+
+    params = {"stop": jnp.array(6.0), "act": jnp.array(0.3)}
+    report = gumbel.check_objective(
+        objective, params, jnp.zeros(4), jax.random.key(seed), BERNOULLI
+    )
+    assert [(site.used, site.trained) for site in report.sites] == [(True, True)] * 2
+
+
+def test_values_that_are_ruled_out_are_not_tried():
+    """The cost couples examples at the last value only, which the logits exclude."""
+
+    def objective(params, batch, key, sample):
+        logits = jnp.where(jnp.arange(3) == 2, -jnp.inf, params + jnp.zeros((4, 3)))
+        z = sample("z", logits)
+        return z[:, 0] + z[:, 2] * z[:, 1].sum()
+
+    [site] = check(objective, jnp.zeros(3), jnp.zeros(4), CATEGORICAL).sites
+    assert site.used
+    assert not site.leaks
 
 
 def test_an_energy_that_is_the_same_when_all_spins_are_flipped_depends_on_them():

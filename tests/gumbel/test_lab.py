@@ -180,6 +180,11 @@ def test_arguments_out_of_range_are_refused():
     for temperatures in ((), (0.0,), (0.5, -1.0), (float("nan"),)):
         with pytest.raises(ValueError, match=r"temperatures are .* give one or more above 0"):
             compare(temperatures=temperatures)
+    for temperatures in (0.5, {"b": 0.5}, "0.5"):
+        with pytest.raises(TypeError, match=r"temperatures is .*: give a sequence"):
+            compare(temperatures=temperatures)
+    with pytest.raises(TypeError, match="estimators is 'sf': give a sequence of names"):
+        compare(estimators="sf")
     with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
         compare(num_draws=9)
     for names in ({"estimators": ["muprob"]}, {"options": {"muprob": {}}}):

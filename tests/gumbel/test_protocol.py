@@ -236,6 +236,8 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
         estimators.make("vimco", BERNOULLI, num_sample=3)
     with pytest.raises(ValueError, match="no option 'decay': it has none"):
         estimators.make("st", BERNOULLI, decay=0.9)
+    with pytest.raises(ValueError, match="'temperature': pass it to each call of the surrogate"):
+        estimators.make("gumbel_softmax", BERNOULLI, temperature=0.5)
     with pytest.raises(ValueError, match="did you mean 'bernoulli'"):
         estimators.make("st", "bernouli")
 
@@ -275,7 +277,9 @@ def test_averages_that_would_not_stay_finite_are_refused(name, decay):
         estimators.make(name, BERNOULLI, decay=decay)
 
 
-@pytest.mark.parametrize("batch", [None, 1.0, {"x": jnp.zeros((4, 2)), "key": KEY}])
+@pytest.mark.parametrize(
+    "batch", [None, 1.0, *({"x": jnp.zeros((4, 2)), "other": other} for other in (KEY, "name"))]
+)
 def test_nvil_says_how_to_give_its_baseline_features(batch):
     def objective(params, batch, key, sample):
         return sample("z", params).sum(axis=-1)
@@ -316,6 +320,9 @@ def test_an_estimator_of_one_family_refuses_the_other():
 
 
 def test_objectives_that_break_the_protocol_are_told_so():
+    def plain(params, batch, key, sample):
+        return sample("z", params).sum(axis=-1)
+
     def trace(objective):
         params = jnp.zeros((4, 2))
         return samplers.trace(objective, params, None, KEY, BERNOULLI, samplers.hard_draw)
@@ -324,6 +331,12 @@ def test_objectives_that_break_the_protocol_are_told_so():
         trace(lambda params, batch, key, sample: sample("z", params) + sample("z", params))
     with pytest.raises(ValueError, match="sampled no site"):
         trace(lambda params, batch, key, sample: params.sum(axis=-1))
+    with pytest.raises(ValueError, match=r"sampled no site: .* leave one of them unobserved"):
+        trace(samplers.condition(plain, {"z": jnp.zeros((4, 2))}))
+    with pytest.raises(TypeError, match=r"the name of a site is a .*: .* the name first"):
+        trace(lambda params, batch, key, sample: sample(params, "z").sum(axis=-1))
+    with pytest.raises(TypeError, match=r"got int: the order is \(objective, params, batch, key\)"):
+        samplers.trace(plain, jnp.zeros((4, 2)), None, 0, BERNOULLI, samplers.hard_draw)
     with pytest.raises(ValueError, match=r"cost of shape \(4, 2\): return one cost per example"):
         trace(lambda params, batch, key, sample: sample("z", params))
     with pytest.raises(ValueError, match=r"site 'z' have shape \(2,\), but the cost has .*\(4,\)"):
