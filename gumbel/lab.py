@@ -16,7 +16,7 @@ import numpy as np
 from gumbel import estimators as registry
 from gumbel.checks import check_objective
 from gumbel.comparison import Comparison, Row
-from gumbel.estimators import Spec
+from gumbel.estimators import Estimator, Spec
 from gumbel.independence import layout
 from gumbel.measuring import NUM_BLOCKS, Measured, measurer, squared_bias
 from gumbel.passes import count_passes
@@ -128,16 +128,22 @@ def compare(
     noise_key, _, draw_key = jax.random.split(key, 3)
     arguments = (with_noise(objective, noise_key), params, batch)
     options = {registry.spec(name).name: given for name, given in (options or {}).items()}
-    skipped, passes = _skipped(arguments, key, family, chosen, options, max_passes)
-    serving = [spec for spec in chosen if spec.name not in skipped]
-    todo = [(s, t) for s in serving for t in (temperatures if s.relaxes else (None,))]
+    plan = layout(*arguments, key, family)
+    passes = {spec.name: count_passes(spec, plan, options.get(spec.name)) for spec in chosen}
+    serving, skipped = _serving(arguments, key, family, chosen, options, passes, max_passes)
+    todo = [
+        (spec, t)
+        for spec in chosen
+        if spec.name in serving
+        for t in (temperatures if spec.relaxes else (None,))
+    ]
     rows = list(known.rows) if known else []
     measures: dict[str, Any] = {}
     for number, (spec, temperature) in enumerate(todo):
         if any((row.estimator, row.temperature) == (spec.name, temperature) for row in rows):
             continue
         if spec.name not in measures:
-            estimator = spec.factory(family, **options.get(spec.name, {}))
+            estimator = serving[spec.name]
             measures = {spec.name: measurer(arguments, estimator, truth.blocks, num_warmup)}
         blocks = -(-num_draws // NUM_BLOCKS)
 
@@ -151,21 +157,20 @@ def compare(
     return Comparison(truth.said, tuple(rows), skipped)
 
 
-def _skipped(
+def _serving(
     arguments: tuple[Objective, Params, Batch],
     key: PRNGKey,
     family: FamilyLike,
     chosen: Sequence[Spec],
     options: Mapping[str, Mapping[str, Any]],
+    passes: Mapping[str, int],
     max_passes: int | None,
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Why estimators are not measured, and the passes of an estimate of each, by name."""
+) -> tuple[dict[str, Estimator], dict[str, str]]:
+    """The estimators to measure, and the reasons why the others are not, by name."""
     report = {r.name: r.reason for r in check_objective(*arguments, key, family).estimators}
-    plan = layout(*arguments, key, family)
-    skipped, passes = {}, {}
+    serving, skipped = {}, {}
     for spec in chosen:
         name = spec.name
-        passes[name] = count_passes(spec, plan, options.get(name))
         if spec.multi_sample:
             skipped[name] = "it descends a multi-sample bound"
         elif report[name]:
@@ -176,9 +181,10 @@ def _skipped(
             estimator = spec.factory(family, **options.get(name, {}))
             try:
                 jax.eval_shape(partial(estimator.init, *arguments, key))
+                serving[name] = estimator
             except ValueError as error:
                 skipped[name] = str(error)
-    return skipped, passes
+    return serving, skipped
 
 
 def _rows(
