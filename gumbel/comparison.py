@@ -19,7 +19,8 @@ class Row:
       bias_interval: 95 % interval of `bias`.
       variance: `E|g - E g|^2` of one estimate.
       error: mean squared error, `variance + bias^2`.
-      cosine: mean cosine between one estimate and the true gradient.
+      cosine: mean cosine between one estimate and the true gradient; smaller than it should be by
+        the error of a long run, if that is the source of the true gradient.
       norm: norm of the true gradient.
       passes: forward passes plus backward passes through the objective per estimate; 2 for `sf`.
       milliseconds: time per estimate, for all groups together, with that of adding it to the sums.
@@ -119,7 +120,7 @@ class Comparison:
         """The rows of one group, the smallest error first, as text."""
         heading = (
             f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95 %':>19} {'variance':>9} "
-            f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8}"
+            f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8} {'var*ms':>9}"
         )
         lines = [f"true gradient: {self.reference}; group: {group}", heading]
         for row in self.of_group(group):
@@ -129,7 +130,7 @@ class Comparison:
                 f"{row.estimator:20} {temperature:>6} {row.bias:9.3g} "
                 f"{f'{low:.3g}..{high:.3g}':>19} {row.variance:9.3g} {row.error:9.3g} "
                 f"{row.cosine:7.3f} {row.passes:6} {row.variance_per_pass:9.3g} "
-                f"{row.milliseconds:8.3g}"
+                f"{row.milliseconds:8.3g} {row.variance_per_millisecond:9.3g}"
             )
         lines += [f"{name:20} skipped: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)

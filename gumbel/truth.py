@@ -1,5 +1,6 @@
 """The true gradient, by enumeration or by a long run of an unbiased estimator."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ class Truth(NamedTuple):
 
     Attributes:
       blocks: by group of parameters, the gradient in each block of draws, `[blocks, size]`.
-      said: source of the gradient, in words.
+      said: source of the gradient, in words; for a long run with its standard error, the root of
+        the summed squared errors of the coordinates, as a share of the norm.
     """
 
     blocks: dict[str, np.ndarray]
@@ -86,7 +88,10 @@ def true_gradient(
     found = measure(
         key, temperature, per_block, lambda done: progress(f"truth, {said}", done, NUM_BLOCKS)
     )
-    return Truth(found.means, f"{said} ({reason})")
+    blocks = found.means["all"]
+    norm = float(np.linalg.norm(blocks.mean(axis=0)))
+    share = math.sqrt(blocks.var(axis=0, ddof=1).sum() / NUM_BLOCKS) / max(norm, 1e-30)
+    return Truth(found.means, f"{said}, standard error {share:.2g} of its norm ({reason})")
 
 
 def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:
