@@ -1,24 +1,21 @@
 """The sections of the results page on what the paper does not have: all estimators, compared."""
 
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.files import markdown_table, read_json
-from experiments.lab.measure import SHAPE
-from gumbel.lab import Comparison
+from experiments.reproduce import stages
 from scripts.results_tables import figure
+
+# What is read of `survey.json`.
+_SURVEY = {"cells": [{"row": str, "estimator": str}]}
 
 
 def sections(results: Path) -> str:
     """Those for which there are files below `results`."""
-    return full_protocol(results) + survey(results) + stages(results)
-
-
-def full_protocol(results: Path) -> str:
-    """Table 1 by `--preset=full`."""
-    path = results / "full" / "table1.md"
-    if not path.exists():
-        return ""
-    return f"## Table 1, by the paper's protocol\n\n{path.read_text(encoding='utf-8')}\n"
+    return survey(results) + stages_of_training(results) + toys(results)
 
 
 def survey(results: Path) -> str:
@@ -27,31 +24,88 @@ def survey(results: Path) -> str:
     if not path.exists():
         return ""
     text = f"## Every estimator on the rows of Table 1\n\n{path.read_text(encoding='utf-8')}\n"
-    return text + figure(
-        results, "survey_curves", "Every estimator, by step, and by second where it was timed."
+    if (results / "survey.json").exists():
+        text += versions(read_json(results / "survey.json", _SURVEY)["cells"])
+    caption = (
+        "Every estimator, by step, and by second where it was timed; "
+        "`gumbel_softmax` in black among both kinds."
     )
+    return text + figure(results, "survey_curves", caption)
 
 
-def stages(results: Path) -> str:
+def versions(cells: Sequence[Mapping[str, Any]]) -> str:
+    """A paragraph that names the cells by the versions of jax that trained them; none for one.
+
+    Example:
+      >>> cells = [
+      ...     ("x", "st", "0.10.2"),
+      ...     ("y", "st", "0.9"),
+      ...     ("x", "sf", "0.9"),
+      ...     ("y", "sf", "0.9"),
+      ... ]
+      >>> print(versions([{"row": r, "estimator": e, "jax": [v]} for r, e, v in cells]).strip())
+      The final runs at equal steps are of different versions of jax ([](protocol.md)): 0.10.2
+      trained `st` (x), and 0.9 `st` (y), `sf`.
+    """
+    of: dict[str, dict[str, list[str]]] = {}
+    ran: dict[str, int] = {}
+    for cell in (cell for cell in cells if "jax" in cell):
+        name = cell["estimator"]
+        ran[name] = ran.get(name, 0) + 1
+        rows = of.setdefault(" and ".join(cell["jax"]), {}).setdefault(name, [])
+        rows.append(cell["row"].replace("_", ", "))
+    if len(of) < 2:
+        return ""
+    lists = []
+    for version, found in of.items():
+        names = [
+            f"`{name}`" if len(rows) == ran[name] else f"`{name}` ({'; '.join(rows)})"
+            for name, rows in found.items()
+        ]
+        lists.append((version, ", ".join(names)))
+    (first, trained), *others = lists
+    text = f"{first} trained {trained}" + "".join(f", and {v} {names}" for v, names in others)
+    intro = "The final runs at equal steps are of different versions of jax ([](protocol.md)):"
+    return f"{textwrap.fill(f'{intro} {text}.', 100, break_on_hyphens=False)}\n\n"
+
+
+def stages_of_training(results: Path) -> str:
     """Which estimator is best at each stage of training, by the lab's comparisons."""
-    found: dict[tuple[str, int], Comparison] = {}
-    for path in (results / "lab").glob("*.json"):
-        of_row, _, of_step = path.stem.rpartition("-")
-        found[of_row, int(of_step)] = Comparison.from_dict(read_json(path, SHAPE))
+    found = stages.recorded(results)
     if not found:
         return ""
     header = ("model", "step", "true gradient", "in the time of one estimate", "in 100 times that")
     rows = []
-    for (row, step), comparison in sorted(found.items()):
-        best = [(comparison.best(time), time) for time in comparison.budgets()]
-        cells = [f"{e.label}: {_share(e.error_at(time), e.norm)}" for e, time in best]
-        rows.append((row.replace("_", ", "), f"{step:,}", comparison.reference, *cells))
+    for row, by_step in found.items():
+        for step, comparison in by_step.items():
+            best = [(comparison.best(time), time) for time in comparison.budgets()]
+            cells = [f"{e.label}: {_share(e.error_at(time), e.norm)}" for e, time in best]
+            rows.append((row.replace("_", ", "), f"{step:,}", comparison.reference, *cells))
     return (
         "## Gradients while a model trains\n\n"
         "The estimator with the least mean squared error, and that error as a share of the\n"
-        "squared norm of the gradient. The time is the median over the estimators.\n\n"
+        "squared norm of the gradient. The time of an estimate is that of a training step\n"
+        "(`results/step_times.json`), or the lab's own where no step was timed; the headings have\n"
+        "the median over the estimators.\n\n"
         f"{markdown_table(header, rows)}\n"
         + figure(results, "lab", "The error of every estimator while four models train.")
+    )
+
+
+def toys(results: Path) -> str:
+    """The toys of the control-variate papers."""
+    caption = (
+        "Mean over five seeds of the expected cost, and the log variance of the estimate, by step; "
+        "`gumbel_softmax` in black among both kinds."
+    )
+    shown = figure(results, "toys", caption)
+    if not shown:
+        return ""
+    return (
+        "## A single Bernoulli variable\n\n"
+        "Every estimator of the single-sample cost minimizes `E[(b - t)^2]`, the toy problem of\n"
+        "the papers on control variates, with Adam (`results/toys.json`).\n\n"
+        f"{shown}"
     )
 
 

@@ -16,6 +16,12 @@ FIGURES = {
     4: "Generative modeling (VAE): single-sample validation bound while training.",
     5: "Semi-supervised classification: speed by number of classes, and analogies.",
 }
+_FULL = "By the paper's protocol, the cells that have run."
+_TABLES = {
+    "table1": "## Table 1",
+    "full/table1": "### Table 1, by the paper's protocol",
+    "table2": "## Table 2",
+}
 
 Run = dict[str, Any]
 
@@ -58,10 +64,18 @@ def load_runs(directory: Path) -> list[Run]:
 
 
 def figure(results: Path, name: str, caption: str) -> str:
-    """A figure of the results in a page of `docs/reproduction`; nothing if it is not there."""
-    if not (results / "figures" / f"{name}.png").exists():
+    """A figure of the results in a page of `docs/reproduction`; nothing if it is not there.
+
+    Args:
+      results: the directory.
+      name: of the figure, below `figures`, or `full/NAME` for one of the paper's protocol.
+      caption: below it.
+    """
+    folder, _, stem = name.rpartition("/")
+    path = Path(folder) / "figures" / f"{stem}.png"
+    if not (results / path).exists():
         return ""
-    return f"![{caption}](../../results/figures/{name}.png)\n\n*{caption}*\n\n"
+    return f"![{caption}](../../results/{path.as_posix()})\n\n*{caption}*\n\n"
 
 
 def _as_said(run: Run) -> bool:
@@ -191,13 +205,13 @@ def _torch(speed: dict[str, Any]) -> list[str]:
 def results_page(results: Path) -> str:
     """The tables and figures of all results."""
     text = "# Results\n\nTables and figures are made from the files under `results/`.\n\n"
-    for name in ("table1", "table2"):
-        if (results / f"{name}.md").exists():
-            title = f"## Table {name[-1]}\n\n"
-            text += f"{title}{(results / f'{name}.md').read_text(encoding='utf-8')}\n"
+    for name, title in _TABLES.items():
+        if (path := results / f"{name}.md").exists():
+            text += f"{title}\n\n{path.read_text(encoding='utf-8')}\n"
     for number, caption in FIGURES.items():
         if shown := figure(results, f"figure{number}", caption):
             text += f"## Figure {number}\n\n{shown}"
+            text += figure(results, f"full/figure{number}", f"{_FULL} {caption}")
     if (results / "figure5a.json").exists():
         text += "### The numbers of Figure 5a\n\n"
         text += f"{speed_by_classes(results / 'figure5a.json')}\n"

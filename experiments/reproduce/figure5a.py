@@ -174,8 +174,13 @@ def _write(
             [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
         )
         rows = measurements.write(path, setting, rows, ratios=_ratios(rows))
-    read: dict[str, Any] = read_json(path, _SHAPE)
-    return read
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What the file holds."""
+    measured: dict[str, Any] = read_json(path, _SHAPE)
+    return measured
 
 
 def _program(changes: Overrides) -> dict[str, Any]:

@@ -12,10 +12,8 @@ from matplotlib.axes import Axes
 
 import gumbel
 from experiments.reproduce.figure5a import ESTIMATORS
-from experiments.reproduce.step_times import BESIDE, StepTimes
 from experiments.reproduce.store import Record
 from experiments.training import plots
-from gumbel import estimators
 
 PROBABILITIES = (0.05, 0.1, 0.3, 0.15, 0.1, 0.2, 0.1)
 TEMPERATURES = (0.1, 0.5, 1.0, 10.0)
@@ -68,11 +66,14 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
       panels: `{row: {estimator: records of its final runs}}`.
       title: of the figure.
     """
+    # One style per estimator, whichever of them a panel has.
+    style_of = plots.styles_of(name for panel in panels.values() for name in panel)
     with plots.figure_at(path, (5 * len(panels) + 1.5, 4)) as figure:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (row, panel) in zip(all_axes, panels.items(), strict=True):
-            _panel(axes, panel)
+            _panel(axes, panel, style_of)
             axes.set(title=row.replace("_", ", "), xlabel="step", ylabel="validation bound, nats")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
         lines = plots.labeled_lines(all_axes)
         if lines:  # beside the panels, whose curves leave no corner free
             style: dict[str, Any] = {"frameon": False, "fontsize": 8}
@@ -80,72 +81,16 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
         figure.suptitle(title)
 
 
-def survey(
-    path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], times: StepTimes
-) -> None:
-    """The hard validation bound of every estimator, by step and by second.
-
-    Unbiased and biased estimators are apart, each beside `gumbel_softmax`.
-
-    Args:
-      path: of the PNG.
-      panels: as for `curves`.
-      times: of a step; where one is missing, there is no line by second, and without any there are
-        no such panels.
-    """
-    lines = 2 if times.seconds else 1
-    names = sorted({name for panel in panels.values() for name in panel})
-    size = (4 * len(panels) + 2, 5.5 * lines + 2)
-    with plots.figure_at(path, size, dpi=110) as figure:
-        grid = figure.add_gridspec(2)
-        for index, title in enumerate(("Unbiased", "Biased")):
-            half, unbiased = figure.add_subfigure(grid[index]), index == 0
-            of_kind = [name for name in names if estimators.spec(name).unbiased == unbiased]
-            axes = half.subplots(lines, len(panels), squeeze=False, sharey="col")
-            _draw_survey(axes, panels, times, plots.styles_of(of_kind))
-            ordered = dict(sorted(plots.labeled_lines(axes[0]).items()))
-            legend: dict[str, Any] = {"loc": "outside right upper", "fontsize": 8}
-            half.legend(ordered.values(), ordered, **legend)
-            half.suptitle(f"{title} estimators on the rows of Table 1")
-
-
-def _draw_survey(
-    axes: np.ndarray,
-    panels: Mapping[str, Mapping[str, Sequence[Record]]],
-    times: StepTimes,
-    style_of: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Draws the estimators that have a style, and `gumbel_softmax`."""
-    style_of = {**style_of, BESIDE: {"color": "black", "linewidth": 2}}
-    for column, (row, found) in enumerate(panels.items()):
-        for name in [name for name in style_of if name in found]:
-            steps, bounds = _curves(found[name])
-            mean, style = bounds.mean(axis=0), {"linewidth": 1, **style_of[name]}
-            axes[0, column].plot(steps, mean, label=name, **style)
-            if (row, name) in times.seconds:  # from the second point on, as 0 has no logarithm
-                seconds = np.asarray(steps[1:]) * times.seconds[row, name]
-                axes[1, column].plot(seconds, mean[1:], **style)
-        axes[0, column].set(title=row.replace("_", ", "), xlabel="step")
-        _show_the_end(axes[0, column], found)
-    cores = f", CPU cores: {times.cores}" if times.cores else ""
-    for below in axes[1:].flat:
-        below.set(xlabel=f"seconds of training{cores}", xscale="log")
-        below.xaxis.set_major_formatter("{x:g}")
-        below.xaxis.set_minor_formatter("")
-    for side in axes[:, 0]:
-        side.set_ylabel("single-sample validation bound, nats")
-
-
-def _curves(found: Sequence[Record]) -> tuple[list[int], np.ndarray]:
+def steps_and_bounds(found: Sequence[Record]) -> tuple[list[int], np.ndarray]:
     """The steps that all seeds have, and the bounds of each seed."""
     lines = [{row["step"]: row["validation_bound"] for row in record["curve"]} for record in found]
     steps = sorted(set.intersection(*map(set, lines)))
     return steps, np.asarray([[line[step] for step in steps] for line in lines])
 
 
-def _show_the_end(axes: Axes, panel: Mapping[str, Sequence[Record]]) -> None:
+def show_the_end(axes: Axes, panel: Mapping[str, Sequence[Record]]) -> None:
     """Limits the axis to what follows the first steps, which are far above."""
-    bounds = [_curves(found)[1].mean(axis=0) for found in panel.values()]
+    bounds = [steps_and_bounds(found)[1].mean(axis=0) for found in panel.values()]
     tails = [line[max(1, len(line) // 10) :] for line in bounds]
     if tails:
         axes.set_ylim(min(map(np.min, tails)) - 1, max(map(np.max, tails)) + 1)
@@ -156,7 +101,7 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
 
     Args:
       path: of the PNG.
-      measured: what `figure5a.write` returned.
+      measured: as `figure5a.read` returns it.
       pictures: an npz of rows of images, each a digit and its style in every class.
     """
     with plots.figure_at(path, (9, 9)) as figure:
@@ -169,16 +114,22 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
         axes["analogies"].set_title("a test digit, and its style in every class")
 
 
-def _panel(axes: Axes, found_by_name: Mapping[str, Sequence[Record]]) -> None:
+def _panel(
+    axes: Axes,
+    found_by_name: Mapping[str, Sequence[Record]],
+    style_of: Mapping[str, Mapping[str, Any]],
+) -> None:
     panel = {name: found for name, found in found_by_name.items() if found}
     for name, found in panel.items():
-        steps, bounds = _curves(found)
-        axes.plot(steps, bounds.mean(axis=0), label=name, linewidth=1.2)
-        axes.fill_between(steps, bounds.min(axis=0), bounds.max(axis=0), alpha=0.2)
+        steps, bounds = steps_and_bounds(found)
+        axes.plot(steps, bounds.mean(axis=0), label=name, linewidth=1.2, **style_of[name])
+        low, high = bounds.min(axis=0), bounds.max(axis=0)
+        axes.fill_between(steps, low, high, alpha=0.2, color=style_of[name]["color"])
     if panel:
-        _show_the_end(axes, panel)
+        show_the_end(axes, panel)
     else:
         axes.text(0.5, 0.5, "no final run yet", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
 
 
 def _draw_speed(speeds: Axes, ratios: Axes, measured: Mapping[str, Any]) -> None:

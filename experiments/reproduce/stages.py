@@ -4,6 +4,7 @@ Each model trains under `gumbel_softmax` at a constant learning rate and is meas
 training and after 1,000, 10,000, and 50,000 steps: which estimator is best changes as it learns.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,15 @@ from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.lab import measure
 from experiments.lab.measure import NUMBERS, Request
+from experiments.reproduce import step_times
+from experiments.reproduce.step_times import StepTimes
 from experiments.reproduce.table import CONFIGS
 from experiments.reproduce.table1_presets import ROWS
 from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import loading, records, run
-from gumbel import estimators, lab
-from gumbel.lab import Progress
+from gumbel import estimators
+from gumbel.lab import Comparison, Progress, Row
 
 
 class Preset(NamedTuple):
@@ -74,7 +77,7 @@ class Stage(NamedTuple):
 
     row: str
     step: int
-    found: lab.Comparison
+    found: Comparison
 
 
 def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> Iterator[Stage]:
@@ -96,6 +99,39 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
             yield Stage(row, step, _found(path, settings, step, preset.request, workdir, progress))
 
 
+def recorded(results: Path) -> dict[str, dict[int, Comparison]]:
+    """The stages that are recorded, by row and step, at the times of a training step."""
+    times = step_times.read(results)
+    found: dict[str, dict[int, Comparison]] = {}
+    for row in ROWS:
+        paths = (results / "lab").glob(f"{row}-*.json")
+        by_step = {int(path.stem.rpartition("-")[2]): path for path in paths}
+        for step, path in sorted(by_step.items()):
+            comparison = Comparison.from_dict(read_json(path, measure.SHAPE))
+            found.setdefault(row, {})[step] = at_step_times(comparison, row, times)
+    return found
+
+
+def at_step_times(comparison: Comparison, row: str, times: StepTimes) -> Comparison:
+    """The comparison with the time of a training step for that of an estimate, where it is known.
+
+    The records' own times are those of the commits that measured them, which differ.
+
+    Args:
+      comparison: on a row of Table 1.
+      row: its name.
+      times: of a step.
+    """
+
+    def timed(measured: Row) -> Row:
+        seconds = times.seconds.get((row, measured.estimator))
+        if seconds is None:
+            return measured
+        return dataclasses.replace(measured, milliseconds=1000 * seconds)
+
+    return dataclasses.replace(comparison, rows=tuple(map(timed, comparison.rows)))
+
+
 def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
     """The settings of the run of a row."""
     model, latent = row.split("_")
@@ -112,7 +148,7 @@ def _names(request: Request) -> set[str]:
 
 def _found(
     path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
-) -> lab.Comparison:
+) -> Comparison:
     directory = workdir / "lab" / "trained" / path.stem  # its own, so it can be measured again
     asked = measure.asked(settings, step, request)
     if path.exists():
@@ -122,7 +158,7 @@ def _found(
                 f"{path} is of another request: delete it, or give another --preset or --results"
             )
         if _names(request) <= {row["estimator"] for row in kept["rows"]} | kept["skipped"].keys():
-            return lab.Comparison.from_dict(kept)
+            return Comparison.from_dict(kept)
     if step:
         run.train(settings, directory)
         trained = loading.load(directory)

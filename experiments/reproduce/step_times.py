@@ -105,7 +105,10 @@ def measure(beside: Side, side: Side, rounds: int) -> dict[str, float]:
 
 
 def read(results: Path) -> StepTimes:
-    """Seconds of a step, from the ratios; none if nothing is measured."""
+    """Seconds of a step, from the ratios; none if nothing is measured.
+
+    The ratio of `gumbel_softmax` to itself is 1, whatever noise was measured.
+    """
     path = results / f"{NAME}.json"
     if not path.exists():
         return StepTimes({}, None)
@@ -115,8 +118,9 @@ def read(results: Path) -> StepTimes:
     for each in rows:
         times.setdefault(each["row"], []).append(each["beside"])
     own = {row: statistics.median(values) for row, values in times.items()}
-    seconds = {
-        (each["row"], each["estimator"]): each["ratio"] * own[each["row"]] / 1000 for each in rows
-    }
+    seconds = {}
+    for each in rows:
+        ratio = 1.0 if each["estimator"] == BESIDE else each["ratio"]
+        seconds[each["row"], each["estimator"]] = ratio * own[each["row"]] / 1000
     on_cpu = measured["device"]["platform"] == "cpu"
     return StepTimes(seconds, measured["setting"].get("cores") if on_cpu else None)

@@ -19,6 +19,7 @@ from experiments.reproduce.table import (
     summary,
 )
 from experiments.reproduce.table1_presets import Cell, Part, Preset
+from experiments.reproduce.versions import footnote, mark
 from experiments.training.run_state import Job
 from gumbel import estimators
 
@@ -182,6 +183,7 @@ def markdown(table: dict[str, Any]) -> str:
     }
     trained = "".join(f" `{name}` trains a {what}." for name, what in others.items())
     trained += " The others train the single-sample one." if others else ""
+    trained += footnote(table["cells"])
     return f"""\
 {markdown_table(header, lines)}
 Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
@@ -193,4 +195,4 @@ def _shown(entry: dict[str, Any], seeds: int) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
     if "mean" not in entry:
         return f"{entry['missing']}{paper}"
-    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + paper
+    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + mark(entry) + paper

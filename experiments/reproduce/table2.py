@@ -23,6 +23,7 @@ from experiments.reproduce.table import (
     shown,
     summary,
 )
+from experiments.reproduce.versions import footnote, mark
 from experiments.sweeps import grids
 from experiments.training.run_state import Job
 
@@ -56,7 +57,7 @@ class Preset(NamedTuple):
 # The temperature is at its floor before half of the steps, as in the full preset's first quarter.
 _SHORT_CHANGES: Overrides = {"temperature.rate": 1.5e-4, "temperature.interval": 500}
 PRESETS = {
-    "full": Preset("full", (0.1, 0.2, 0.3, 0.8, 1.0), 30_000, 100_000, 5, None, {}),
+    "full": Preset("full", (0.1, 0.2, 0.3, 0.8, 1.0), 30_000, 100_000, 10, None, {}),
     "short": Preset("short", (0.03, 0.1, 0.3), 2_000, 10_000, 3, "gumbel_softmax", _SHORT_CHANGES),
     "smoke": Preset(
         "smoke",
@@ -192,10 +193,10 @@ def markdown(table: dict[str, Any]) -> str:
             f"{_shown(entry, key, draws, table['preset']['draws'])} ({entry['paper'][key]:.1f})"
             for key in ("elbo", "accuracy")
         ]
-        lines.append([f"`{entry['estimator']}`", *numbers, str(draws), f"{steps:,}"])
+        lines.append([f"`{entry['estimator']}`{mark(entry)}", *numbers, str(draws), f"{steps:,}"])
     return f"""\
 {markdown_table(header, lines)}
 Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples of the
 class, and the accuracy of q(y | x); mean over label draws, half the width of its 95 % interval, the
-paper's number in parentheses. The validation set picks alpha.
+paper's number in parentheses. The validation set picks alpha.{footnote(table["cells"])}
 """

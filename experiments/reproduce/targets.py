@@ -1,21 +1,32 @@
 """What `experiments.reproduce` makes: the tables, and the figures and measurements beside them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
 from experiments.lab.bar import progress_bar
-from experiments.reproduce import figure5a, stages, step_times, survey, table1_presets, table2
+from experiments.reproduce import (
+    drawings,
+    figure5a,
+    stages,
+    step_times,
+    survey,
+    table1_presets,
+    table2,
+    toys,
+)
+from experiments.reproduce.drawn import Drawing
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Part, Preset
 from experiments.reproduce.table2 import Table2
-from gumbel.lab import Comparison
 
-_CURVES = {"figure3": ("sbn", "SBN"), "figure4": ("vae", "VAE")}
 TABLES = ("table1", "table2", "survey")
 IN_PARTS = ("table1", "survey")  # whose rows and estimators can train apart
-ALL = (*TABLES, "figure1", *_CURVES, "figure5", "toys", "lab", "step_times", "survey_curves")
+DRAWN = (*drawings.CURVES, "figure5", "toys", "lab", "survey_curves")  # from records
+ALL = (*TABLES, "figure1", *DRAWN, "step_times")
+_SMOKE_TOYS = {"num_steps": 100, "num_draws": 20}
+_SMOKE_FIGURE5A: dict[str, Any] = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
 
 
 def table(
@@ -61,52 +72,49 @@ def write(target: str, preset: str, workdir: Path, results: Path) -> Path:
         from experiments.reproduce import figures  # matplotlib takes a second to import
 
         figures.figure1(path)
-    elif target == "toys":
-        _toys(path, results, smoke=preset == "smoke")
-    elif target == "lab":
-        _lab(path, stages.PRESETS[preset], workdir, results)
-    elif target == "survey_curves":
-        _draw_survey(path, _survey(preset, workdir, results))
-    elif target == "figure5":
-        _figure5(path, _table2(preset, workdir, results), results)
-    else:
-        _draw_curves(path, *_CURVES[target], _table1(preset, workdir, results))
+        return path
+    for _ in _measured(target, preset, workdir, results):
+        drawing(target, preset, workdir, results).write(path)
     return path
 
 
-def _draw_curves(path: Path, model: str, title: str, table: Table1) -> None:
-    from experiments.reproduce import figures
+def drawing(target: str, preset: str, workdir: Path, results: Path) -> Drawing:
+    """A figure that is drawn from records, which trains and measures nothing.
 
-    cells = [cell for cell in table1_presets.cells(table.preset) if cell.row.startswith(model)]
-    panels = {
-        row: {cell.estimator: table.finals(cell) for cell in cells if cell.row == row}
-        for row in dict.fromkeys(cell.row for cell in cells)
-    }
-    if not any(found for panel in panels.values() for found in panel.values()):
-        raise _missing(f"no final run of {title}", "table1", table.results)
-    figures.curves(path, panels, title=f"{title}, hard single-sample validation bound")
+    Args:
+      target: of `DRAWN`.
+      preset, workdir, results: of the command.
 
-
-def _figure5(path: Path, table: Table2, results: Path) -> None:
-    """Draws both halves; what the benchmark's file holds counts as done, as finished runs do."""
-    from experiments.reproduce import figures
-
-    pictures = table.picture()
-    if pictures is None:
-        raise _missing("no analogies of gumbel_softmax", "table2", results)
-    smoke = table.preset is table2.PRESETS["smoke"]
-    options: dict[str, Any] = {}
-    if smoke:
-        options = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
-    measured = figure5a.write(results / "figure5a.json", table.preset.changes, **options)
-    figures.figure5(path, measured, pictures)
+    Raises:
+      UserError: a record that it needs is missing.
+    """
+    if target == "toys":
+        return drawings.of_toys(results)
+    if target == "lab":
+        return drawings.of_lab(results)
+    if target == "survey_curves":
+        return drawings.survey_curves(_survey(preset, workdir, results))
+    if target == "figure5":
+        return drawings.figure5(_table2(preset, workdir, results))
+    return drawings.curves(target, _table1(preset, workdir, results))
 
 
-def _toys(path: Path, results: Path, *, smoke: bool) -> None:
-    from experiments.reproduce import toys
-
-    sizes = {"num_steps": 100, "num_draws": 20} if smoke else {}
-    toys.draw(path, toys.write(results / "toys.json", **sizes))
+def _measured(target: str, preset: str, workdir: Path, results: Path) -> Iterator[None]:
+    """Measures what a figure shows besides runs; yields whenever it can be drawn."""
+    smoke = preset == "smoke"
+    if target == "lab":
+        with progress_bar() as progress:
+            for _ in stages.stages(stages.PRESETS[preset], workdir, results, progress):
+                yield
+        return
+    if target == "toys":
+        toys.write(results / "toys.json", **(_SMOKE_TOYS if smoke else {}))
+    elif target == "figure5":
+        table = _table2(preset, workdir, results)
+        drawings.analogies(table)  # refused before anything is measured
+        options = _SMOKE_FIGURE5A if smoke else {}
+        figure5a.write(results / "figure5a.json", table.preset.changes, **options)
+    yield
 
 
 def _step_times(table: Survey) -> Path:
@@ -115,31 +123,3 @@ def _step_times(table: Survey) -> Path:
     sizes = {"rounds": 1, "num_steps": 5} if table.preset.name == "smoke" else {}
     step_times.write(path, table.settings_of, table.preset.rows, table.affordable, **sizes)
     return path
-
-
-def _draw_survey(path: Path, table: Survey) -> None:
-    from experiments.reproduce import figures
-
-    panels = table.curves()
-    if not any(panels.values()):
-        raise _missing("no final run", "survey", table.results)
-    figures.survey(path, panels, table.times)
-
-
-def _lab(path: Path, preset: stages.Preset, workdir: Path, results: Path) -> None:
-    """Draws what there is after each stage."""
-    from experiments.lab import figures
-
-    found: dict[str, dict[int, Comparison]] = {}
-    with progress_bar() as progress:
-        for stage in stages.stages(preset, workdir, results, progress):
-            title = stage.row.replace("_", ", ")
-            found.setdefault(title, {})[stage.step] = stage.found
-            figures.draw_stages(path, found)
-
-
-def _missing(what: str, table: str, results: Path) -> UserError:
-    return UserError(
-        f"{what} in {results}: run `reproduce {table}` with the same --workdir, --preset and "
-        "--results first"
-    )

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import gumbel
+from experiments.files import read_json
 from experiments.lab.measure import centered
 from experiments.reproduce import measurements
-from experiments.training import plots, records, rundir
+from experiments.training import records, rundir
 from gumbel import Objective, estimators
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
 
@@ -132,22 +133,7 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
         return rows
 
 
-def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A column a target: the expected cost above, the log variance below, by step."""
-    colors = plots.colors_of(row["estimator"] for row in rows)
-    with plots.figure_at(path, (11, 8), dpi=110) as figure:
-        axes = figure.subplots(2, len(TARGETS), sharex=True)
-        for column, target in enumerate(TARGETS):
-            for row in (row for row in rows if row["target"] == target):
-                name = row["estimator"]
-                style = "-" if estimators.spec(name).unbiased else "--"
-                line = {"color": colors[name], "linestyle": style, "linewidth": 1}
-                axes[0, column].plot(row["steps"], row["cost"], label=name, **line)
-                axes[1, column].plot(row["steps"], row["log_variance"], **line)
-            axes[0, column].axhline(target**2, color="0.7", linewidth=0.8)
-            axes[0, column].set(title=f"t = {target}", ylabel="E[(b - t)^2]")
-            axes[1, column].set(xlabel="step", ylabel="log variance of the estimate")
-            axes[1, column].set_ylim(bottom=-30)
-        lines = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*lines, loc="outside lower center", ncols=8, fontsize=8)
-        figure.suptitle("(b - t)^2 of a Bernoulli variable (dashed: biased)", fontsize=9)
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of the file."""
+    rows: list[dict[str, Any]] = read_json(path, _SHAPE)["rows"]
+    return rows

@@ -3,10 +3,11 @@
 import pytest
 
 from experiments.errors import UserError
-from experiments.lab import figures
 from experiments.lab.measure import Request
-from experiments.reproduce import stages
+from experiments.reproduce import drawings, stages
+from experiments.reproduce.step_times import StepTimes
 from experiments.training import records
+from gumbel.lab import Comparison, Row
 
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
@@ -57,5 +58,18 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
-    figures.draw_stages(tmp_path / "lab.png", {"sbn": {s.step: s.found for s in first}})
+    drawing = drawings.of_lab(tmp_path / "results")
+    assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20, 40)]
+    drawing.write(tmp_path / "lab.png")
     assert (tmp_path / "lab.png").stat().st_size > 10_000
+
+
+def test_a_comparison_takes_the_times_of_steps_where_they_are_known():
+    def row(name):
+        return Row(name, None, "all", True, 0.0, (0.0, 0.0), 4.0, 4.0, 0.5, 2.0, 2, 3.0)
+
+    found = Comparison("enumeration", (row("sf"), row("rloo")), {})
+    times = StepTimes({("sbn_bernoulli", "sf"): 0.007, ("vae_bernoulli", "rloo"): 0.009}, 2)
+    timed = stages.at_step_times(found, "sbn_bernoulli", times)
+    assert [row.milliseconds for row in timed.rows] == [7.0, 3.0]
+    assert timed.rows[1] == found.rows[1]

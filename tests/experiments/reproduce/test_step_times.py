@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.errors import UserError
-from experiments.reproduce import figures, step_times, survey
+from experiments.reproduce import figures_beyond, step_times, survey
 from experiments.reproduce.survey import Survey
 from experiments.training import records
 from experiments.training.provenance import num_cores
@@ -48,7 +48,7 @@ def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
             "ratio": ratio,
             "beside": 2.0,
         }
-        for name, ratio in (("gumbel_softmax", 1.0), ("rloo", 2.5))
+        for name, ratio in (("gumbel_softmax", 1.15), ("rloo", 2.5))  # to itself: noise
     ]
     table.results.mkdir()
     measured = {"setting": {"cores": 2}, "rows": rows, "device": {"platform": "cpu"}}
@@ -61,5 +61,5 @@ def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
         "gumbel_softmax": 2.0,
         "rloo": 5.0,
     }
-    figures.survey(table.results / "curves.png", table.curves(), table.times)
+    figures_beyond.survey(table.results / "curves.png", table.curves(), table.times)
     assert (table.results / "curves.png").stat().st_size > 10_000

@@ -78,7 +78,7 @@ def test_curves_have_the_steps_that_all_seeds_have():
     def record(*steps):
         return {"curve": [{"step": step, "validation_bound": 60.0 + step} for step in steps]}
 
-    steps, bounds = figures._curves([record(0, 10, 20), record(0, 20)])
+    steps, bounds = figures.steps_and_bounds([record(0, 10, 20), record(0, 20)])
     assert steps == [0, 20]
     assert bounds.tolist() == [[60, 80], [60, 80]]
 
@@ -387,6 +387,28 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
 def test_table2_picks_for_each_estimator_in_full(tmp_path):
     table = Table2(table2.PRESETS["full"], tmp_path, tmp_path)
     assert len(next(table.waves()).jobs) == 5 * 3
+
+
+def test_table2_in_full_has_ten_draws_of_long_runs_for_each_estimator(tmp_path):
+    table = Table2(table2.PRESETS["full"], tmp_path / "work", tmp_path / "results")
+    for wave in table.waves():
+        for job in wave.jobs:
+            finish(job, valid=1.0, test=1.0, validation_accuracy=90.0, test_accuracy=90.0)
+    for name in table2.ESTIMATORS:
+        found = table.finals(name)
+        assert {record["seed"] for record in found} == set(range(10, 20))
+        assert all(record["steps"] >= 30_000 for record in found)
+
+
+def test_cells_of_an_excluded_release_of_jax_are_marked(table):
+    cell = Cell("sbn_bernoulli", "gumbel_softmax")
+    for wave in table.waves():
+        for job in wave.jobs:
+            old = cell.name in str(job.workdir)
+            finish(job, valid=60.0, test=60.0, versions={"jax": "0.10.2" if old else "0.12.0.1"})
+    shown = markdown(table.write())
+    assert "| `gumbel_softmax` | 60.0 ± 0.0 † (58.5) | 60.0 ± 0.0 (101.5) |" in shown
+    assert "†: trained with jax 0.10.2, which is no longer supported." in shown
 
 
 def given(*arguments):

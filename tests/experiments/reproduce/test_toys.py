@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
-from experiments.reproduce import toys
+from experiments.reproduce import figures_beyond, toys
 from gumbel import estimators
 
 
@@ -30,7 +30,8 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
     with pytest.raises(UserError, match=r"of another setting \(num_steps is 300, not 400\)"):
         toys.write(path, num_steps=400, num_draws=200)
     assert path.read_text() == before
-    toys.draw(tmp_path / "toys.png", rows)
+    assert toys.read(path) == rows
+    figures_beyond.toys(tmp_path / "toys.png", rows, toys.TARGETS)
     assert (tmp_path / "toys.png").stat().st_size > 10_000
 
 
