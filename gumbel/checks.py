@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -221,24 +222,36 @@ def _trained(
 
 
 def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
+    return EstimatorReport(spec.name, passes(spec, plan), reason(spec, sites))
+
+
+def reason(
+    spec: Spec, sites: tuple[SiteReport, ...], options: Mapping[str, Any] | None = None
+) -> str:
+    """Why an estimator, with these options, does not apply to the sites; empty if it does."""
+    found = next(filter(None, (_unfit(spec, site) for site in sites)), "")
+    if found or not spec.enumerates:
+        return found
     num_values = math.prod(site.num_values for site in sites)
-    return EstimatorReport(spec.name, passes(spec, plan), _reason(spec, sites, num_values))
+    limit = (options or {}).get("max_values", spec.options["max_values"].default)
+    return (
+        ""
+        if num_values <= limit
+        else f"{readable(num_values)} joint values, over max_values={limit}"
+    )
 
 
-def _reason(spec: Spec, sites: tuple[SiteReport, ...], num_values: int) -> str:
-    for site in sites:
-        if site.family not in spec.families:
-            return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
-        if spec.independent and site.leaks:
-            return f"examples depend on each other at site {site.name!r}"
-        if spec.smooth and site.jumps and not site.smooth:
-            return f"the cost has no derivative in the samples of site {site.name!r}"
-        if spec.smooth and site.jumps and spec.unbiased:
-            return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
-    limit = spec.options["max_values"].default if spec.enumerates else num_values
-    if num_values <= limit:
-        return ""
-    return f"{readable(num_values)} joint values, over max_values={limit}"
+def _unfit(spec: Spec, site: SiteReport) -> str:
+    """Why an estimator does not apply to a site; empty if it does."""
+    if site.family not in spec.families:
+        return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
+    if spec.independent and site.leaks:
+        return f"examples depend on each other at site {site.name!r}"
+    if spec.smooth and site.jumps and not site.smooth:
+        return f"the cost has no derivative in the samples of site {site.name!r}"
+    if spec.smooth and site.jumps and spec.unbiased:
+        return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
+    return ""
 
 
 def _problems(report: Report) -> list[str]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from gumbel import estimators as registry
-from gumbel.checks import check_objective
+from gumbel.checks import check_objective, reason
 from gumbel.comparison import Comparison, Row
 from gumbel.estimators import Estimator, Spec
 from gumbel.independence import layout
@@ -167,14 +167,14 @@ def _serving(
     max_passes: int | None,
 ) -> tuple[dict[str, Estimator], dict[str, str]]:
     """The estimators to measure, and the reasons why the others are not, by name."""
-    report = {r.name: r.reason for r in check_objective(*arguments, key, family).estimators}
+    sites = check_objective(*arguments, key, family).sites
     serving, skipped = {}, {}
     for spec in chosen:
         name = spec.name
         if spec.multi_sample:
             skipped[name] = "it descends a multi-sample bound"
-        elif report[name]:
-            skipped[name] = report[name]
+        elif unfit := reason(spec, sites, options.get(name)):
+            skipped[name] = unfit
         elif max_passes is not None and passes[name] > max_passes:
             skipped[name] = f"an estimate takes {passes[name]} passes, over {max_passes}"
         else:

@@ -13,8 +13,16 @@ from gumbel.samplers import Pass, Record, Records, trace
 from gumbel.sites import FamilyLike, value_mask
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
-# What the samples of a site can change: the logits of sites, by name, and the cost, which is None.
-Targets: TypeAlias = frozenset[str | None]
+
+class MaskOf(NamedTuple):
+    """The mask of a site, by the name of the site."""
+
+    site: str
+
+
+# What the samples of a site can change: logits, by the name of their site, masks, and the cost.
+Target: TypeAlias = str | MaskOf | None
+Targets: TypeAlias = frozenset[Target]
 
 NUM_STARTS = 8
 _RULED_OUT = 50.0  # log odds against a value that is not meant to come
@@ -42,18 +50,16 @@ def replayed(
     )
 
 
+def targets_of(records: Records) -> list[Target]:
+    """What the samples of a pass can change: its cost, and the logits and masks of its sites."""
+    return [None, *records, *(MaskOf(site) for site, r in records.items() if r.where is not None)]
+
+
 def outputs(drawn: Pass) -> list[Array]:
-    """What the samples of a pass can change: its costs, and the logits of every site.
-
-    In float32 at least. Logits are NaN where masked, so that a change of the mask shows.
-    """
-    return [upcast(drawn.cost), *(upcast(_masked_logits(r)) for r in drawn.records.values())]
-
-
-def _masked_logits(record: Record) -> Array:
-    if record.where is None:
-        return record.logits
-    return jnp.where(value_mask(record.where, record.family), record.logits, jnp.nan)
+    """The arrays of `targets_of` a pass, in float32 at least."""
+    records = drawn.records.values()
+    masks = [r.where.astype(jnp.float32) for r in records if r.where is not None]
+    return [upcast(drawn.cost), *(upcast(r.logits) for r in records), *masks]
 
 
 def reaching_cost(targets: Mapping[str, Targets]) -> frozenset[str]:
@@ -65,9 +71,14 @@ def reaching_cost(targets: Mapping[str, Targets]) -> frozenset[str]:
       ['a', 'b']
     """
     found: set[str] = set()
-    while more := {site for site, to in targets.items() if to & {None, *found}} - found:
+    while more := {site for site, to in targets.items() if to & leading(found)} - found:
         found |= more
     return frozenset(found)
+
+
+def leading(sites: Iterable[str]) -> Targets:
+    """What leads to the cost if these sites do: the cost, and their logits and masks."""
+    return frozenset({None, *sites, *map(MaskOf, sites)})
 
 
 class Start(NamedTuple):
@@ -124,16 +135,17 @@ class Probe:
         self.drawn = drawn
 
     def start(self, number: int) -> Start:
-        """Start 0 has the samples of `drawn`, the others random ones.
+        """Start 0 has the samples of `drawn`, 1 and 2 extreme ones, the others random ones.
 
-        What is rare under the logits of the model is common there: the values of a site that are
-        not ruled out are equally likely, but for a random tilt that all its variables share. Even
-        starts flip all variables, odd ones half of them: a cost may not change if all are flipped.
+        At starts 1 and 2 all variables have their last or first value that is not ruled out. In the
+        others what is rare under the model is common: such values are equally likely, but for a
+        random tilt that all variables of a site share. Even starts flip all variables, odd ones
+        half of them: a cost may not change if all are flipped.
         """
         records, rng = self.drawn.records, np.random.default_rng(number)
         values, flips = {}, {}
         for site, record in records.items():
-            values[site] = _tilted_sample(rng, record) if number else record.z
+            values[site] = _values_at(number, rng, record) if number else record.z
             shape = record.z.shape
             variables = shape[: len(shape) - record.family.event_ndims]
             flips[site] = jnp.asarray(rng.random(variables) < (0.5 if number % 2 else 1))
@@ -152,7 +164,7 @@ class Probe:
             None, the samples of all examples are flipped, and all outputs looked at.
         """
         found = np.asarray(self._run(start, sites, rows)[1])
-        names = (None, *self.drawn.records)
+        names = targets_of(self.drawn.records)
         return frozenset(name for name, one in zip(names, found, strict=True) if one)
 
     def _run(
@@ -183,13 +195,17 @@ def flipped(z: Sample, record: Record) -> Sample:
 
 
 def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
-    """Whether an array is not the same to rounding, in the rows that are looked at."""
+    """Whether an array is not the same to rounding, in the rows that are looked at.
+
+    Rows that nothing changes are computed from the same numbers by the same program, so a few units
+    in the last place of the largest one leave room for what cancels between rows.
+    """
     looked_at = _first_axis(jnp.asarray(rows), before.ndim)
     one, other = jnp.where(looked_at, before, 0), jnp.where(looked_at, after, 0)
     finite = jnp.isfinite(one) & jnp.isfinite(other)
     largest = jnp.max(jnp.where(finite, jnp.maximum(abs(one), abs(other)), 0), initial=0)
-    atol = 1e-5 * jnp.minimum(1, largest)  # whatever the unit of the cost is
-    close = jnp.where(finite, abs(one - other) <= atol + 1e-4 * abs(other), one == other)
+    tolerance = 32 * jnp.finfo(before.dtype).eps * largest
+    close = jnp.where(finite, abs(one - other) <= tolerance, one == other)
     return ~jnp.all(close | (jnp.isnan(one) & jnp.isnan(other)))
 
 
@@ -211,16 +227,22 @@ def halves(size: int) -> Iterator[np.ndarray]:
         yield ~rows
 
 
-def _tilted_sample(rng: np.random.Generator, record: Record) -> Sample:
-    """Values of a site by a random distribution that its variables share, none ruled out."""
+def _values_at(number: int, rng: np.random.Generator, record: Record) -> Sample:
+    """The values of a site at a start over 0, none of those that its logits rule out."""
     z, logits = record.z, np.asarray(record.logits, np.float32)
-    if record.family.event_ndims == 0:
-        possible = np.where(abs(logits) < _RULED_OUT, rng.normal(scale=2.0), logits)
+    by_value = bool(record.family.event_ndims)
+    size = z.shape[-1:] if by_value else ()
+    if number <= 2:  # log odds of the values that all variables share
+        ends = np.linspace(-40, 40, size[0]) if by_value else np.asarray(40)
+        shared = np.float32(ends if number == 1 else -ends)
+    else:
+        shared = np.float32(rng.normal(scale=2.0, size=size))
+    if not by_value:
+        possible = np.where(abs(logits) < _RULED_OUT, shared, logits)
         return jnp.asarray(possible > rng.logistic(size=z.shape), z.dtype)
     with np.errstate(invalid="ignore"):  # where all values are at -inf
         below = logits - logits.max(axis=-1, keepdims=True)
-    tilt = rng.normal(scale=2.0, size=z.shape[-1:]).astype(np.float32)
-    possible = np.where(below > -_RULED_OUT, tilt, below)
+    possible = np.where(below > -_RULED_OUT, shared, below - _RULED_OUT)
     gumbels = -np.log(rng.standard_exponential(z.shape, np.float32))
     chosen = (possible + gumbels).argmax(axis=-1, keepdims=True)
     return jnp.asarray(chosen == np.arange(z.shape[-1]), z.dtype)

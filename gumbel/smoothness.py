@@ -7,7 +7,17 @@ import jax
 from jaxtyping import Array
 
 from gumbel.independence import is_concrete, layout
-from gumbel.probes import Probe, Targets, outputs, reaching_cost, replayed
+from gumbel.probes import (
+    MaskOf,
+    Probe,
+    Target,
+    Targets,
+    leading,
+    outputs,
+    reaching_cost,
+    replayed,
+    targets_of,
+)
 from gumbel.samplers import Records, hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
@@ -33,9 +43,9 @@ def derivatives(
       records: of a pass with these arguments, or their shapes.
       site: whose samples are asked about.
     """
-    reached: set[str | None] = set()
+    reached: set[Target] = set()
 
-    def noted(output: Array, name: str | None) -> Array:
+    def noted(output: Array, name: Target) -> Array:
         @jax.custom_jvp
         def identity(output: Array) -> Array:
             return output
@@ -50,7 +60,7 @@ def derivatives(
     def watched(z: Array, others: dict[str, Array]) -> list[Array]:
         values = {**others, site: z}
         again = replayed(objective, params, batch, key, family, records, values)
-        return [noted(*pair) for pair in zip(outputs(again), (None, *records), strict=True)]
+        return [noted(*pair) for pair in zip(outputs(again), targets_of(records), strict=True)]
 
     def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
         # In reverse mode, as a custom_vjp in the objective has no other.
@@ -86,7 +96,7 @@ def dependence(targets: Mapping[str, Targets], slopes: Mapping[str, Targets]) ->
       frozenset({'mask'})
     """
     used = reaching_cost(targets)
-    jumps = {site for site in used if (targets[site] - slopes[site]) & {None, *used}}
+    jumps = {site for site in used if (targets[site] - slopes[site]) & leading(used)}
     return Dependence(used, reaching_cost(slopes), frozenset(jumps))
 
 
@@ -145,11 +155,12 @@ def require_smooth(
 
 
 def _later(records: Records, site: str) -> Targets:
-    """All that can depend on the samples of a site: the cost, and the logits of later sites."""
+    """All that can depend on the samples of a site: the cost, and what later sites have."""
     own = records[site]
     sites = {
         name
         for name, record in records.items()
         if record.block > own.block or (record.block == own.block and own.loops)
     }
-    return frozenset({None, *sites})
+    masked = {MaskOf(site) for site in sites if records[site].where is not None}
+    return frozenset({None, *sites, *masked})

@@ -16,7 +16,6 @@ from experiments.settings import Settings
 from experiments.tasks.layers import objective as objective_of
 from experiments.tasks.layers import params_of
 from experiments.training import records, rundir
-from experiments.training import temperature as temperatures
 from experiments.training.loading import Trained
 from experiments.training.program import dynamic_of
 from experiments.training.provenance import provenance
@@ -71,16 +70,19 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     """The objective of a run, its parameters, and its first training images.
 
     What the cost takes from a schedule is that of the checkpoint's step.
+
+    Raises:
+      UserError: its cost is one of relaxed samples.
     """
     settings, step, model, dataset = run
-    task, dynamic = tasks.load(settings.task), dynamic_of(settings)
-    learned = settings.temperature.name == "learned"
-    temperature: Any = dynamic["temperature.value"]
-    if not learned:
-        now = (dynamic, jnp.asarray(step), jnp.zeros(()))
-        temperature = temperatures.at(settings.temperature, settings.num_steps, *now)
-    annealed = task.annealed(settings, dynamic, step)
-    objective = objective_of(model, temperature=temperature, **annealed)
+    if settings.flat().get("kl") == "relaxed":
+        raise UserError(
+            "the run has --config.kl=relaxed, whose cost has no meaning at discrete samples: train "
+            "with kl=sample or kl=analytic to compare gradients"
+        )
+    annealed = tasks.load(settings.task).annealed(settings, dynamic_of(settings), step)
+    # No cost but that of kl=relaxed has a temperature.
+    objective = objective_of(model, temperature=1.0, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
     dynamic_pixels = settings.dynamic_binarization
     shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)

@@ -23,6 +23,7 @@ from experiments.reproduce.store import Record
 from experiments.reproduce.table import Runs, Wave, provenance, shown, summary
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Cell, Part, Preset
+from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings
 from experiments.tasks.layers import objective, params_of
 from experiments.training.program import dynamic_of
@@ -184,6 +185,7 @@ of the SBN rows first where the VAE rows have another. *ms*: of a step of the fi
 (`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
 trains the bound of several samples; the others that of one. Over {MAX_COST} passes a step, an
 estimator trains at equal cost only, at the setting that was picked for `{LENDER}`.
+{footnote(table["cells"]).strip()}
 """
 
 
@@ -241,7 +243,7 @@ def _shown(entry: dict[str, Any], seeds: int, *, bold: bool) -> str:
     if "mean" not in entry:
         return str(entry["missing"])
     text = shown(entry["mean"], entry["ci95"], entry["seeds"], seeds)
-    return f"**{text}**" if bold else text
+    return (f"**{text}**" if bold else text) + mark(entry)
 
 
 def plan_of(settings: Settings) -> Pass:

@@ -137,7 +137,7 @@ def layer_input(family: Family, z: Sample, *, standardize: bool) -> Float[Array,
     biases can undo it, but training: the layer above learns faster at the same learning rate.
     """
     if standardize:
-        mean = family.uniform_mean(z)
+        mean = family.uniform_mean(jnp.zeros_like(z))
         z = (z - mean) / jnp.sqrt(mean * (1 - mean))
     return z.reshape(z.shape[0], -1)
 

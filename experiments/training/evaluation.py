@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import logsumexp
 from jaxtyping import Array, Float, Key, UInt8
 
 from experiments.data import batches
@@ -48,21 +49,16 @@ def streaming_bound(
         sample_key = jax.random.fold_in(key, index)
         return samplers.trace(objective, params, batch, sample_key, family, samplers.hard_draw).cost
 
-    def add(
-        carry: tuple[Float[Array, " B"], Float[Array, " B"]], start: Array
-    ) -> tuple[tuple[Float[Array, " B"], Float[Array, " B"]], None]:
-        largest, rest = carry
+    def add(total: Float[Array, " B"], start: Array) -> tuple[Float[Array, " B"], None]:
         indices = start + jnp.arange(at_once)
         log_weights = -jax.vmap(cost_of)(indices)
         log_weights = jnp.where(indices[:, None] < num_samples, log_weights, -jnp.inf)
-        new = jnp.maximum(largest, jnp.max(log_weights, axis=0))
-        rest = rest * jnp.exp(largest - new) + jnp.sum(jnp.exp(log_weights - new), axis=0)
-        return (new, rest), None
+        return jnp.logaddexp(total, logsumexp(log_weights, axis=0)), None
 
     shape = jax.eval_shape(cost_of, jnp.zeros((), jnp.int32))
-    empty = (jnp.full(shape.shape, -jnp.inf, shape.dtype), jnp.zeros(shape.shape, shape.dtype))
-    (largest, rest), _ = jax.lax.scan(add, empty, jnp.arange(0, num_samples, at_once))
-    return jnp.log(num_samples) - largest - jnp.log(rest)
+    empty = jnp.full(shape.shape, -jnp.inf, shape.dtype)
+    total, _ = jax.lax.scan(add, empty, jnp.arange(0, num_samples, at_once))
+    return jnp.log(num_samples) - total
 
 
 ImageCosts = Callable[[Params, UInt8[Array, "B H W"], PRNGKey], Float[Array, " B"]]

@@ -199,7 +199,7 @@ class Program:
                 self._objective(dynamic, state.step, None, hard=True),
                 state.params,
                 self._batch(images[indices[: self.settings.batch_size]], batch_key),
-                jax.random.fold_in(estimator_key, 1),
+                jax.random.fold_in(estimator_key, 2),  # 1 is that of the sites
             )
             return temperature.adapt(self.settings.family, dynamic, raw, adaptation, step)
 

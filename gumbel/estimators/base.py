@@ -5,11 +5,15 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+import jax
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
-from gumbel.sites import FamilyLike, families
+from gumbel.independence import require_independent
+from gumbel.numerics import check_key
+from gumbel.sites import Families, FamilyLike, families
+from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 State: TypeAlias = PyTree
@@ -21,12 +25,13 @@ class Info(NamedTuple):
 
     Attributes:
       cost: the cost that the estimator computed, in nats: `[B]`, or `[]` if examples are coupled.
-        It is the relaxed cost for a relaxing estimator, the multi-sample bound for `vimco`, and the
-        expectation for `marginalization`.
+        It is the relaxed cost for `gumbel_softmax`, the multi-sample bound for `vimco`, the
+        expectation for `marginalization`, and a cost of discrete samples, or the mean of several,
+        for the others.
       metrics: named scalars of the estimator, such as the scale of its learning signal.
-      aux: `aux` of the objective, from the pass that computed `cost`, so with relaxed samples for a
-        relaxing estimator. `vimco` returns that of its first sample, `marginalization` that of an
-        additional pass with a sample.
+      aux: `aux` of the objective, from the pass that computed `cost`, so with relaxed samples for
+        `gumbel_softmax`. With several samples, it is that of the first one; with `marginalization`,
+        that of an additional pass with a sample.
     """
 
     cost: Cost
@@ -64,8 +69,9 @@ class Estimator(NamedTuple):
 
     `jax.grad(surrogate, argnums=1, has_aux=True)` estimates the gradient of the expected cost,
     averaged over the batch. The temperature is a scalar, or a mapping from sites to scalars. The
-    gradient in the temperature (argnums=4) is that of the relaxed cost and should not be used to
-    choose a temperature (see `gumbel.adaptation`). It is zero for estimators that do not relax.
+    gradient in the temperature (argnums=4) is that of the cost at relaxed samples and should not be
+    used to choose a temperature (see `gumbel.adaptation`); for `rebar` and `relax`, it is that of
+    the squared estimate, and lowers the variance. It is zero for estimators that do not relax.
 
     Attributes:
       init: makes the initial state, a pytree. It may run the objective once or twice. Outside of
@@ -125,6 +131,7 @@ class Spec(NamedTuple):
 
 
 _REGISTRY: dict[str, Spec] = {}
+_INIT = 0x1417  # no number that a surrogate folds into its key
 
 
 def register(
@@ -170,10 +177,9 @@ def register(
         if taken := [each for each in (name, *aliases) if _find(each)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         known = options_of(factory, ranges or {}, kinds or {})
-        checked = _checked(name, factory, families, derivatives, known)
-        _REGISTRY[name] = Spec(
+        made = Spec(
             name,
-            checked,
+            factory,
             families,
             unbiased,
             relaxes,
@@ -187,21 +193,17 @@ def register(
             known,
             aliases,
         )
-        return checked
+        _REGISTRY[name] = made._replace(factory=_checked(made))
+        return _REGISTRY[name].factory
 
     return add
 
 
-def _checked(
-    name: str,
-    factory: Factory,
-    served: tuple[str, ...],
-    derivatives: Derivatives,
-    known: dict[str, Option],
-) -> Factory:
-    """The factory, with the checks that all estimators share."""
+def _checked(spec: Spec) -> Factory:
+    """The factory of an entry, with the checks that all estimators share."""
+    name, known = spec.name, spec.options
 
-    @functools.wraps(factory)
+    @functools.wraps(spec.factory)
     def checked(family: FamilyLike = None, **options: Any) -> Estimator:
         for option, value in options.items():
             if option == "temperature" and option not in known:
@@ -214,8 +216,32 @@ def _checked(
                     f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"
                 )
             known[option].check(name, value)
-        init, surrogate = factory(families(family).restricted(served, name), **options)
-        return Estimator(init, _checked_surrogate(name, surrogate, derivatives))
+        restricted = families(family).restricted(spec.families, name)
+        init, surrogate = spec.factory(restricted, **options)
+        return Estimator(
+            _checked_init(spec, init, restricted),
+            _checked_surrogate(name, surrogate, spec.derivatives),
+        )
+
+    return checked
+
+
+def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
+    """The init, which refuses an objective that the estimator cannot serve.
+
+    It gets a key of its own: a state made of the samples of the first surrogate would bias it,
+    which one key for both would mean.
+    """
+
+    @functools.wraps(init)
+    def checked(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
+        check_key(key, order="(objective, params, batch, key)")
+        arguments = (objective, params, batch, key, family)
+        if spec.independent:
+            require_independent(*arguments)
+        if spec.smooth:
+            require_smooth(*arguments, spec.name, everywhere=spec.unbiased)
+        return init(objective, params, batch, jax.random.fold_in(key, _INIT))
 
     return checked
 
@@ -245,6 +271,11 @@ def _checked_surrogate(name: str, surrogate: Surrogate, derivatives: Derivatives
         return first_derivative_only(value, name) if derivatives == "first" else value, aux
 
     return checked
+
+
+def no_state(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
+    """The `init` of an estimator without a state."""
+    return ()
 
 
 def unregister(name: str) -> None:

@@ -73,31 +73,15 @@ class Learner(NamedTuple):
             updates, optimizer = self.optimizer.update(finite, state.optimizer, state.coefficients)
         return ControlState(optax.apply_updates(state.coefficients, updates), optimizer)
 
-    def update(
-        self, state: ControlState, score: Score, logits: Logits, num_costs: int
-    ) -> tuple[ControlState, Float[Array, ""]]:
-        """One step, where the score alone depends on the coefficients.
-
-        The arguments other than the state are those of `squared_estimate`.
-
-        Returns:
-          The next state, and the mean squared estimate of this step.
-        """
-        squared, gradient = jax.value_and_grad(squared_estimate, argnums=1)(
-            score, state.coefficients, logits, num_costs
-        )
-        return self.step(state, gradient), squared
-
 
 def learner(optimizer: str, learning_rate: Any) -> Learner:
     """A `Learner` with the optimizer of this name, `adam`, `rmsprop` or `sgd`.
 
     Example:
       >>> fitted = learner("sgd", 0.1)
-      >>> score = lambda a, logits: jnp.sum((3.0 - a) * logits["z"])  # its gradient is 3 - a
-      >>> state, squared = fitted.update(fitted.init(1.0), score, {"z": jnp.zeros(1)}, 1)
-      >>> float(squared), round(float(state.coefficients), 4)
-      (4.0, 1.4)
+      >>> state = fitted.step(fitted.init(1.0), jnp.asarray(-4.0))
+      >>> round(float(state.coefficients), 4)
+      1.4
     """
     return Learner(OPTIMIZERS[optimizer](learning_rate))
 

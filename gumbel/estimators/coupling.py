@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gumbel.estimators.base import Estimator, Info, State, Temperature
+from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
 from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
 from gumbel.families import Family
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.noise import exponential, uniform
 from gumbel.numerics import CERTAIN, upcast
 from gumbel.samplers import Pass, Record, Site
@@ -152,10 +152,6 @@ def score_part(
 def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Estimator:
     """The mean over `groups` independent groups of `size` dependent paths."""
 
-    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        require_independent(objective, params, batch, key, family)
-        return ()
-
     def surrogate(
         objective: Objective,
         params: Params,
@@ -174,7 +170,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
             )
             return drawn.cost, score_part(drawn, noise, shared, scores), drawn.first_aux
 
-        noise_keys = jax.random.split(jax.random.fold_in(key, 1), groups)
+        noise_keys = jax.random.split(jax.random.fold_in(key, 2), groups)
         cost, score, aux = jax.vmap(group)(noise_keys)
         value = jnp.mean(cost) + jnp.mean(score - stop_gradient(score))
         constant = stop_gradient(cost)
@@ -184,7 +180,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
         )
         return value, (state, info)
 
-    return Estimator(init, surrogate)
+    return Estimator(no_state, surrogate)
 
 
 def check_even(name: str, num_samples: int) -> int:

@@ -51,7 +51,7 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
 
         return draw
 
-    return single_pass("decoupled_st", family, draw_at)
+    return single_pass(family, draw_at)
 
 
 def _divided(logits: Float[Array, "..."], temperature: Any) -> Float[Array, "..."]:

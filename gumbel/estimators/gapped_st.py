@@ -49,7 +49,7 @@ def gapped_st(family: Families, *, gap: float = 1.0) -> Estimator:
 
         return draw
 
-    return single_pass("gapped_st", family, draw_at)
+    return single_pass(family, draw_at)
 
 
 def _shift(

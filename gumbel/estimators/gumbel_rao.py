@@ -53,4 +53,4 @@ def gumbel_rao(family: Families, *, num_noises: int = 10) -> Estimator:
 
         return draw
 
-    return single_pass("gumbel_rao", family, draw_at)
+    return single_pass(family, draw_at)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel.estimators.base import Estimator, Info, State, Temperature, register
+from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.changes import Changes, changed_draw
 from gumbel.estimators.multi import Passes, passes
 from gumbel.estimators.options import Range
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
@@ -42,10 +42,6 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
     Source: De Smet, Sansone and Zuidberg Dos Martires (2023); Titsias and
     Lázaro-Gredilla (2015), local expectation gradients.
     """
-
-    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        require_independent(objective, params, batch, key, family)
-        return ()
 
     def surrogate(
         objective: Objective,
@@ -88,7 +84,7 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(base)}, drawn.first_aux)
         return value, (state, info)
 
-    return Estimator(init, surrogate)
+    return Estimator(no_state, surrogate)
 
 
 def _mapped(function: Callable[[Array], Array], count: int, chunk_size: int) -> Array:

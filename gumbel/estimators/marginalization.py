@@ -1,12 +1,11 @@
 """Exact marginalization as an estimator: no variance and no bias, one pass per joint value."""
 
-import jax
 from jaxtyping import Array, Float
 
 from gumbel import exact
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.options import Range
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.samplers import hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
@@ -40,7 +39,6 @@ def marginalization(
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
         exact.check_count(layout(objective, params, batch, key, family), max_values)
-        require_independent(objective, params, batch, key, family)
         return ()
 
     def surrogate(
@@ -56,9 +54,7 @@ def marginalization(
         )
         aux = None
         if layout(objective, params, batch, key, family).aux is not None:
-            # The key that the enumeration gives to the objective's noise; its sites draw from it.
-            draw_key = jax.random.fold_in(key, 1)
-            aux = trace(objective, params, batch, draw_key, family, hard_draw).aux
+            aux = trace(objective, params, batch, key, family, hard_draw).aux
         return mean, (state, Info(cost, {}, aux))
 
     return Estimator(init, surrogate)

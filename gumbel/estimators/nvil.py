@@ -15,7 +15,6 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.independence import require_independent
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
@@ -123,7 +122,6 @@ def nvil(
         return list(by_layer.values())
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:
-        require_independent(objective, params, batch, key, family)
         cost_key, weight_key = jax.random.split(key)
         drawn = trace(objective, params, batch, cost_key, family, hard_draw)
         inputs = seen(batch, drawn)
@@ -169,7 +167,9 @@ def nvil(
             updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         residual = target[None] - values
         next_state = NVILState(
-            normalizer.update(state.signal, drawn.cost, spread_of=residual),
+            normalizer.update(
+                state.signal, drawn.cost, spread_of=residual, of_one=drawn.cost.size == 1
+            ),
             state.unit,
             optax.apply_updates(state.baselines, updates),
             optimizer_state,

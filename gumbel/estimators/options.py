@@ -65,16 +65,6 @@ class Option(NamedTuple):
     optional: bool
     range: Range
 
-    @property
-    def minimum(self) -> float | None:
-        """The smallest value, or None."""
-        return self.range.minimum
-
-    @property
-    def maximum(self) -> float | None:
-        """The largest value, or None."""
-        return self.range.maximum
-
     def check(self, estimator: str, value: Any) -> None:
         """Refuses a known value of another kind or out of range.
 

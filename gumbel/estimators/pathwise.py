@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gumbel import schedules
-from gumbel.estimators.base import Estimator, Info, State, Temperature, register
+from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Records, trace
 from gumbel.schedules import Schedule
 from gumbel.sites import Draw, Families, Site
-from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
@@ -34,7 +33,7 @@ def st(family: Families) -> Estimator:
         z = site.family.sample(key, site.logits)
         return straight_through(z, site.family.mean(site.logits))
 
-    return single_pass("st", family, lambda _temperature: draw)
+    return single_pass(family, lambda _temperature: draw)
 
 
 @register(
@@ -62,7 +61,7 @@ def gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature)
         )
 
-    return single_pass("gumbel_softmax", family, draw_at)
+    return single_pass(family, draw_at)
 
 
 @register("st_gumbel_softmax", unbiased=False, relaxes=True, independent=False, smooth=True)
@@ -77,7 +76,7 @@ def st_gumbel_softmax(family: Families) -> Estimator:
             key, site.logits, temperature_of(site.name, temperature), hard=True
         )
 
-    return single_pass("st_gumbel_softmax", family, draw_at)
+    return single_pass(family, draw_at)
 
 
 class SlopeState(NamedTuple):
@@ -122,7 +121,6 @@ def slope_annealed_st(
         slope = schedules.slope(slope_rate, slope_maximum, interval=slope_interval)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SlopeState:
-        require_smooth(objective, params, batch, key, family, "slope_annealed_st")
         return SlopeState(jnp.zeros((), jnp.int32))
 
     def surrogate(
@@ -177,22 +175,13 @@ def check_sites(temperature: Temperature, records: Records) -> None:
                 )
 
 
-def single_pass(
-    name: str,
-    family: Families,
-    draw_at: Callable[[Temperature], Draw],
-) -> Estimator:
+def single_pass(family: Families, draw_at: Callable[[Temperature], Draw]) -> Estimator:
     """The estimator that differentiates one pass with the samples of `draw_at(temperature)`.
 
     Args:
-      name: of the estimator, for messages.
       family: family of the sites.
       draw_at: gives the draw.
     """
-
-    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        require_smooth(objective, params, batch, key, family, name)
-        return ()
 
     def surrogate(
         objective: Objective,
@@ -206,4 +195,4 @@ def single_pass(
         check_sites(temperature, drawn.records)
         return jnp.mean(drawn.cost), (state, Info(drawn.cost, {}, drawn.aux))
 
-    return Estimator(init, surrogate)
+    return Estimator(no_state, surrogate)

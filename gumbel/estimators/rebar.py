@@ -33,8 +33,9 @@ def rebar(
     squared estimate; see `gumbel.estimators.control`. `gumbel.estimators.relaxed_control` explains
     why the estimate is unbiased, also for stacks and loops. The gradient of the surrogate in the
     temperature is that of the squared estimate, so a learned temperature lowers the variance. It
-    has no second derivative. The cost must be continuous in the relaxed samples: a comparison that
-    flips while they move between 0 and 1 biases the estimate, and a mask is refused.
+    has no second derivative. The cost must be continuous in the relaxed samples, and
+    `stop_gradient` must hide no part of it: a comparison that flips while they move between 0 and 1
+    biases the estimate, and a mask is refused.
 
     Args:
       family: family of the sites.

@@ -28,12 +28,11 @@ from gumbel.arguments import check_temperature
 from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.control import ControlState, Learner, squared_estimate
 from gumbel.estimators.pathwise import check_sites, temperature_of
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.numerics import upcast, wide_dtype
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
-from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -124,8 +123,6 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
     """The score function with this control variate."""
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> ControlState:
-        require_independent(objective, params, batch, key, family)
-        require_smooth(objective, params, batch, key, family, control.name, everywhere=True)
         return control.init(layout(objective, params, batch, key, family).records, key)
 
     def surrogate(

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel.estimators.base import Estimator, Info, State, Temperature, register
+from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.multi import independent, mean_of_others, passes
 from gumbel.estimators.options import Range
-from gumbel.independence import require_independent
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
@@ -37,10 +36,6 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
     Source: Salimans and Knowles (2014); Kool, van Hoof and Welling (2019).
     """
 
-    def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        require_independent(objective, params, batch, key, family)
-        return ()
-
     def surrogate(
         objective: Objective,
         params: Params,
@@ -55,4 +50,4 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
         metrics = {"signal_scale": jnp.std(jax.lax.stop_gradient(signal))}
         return value, (state, Info(drawn.mean_cost, metrics, drawn.first_aux))
 
-    return Estimator(init, surrogate)
+    return Estimator(no_state, surrogate)

@@ -17,16 +17,14 @@ from gumbel.numerics import wide_dtype
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
-_LEAST = {"num_samples": Range(minimum=2), "control_hidden": Range(minimum=1)}
+_RANGES = RANGES | {
+    "num_samples": Range(minimum=2),
+    "control_hidden": Range(minimum=1),
+    "decay": DECAY,
+}
 
 
-@register(
-    "rodeo",
-    unbiased=True,
-    derivatives="all",
-    passes="2 * m + 2 * m",
-    ranges=RANGES | _LEAST | {"decay": DECAY},
-)
+@register("rodeo", unbiased=True, derivatives="all", passes="2 * m + 2 * m", ranges=_RANGES)
 def rodeo(
     family: Families,
     *,
@@ -114,8 +112,8 @@ class _Network(NamedTuple):
     def update(self, state: RodeoState, drawn: Passes, estimate: Estimate) -> RodeoState:
         def squared(weights: Any) -> Float[Array, ""]:
             found = estimate((state.signal, weights))
-            squares = jnp.stack([jnp.sum(jnp.square(x)) for x in found.values()])
-            return jnp.sum(squares) / max(drawn.cost[0].size, 1)
+            squares = [jnp.sum(jnp.square(x)) for x in found.values()]
+            return jnp.sum(jnp.stack(squares)) / max(drawn.cost[0].size, 1)
 
         control = self.learner.step(state.control, jax.grad(squared)(state.control.coefficients))
         return RodeoState(self.normalizer.update(state.signal, drawn.cost), control)

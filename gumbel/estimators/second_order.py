@@ -48,7 +48,7 @@ def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
         soft = 2 * _as_mean(site.family, logits, middle) - _as_mean(site.family, logits, mean) / 2
         return straight_through(z, soft.astype(z.dtype))
 
-    return single_pass("reinmax", family, lambda _temperature: draw)
+    return single_pass(family, lambda _temperature: draw)
 
 
 @register("zgr", unbiased=False, independent=False, smooth=True)
@@ -75,7 +75,7 @@ def zgr(family: Families) -> Estimator:
         soft = (_as_mean(site.family, logits, mean) + away * projected) / 2
         return straight_through(z, soft.astype(z.dtype))
 
-    return single_pass("zgr", family, lambda _temperature: draw)
+    return single_pass(family, lambda _temperature: draw)
 
 
 def _as_mean(family: Family, logits: Values, q: Values) -> Values:

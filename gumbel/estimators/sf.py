@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.independence import require_independent
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -58,7 +57,6 @@ def sf(
     normalizer = Normalizer(centering, variance_normalization, decay)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        require_independent(objective, params, batch, key, family)
         return normalizer.init(trace(objective, params, batch, key, family, hard_draw).cost)
 
     def surrogate(

@@ -53,23 +53,28 @@ class Normalizer(NamedTuple):
         state: SignalState,
         signal: Float[Array, "..."],
         spread_of: Float[Array, "..."] | None = None,
+        of_one: bool | None = None,
     ) -> SignalState:
         """Moves the averages toward the statistics of this batch's signal.
 
-        A batch whose signal is not finite does not move them: it would spoil them for good. A
-        single number, the signal of coupled examples, has its distance from the average instead of
-        a variance of its own.
+        A batch whose signal is not finite does not move them: it would spoil them for good. The
+        signal of a single cost, such as that of coupled examples, has its squared distance from the
+        average instead of a variance of its own.
 
         Args:
           state: the averages of earlier batches.
           signal: of this batch.
           spread_of: what the variance is of, if not of the centered signal.
+          of_one: whether the signal is of a single cost, maybe in several layers; by default, if it
+            is a single number.
         """
         mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
         if spread_of is None:
             spread_of = signal - state.mean.astype(signal.dtype)
         spread = jax.lax.stop_gradient(spread_of)
-        variance = jnp.mean(jnp.square(spread)) if spread.size == 1 else jnp.var(spread)
+        if of_one is None:
+            of_one = spread.size == 1
+        variance = jnp.mean(jnp.square(spread)) if of_one else jnp.var(spread)
         moved = SignalState(
             self.decay * state.mean + (1 - self.decay) * mean,
             self.decay * state.variance + (1 - self.decay) * variance.astype(jnp.float32),

@@ -34,7 +34,7 @@ from gumbel.estimators.multi import (
     passes,
     value_probs,
 )
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.numerics import upcast, zero_where_not_finite
 from gumbel.samplers import Pass, Record, Site, total
 from gumbel.sites import Families
@@ -123,9 +123,8 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
         return drawn, _constant(drawn), slopes
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
-        require_independent(objective, params, batch, key, family)
         _, constant, slopes = draw_all(objective, params, batch, key)
-        state = operator.init(constant, jax.random.fold_in(key, 1))
+        state = operator.init(constant, jax.random.fold_in(key, 2))
         return operator.update(state, constant, _estimate(operator, constant, slopes))
 
     def surrogate(

@@ -10,11 +10,9 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.independence import require_independent
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
-from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -77,8 +75,6 @@ def darn(
         return jnp.concatenate([s.ravel() for s in signal.values()])
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        require_independent(objective, params, batch, key, family)
-        require_smooth(objective, params, batch, key, family, "darn")
         return normalizer.init(pooled(signals_of(objective, params, batch, key)[1]))
 
     def surrogate(
@@ -184,7 +180,6 @@ def muprop(
         return drawn, expansions, stop_gradient(jnp.stack(residuals))
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        require_independent(objective, params, batch, key, family)
         return normalizer.init(expanded(objective, params, batch, key)[2])
 
     def surrogate(
@@ -206,7 +201,7 @@ def muprop(
             corrections = total([own.innovations[layer] for layer, own in expansions.items()])
             value -= _without_value(corrections) * (1 - 1 / scale)
         metrics = {"signal_scale": jnp.std(residuals) / scale}
-        next_state = normalizer.update(state, residuals)
+        next_state = normalizer.update(state, residuals, of_one=drawn.cost.size == 1)
         return jnp.mean(value), (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)

@@ -18,7 +18,7 @@ from gumbel.estimators.distinct import (
 )
 from gumbel.estimators.multi import Costs, Passes, passes
 from gumbel.estimators.options import Range
-from gumbel.independence import layout, require_independent
+from gumbel.independence import layout
 from gumbel.samplers import Pass
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
@@ -68,7 +68,6 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
         first_site(objective, params, batch, key)
-        require_independent(objective, params, batch, key, family)
         return ()
 
     def surrogate(

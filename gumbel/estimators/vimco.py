@@ -12,7 +12,6 @@ from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.multi import Costs, mean_of_others, own_path
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.independence import require_independent
 from gumbel.samplers import hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -66,7 +65,6 @@ def vimco(
         return jax.vmap(one_sample)(jax.random.split(key, num_samples))
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        require_independent(objective, params, batch, key, family)
         cost, _, _ = samples(objective, params, batch, key)
         return normalizer.init(bound(cost)[None] - _baselines(cost))
 

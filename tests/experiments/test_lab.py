@@ -46,6 +46,13 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
     assert "holds a comparison of another request or step" in capsys.readouterr().err
 
 
+def test_a_cost_of_relaxed_samples_is_refused(tmp_path, capsys):
+    settings = small.settings("vae", kl="relaxed", num_steps=2, estimator__name="gumbel_softmax")
+    run.train(settings, tmp_path)
+    assert compare(tmp_path) == 2
+    assert "has --config.kl=relaxed, whose cost has no meaning at" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -194,6 +194,19 @@ def test_whatever_the_unit_of_the_cost_is(unit):
     assert (site.used, site.leaks, site.smooth) == (True, False, True)
 
 
+@pytest.mark.parametrize("offset", [1e3, -1e5])
+def test_a_large_constant_in_the_cost_hides_nothing(offset):
+    def leaking(params, batch, key, sample):
+        z = sample("z", params + batch)[:, 0]
+        return offset + 1e-4 * abs(offset) * (z + jnp.roll(z, 1))
+
+    def flat(params, batch, key, sample):
+        return offset + 1e-4 * abs(offset) * above_half(sample("z", params + batch))
+
+    assert [site.leaks for site in check(leaking).sites] == [True]
+    assert [(site.used, site.smooth) for site in check(flat).sites] == [(True, False)]
+
+
 @pytest.mark.parametrize("size", [2, 3, 7, 8, 100])
 def test_a_leak_from_any_example_to_any_other_is_seen(size):
     """Some set of flipped examples holds the one and not the other, whichever they are."""
@@ -436,6 +449,26 @@ def test_a_draw_that_ends_all_episodes_hides_nothing(seed):
         objective, params, jnp.zeros(4), jax.random.key(seed), BERNOULLI
     )
     assert [(site.used, site.trained) for site in report.sites] == [(True, True)] * 2
+
+
+def test_a_mask_counts_beside_logits_that_have_a_derivative():
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        ones = first.sum(axis=-1)
+        return first[:, 0] + sample("second", params[0] + ones, where=ones > 1.5)
+
+    report = check(objective)
+    assert [(site.smooth, site.jumps) for site in report.sites] == [(True, True), (True, False)]
+    assert set(refusals(report)) == {"rebar", "relax"}
+
+
+def test_a_cost_that_needs_the_same_value_at_many_sites():
+    def objective(params, batch, key, sample):
+        logits = params[0] - 1 + batch[:, 0]
+        return jnp.prod(jnp.stack([sample(f"z{i}", logits) for i in range(6)]) > 0.5, axis=0) * 1.0
+
+    report = check(objective)
+    assert {(site.used, site.smooth) for site in report.sites} == {(True, False)}
 
 
 def test_values_that_are_ruled_out_are_not_tried():

@@ -87,9 +87,7 @@ def test_the_result_is_plain_data_and_prints_as_a_table(found):
 
 
 def test_too_many_values_fall_back_to_a_long_run_and_say_so():
-    found = compare(
-        estimators=["st", "muprop"], num_draws=2000, max_values=1, reference_draws=5000
-    )
+    found = compare(estimators=["st", "muprop"], num_draws=2000, max_values=1, reference_draws=5000)
     said = re.fullmatch(
         r"5000 draws of muprop, standard error (\S+) of its norm "
         r"\(enumeration needs 2 joint values\)",
@@ -131,6 +129,22 @@ def measured(name, bias, variance, milliseconds, *, unbiased=False):
     numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
     interval = (0.0 if unbiased else bias, bias)
     return lab.Row(name, None, "all", unbiased, bias, interval, *numbers)
+
+
+def test_the_options_of_an_estimator_decide_whether_it_applies():
+    def wide(params, batch, key, sample):
+        return sample("b", params["logit"] + batch).sum(axis=-1)
+
+    options = {"marginalization": {"max_values": 4}}
+    arguments = (wide, {"logit": jnp.zeros(3)}, jnp.zeros((2, 3)), KEY)
+    found = lab.compare(
+        *arguments,
+        family=BERNOULLI,
+        estimators=["marginalization", "sf"],
+        options=options,
+        num_draws=10,
+    )
+    assert found.skipped == {"marginalization": "8 joint values, over max_values=4"}
 
 
 def test_an_estimator_that_refuses_the_objective_is_skipped_with_its_reason():

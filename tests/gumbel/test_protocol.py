@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
+from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info
-from gumbel.estimators.signal import SignalState
+from gumbel.estimators.signal import Normalizer, SignalState
 from gumbel.independence import layout
 from gumbel.passes import evaluated, passes
 from gumbel.sites import families
@@ -380,3 +380,56 @@ def test_the_objective_s_noise_is_not_that_of_its_sites():
     drawn = samplers.trace(objective, jnp.zeros((1, 64)), None, KEY, BERNOULLI, samplers.hard_draw)
     z, *own = drawn.aux
     assert all((z != noise).any() for noise in own)
+
+
+@pytest.mark.parametrize(
+    "name", ["sf", "muprop", pytest.param("double_cv", marks=pytest.mark.slow)]
+)
+def test_one_key_for_the_state_and_the_estimate_biases_nothing(name):
+    """A state made of the samples of the estimate would: `sf` with a baseline would be 0.
+
+    A z-test of two coordinates at an error rate of 1e-4.
+    """
+
+    def objective(params, batch, key, sample):
+        return jnp.square(sample("z", params)[:, 0] + sample("w", params)[:, 1] - 0.3)
+
+    params = jnp.array([[0.3, -0.2]])
+    estimator = estimators.make(name, BERNOULLI)
+    _, expected = exact.value_and_grad(objective, params, None, KEY, BERNOULLI)
+
+    def estimate(key):
+        state = estimator.init(objective, params, None, key)
+        gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return gradient(objective, params, None, key, 1.0, state)[0]
+
+    estimates = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 20_000))
+    error = estimates.std(axis=0) / len(estimates) ** 0.5
+    assert jnp.max(abs(estimates.mean(axis=0) - expected) / error) < 4.1
+
+
+def test_the_spread_of_one_cost_in_several_layers_is_not_that_between_layers():
+    normalizer = Normalizer(centering=True, variance_normalization=True, decay=0.5)
+    state = SignalState(jnp.float32(0), jnp.float32(0))
+    layers = jnp.array([[3.0], [4.0]])
+    moved = normalizer.update(state, jnp.array([3.0]), spread_of=layers, of_one=True)
+    assert float(moved.variance) == 0.5 * 12.5
+
+
+def test_the_noise_of_coupled_layers_sets_the_scale_of_nvil():
+    def objective(params, batch, key, sample):
+        first = sample("first", params + jnp.zeros((4, 2)))
+        return 100 * jnp.mean(first + sample("second", params + first))
+
+    nvil = estimators.make("nvil", BERNOULLI, variance_normalization=True, decay=0.9)
+    state = nvil.init(objective, jnp.zeros(2), jnp.zeros((4, 1)), KEY)
+    step = jax.jit(
+        lambda key, state: nvil.surrogate(
+            objective, jnp.zeros(2), jnp.zeros((4, 1)), key, 1.0, state
+        )
+    )
+    costs = []
+    for key in jax.random.split(KEY, 60):
+        _, (state, info) = step(key, state)
+        costs.append(float(info.cost))
+    assert 0.5 < state.signal.variance**0.5 / np.std(costs) < 2

@@ -71,6 +71,21 @@ def test_costs_far_from_zero_neither_overflow_nor_vanish():
     np.testing.assert_allclose(found, bound_of(net, 23)(KEY) + offsets, rtol=1e-6)
 
 
+def test_samples_of_weight_zero_count_wherever_they_stand():
+    """Among the first of a chunk, or all of one: the mean weight is that of the others."""
+    net = two_layer(BERNOULLI, batch_size=3)
+
+    def sometimes(params, batch, key, sample):
+        cost = net.objective(params, batch, key, sample)
+        return jnp.where(jax.random.bernoulli(key, 0.2), cost, jnp.inf)
+
+    expected, costs = direct_bound(net._replace(objective=sometimes), 23)
+    assert np.isinf(costs[:4]).all()
+    for at_once in (1, 4, 23):
+        found = bound_of(net._replace(objective=sometimes), 23, at_once)(KEY)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def exact_moments(net):
     """Mean and standard deviation of the weight `exp(-cost)` over all joint values."""
 
