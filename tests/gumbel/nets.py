@@ -1,4 +1,4 @@
-"""Small two-layer nets, one of each family, whose exact gradient can be enumerated."""
+"""Small nets of two or three layers, of each family, whose exact gradient can be enumerated."""
 
 from functools import cache
 from typing import NamedTuple
@@ -28,39 +28,42 @@ class Net(NamedTuple):
 
 
 @cache
-def two_layer(family: Family, *, batch_size: int = 2) -> Net:
-    """Input 3, two stochastic layers of 2 variables (K = 3 if categorical), a cost of size 1.
+def stack(family: Family, num_layers: int, *, batch_size: int = 2) -> Net:
+    """Input 3, stochastic layers of 2 variables (K = 3 if categorical), a cost of size 1.
 
-    The cost is `-log p(y | h2)` for binary targets `y`, smooth and not quadratic in `h2`.
+    The cost is `-log p(y | h)` of the last layer `h` for binary targets `y`, smooth and not
+    quadratic in `h`. The layers are the sites `h1`, `h2`, ..., with the weights `w1`, `w2`, ....
     """
     event = (2,) if family is BERNOULLI else (2, 3)
     width = 2 if family is BERNOULLI else 6
-    keys = jax.random.split(jax.random.key(7), 5)
-
-    def weights(key: PRNGKey, rows: int, columns: int) -> Float[Array, "..."]:
-        return jax.random.normal(key, (rows, columns))
-
+    *keys, x_key, y_key = jax.random.split(jax.random.key(7), num_layers + 3)
+    shapes = [(3, width), *[(width, width)] * (num_layers - 1), (width, 4)]
     params = {
-        "w1": weights(keys[0], 3, width),
-        "w2": weights(keys[1], width, width),
-        "w3": 2.0 * weights(keys[2], width, 4),
+        f"w{layer}": jax.random.normal(key, shape)
+        for layer, (key, shape) in enumerate(zip(keys, shapes, strict=True), 1)
     }
+    last = f"w{num_layers + 1}"
+    params[last] = 2.0 * params[last]
     batch = {
-        "x": jax.random.normal(keys[3], (batch_size, 3)),
-        "y": jax.random.bernoulli(keys[4], 0.5, (batch_size, 4)).astype(jnp.float32),
+        "x": jax.random.normal(x_key, (batch_size, 3)),
+        "y": jax.random.bernoulli(y_key, 0.5, (batch_size, 4)).astype(jnp.float32),
     }
 
     def objective(
         params: Params, batch: Batch, key: PRNGKey, sample: Sampler
     ) -> Float[Array, " B"]:
         hidden = batch["x"]
-        for site, weight in (("h1", "w1"), ("h2", "w2")):
-            logits = (hidden @ params[weight]).reshape(-1, *event)
-            hidden = sample(site, logits).reshape(-1, width)
-        logits = hidden @ params["w3"]
-        return -BERNOULLI.log_prob(logits, batch["y"]).sum(axis=-1)
+        for layer in range(1, num_layers + 1):
+            logits = (hidden @ params[f"w{layer}"]).reshape(-1, *event)
+            hidden = sample(f"h{layer}", logits).reshape(-1, width)
+        return -BERNOULLI.log_prob(hidden @ params[last], batch["y"]).sum(axis=-1)
 
     return Net(family, objective, params, batch)
+
+
+def two_layer(family: Family, *, batch_size: int = 2) -> Net:
+    """`stack` of two layers; the same net for the same arguments."""
+    return stack(family, 2, batch_size=batch_size)
 
 
 def toy(target: float, *, num_copies: int = 1) -> Net:

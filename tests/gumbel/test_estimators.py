@@ -14,8 +14,9 @@ import pytest
 from scipy import stats
 
 from gumbel import BERNOULLI, CATEGORICAL, Family, estimators, exact, samplers
-from gumbel.estimators import Estimator, Info
-from tests.gumbel.nets import FAMILIES, Net, two_layer
+from gumbel.estimators import Estimator, Info, taylor
+from tests.gumbel.nets import FAMILIES, Net, stack, two_layer
+from tests.gumbel.variances import squared_distances, wrong_orders
 from tests.gumbel.walks import QUICK, SINGLE_SAMPLE_UNBIASED
 
 slow = pytest.mark.slow
@@ -122,6 +123,51 @@ def test_unbiased_estimators_match_enumeration(name, family):
 def test_centering_leaves_the_estimate_unbiased(name):
     """With an average of one batch, which halves the estimate if it is of the same two examples."""
     assert is_accepted(two_layer(BERNOULLI), make(name, BERNOULLI, centering=True, decay=0.0))
+
+
+@pytest.mark.parametrize(
+    "family", [BERNOULLI, pytest.param(CATEGORICAL, marks=slow)], ids=lambda family: family.name
+)
+@pytest.mark.parametrize(
+    ("num_layers", "expansion"), [(2, "mean_field"), (3, "local"), (3, "mean_field")]
+)
+def test_muprop_matches_enumeration_in_stacks(num_layers, expansion, family):
+    """Two layers with `local`, the default, are in the test of all unbiased estimators."""
+    assert is_accepted(stack(family, num_layers), make("muprop", family, expansion=expansion))
+
+
+@pytest.mark.parametrize("expansion", ["local", pytest.param("mean_field", marks=slow)])
+def test_the_z_test_sees_that_a_middle_layer_of_muprop_lacks_its_correction(expansion, monkeypatch):
+    right = taylor._control_variate
+
+    def forgetful(log_q, expansions):
+        _, layer, _ = expansions
+        own = expansions[layer]
+        constant = jax.lax.stop_gradient(own.innovations[layer])
+        without = own._replace(innovations=own.innovations | {layer: constant})
+        return right(log_q, expansions | {layer: without})
+
+    monkeypatch.setattr(taylor, "_control_variate", forgetful)
+    wrong = estimators.make("muprop", BERNOULLI, expansion=expansion)
+    assert not is_accepted(stack(BERNOULLI, 3), wrong)
+
+
+@pytest.mark.parametrize(
+    ("family", "num_layers"),
+    [(BERNOULLI, 2), *[pytest.param(family, 3, marks=slow) for family in FAMILIES]],
+    ids=lambda it: getattr(it, "name", it),
+)
+def test_a_local_expansion_lowers_the_variance_of_muprop_s_later_layers(family, num_layers):
+    """That of the first one it leaves, since there both expansions are the same."""
+    net, found = stack(family, num_layers), {}
+    for expansion in ("local", "mean_field"):
+        estimator = make("muprop", family, expansion=expansion)
+        state = initial_state(net, estimator)
+        distances = squared_distances(net, estimator, state, 5000)
+        found |= {(expansion, weights): each for weights, each in distances.items()}
+    later = [f"w{layer}" for layer in range(2, num_layers + 1)]
+    assert wrong_orders(found, [(("local", w), ("mean_field", w)) for w in later]) == {}
+    np.testing.assert_allclose(found["local", "w1"], found["mean_field", "w1"], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
