@@ -134,7 +134,8 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
         return Part()
     preset = targets.preset_of(target, given["preset"])
     rows = _these("rows", given, preset.rows)
-    return Part(rows, _these("estimators", given, preset.all_columns), given["seeds"])
+    these = _these("estimators", given, preset.all_columns)
+    return Part(rows, these, given["seeds"], together=engines.chosen(given)[0] == "vmap")
 
 
 def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:

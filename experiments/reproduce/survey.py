@@ -22,6 +22,7 @@ from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
 from experiments.reproduce.table import Runs, Wave, provenance, shown, summary
 from experiments.reproduce.table1 import Table1
+from experiments.reproduce.table1_batches import batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings
@@ -83,13 +84,13 @@ class Survey(Table1):
 
     def waves(self) -> Iterator[Wave]:
         """As for Table 1; the runs at equal cost follow those of equal steps."""
-        for name, all_cells, seed in presets.batches(self.preset, self.part):
-            cells = [cell for cell in all_cells if self.share(cell).cost <= MAX_COST]
-            if seed == 0:
-                yield from self._picking_waves(name, cells)
-            yield self._finals_wave(name, cells, seed)
-            jobs = [job for cell in all_cells for job in self._equal_jobs(cell, [seed])]
-            yield self.runs.missing(f"{name}, equal cost, seed {seed}", jobs)
+        for batch in batches(self.preset, self.part):
+            cells = [cell for cell in batch.cells if self.share(cell).cost <= MAX_COST]
+            if 0 in batch.seeds:
+                yield from self._picking_waves(batch.name, cells)
+            yield self._finals_wave(batch._replace(cells=cells))
+            jobs = [job for cell in batch.cells for job in self._equal_jobs(cell, batch.seeds)]
+            yield self.runs.missing(f"{batch.name}, equal cost, {batch.said}", jobs)
 
     def setting(self, cell: Cell) -> Overrides | None:
         """See `Table1.setting`; cells that train at equal cost only borrow it."""

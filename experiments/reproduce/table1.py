@@ -18,6 +18,7 @@ from experiments.reproduce.table import (
     shown,
     summary,
 )
+from experiments.reproduce.table1_batches import Batch, batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.training.run_state import Job
@@ -60,10 +61,10 @@ class Table1(Table):
 
     def waves(self) -> Iterator[Wave]:
         """See `Table.waves`."""
-        for name, cells, seed in presets.batches(self.preset, self.part):
-            if seed == 0:
-                yield from self._picking_waves(name, cells)
-            yield self._finals_wave(name, cells, seed)
+        for batch in batches(self.preset, self.part):
+            if 0 in batch.seeds:
+                yield from self._picking_waves(batch.name, batch.cells)
+            yield self._finals_wave(batch)
 
     def _picking_waves(self, name: str, cells: Sequence[Cell]) -> Iterator[Wave]:
         for number in itertools.count():
@@ -124,10 +125,12 @@ class Table1(Table):
         base = protocol.base_config(cell, self.preset, pick_steps=pick_steps)
         return self.runs.jobs(base, f"{stage}/{cell.name}", trials)
 
-    def _finals_wave(self, name: str, cells: Sequence[Cell], seed: int) -> Wave:
-        picked = [(cell, setting) for cell in cells if (setting := self.setting(cell))]
-        jobs = [self._final(cell, setting, seed) for cell, setting in picked]
-        return self.runs.missing(f"{name}, seed {seed}", jobs)
+    def _finals_wave(self, batch: Batch) -> Wave:
+        picked = [(cell, setting) for cell in batch.cells if (setting := self.setting(cell))]
+        jobs = [
+            self._final(cell, setting, seed) for cell, setting in picked for seed in batch.seeds
+        ]
+        return self.runs.missing(f"{batch.name}, {batch.said}", jobs)
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         """What the JSON says of a cell."""

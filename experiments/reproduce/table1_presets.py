@@ -23,7 +23,7 @@ slope that ends at 2 for slope-annealed straight-through. It trains one cell at 
 seed's final run right after the picking, so the table fills from the start.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from experiments.config import Overrides
@@ -34,8 +34,6 @@ from experiments.sweeps.grids import LEARNING_RATES, Grid
 _PAPER = PAPER["table1"]
 ROWS: tuple[str, ...] = tuple(_PAPER["rows"])
 COLUMNS: tuple[str, ...] = tuple(_PAPER["columns"])
-# The paper's own estimators, which train first where cells train one at a time.
-_FIRST_COLUMNS = ("gumbel_softmax", "st_gumbel_softmax")
 # Described in the paper but left out of its table; VIMCO has an objective of its own.
 EXTRA_COLUMNS = ("nvil", "vimco")
 
@@ -116,30 +114,19 @@ class Part(NamedTuple):
     Attributes:
       rows, estimators: of the cells.
       seeds: of their final runs, from 0 on.
+      together: whether all seeds of a cell train at once, as pays where runs are vmapped, or the
+        first seed of all cells before any other.
     """
 
     rows: tuple[str, ...] | None = None
     estimators: tuple[str, ...] | None = None
     seeds: int | None = None
+    together: bool = False
 
     def has(self, cell: Cell) -> bool:
         """Whether the cell trains."""
         of_row = self.rows is None or cell.row in self.rows
         return of_row and (self.estimators is None or cell.estimator in self.estimators)
-
-
-class Batch(NamedTuple):
-    """Cells whose runs may train at once.
-
-    Attributes:
-      name: for the log.
-      cells: of the table.
-      seed: of their final runs; those of seed 0 come after the picking.
-    """
-
-    name: str
-    cells: list[Cell]
-    seed: int
 
 
 _SCHEDULES = grids.product({"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)})
@@ -207,43 +194,3 @@ PRESETS = {
 def cells(preset: Preset) -> list[Cell]:
     """The cells of a preset, row by row."""
     return [Cell(row, estimator) for row in preset.rows for estimator in preset.all_columns]
-
-
-def batches(preset: Preset, part: Part) -> Iterator[Batch]:
-    """What trains of a part of the table, in priority order.
-
-    The paper's cells come first, with one seed each. By rows, the columns that the paper left out
-    follow, then the other seeds. Cell by cell, the columns of its own estimators lead, through the
-    rows; their other seeds follow, then those of its other columns; what it left out comes last.
-    """
-    for name, all_cells, seed in _batches(preset):
-        cells = [cell for cell in all_cells if part.has(cell)]
-        if cells and (part.seeds is None or seed < part.seeds):
-            yield Batch(name, cells, seed)
-
-
-def _batches(preset: Preset) -> Iterator[Batch]:
-    if preset.rows_at_once:
-        yield from _batches_by_rows(preset, preset.rows_at_once)
-        return
-    first = [name for name in preset.columns if name in _FIRST_COLUMNS]
-    others = [name for name in preset.columns if name not in _FIRST_COLUMNS]
-    seeds, further = range(preset.seeds), range(1, preset.seeds)
-    for columns, those in (
-        (first + others, range(1)),
-        (first, further),
-        (others, further),
-        (preset.extra_columns, seeds),
-    ):
-        for seed in those:
-            for cell in (Cell(row, column) for column in columns for row in preset.rows):
-                yield Batch(cell.name, [cell], seed)
-
-
-def _batches_by_rows(preset: Preset, size: int) -> Iterator[Batch]:
-    groups = [preset.rows[first : first + size] for first in range(0, len(preset.rows), size)]
-    rounds = [(preset.columns, 0), (preset.extra_columns, 0)]
-    for columns, seed in rounds + [(preset.all_columns, seed) for seed in range(1, preset.seeds)]:
-        for rows in groups:
-            cells = [Cell(row, column) for row in rows for column in columns]
-            yield Batch(" and ".join(rows), cells, seed)

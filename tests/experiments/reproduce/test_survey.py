@@ -8,6 +8,7 @@ import pytest
 from experiments.reproduce import planned, survey
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce.survey import MAX_COST, Survey, best_of, ranks
+from experiments.reproduce.table1_batches import batches
 from experiments.reproduce.table1_presets import Cell, Part
 from experiments.sweeps.engines import Options
 from gumbel import estimators
@@ -85,6 +86,22 @@ def test_a_part_trains_alone_and_the_table_shows_all(tmp_path):
     cells = {(e["row"], e["estimator"]): e for e in table.write()["cells"]}
     assert cells["sbn_bernoulli", "rloo"]["seeds"] == 1
     assert cells["vae_bernoulli", "rloo"]["missing"] == "not run"
+
+
+@pytest.mark.parametrize("name", ["full", "short"])
+def test_seeds_of_a_cell_may_train_together(name):
+    apart, together = (
+        list(batches(presets.PRESETS[name], Part(together=one))) for one in (False, True)
+    )
+
+    def runs(order):
+        return sorted((*cell[:2], seed) for b in order for cell in b.cells for seed in b.seeds)
+
+    assert runs(apart) == runs(together)
+    assert {len(batch.seeds) for batch in apart} == {1}
+    if name == "full":
+        assert {tuple(batch.seeds) for batch in together} == {(0, 1, 2)}
+        assert together[0].said == "seeds 0, 1, 2"
 
 
 def test_what_has_not_run_says_so_and_what_table1_trained_counts(tmp_path):
