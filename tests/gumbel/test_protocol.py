@@ -47,12 +47,22 @@ def test_the_objective_runs_as_often_as_the_registry_says_with_other_options():
 
 
 def check_passes(name, **options):
-    net, ran = two_layer(BERNOULLI), []
+    net, ran, came_back = two_layer(BERNOULLI), [], []
+
+    @jax.custom_vjp
+    def noted(cost):
+        return cost
+
+    def back(_, cotangent):
+        jax.debug.callback(came_back.append, cotangent[0])
+        return (cotangent,)
+
+    noted.defvjp(lambda cost: (cost, None), back)
 
     def objective(params, batch, key, sample):
         cost = net.objective(params, batch, key, sample)
         jax.debug.callback(ran.append, cost[0])  # once for each path that `vmap` runs at a time
-        return cost
+        return noted(cost)
 
     estimator = estimators.make(name, BERNOULLI, **options)
     state = estimator.init(net.objective, net.params, net.batch, KEY)
@@ -63,6 +73,7 @@ def check_passes(name, **options):
     both = ast.parse(passes(estimators.spec(name), plan, options), mode="eval").body
     assert isinstance(both, ast.BinOp)  # forward + backward
     assert len(ran) == evaluated(ast.unparse(both.left))
+    assert len(came_back) == evaluated(ast.unparse(both.right))
 
 
 class Made(NamedTuple):
