@@ -11,7 +11,8 @@ import numpy as np
 
 from gumbel import estimators
 from gumbel.estimators import Spec
-from gumbel.independence import count_values, is_concrete, layout, leaks, readable
+from gumbel.independence import leaks
+from gumbel.layouts import count_values, is_concrete, layout, readable
 from gumbel.passes import passes
 from gumbel.probes import NUM_STARTS, Probe, changed, outputs, replayed
 from gumbel.samplers import Pass, hard_draw, trace

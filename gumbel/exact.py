@@ -17,14 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel import sums
-from gumbel.independence import (
-    count_values,
-    event_shape,
-    layout,
-    num_variables,
-    readable,
-    require_independent,
-)
+from gumbel.independence import require_independent
+from gumbel.layouts import count_values, event_shape, layout, num_variables, readable
 from gumbel.samplers import Pass, Record, Site, total, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
@@ -36,7 +30,7 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
     """Returns the number of joint values, or raises if it is over `max_values`.
 
     Args:
-      plan: of `gumbel.independence.layout`.
+      plan: of `gumbel.layouts.layout`.
       max_values: the most joint values to enumerate.
 
     Raises:

@@ -17,7 +17,7 @@ from gumbel import estimators as registry
 from gumbel.checks import check_objective, reason
 from gumbel.comparison import Comparison, Row
 from gumbel.estimators import Estimator, Spec
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.measuring import NUM_BLOCKS, Measured, measurer, squared_bias
 from gumbel.passes import count_passes
 from gumbel.sites import FamilyLike

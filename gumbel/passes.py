@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gumbel.estimators import Spec
-from gumbel.independence import count_changes, count_values, readable
+from gumbel.layouts import count_changes, count_values, readable
 from gumbel.samplers import Pass
 
 
@@ -16,7 +16,7 @@ def passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> 
 
     Args:
       spec: of the estimator.
-      plan: of the objective; see `gumbel.independence.layout`.
+      plan: of the objective; see `gumbel.layouts.layout`.
       options: of the estimator, where they are not its defaults.
     """
     return _filled(spec, plan, options, readable)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from gumbel.independence import is_concrete, layout
+from gumbel.layouts import is_concrete, layout
 from gumbel.probes import (
     MaskOf,
     Probe,

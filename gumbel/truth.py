@@ -9,7 +9,7 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.measuring import NUM_BLOCKS, grouped, measurer
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler

@@ -30,7 +30,7 @@ from experiments.tasks.layers import objective, params_of
 from experiments.training.program import dynamic_of
 from experiments.training.run_state import Job
 from gumbel import estimators
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.passes import count_passes
 from gumbel.samplers import Pass
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gumbel.estimators.multi import Costs, independent, value_probs
-from gumbel.independence import count_changes, event_shape
+from gumbel.layouts import count_changes, event_shape
 from gumbel.numerics import same_rank, upcast
 from gumbel.samplers import Record, Records, Site
 from gumbel.types import PRNGKey, Sample

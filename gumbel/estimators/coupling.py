@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
 from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
 from gumbel.families import Family
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.noise import exponential, uniform
 from gumbel.numerics import CERTAIN, upcast
 from gumbel.samplers import Pass, Record, Site

@@ -10,7 +10,7 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
 from gumbel.estimators.changes import Changes, changed_draw
 from gumbel.estimators.multi import Passes, passes
 from gumbel.estimators.options import Range
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
 

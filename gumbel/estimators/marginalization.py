@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 from gumbel import exact
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.options import Range
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.samplers import hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey

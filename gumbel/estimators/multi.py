@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.families import Family
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families, lead_of

@@ -28,7 +28,7 @@ from gumbel.arguments import check_temperature
 from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.control import ControlState, Learner, squared_estimate
 from gumbel.estimators.pathwise import check_sites, temperature_of
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.numerics import upcast, wide_dtype
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace

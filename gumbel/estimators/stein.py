@@ -34,7 +34,7 @@ from gumbel.estimators.multi import (
     passes,
     value_probs,
 )
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.numerics import upcast, zero_where_not_finite
 from gumbel.samplers import Pass, Record, Site, total
 from gumbel.sites import Families

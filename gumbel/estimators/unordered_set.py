@@ -18,7 +18,7 @@ from gumbel.estimators.distinct import (
 )
 from gumbel.estimators.multi import Costs, Passes, passes
 from gumbel.estimators.options import Range
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.samplers import Pass
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey

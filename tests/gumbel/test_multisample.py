@@ -23,7 +23,7 @@ from gumbel.estimators.coupling import Bits
 from gumbel.estimators.distinct import IMPOSSIBLE, distinct_values, leave_out
 from gumbel.estimators.multi import Passes, mean_of_others, shared_sites
 from gumbel.estimators.signal import SignalState
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.samplers import Record
 from gumbel.sites import families
 from tests.gumbel.nets import FAMILIES, Net, two_layer

@@ -15,7 +15,7 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info
 from gumbel.estimators.signal import Normalizer, SignalState
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from gumbel.passes import evaluated, passes
 from gumbel.sites import families
 from tests.gumbel.nets import FAMILIES, Net, two_layer

@@ -14,7 +14,7 @@ from experiments.tasks.generative import VAE
 from experiments.tasks.layers import PixelLikelihood, layer_input
 from experiments.tasks.structured_prediction import SBN
 from gumbel import BERNOULLI, CATEGORICAL, exact
-from gumbel.independence import layout
+from gumbel.layouts import layout
 from tests.experiments import small
 
 FAMILIES = (BERNOULLI, CATEGORICAL)

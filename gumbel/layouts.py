@@ -1,0 +1,88 @@
+"""The shapes of a pass, and how many values its variables have."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gumbel.samplers import Pass, Record, hard_draw, trace
+from gumbel.sites import FamilyLike
+from gumbel.types import Batch, Objective, Params, PRNGKey
+
+
+def layout(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> Pass:
+    """A pass of which only shapes are known, found without running the objective.
+
+    Returns:
+      A pass whose arrays, except `aux`, are `jax.ShapeDtypeStruct`s; `aux` is None if there is
+      none, else something else.
+    """
+    found: list[Pass] = []
+
+    def note() -> None:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        records = {
+            site: record._replace(
+                logits=_shape(record.logits),
+                z=_shape(record.z),
+                where=None if record.where is None else _shape(record.where),
+            )
+            for site, record in drawn.records.items()
+        }
+        found.append(Pass(_shape(drawn.cost), records, None if drawn.aux is None else ()))
+
+    jax.eval_shape(note)
+    return found[0]
+
+
+def _shape(array: Any) -> Any:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def event_shape(record: Record, *, coupled: bool) -> tuple[int, ...]:
+    """The shape of what one cost depends on at a site: without the batch axis, unless coupled."""
+    shape = tuple(record.logits.shape)
+    return shape if coupled else shape[1:]
+
+
+def num_variables(record: Record, *, coupled: bool) -> int:
+    """How many variables that is."""
+    shape = event_shape(record, coupled=coupled)
+    return math.prod(shape[: len(shape) - record.family.event_ndims])
+
+
+def count_values(record: Record, *, coupled: bool) -> int:
+    """How many joint values that has: K to the power of the number of variables."""
+    num_values = record.family.num_values(tuple(record.logits.shape))
+    count: int = num_values ** num_variables(record, coupled=coupled)
+    return count
+
+
+def count_changes(record: Record, *, coupled: bool) -> int:
+    """How many joint values differ from a given one in a single variable."""
+    num_values = record.family.num_values(tuple(record.logits.shape))
+    return num_variables(record, coupled=coupled) * (num_values - 1)
+
+
+def readable(count: int) -> str:
+    """A count in digits, or as a power of ten if they are many.
+
+    Example:
+      >>> readable(50_000), readable(512**64)
+      ('50000', 'about 10^173')
+    """
+    return str(count) if count < 10**12 else f"about 10^{math.log10(count):.0f}"
+
+
+def is_concrete(*trees: Any) -> bool:
+    """Whether all arrays are concrete and no trace, such as that of `jit`, is active.
+
+    Example:
+      >>> is_concrete({"w": jnp.ones(2)}, 1.0)
+      True
+    """
+    leaves = [*jax.tree.leaves(trees), jnp.zeros(())]
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
