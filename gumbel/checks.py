@@ -35,8 +35,9 @@ class SiteReport(NamedTuple):
         through the sample requires.
       trained: whether the logits depend on the parameters.
       leaks: whether one example's samples change another example's cost.
-      jumps: whether something that the cost depends on, such as the mask of another site, changes
-        with the samples and has no derivative in them.
+      breaks: whether the cost, or another site's logits or mask, changes with the samples without
+        a derivative.
+      jumps: the same for relaxed samples, between 0 and 1.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SiteReport(NamedTuple):
     smooth: bool
     trained: bool
     leaks: bool
+    breaks: bool
     jumps: bool
 
 
@@ -157,6 +159,7 @@ def check_objective(
     probe = Probe(*arguments, drawn)
     slopes = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
     found = dependence(probe.targets(plan.records), slopes)
+    relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
     leaking, trained = leaks(probe), _trained(*arguments, probe)
     sites = tuple(
         SiteReport(
@@ -169,7 +172,8 @@ def check_objective(
             name in found.smooth,
             name in trained,
             name in leaking,
-            name in found.jumps,
+            name in found.breaks,
+            name in relaxed.breaks,
         )
         for name, record in plan.records.items()
     )
@@ -248,7 +252,7 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
         return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
     if spec.independent and site.leaks:
         return f"examples depend on each other at site {site.name!r}"
-    if spec.smooth and site.jumps and not site.smooth:
+    if spec.smooth and site.breaks and not site.smooth:
         return f"the cost has no derivative in the samples of site {site.name!r}"
     if spec.smooth and site.jumps and spec.unbiased:
         return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
@@ -272,7 +276,7 @@ def _problems(report: Report) -> list[str]:
             )
         if not site.used:
             problems.append(f"the cost does not depend on the samples of {at}")
-        elif site.jumps and not site.smooth:
+        elif site.breaks and not site.smooth:
             problems.append(
                 f"the cost has no derivative in the samples of {at}: estimators whose gradient "
                 "flows through the sample cannot train it"

@@ -134,18 +134,22 @@ class Probe:
         self._params = params
         self.drawn = drawn
 
-    def start(self, number: int) -> Start:
+    def start(self, number: int, *, relaxed: bool = False) -> Start:
         """Start 0 has the samples of `drawn`, 1 and 2 extreme ones, the others random ones.
 
         At starts 1 and 2 all variables have their last or first value that is not ruled out. In the
         others what is rare under the model is common: such values are equally likely, but for a
         random tilt that all variables of a site share. Even starts flip all variables, odd ones
-        half of them: a cost may not change if all are flipped.
+        half of them: a cost may not change if all are flipped. `relaxed` values are all random,
+        between 0 and 1.
         """
         records, rng = self.drawn.records, np.random.default_rng(number)
         values, flips = {}, {}
         for site, record in records.items():
-            values[site] = _values_at(number, rng, record) if number else record.z
+            if relaxed:
+                values[site] = _relaxed_values(rng, record)
+            else:
+                values[site] = _values_at(number, rng, record) if number else record.z
             shape = record.z.shape
             variables = shape[: len(shape) - record.family.event_ndims]
             flips[site] = jnp.asarray(rng.random(variables) < (0.5 if number % 2 else 1))
@@ -179,11 +183,11 @@ class Probe:
             everything if rows is None else ~rows,
         )
 
-    def targets(self, sites: Iterable[str]) -> dict[str, Targets]:
+    def targets(self, sites: Iterable[str], *, relaxed: bool = False) -> dict[str, Targets]:
         """What depends on the samples of each site, with those of all others held."""
         found: dict[str, Targets] = {site: frozenset() for site in sites}
         for number in range(NUM_STARTS):
-            start = self.start(number)
+            start = self.start(number, relaxed=relaxed)
             for site in found:
                 found[site] |= self.changes(start, [site])
         return found
@@ -246,3 +250,11 @@ def _values_at(number: int, rng: np.random.Generator, record: Record) -> Sample:
     gumbels = -np.log(rng.standard_exponential(z.shape, np.float32))
     chosen = (possible + gumbels).argmax(axis=-1, keepdims=True)
     return jnp.asarray(chosen == np.arange(z.shape[-1]), z.dtype)
+
+
+def _relaxed_values(rng: np.random.Generator, record: Record) -> Sample:
+    z = record.z
+    if record.family.event_ndims == 0:
+        return jnp.asarray(rng.uniform(size=z.shape), z.dtype)
+    weights = rng.exponential(size=z.shape) ** 2
+    return jnp.asarray(weights / weights.sum(axis=-1, keepdims=True), z.dtype)

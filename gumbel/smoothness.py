@@ -77,27 +77,31 @@ class Dependence(NamedTuple):
     Attributes:
       used: the sites on whose samples it depends, directly or by way of other sites.
       smooth: the sites from which a chain of derivatives leads to the cost.
-      jumps: the sites of `used` that change the cost, or the logits or mask of another site of
+      breaks: the sites of `used` that change the cost, or the logits or mask of another site of
         `used`, without a derivative.
     """
 
     used: frozenset[str]
     smooth: frozenset[str]
-    jumps: frozenset[str]
+    breaks: frozenset[str]
 
 
 def dependence(targets: Mapping[str, Targets], slopes: Mapping[str, Targets]) -> Dependence:
     """Sorts sites by what changes with their samples, and by what has a derivative in them.
 
+    Args:
+      targets: see `Probe.targets`; those of relaxed samples tell where these jump.
+      slopes: see `derivatives`.
+
     Example:
       >>> targets = {"mask": frozenset({"x"}), "x": frozenset({None})}
       >>> slopes = {"mask": frozenset(), "x": frozenset({None})}
-      >>> dependence(targets, slopes).jumps
+      >>> dependence(targets, slopes).breaks
       frozenset({'mask'})
     """
     used = reaching_cost(targets)
-    jumps = {site for site in used if (targets[site] - slopes[site]) & leading(used)}
-    return Dependence(used, reaching_cost(slopes), frozenset(jumps))
+    breaks = {site for site in used if (targets[site] - slopes[site]) & leading(used)}
+    return Dependence(used, reaching_cost(slopes), frozenset(breaks))
 
 
 def require_smooth(
@@ -131,22 +135,18 @@ def require_smooth(
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
     slopes = {site: derivatives(*arguments, records, site) for site in records}
-    if everywhere:
-        nothing_to_see = all(slopes[site] >= _later(records, site) for site in records)
-    else:
-        nothing_to_see = reaching_cost(slopes) == set(records)
-    if nothing_to_see:
-        return
-    targets = Probe(*arguments, trace(*arguments, hard_draw)).targets(records)
-    found = dependence(targets, slopes)
-    for site in (site for site in records if site in found.jumps):
-        if site not in found.smooth:
+    if reaching_cost(slopes) != set(records):
+        probe = Probe(*arguments, trace(*arguments, hard_draw))
+        found = dependence(probe.targets(records), slopes)
+        for site in (site for site in records if site in found.breaks - found.smooth):
             raise ValueError(
                 f"the cost has no derivative in the samples of site {site!r}, through which the "
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
                 "or a stop_gradient of the sample, or use a score-function estimator such as 'nvil'"
             )
-        if everywhere:
+    if everywhere and not all(slopes[site] >= _later(records, site) for site in records):
+        probe = Probe(*arguments, trace(*arguments, hard_draw))
+        for site in dependence(probe.targets(records, relaxed=True), slopes).breaks:
             raise ValueError(
                 f"something that depends on the samples of site {site!r}, such as a mask, has no "
                 f"derivative in them, which biases {estimator!r}: multiply by the sample instead, "

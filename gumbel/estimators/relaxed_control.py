@@ -32,7 +32,7 @@ from gumbel.layouts import layout
 from gumbel.numerics import upcast, wide_dtype
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
-from gumbel.sites import Families
+from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 stop_gradient = jax.lax.stop_gradient
@@ -103,7 +103,7 @@ class RelaxedControl(NamedTuple):
                 passes[record.block],
             )
             log_q = at.log_prob()
-            noise = at.family.conditional_noise(keys[site], at.logits, record.z)
+            noise = _noise(keys[site], at)
             slopes = eta.astype(wide_dtype(relaxed.slopes[site])) * relaxed.slopes[site]
             if self.residual is not None:
                 own = coefficients["residual"][site]
@@ -191,6 +191,20 @@ def noise_keys(key: PRNGKey, records: Records) -> dict[str, PRNGKey]:
     return {site: jax.random.fold_in(own, index) for index, site in enumerate(records)}
 
 
+def _noise(key: PRNGKey, record: Record) -> Sample:
+    """The noise of a relaxed sample given the discrete one.
+
+    Where masked, it is given nothing: a mask may depend on samples below, and in their relaxed pass
+    the noise of this site must not.
+    """
+    z = record.z
+    if record.where is not None:
+        key, free_key = jax.random.split(key)
+        free = record.family.sample(free_key, record.logits)
+        z = jnp.where(value_mask(record.where, record.family), z, free)
+    return record.family.conditional_noise(key, record.logits, z)
+
+
 def relaxed_passes(
     objective: Objective,
     params: Params,
@@ -203,10 +217,7 @@ def relaxed_passes(
 ) -> dict[int, Relaxed]:
     """For each layer the pass with discrete samples below it, and relaxed ones from there on."""
     records = drawn.records
-    noise = {
-        site: stop_gradient(record.family.conditional_noise(keys[site], record.logits, record.z))
-        for site, record in records.items()
-    }
+    noise = {site: stop_gradient(_noise(keys[site], record)) for site, record in records.items()}
 
     def one(layer: int) -> Relaxed:
         def draw(site: Site, _key: PRNGKey) -> Sample:

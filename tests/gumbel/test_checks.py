@@ -38,7 +38,7 @@ def test_a_model_without_problems():
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
-    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False)
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False, False)
 
 
 def looped(params, batch, key, sample):
@@ -364,7 +364,7 @@ def test_a_loop_whose_samples_have_a_derivative_in_each_other_only():
 
     report = check(objective, family=CATEGORICAL)
     [site] = report.sites
-    assert (site.used, site.smooth, site.jumps) == (True, False, True)
+    assert (site.used, site.smooth, site.breaks) == (True, False, True)
     assert set(refusals(report)) == THROUGH_THE_SAMPLE
     with pytest.raises(ValueError, match="no derivative in the samples of site 'pick'"):
         estimators.make("gumbel_softmax", CATEGORICAL).init(
@@ -380,7 +380,7 @@ def test_the_site_that_is_named_is_the_one_to_mend():
         return above_half(sample("second", params + batch + first))
 
     report = check(objective)
-    assert [(site.smooth, site.jumps) for site in report.sites] == [(False, False), (False, True)]
+    assert [(site.smooth, site.breaks) for site in report.sites] == [(False, False), (False, True)]
     assert len(report.problems) == 1
     assert "in the samples of site 'second'" in report.problems[0]
     assert {reason[-8:] for reason in refusals(report).values()} == {"'second'"}
@@ -449,6 +449,19 @@ def test_a_draw_that_ends_all_episodes_hides_nothing(seed):
         objective, params, jnp.zeros(4), jax.random.key(seed), BERNOULLI
     )
     assert [(site.used, site.trained) for site in report.sites] == [(True, True)] * 2
+
+
+def test_a_mask_that_no_relaxed_sample_changes_is_no_jump():
+    """What is masked once a sample is 1 counts the less the closer to 1 it is."""
+
+    def objective(params, batch, key, sample):
+        going = 1 - sample("stop", params[0] + batch[:, 0])
+        return going * sample("act", params[1] + batch[:, 1], where=going > 0)
+
+    report = check(objective)
+    assert [(site.breaks, site.jumps) for site in report.sites] == [(True, False), (False, False)]
+    assert report.serving() == estimators.names()
+    estimators.make("rebar", BERNOULLI).init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
 
 
 def test_a_mask_counts_beside_logits_that_have_a_derivative():

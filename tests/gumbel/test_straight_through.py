@@ -240,7 +240,7 @@ def test_gradients_are_finite_for_saturated_and_excluded_values(names, family):
         ("gapped_st", {"gap": -1.0}, "gap must be a finite number >= 0, got -1.0"),
         ("decoupled_st", {"draw_temperature": 0.0}, "draw_temperature must be a finite number"),
         ("reinmax", {"mean_temperature": 0.5}, "mean_temperature must be a finite number >= 1"),
-        ("zgr", {"temperature": 1.0}, "no option 'temperature': it has none"),
+        ("zgr", {"temperature": 1.0}, "no option 'temperature': pass it to each call"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, message):

@@ -39,4 +39,6 @@ def case() -> Case:
     keys = jax.random.split(jax.random.key(8))
     x = jax.random.normal(keys[0], (2, 3))
     params = MODEL.init(keys[1], x, lambda site, logits: jax.nn.softmax(logits))
-    return Case(objective, params, {"x": x, "y": jnp.array([1.0, -1.0])}, CATEGORICAL)
+    batch = {"x": x, "y": jnp.array([1.0, -1.0])}
+    message = "depends on the samples of site 'first', such as a mask, has no derivative in them"
+    return Case(objective, params, batch, CATEGORICAL, refused={"rebar": message, "relax": message})
