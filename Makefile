@@ -35,7 +35,7 @@ help:
 	@echo "make docs         build the documentation in build/docs, executing its code"
 	@echo "make package      build sdist and wheel, and check the wheel where nothing else is installed"
 	@echo "make lock         write the requirements files anew, from pyproject.toml"
-	@echo "make reproduce-gpu   plan a table and train one slice of it on a GPU (docs/devices.md)"
+	@echo "make reproduce-gpu   plan both tables and train a slice of them on a GPU (docs/devices.md)"
 	@echo "make clean        remove caches and build products (runs/ and .venv stay)"
 
 quickstart: $(RUN)
@@ -97,17 +97,18 @@ kills: $(RUN)
 	$(BIN)/python -m scripts.kill_trial --kills=200
 
 # In the environment that is active: a machine that is lent for minutes may have no other.
-TARGET ?= table1
+TARGETS ?= table1 table2
 PRESET ?= full
 SLICE ?= 540
 WORKDIR ?= runs/gpu-$(PRESET)
 RESULTS ?= $(WORKDIR)/results
 RATE ?=
-REPRODUCE = $(PYTHON) -m experiments.reproduce $(TARGET) --preset=$(PRESET) --engine=vmap \
+REPRODUCE = $(PYTHON) -m experiments.reproduce $$table --preset=$(PRESET) --engine=vmap \
   --workdir=$(WORKDIR) --results=$(RESULTS) --slice=$(SLICE)
 reproduce-gpu:
-	$(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE))
-	$(REPRODUCE) --thin
+	for table in $(TARGETS); do \
+	  $(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE)) && $(REPRODUCE) --thin || exit; \
+	done
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
