@@ -154,9 +154,8 @@ def check_objective(
         raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
     arguments = (objective, params, batch, key, family)
     plan = layout(*arguments)
-    drawn = trace(*arguments, hard_draw)
-    again = trace(*arguments, hard_draw)
-    probe = Probe(*arguments, drawn)
+    probe = Probe(*arguments)
+    drawn, again = probe.drawn, trace(*arguments, hard_draw)
     slopes = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
     found = dependence(probe.targets(plan.records), slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
@@ -239,11 +238,9 @@ def reason(
         return found
     num_values = math.prod(site.num_values for site in sites)
     limit = (options or {}).get("max_values", spec.options["max_values"].default)
-    return (
-        ""
-        if num_values <= limit
-        else f"{readable(num_values)} joint values, over max_values={limit}"
-    )
+    if num_values <= limit:
+        return ""
+    return f"{readable(num_values)} joint values, over max_values={limit}"
 
 
 def _unfit(spec: Spec, site: SiteReport) -> str:

@@ -2,7 +2,6 @@
 
 from gumbel.layouts import is_concrete
 from gumbel.probes import Probe, halves
-from gumbel.samplers import hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
@@ -47,8 +46,7 @@ def require_independent(
     """
     if not is_concrete(params, batch, key):
         return
-    drawn = trace(objective, params, batch, key, family, hard_draw)
-    found = leaks(Probe(objective, params, batch, key, family, drawn))
+    found = leaks(Probe(objective, params, batch, key, family))
     if found:
         raise ValueError(
             f"the samples of one example at site {found[0]!r} change the cost of another: return a "

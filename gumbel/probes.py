@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from gumbel.numerics import upcast
-from gumbel.samplers import Pass, Record, Records, trace
+from gumbel.samplers import Pass, Record, Records, hard_draw, trace
 from gumbel.sites import FamilyLike, value_mask
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
@@ -102,8 +102,10 @@ class Probe:
     shows in that one's logits.
 
     Args:
-      objective, params, batch: concrete.
-      key, family: of `drawn`.
+      objective, params, batch, key: see `gumbel.Objective`; concrete.
+      family: family of the sites.
+
+    Attributes:
       drawn: a pass with discrete samples.
     """
 
@@ -114,9 +116,9 @@ class Probe:
         batch: Batch,
         key: PRNGKey,
         family: FamilyLike,
-        drawn: Pass,
     ) -> None:
-        records = drawn.records
+        self.drawn = trace(objective, params, batch, key, family, hard_draw)
+        records = self.drawn.records
 
         def moved(
             params: Params, start: Start, sites: dict[str, Any], rows: Any, looked_at: Any
@@ -132,7 +134,6 @@ class Probe:
 
         self._moved = jax.jit(moved)
         self._params = params
-        self.drawn = drawn
 
     def start(self, number: int, *, relaxed: bool = False) -> Start:
         """Start 0 has the samples of `drawn`, 1 and 2 extreme ones, the others random ones.
@@ -253,6 +254,7 @@ def _values_at(number: int, rng: np.random.Generator, record: Record) -> Sample:
 
 
 def _relaxed_values(rng: np.random.Generator, record: Record) -> Sample:
+    """Random values between 0 and 1, which sum to 1 over those of a categorical variable."""
     z = record.z
     if record.family.event_ndims == 0:
         return jnp.asarray(rng.uniform(size=z.shape), z.dtype)

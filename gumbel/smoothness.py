@@ -18,7 +18,7 @@ from gumbel.probes import (
     replayed,
     targets_of,
 )
-from gumbel.samplers import Records, hard_draw, trace
+from gumbel.samplers import Records
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
@@ -135,8 +135,14 @@ def require_smooth(
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
     slopes = {site: derivatives(*arguments, records, site) for site in records}
-    if reaching_cost(slopes) != set(records):
-        probe = Probe(*arguments, trace(*arguments, hard_draw))
+    some_flat = reaching_cost(slopes) != set(records)
+    some_may_jump = everywhere and not all(
+        slopes[site] >= _later(records, site) for site in records
+    )
+    if not (some_flat or some_may_jump):
+        return
+    probe = Probe(*arguments)
+    if some_flat:
         found = dependence(probe.targets(records), slopes)
         for site in (site for site in records if site in found.breaks - found.smooth):
             raise ValueError(
@@ -144,8 +150,7 @@ def require_smooth(
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
                 "or a stop_gradient of the sample, or use a score-function estimator such as 'nvil'"
             )
-    if everywhere and not all(slopes[site] >= _later(records, site) for site in records):
-        probe = Probe(*arguments, trace(*arguments, hard_draw))
+    if some_may_jump:
         for site in dependence(probe.targets(records, relaxed=True), slopes).breaks:
             raise ValueError(
                 f"something that depends on the samples of site {site!r}, such as a mask, has no "

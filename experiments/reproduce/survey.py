@@ -172,6 +172,7 @@ class Survey(Table1):
     def markdown(self, table: dict[str, Any]) -> str:
         """See `Table.markdown`."""
         seeds, steps = table["preset"]["seeds"], f"{table['preset']['final_steps']:,}"
+        versions = footnote([*table["cells"], *table["equal_cost"]])
         return f"""\
 **Equal steps: {steps} for every estimator**
 
@@ -185,8 +186,7 @@ run has no interval. *Cost*: forward and backward passes of a step, in those of 
 of the SBN rows first where the VAE rows have another. *ms*: of a step of the first row
 (`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
 trains the bound of several samples; the others that of one. Over {MAX_COST} passes a step, an
-estimator trains at equal cost only, at the setting that was picked for `{LENDER}`.
-{footnote(table["cells"]).strip()}
+estimator trains at equal cost only, at the setting that was picked for `{LENDER}`.{versions}
 """
 
 

@@ -37,7 +37,7 @@ def batches(preset: Preset, part: Part) -> Iterator[Batch]:
     Where `part.together`, all seeds of a cell train with its first.
     """
     found = (
-        Batch(batch.name, cells, batch.seeds)
+        batch._replace(cells=cells)
         for batch in _batches(preset)
         if (cells := [cell for cell in batch.cells if part.has(cell)])
         and (part.seeds is None or max(batch.seeds) < part.seeds)
