@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
+from gumbel.estimators.derivatives import without_value
 from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
 from gumbel.families import Family
 from gumbel.layouts import layout
@@ -172,7 +173,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
 
         noise_keys = jax.random.split(jax.random.fold_in(key, 2), groups)
         cost, score, aux = jax.vmap(group)(noise_keys)
-        value = jnp.mean(cost) + jnp.mean(score - stop_gradient(score))
+        value = jnp.mean(cost) + jnp.mean(without_value(score))
         constant = stop_gradient(cost)
         metrics = {"signal_scale": jnp.std(constant - jnp.mean(constant, axis=1, keepdims=True))}
         info = Info(

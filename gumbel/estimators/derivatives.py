@@ -32,6 +32,17 @@ def _magic_box_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]
     return box, box * tangents[0]
 
 
+def without_value(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """0, with the derivatives of `x`, which is finite.
+
+    Example:
+      >>> value, slope = jax.value_and_grad(lambda x: without_value(x**2))(3.0)
+      >>> float(value), float(slope)
+      (0.0, 6.0)
+    """
+    return x - jax.lax.stop_gradient(x)
+
+
 def first_derivative_only(value: Float[Array, ""], estimator: str) -> Float[Array, ""]:
     """`value`, whose second derivative raises a ValueError in the name of `estimator`.
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -58,31 +59,39 @@ class _Linear(NamedTuple):
         zero = jnp.zeros((), wide_dtype(drawn.cost))
         return DoubleCVState(zero, zero)
 
-    def coefficients(self, state: DoubleCVState) -> Float[Array, ""]:
-        useful = state.square > 0
-        alpha = -state.product / jnp.where(useful, state.square, 1)
-        return jnp.where(useful, jnp.clip(alpha, -2, 2), 0)
-
-    def changes(self, alpha: Float[Array, ""], drawn: Passes, slopes: Slopes) -> PhiChanges:
-        changes = {}
-        for name, record in drawn.records.items():
-            others = mean_of_others(slopes[name])
-            z = record.z.astype(others.dtype)
-            if record.family.event_ndims:
-                moved = others - jnp.sum(others * z, axis=-1, keepdims=True)
-            else:
-                moved = others[..., None] * jnp.stack([0 - z, 1 - z], axis=-1)
-            changes[name] = -alpha.astype(moved.dtype) * moved
-        return changes
-
-    def update(self, state: DoubleCVState, drawn: Passes, estimate: Estimate) -> DoubleCVState:
-        dtype = state.square.dtype
-        plain, whole = estimate(jnp.zeros((), dtype)), estimate(jnp.ones((), dtype))
+    def step(
+        self, state: DoubleCVState, drawn: Passes, slopes: Slopes, estimate: Estimate
+    ) -> tuple[PhiChanges, DoubleCVState]:
+        at_one = _changes(drawn, slopes)
+        alpha = _coefficient(state)
+        changes = {name: alpha.astype(moved.dtype) * moved for name, moved in at_one.items()}
+        plain, whole = estimate(jax.tree.map(jnp.zeros_like, at_one)), estimate(at_one)
         product = sum(jnp.sum(a * (whole[name] - a)) for name, a in plain.items())
         square = sum(jnp.sum((whole[name] - a) ** 2) for name, a in plain.items())
         # Both averages start at 0 and so are too small by one factor, which their ratio is without.
+        dtype = state.square.dtype
         moved = DoubleCVState(
             self.decay * state.product + (1 - self.decay) * jnp.asarray(product, dtype),
             self.decay * state.square + (1 - self.decay) * jnp.asarray(square, dtype),
         )
-        return finite_or(moved, state)
+        return changes, finite_or(moved, state)
+
+
+def _coefficient(state: DoubleCVState) -> Float[Array, ""]:
+    useful = state.square > 0
+    alpha = -state.product / jnp.where(useful, state.square, 1)
+    return jnp.where(useful, jnp.clip(alpha, -2, 2), 0)
+
+
+def _changes(drawn: Passes, slopes: Slopes) -> PhiChanges:
+    """Those of `phi` with a coefficient of 1."""
+    changes = {}
+    for name, record in drawn.records.items():
+        others = mean_of_others(slopes[name])
+        z = record.z.astype(others.dtype)
+        if record.family.event_ndims:
+            moved = others - jnp.sum(others * z, axis=-1, keepdims=True)
+        else:
+            moved = others[..., None] * jnp.stack([0 - z, 1 - z], axis=-1)
+        changes[name] = -moved
+    return changes

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.changes import Changes, changed_draw
+from gumbel.estimators.derivatives import without_value
 from gumbel.estimators.multi import Passes, passes
 from gumbel.estimators.options import Range
 from gumbel.layouts import layout
@@ -80,7 +81,7 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
             if changes.size:
                 found = _mapped(difference, changes.size, chunk_size)
                 score += changes.expected(drawn.records[name], stop_gradient(found))
-        value = jnp.mean(drawn.cost + score - stop_gradient(score))
+        value = jnp.mean(drawn.cost + without_value(score))
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(base)}, drawn.first_aux)
         return value, (state, info)
 

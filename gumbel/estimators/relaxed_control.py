@@ -27,10 +27,10 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.arguments import check_temperature
 from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.control import ControlState, Learner, squared_estimate
+from gumbel.estimators.derivatives import without_value
 from gumbel.estimators.pathwise import check_sites, temperature_of
 from gumbel.layouts import layout
 from gumbel.numerics import upcast, wide_dtype
-from gumbel.relaxations import straight_through
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
@@ -170,11 +170,11 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         if control.learn_temperature:
             slope["log_factor"] += jnp.asarray(sum(jax.tree.leaves(pull)), factor.dtype)
         score = control.score(coefficients, logits, passes, scaled, drawn, keys)
-        value = jnp.mean(drawn.cost) + _without_value(score / drawn.cost.size)
+        value = jnp.mean(drawn.cost) + without_value(score / drawn.cost.size)
         for leaf, g in zip(
             jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
         ):
-            pulled = _without_value(stop_gradient(g * factor.astype(g.dtype)) * _checked(leaf))
+            pulled = without_value(stop_gradient(g * factor.astype(g.dtype)) * _checked(leaf))
             value += pulled.astype(value.dtype)
         eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
@@ -243,8 +243,3 @@ def relaxed_passes(
 def _checked(temperature: Any) -> Float[Array, ""]:
     check_temperature(temperature)
     return upcast(temperature)
-
-
-def _without_value(x: Float[Array, ""]) -> Float[Array, ""]:
-    """0, with the derivative of `x`."""
-    return straight_through(jnp.zeros_like(x), x)

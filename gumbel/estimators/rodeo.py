@@ -1,18 +1,18 @@
 """RODEO: RLOO with a learned discrete Stein operator for its control variate."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel.estimators import stein
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, ControlState, Learner, learner
 from gumbel.estimators.multi import Passes, other_paths
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, by_value, products
+from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, by_value, estimator, products
 from gumbel.numerics import wide_dtype
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
@@ -40,10 +40,9 @@ def rodeo(
         (A phi)(z) = sum_d [ sum_c p_d(c) phi(z_1, .., z_d = c, .., z_D) - phi(z) ]
 
     `f_k + (A phi_k)(z_k)` replaces `f_k` in `rloo`, and what this adds to the expectation is
-    subtracted. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, with costs in units of their standard
-    deviation, is learned by the gradient of the squared estimate. With `v = 0` it is `double_cv`,
-    and with `a = 0` as well, where it starts, it is `rloo`. It takes no more passes than
-    `double_cv`, because `f` is not evaluated for the flips.
+    subtracted. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, of costs in units of their standard
+    deviation, learns to make the squared estimate small. With `v = 0` it is `double_cv`; with
+    `a = 0` as well, where it starts, `rloo`. It takes as many passes as `double_cv`.
 
     Args:
       family: family of the sites.
@@ -56,8 +55,8 @@ def rodeo(
     Source: Shi, Zhou, Hwang, Titsias and Mackey (2022).
     """
     fitted = learner(control_optimizer, control_learning_rate)
-    operator = _Network(control_hidden, fitted, Normalizer(True, True, decay))
-    return stein.estimator("rodeo", family, num_samples, operator)
+    network = _Network(control_hidden, fitted, Normalizer(True, True, decay))
+    return estimator("rodeo", family, num_samples, network)
 
 
 class RodeoState(NamedTuple):
@@ -81,39 +80,40 @@ class _Network(NamedTuple):
         }
         return RodeoState(self.normalizer.init(drawn.cost), self.learner.init(coefficients))
 
-    def coefficients(self, state: RodeoState) -> Any:
-        return state.signal, state.control.coefficients
-
-    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> PhiChanges:
-        dtype = wide_dtype(drawn.cost)
-        signal, weights = jax.tree.map(lambda leaf: leaf.astype(dtype), coefficients)
-        scale = jnp.sqrt(signal.variance) + 1e-3
-
-        def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:
-            cost, change = (costs - signal.mean) / scale, slope / scale
-
-            @jax.checkpoint  # A unit at a time, computed twice: all do not fit the cache.
-            def add(so_far: Array, unit: tuple[Array, ...]) -> tuple[Array, None]:
-                v, of_cost, of_slope, b = unit
-                return so_far + v * jnp.tanh(of_cost * cost + of_slope * change + b), None
-
-            units = (weights["v"], *weights["w"], weights["b"])
-            summed, _ = jax.lax.scan(add, jnp.zeros_like(cost + change), units)
-            return scale * summed - weights["a"] * slope
-
-        found = {}
-        for name, record in drawn.records.items():
-            at_sample, at_changes = products(drawn, record, slopes[name])
-            costs = drawn.spread(drawn.cost, at_changes.ndim - 1)[other_paths(len(drawn.cost))]
-            change = network(costs, at_changes) - network(costs, at_sample)
-            found[name] = by_value(record, jnp.mean(change, axis=1))
-        return found
-
-    def update(self, state: RodeoState, drawn: Passes, estimate: Estimate) -> RodeoState:
-        def squared(weights: Any) -> Float[Array, ""]:
-            found = estimate((state.signal, weights))
-            squares = [jnp.sum(jnp.square(x)) for x in found.values()]
+    def step(
+        self, state: RodeoState, drawn: Passes, slopes: Slopes, estimate: Estimate
+    ) -> tuple[PhiChanges, RodeoState]:
+        def squared(changes: PhiChanges) -> Float[Array, ""]:
+            squares = [jnp.sum(jnp.square(x)) for x in estimate(changes).values()]
             return jnp.sum(jnp.stack(squares)) / max(drawn.cost[0].size, 1)
 
-        control = self.learner.step(state.control, jax.grad(squared)(state.control.coefficients))
-        return RodeoState(self.normalizer.update(state.signal, drawn.cost), control)
+        weights = state.control.coefficients
+        changes, pullback = jax.vjp(partial(_changes, drawn, slopes, state.signal), weights)
+        control = self.learner.step(state.control, *pullback(jax.grad(squared)(changes)))
+        return changes, RodeoState(self.normalizer.update(state.signal, drawn.cost), control)
+
+
+def _changes(drawn: Passes, slopes: Slopes, signal: SignalState, weights: Any) -> PhiChanges:
+    dtype = wide_dtype(drawn.cost)
+    signal, weights = jax.tree.map(lambda leaf: leaf.astype(dtype), (signal, weights))
+    scale = jnp.sqrt(signal.variance) + 1e-3
+
+    def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:
+        cost, change = (costs - signal.mean) / scale, slope / scale
+
+        @jax.checkpoint  # A unit at a time, computed twice: all do not fit the cache.
+        def add(so_far: Array, unit: tuple[Array, ...]) -> tuple[Array, None]:
+            v, of_cost, of_slope, b = unit
+            return so_far + v * jnp.tanh(of_cost * cost + of_slope * change + b), None
+
+        units = (weights["v"], *weights["w"], weights["b"])
+        summed, _ = jax.lax.scan(add, jnp.zeros_like(cost + change), units)
+        return scale * summed - weights["a"] * slope
+
+    found = {}
+    for name, record in drawn.records.items():
+        at_sample, at_changes = products(drawn, record, slopes[name])
+        costs = drawn.spread(drawn.cost, at_changes.ndim - 1)[other_paths(len(drawn.cost))]
+        change = network(costs, at_changes) - network(costs, at_sample)
+        found[name] = by_value(record, jnp.mean(change, axis=1))
+    return found

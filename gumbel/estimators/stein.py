@@ -16,14 +16,15 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature
-from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.derivatives import magic_box, without_value
 from gumbel.estimators.multi import (
     Costs,
     Passes,
@@ -44,24 +45,24 @@ stop_gradient = jax.lax.stop_gradient
 Slopes: TypeAlias = dict[str, Float[Array, "m B *event"]]
 # By site: `phi` with one variable changed to each of its values, less `phi`, `[m, B, *D, K]`.
 PhiChanges: TypeAlias = dict[str, Float[Array, "m B *D K"]]
-# The estimate, by site, as a gradient in logits that all paths share; of the coefficients.
-Estimate: TypeAlias = Callable[[Any], dict[str, Float[Array, "B *event"]]]
+# The estimate with these changes of `phi`, by site, as a gradient in logits that all paths share.
+Estimate: TypeAlias = Callable[[PhiChanges], dict[str, Float[Array, "B *event"]]]
 
 
 class Operator(Protocol):
-    """What chooses `phi`."""
+    """Defines `phi`, by coefficients that it learns."""
 
     def init(self, drawn: Passes, key: PRNGKey) -> State:
-        """The first state."""
+        """The state before the first step."""
 
-    def coefficients(self, state: State) -> Any:
-        """Those to use in this step, from earlier steps."""
+    def step(
+        self, state: State, drawn: Passes, slopes: Slopes, estimate: Estimate
+    ) -> tuple[PhiChanges, State]:
+        """Changes of `phi` for each path, built from the others, and the next state.
 
-    def changes(self, coefficients: Any, drawn: Passes, slopes: Slopes) -> PhiChanges:
-        """Of `phi`, for each path from the others."""
-
-    def update(self, state: State, drawn: Passes, estimate: Estimate) -> State:
-        """The state with coefficients moved to make the squared estimate small."""
+        The changes follow the coefficients of earlier steps; the next state's make the squared
+        estimate smaller.
+        """
 
 
 def control(drawn: Passes, changes: PhiChanges) -> Costs:
@@ -78,7 +79,7 @@ def score(drawn: Passes, changes: PhiChanges) -> Costs:
     h = control(drawn, changes)
     augmented = stop_gradient(drawn.cost + h)
     box = magic_box(drawn.log_prob())
-    return (box - 1) * (stop_gradient(h) - mean_of_others(augmented)) + box * (h - stop_gradient(h))
+    return (box - 1) * (stop_gradient(h) - mean_of_others(augmented)) + box * without_value(h)
 
 
 def products(
@@ -125,7 +126,7 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
         _, constant, slopes = draw_all(objective, params, batch, key)
         state = operator.init(constant, jax.random.fold_in(key, 2))
-        return operator.update(state, constant, _estimate(operator, constant, slopes))
+        return operator.step(state, constant, slopes, partial(_estimate, constant))[1]
 
     def surrogate(
         objective: Objective,
@@ -136,36 +137,32 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn, constant, slopes = draw_all(objective, params, batch, key)
-        changes = operator.changes(stop_gradient(operator.coefficients(state)), constant, slopes)
+        estimate = partial(_estimate, constant)
+        changes, next_state = operator.step(state, constant, slopes, estimate)
         box = magic_box(drawn.log_prob())
         value = jnp.mean(box * drawn.cost + score(drawn, stop_gradient(changes)))
         h = control(constant, changes)
         signal = constant.cost + h - mean_of_others(constant.cost + h)
-        next_state = operator.update(state, constant, _estimate(operator, constant, slopes))
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(signal)}, drawn.first_aux)
         return value, (stop_gradient(next_state), info)
 
     return Estimator(init, surrogate)
 
 
-def _estimate(operator: Operator, drawn: Passes, slopes: Slopes) -> Estimate:
-    def estimate(coefficients: Any) -> dict[str, Float[Array, "B *event"]]:
-        def summed(shift: dict[str, Float[Array, "B *event"]]) -> Float[Array, ""]:
-            records = {
-                name: record._replace(logits=upcast(record.logits) + shift[name][None])
-                for name, record in drawn.records.items()
-            }
-            changes = operator.changes(coefficients, drawn, slopes)
-            shifted = drawn._replace(records=records)
-            plain = magic_box(shifted.log_prob()) * drawn.cost
-            return jnp.sum(plain + score(shifted, changes)) / drawn.cost.shape[0]
-
-        nothing = {
-            name: jnp.zeros_like(upcast(record.logits[0])) for name, record in drawn.records.items()
+def _estimate(drawn: Passes, changes: PhiChanges) -> dict[str, Float[Array, "B *event"]]:
+    def summed(shift: dict[str, Float[Array, "B *event"]]) -> Float[Array, ""]:
+        records = {
+            name: record._replace(logits=upcast(record.logits) + shift[name][None])
+            for name, record in drawn.records.items()
         }
-        return jax.grad(summed)(nothing)
+        shifted = drawn._replace(records=records)
+        plain = magic_box(shifted.log_prob()) * drawn.cost
+        return jnp.sum(plain + score(shifted, changes)) / drawn.cost.shape[0]
 
-    return estimate
+    nothing = {
+        name: jnp.zeros_like(upcast(record.logits[0])) for name, record in drawn.records.items()
+    }
+    return jax.grad(summed)(nothing)
 
 
 def _constant(drawn: Passes) -> Passes:
@@ -189,7 +186,7 @@ def _slopes(
 
     def probed(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
         mean = site.family.mean(site.logits)
-        return independent(site, key, path) + (mean - stop_gradient(mean)) + site.given
+        return independent(site, key, path) + without_value(mean) + site.given
 
     def summed(given: Slopes) -> Float[Array, ""]:
         arguments = (objective, params, batch, key, family, probed, num_samples)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
-from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.derivatives import magic_box, without_value
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
@@ -59,7 +59,7 @@ def darn(
 
         def probed(site: Site, key: PRNGKey) -> Sample:
             mean = site.family.mean(site.logits)
-            return site.family.sample(key, site.logits) + (mean - stop_gradient(mean)) + site.given
+            return site.family.sample(key, site.logits) + without_value(mean) + site.given
 
         # The same key, so the same samples.
         given = {site: jnp.zeros_like(record.z) for site, record in drawn.records.items()}
@@ -93,7 +93,7 @@ def darn(
             for site, record in drawn.records.items()
         ]
         scores = total(score)
-        value = jnp.mean(drawn.cost + scores - stop_gradient(scores))
+        value = jnp.mean(drawn.cost + without_value(scores))
         metrics = {"signal_scale": jnp.std(pooled(signal)) / scale}
         next_state = normalizer.update(state, pooled(signal))
         return value, (next_state, Info(drawn.cost, metrics, drawn.aux))
@@ -196,10 +196,10 @@ def muprop(
         everything = magic_box(total(list(log_q.values()))) - 1
         controlled = everything * (drawn.cost - normalizer.baseline(state, drawn.cost))
         controlled -= _control_variate(log_q, expansions)
-        value = drawn.cost + _without_value(controlled) / scale
+        value = drawn.cost + without_value(controlled) / scale
         if not scale_correction:
             corrections = total([own.innovations[layer] for layer, own in expansions.items()])
-            value -= _without_value(corrections) * (1 - 1 / scale)
+            value -= without_value(corrections) * (1 - 1 / scale)
         metrics = {"signal_scale": jnp.std(residuals) / scale}
         next_state = normalizer.update(state, residuals, of_one=drawn.cost.size == 1)
         return jnp.mean(value), (next_state, Info(drawn.cost, metrics, drawn.aux))
@@ -268,11 +268,6 @@ def _control_variate(log_q: dict[int, Cost], expansions: dict[int, _Expansion]) 
         ]
         below = up_to
     return total(terms)
-
-
-def _without_value(x: Cost) -> Cost:
-    """0, with the derivatives of `x`."""
-    return x - stop_gradient(x)
 
 
 def _slopes(
