@@ -1,7 +1,7 @@
 """The keys of a config with their defaults, as frozen dataclasses: what a run is, read once.
 
-`experiments.config.read` makes a `Settings` of the ConfigDict that a config file returns. Below
-that door nothing else is passed around.
+`experiments.config.read` makes a `Settings` of the ConfigDict that a config file returns. After
+that, only `Settings` is passed around.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Refusals of arguments that have a wrong value, shape or type, each in one sentence.
+"""Checks of the values, shapes, and types of arguments; each error is one sentence.
 
 Shapes and dtypes are always known. A value that JAX is tracing is not, so it passes here, and what
 is invalid about it becomes NaN in the result.
@@ -152,7 +152,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
       axis, so use jax.nn.one_hot(labels, 3)
     """
     shape, whole = np.shape(z), np.shape(logits)
-    hint = "leading axes broadcast, and z has no fewer than the logits"
+    hint = "leading axes broadcast, and z needs at least as many axes as the logits"
     if event_ndims:
         hint = f"it is one-hot along the last axis, so use jax.nn.one_hot(labels, {whole[-1]})"
     too_few = len(shape) < len(whole) and (event_ndims > 0 or len(shape) > 0)
@@ -165,7 +165,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
         return
     if not np.isin(value, (0, 1)).all() or (event_ndims and not (value.sum(axis=-1) == 1).all()):
         needed = "one-hot along the last axis: use jax.nn.one_hot" if event_ndims else "0 or 1"
-        raise ValueError(f"{name} is of integers that are not {needed}")
+        raise ValueError(f"{name} has integer values that are not {needed}")
 
 
 def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> None:

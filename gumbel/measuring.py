@@ -130,6 +130,6 @@ def grouped(tree: PyTree) -> Groups:
     groups = {name: jnp.concatenate(leaves) for name, leaves in parts.items()}
     if "all" in groups:
         raise ValueError(
-            "params has a top-level key 'all', which is what the group of all is called: rename it"
+            "params has a top-level key 'all', which names the group of all parameters: rename it"
         )
     return {"all": jnp.concatenate(list(groups.values())), **groups}

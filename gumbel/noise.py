@@ -88,8 +88,8 @@ def logistic_noise(
 ) -> Float[Array, "..."]:
     """Standard logistic noise, `log(u) - log(1 - u)` with `u` uniform on (0, 1); always finite.
 
-    The difference of two independent Gumbel variables is distributed so. In float32 it lies within
-    +-34, and both tails are right to +-27.6, which have probability 1e-12.
+    This is the distribution of the difference of two independent standard Gumbel variables. In
+    float32 it lies within +-34, and both tails are right to +-27.6, which have probability 1e-12.
 
     Args:
       key: PRNG key.
@@ -222,8 +222,8 @@ def _logistic(word: Words, partner: Words, dtype: DTypeLike) -> Float[Array, " n
 def _fraction(word: Words, partner: Words, dtype: DTypeLike, *, bits: int) -> Float[Array, " n"]:
     """The last `bits` bits of `word`, and behind them the partner's, as a number in (0, 1].
 
-    In float32 the partner gives its last 16 bits, of which its own number hardly depends: the two
-    are independent but in digits that neither can resolve.
+    In float32 the partner gives its last 16 bits, which hardly affect its own number. The two are
+    independent up to digits that neither resolves.
     """
     mask = np.uint32((1 << bits) - 1)
     if dtype != jnp.float32:

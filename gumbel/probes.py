@@ -1,4 +1,4 @@
-"""Experiments on an objective: what changes when the samples of a site are others?"""
+"""Perturbation experiments: what in an objective changes when the samples of a site change."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias

@@ -1,4 +1,4 @@
-"""Functions rewritten as programs: what a loop over them need not repeat, or would run slowly.
+"""Rewrites of jaxprs: loop-invariant work leaves loops; convolutions in loops get fast layouts.
 
 XLA compiles the body of a loop separately. It does not hoist loop-invariant code, at least in the
 backward pass, and on CPU it optimizes the layouts of convolutions only outside of loops; inside

@@ -1,4 +1,4 @@
-"""The state of JAX's traces, by which a site notices that it stands inside a transformation."""
+"""The state of JAX's traces, used to detect sampling inside a transformation."""
 
 from collections.abc import Callable
 

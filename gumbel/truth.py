@@ -78,8 +78,8 @@ def true_gradient(
     spec = registry.spec(reference)
     if not spec.unbiased or spec.multi_sample:
         raise ValueError(
-            f"reference {reference!r} is no unbiased estimator of the gradient of the mean cost: "
-            "give one such as 'muprop'"
+            f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
+            "cost: give one such as 'muprop'"
         )
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     measure = measurer(arguments, spec.factory(family), zero, 0)

@@ -1,6 +1,6 @@
 """Configs: their defaults, files, overrides and checks, and the command lines that name them.
 
-`read` is the door: it checks a ConfigDict once, and gives the frozen `Settings` of a run.
+`read` is the entry point: it checks a ConfigDict once and returns the frozen `Settings` of a run.
 """
 
 from experiments.config.checks import unread

@@ -24,9 +24,9 @@ class Command(NamedTuple):
     """A command line, read and checked.
 
     Attributes:
-        config: the config file's ConfigDict with the overrides applied, locked.
-        workdir: the directory for the run's files.
-        overrides: what was overridden, by dotted key.
+      config: the config file's ConfigDict with the overrides applied, locked.
+      workdir: the directory for the run's files.
+      overrides: what was overridden, by dotted key.
     """
 
     config: ConfigDict
@@ -37,20 +37,20 @@ class Command(NamedTuple):
 def run(
     main: Main, argv: Sequence[str] | None = None, define_flags: DefineFlags | None = None
 ) -> int:
-    """Run `main(config, workdir, overrides)` as the command line says.
+    """Runs `main(config, workdir, overrides)` as the command line says.
 
     Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
     be overridden; `--debug` shows the traceback of an error that is otherwise one line.
 
     Args:
-        main: the experiment; what it returns is the exit status, None standing for 0. Its
-            docstring heads the help.
-        argv: the command line without the program's name; by default that of this process.
-        define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
-            `main` gets a fourth argument, the values of all flags by name.
+      main: the experiment; what it returns is the exit status, None standing for 0. Its
+          docstring heads the help.
+      argv: the command line without the program's name; by default that of this process.
+      define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
+          `main` gets a fourth argument, the values of all flags by name.
 
     Returns:
-        The exit status; see `command.launch`.
+      The exit status; see `command.launch`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
 
@@ -66,10 +66,10 @@ def run(
 
 
 def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Command:
-    """Read a command line, without the program's name.
+    """Reads a command line, without the program's name.
 
     Raises:
-        UserError: anything about it that is wrong.
+      UserError: anything about it that is wrong.
     """
     return _read(command.expanded(argv), define_flags)[0]
 

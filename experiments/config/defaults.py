@@ -117,9 +117,9 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def differing(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recorded flat config, or a part of one, has other than the settings, by key.
+    """The values of a recorded flat config, or a part of one, that differ from the settings.
 
-    Keys younger than the record had their defaults. A key that the record lacks is None.
+    Keys added since the record was made count as their defaults, and others that it lacks as None.
 
     Example:
       >>> settings = flatten(base("generative"))

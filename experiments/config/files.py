@@ -17,7 +17,7 @@ def load(path: str) -> ConfigDict:
     """The config that the file's `get_config()` returns; `FILE.py:TEXT` calls `get_config(TEXT)`.
 
     Raises:
-        UserError: no such file, or it fails, or it gives no ConfigDict.
+      UserError: no such file, or it fails, or it gives no ConfigDict.
     """
     name, colon, argument = path.partition(":")
     config = _call(name, "get_config", *([argument] if colon else []))
@@ -35,7 +35,7 @@ def load_sweep(path: str) -> Any:
     """What the file's `get_sweep()` returns, unchecked.
 
     Raises:
-        UserError: no such file or function, or it fails.
+      UserError: no such file or function, or it fails.
     """
     return _call(path.partition(":")[0], "get_sweep", fix=": give --grid")
 
@@ -57,7 +57,7 @@ def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
 
 
 def _import(file: Path) -> ModuleType:
-    """Execute a config file."""
+    """Executes a config file."""
     if not file.is_file():
         siblings = [str(path) for path in sorted(file.parent.glob("[!_]*.py"))]
         near = difflib.get_close_matches(str(file), siblings, n=1) or siblings

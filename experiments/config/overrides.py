@@ -29,13 +29,13 @@ class Token(NamedTuple):
 
 
 def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
-    """Part a command line into overrides, `--config.KEY=VALUE`, and the rest.
+    """Splits a command line into overrides, `--config.KEY=VALUE`, and the rest.
 
     `--config.KEY VALUE` is joined, and `--noconfig.KEY` stays as the negation of a bool.
 
     Example:
-        >>> split(["--config.seed", "3", "--workdir=runs/a"])
-        ([Token(key='seed', text='--config.seed=3')], ['--workdir=runs/a'])
+      >>> split(["--config.seed", "3", "--workdir=runs/a"])
+      ([Token(key='seed', text='--config.seed=3')], ['--workdir=runs/a'])
     """
     tokens, rest, arguments = [], [], list(argv)
     while arguments:
@@ -54,12 +54,12 @@ def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
 
 
 def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
-    """Override the keys in place, lock the config, and return what was overridden.
+    """Overrides the keys in place, locks the config, and returns what was overridden.
 
     Of a key that is given several times, the last value counts.
 
     Raises:
-        UserError: an unknown key, a group of keys, or a value of the wrong type.
+      UserError: an unknown key, a group of keys, or a value of the wrong type.
     """
     for token in tokens:
         _check_key(config, token)
@@ -95,7 +95,7 @@ def _type(config: ConfigDict, key: str) -> type:
 
 
 def _check_key(config: ConfigDict, token: Token) -> None:
-    """Refuse an unknown key, and one that stands for a group of keys."""
+    """Refuses an unknown key, and one that stands for a group of keys."""
     known = list(keys(config))
     if token.key in known:
         if _type(config, token.key) not in _EXPECTED:
@@ -118,7 +118,7 @@ def _check_key(config: ConfigDict, token: Token) -> None:
 
 
 def _check_items(before: Any, after: Any) -> None:
-    """Hold the items of a tuple, which are parsed as any literal, against those of the default."""
+    """Checks that the items of a tuple have the types of the default's items."""
     if not isinstance(before, tuple) or not before:
         return
     kinds = {type(item) for item in before}

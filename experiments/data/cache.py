@@ -5,8 +5,6 @@ file, and processes that start at once do no harm: they write the same bytes. Wh
 what was hashed, so nothing that fails its checksum is ever trained on.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

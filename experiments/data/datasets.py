@@ -1,8 +1,7 @@
 """A dataset: three splits of uint8 images, and the value that stands for 1.0."""
 
-from __future__ import annotations
-
 import dataclasses
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -106,7 +105,7 @@ class Dataset:
         mean = self.train.images.mean(axis=0, dtype=np.float64) / self.max_value
         return mean.astype(np.float32)
 
-    def binarized(self) -> Dataset:
+    def binarized(self) -> Self:
         """The same set with pixels 0 or 1 (see `binarize`) and `max_value` 1; labels are kept."""
         if self.max_value == 1:
             return self

@@ -1,7 +1,5 @@
 """scikit-learn's bundled 8x8 handwritten digits: the set that needs no network and no cache."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from experiments.data.datasets import Dataset, Split

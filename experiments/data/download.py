@@ -1,7 +1,5 @@
 """Fetches the published files, each checked against its registered SHA-256."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Mapping

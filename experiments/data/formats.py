@@ -1,7 +1,5 @@
 """Readers of the two file formats that MNIST is published in."""
 
-from __future__ import annotations
-
 import math
 import struct
 

@@ -1,7 +1,5 @@
 """`load`: the entry point to the data."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

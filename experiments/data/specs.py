@@ -1,7 +1,5 @@
 """The two MNIST sets: version, sizes, and the SHA-256 of their arrays."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Mapping

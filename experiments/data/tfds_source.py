@@ -9,8 +9,6 @@ the same order, and each can read what the other prepared.
 Importing this module imports tensorflow-datasets: `loading` does so only where there is no cache.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gzip

@@ -32,6 +32,7 @@ from experiments.sweeps import grids
 from experiments.training import rundir
 from experiments.training.compiled import Compiled
 from experiments.training.provenance import num_cores, provenance
+from gumbel import estimators
 
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
 CLASSES = (5, 10, 20, 50, 100, 200)
@@ -93,7 +94,7 @@ def measure(
     sides = {}
     for name in ESTIMATORS:
         named, counted = {"estimator.name": name}, None
-        if name == "marginalization":
+        if estimators.spec(name).enumerates:
             counted = settings(**named, **{"estimator.chunk_size": num_classes})
         sides[name] = Timed(settings(**named), counted)
     calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}

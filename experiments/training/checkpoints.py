@@ -34,20 +34,20 @@ class Checkpoints:
     checkpoint is complete on disk.
 
     Args:
-        directory: where the checkpoints live; made if absent.
-        keep: how many of the newest checkpoints stay, at least 1.
-        read_only: leave the directory as it is, which another process may be writing to; it has to
-            exist.
-        settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
-            refused, one without any is not. None stores and compares none.
+      directory: where the checkpoints live; made if absent.
+      keep: how many of the newest checkpoints stay, at least 1.
+      read_only: leave the directory as it is, which another process may be writing to; it has to
+          exist.
+      settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
+          refused, one without any is not. None stores and compares none.
 
     Example:
-        >>> import tempfile
-        >>> import numpy as np
-        >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
-        ...     checkpoints.save(100, {"weights": np.arange(3.0)})
-        ...     checkpoints.restore(like={"weights": np.zeros(3)})
-        (100, {'weights': array([0., 1., 2.])})
+      >>> import tempfile
+      >>> import numpy as np
+      >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+      ...     checkpoints.save(100, {"weights": np.arange(3.0)})
+      ...     checkpoints.restore(like={"weights": np.zeros(3)})
+      (100, {'weights': array([0., 1., 2.])})
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Release orbax's resources; the checkpoints stay."""
+        """Releases orbax's resources; the checkpoints stay."""
         self._manager.close()
 
     def steps(self) -> list[int]:
@@ -104,14 +104,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: PyTree) -> None:
-        """Write `state` as the checkpoint of `step`, and drop those beyond `keep`.
+        """Writes `state` as the checkpoint of `step`, and drops those beyond `keep`.
 
         Saving the newest step once more does nothing.
 
         Raises:
-            ValueError: `step` lies before the newest checkpoint.
-            TypeError: a leaf is neither an array nor a number, or is a typed PRNG key.
-            OSError: there is no space left.
+          ValueError: `step` lies before the newest checkpoint.
+          TypeError: a leaf is neither an array nor a number, or is a typed PRNG key.
+          OSError: there is no space left.
         """
         newest = max(self.steps(), default=-1)
         if step < newest:
@@ -130,22 +130,22 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """Load the newest whole checkpoint into the structure of `like`.
+        """Loads the newest whole checkpoint into the structure of `like`.
 
         Damaged checkpoints are renamed to `damaged-STEP` (unless `read_only`), each with a warning,
         and the one before is tried.
 
         Args:
-            like: a state of the structure, dtypes and shapes to load; its values do not matter.
-                Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
-                same devices; elsewhere a numpy array or a number.
+          like: a state of the structure, dtypes and shapes to load; its values do not matter.
+              Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
+              same devices; elsewhere a numpy array or a number.
 
         Returns:
-            `(step, state)`, or None if there is no checkpoint at all.
+          `(step, state)`, or None if there is no checkpoint at all.
 
         Raises:
-            UserError: every checkpoint is damaged, or the newest whole one holds another structure
-                than `like` or was written under other settings.
+          UserError: every checkpoint is damaged, or the newest whole one holds another structure
+              than `like` or was written under other settings.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -174,7 +174,7 @@ class Checkpoints:
         return None
 
     def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
-        """Read the checkpoint of `step` and hold it against its digest."""
+        """Reads the checkpoint of `step` and compares it with its digest."""
         args = self._args
         wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
         with orbax_errors.quiet():
@@ -213,7 +213,7 @@ class Checkpoints:
             )
 
     def _fill(self, step: int, like: PyTree, saved: list[Leaf], arrays: list[np.ndarray]) -> PyTree:
-        """Hang the loaded arrays into the tree of `like`."""
+        """Puts the loaded arrays into the structure of `like`."""
         wanted = of_leaves.described(like)
         if wanted != saved:
             theirs, ours = of_leaves.first_difference(saved, wanted)
@@ -225,7 +225,7 @@ class Checkpoints:
         return of_leaves.filled(like, arrays)
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Rename damaged checkpoints, so that the run can write those steps again."""
+        """Renames damaged checkpoints, so that the run can write those steps again."""
         for step in steps:
             target = self.directory / f"damaged-{step}"
             shutil.rmtree(target, ignore_errors=True)

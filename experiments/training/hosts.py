@@ -2,7 +2,7 @@
 
 Each steps the same program on its own part of the batch. The first process alone reads and writes
 the run's directory, and what it finds there, or an error that it meets, is shared with the others.
-A single process shares with nobody, and everything here is free of cost.
+With a single process, nothing here costs anything.
 """
 
 import os
@@ -94,7 +94,7 @@ def _check(address: str, num_processes: int | None, process_id: int | None) -> N
 
 
 def leave(error: Exception) -> NoReturn:
-    """Ends this process when another one is gone: at once, as none is left to part from."""
+    """Ends this process at once when another is gone: an orderly end would wait for that one."""
     print(
         f"error: another process of this run is gone ({one_line(error)}): start all of them again "
         "to resume",

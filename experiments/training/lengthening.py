@@ -1,6 +1,6 @@
 """A run made longer: the same config except for more steps, from the last checkpoint.
 
-It comes to the numbers that a run of that length has from the start, so it is refused where
+It gives the same numbers as a run of that length from the start, so it is refused where
 anything before the old end depends on the number of steps.
 """
 

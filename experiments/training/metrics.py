@@ -18,26 +18,26 @@ class MetricsLog:
     the system before `append` returns, so killing the process tears at most the last line.
 
     Args:
-        workdir: the run's directory; made if absent.
-        resume_step: the step of the checkpoint that the run resumes from. Lines of later steps,
-            which the run will write again, are dropped, as is a torn last line. None starts an
-            empty log.
-        events: whether to write TensorBoard events too.
+      workdir: the run's directory; made if absent.
+      resume_step: the step of the checkpoint that the run resumes from. Lines of later steps,
+          which the run will write again, are dropped, as is a torn last line. None starts an
+          empty log.
+      events: whether to write TensorBoard events too.
 
     Attributes:
-        path: of the JSON lines.
-        kept: the lines that were there and are kept.
+      path: of the JSON lines.
+      kept: the lines that were there and are kept.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as workdir:
-        ...     with MetricsLog(workdir) as log:
-        ...         row = log.append(100, train_cost=3.5)
-        ...         row = log.append(200, train_cost=2.5)
-        ...     with MetricsLog(workdir, resume_step=100) as log:
-        ...         row = log.append(200, train_cost=2.5)
-        ...     records.read_metrics(log.path)
-        [{'step': 100, 'train_cost': 3.5}, {'step': 200, 'train_cost': 2.5}]
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as workdir:
+      ...     with MetricsLog(workdir) as log:
+      ...         row = log.append(100, train_cost=3.5)
+      ...         row = log.append(200, train_cost=2.5)
+      ...     with MetricsLog(workdir, resume_step=100) as log:
+      ...         row = log.append(200, train_cost=2.5)
+      ...     records.read_metrics(log.path)
+      [{'step': 100, 'train_cost': 3.5}, {'step': 200, 'train_cost': 2.5}]
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class MetricsLog:
         self.close()
 
     def append(self, step: int, **scalars: Any) -> dict[str, Any]:
-        """Log the scalars of one step; NaN and infinity become null and no event.
+        """Logs the scalars of one step; NaN and infinity become null and no event.
 
         Returns:
-            The line.
+          The line.
 
         Args:
-            step: not below that of any line before.
-            **scalars: numbers, jax or numpy scalars, or None.
+          step: not below that of any line before.
+          **scalars: numbers, jax or numpy scalars, or None.
 
         Raises:
-            ValueError: `step` lies before the last one.
-            TypeError: a value is not a scalar.
+          ValueError: `step` lies before the last one.
+          TypeError: a value is not a scalar.
         """
         if step < self._last_step:
             raise ValueError(f"step {step} lies before the last one logged, {self._last_step}")
@@ -91,7 +91,7 @@ class MetricsLog:
         return row
 
     def close(self) -> None:
-        """Close both files."""
+        """Closes both files."""
         self._file.close()
         if self._events is not None:
             self._events.close()

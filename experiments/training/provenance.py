@@ -27,10 +27,10 @@ def provenance() -> dict[str, Any]:
     """Where numbers made by this process come from, as JSON data.
 
     Returns:
-        `versions` of Python and the packages that matter (None if not installed), `device` as
-        platform, kind and count, the settings of `numerics` under shorter names, `xla_flags` as in
-        the environment (None if unset), and `git` with the commit and whether files differ from it
-        (None outside a git checkout). No host or user name.
+      `versions` of Python and the packages that matter (None if not installed), `device` as
+      platform, kind and count, the settings of `numerics` under shorter names, `xla_flags` as in
+      the environment (None if unset), and `git` with the commit and whether files differ from it
+      (None outside a git checkout). No host or user name.
     """
     devices = jax.devices()
     settings = numerics()
@@ -54,8 +54,8 @@ def origin(found: Mapping[str, Any]) -> dict[str, Any]:
     """Of what `provenance` gave, what differs between the parts of one file.
 
     Example:
-        >>> sorted(origin(provenance()))
-        ['device', 'git', 'jax']
+      >>> sorted(origin(provenance()))
+      ['device', 'git', 'jax']
     """
     return {
         "jax": found["versions"]["jax"],
@@ -71,8 +71,8 @@ def numerics() -> dict[str, str | bool]:
     change no number are left out, and the others sorted.
 
     Example:
-        >>> numerics()["jax_default_prng_impl"]
-        'threefry2x32'
+      >>> numerics()["jax_default_prng_impl"]
+      'threefry2x32'
     """
     config: Any = jax.config  # its options are attributes that no type declares
     return {
@@ -89,8 +89,8 @@ def _xla_flags(text: str) -> str:
     """The flags that change numbers, the last of those given twice.
 
     Example:
-        >>> _xla_flags("--xla_dump_to=/tmp/x --xla_b=2 --xla_a --xla_b=3")
-        '--xla_a --xla_b=3'
+      >>> _xla_flags("--xla_dump_to=/tmp/x --xla_b=2 --xla_a --xla_b=3")
+      '--xla_a --xla_b=3'
     """
     try:
         found = {flag.partition("=")[0]: flag for flag in shlex.split(text)}

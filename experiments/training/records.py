@@ -1,4 +1,4 @@
-"""JSON files and the lines of a log of metrics, written at one stroke and read with clear errors.
+"""JSON files and the lines of a log of metrics, written atomically and read with clear errors.
 
 JSON has no word for NaN or infinity, so they are written as null, everywhere alike.
 """
@@ -22,13 +22,13 @@ _ROW = {"step": int}
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as JSON in such a way that `path` never holds half of it.
+    """Writes `value` as JSON so that `path` never holds half of it.
 
     Numpy and jax scalars become numbers, arrays and tuples lists, paths strings, NaN and infinity
     null.
 
     Raises:
-        TypeError: `value` holds something that JSON cannot express.
+      TypeError: `value` holds something that JSON cannot express.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(Path(path), text + "\n")
@@ -38,7 +38,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, in order; a torn last line, left by a kill, is passed over.
 
     Raises:
-        UserError: there is no such file, or a line before the last one is damaged.
+      UserError: there is no such file, or a line before the last one is damaged.
     """
     try:
         lines = Path(path).read_bytes().splitlines()

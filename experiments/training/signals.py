@@ -50,8 +50,8 @@ class Stop:
         """What the process should exit with: 128 + signal number, 75 if time is up, 0 for neither.
 
         Example:
-            >>> Stop().exit_status, Stop(signal.SIGTERM).exit_status, Stop(deadline=0.0).exit_status
-            (0, 143, 75)
+          >>> Stop().exit_status, Stop(signal.SIGTERM).exit_status, Stop(deadline=0.0).exit_status
+          (0, 143, 75)
         """
         if self.signum is not None:
             return 128 + self.signum
@@ -60,7 +60,7 @@ class Stop:
 
 @contextlib.contextmanager
 def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into the flag `.requested` within the block.
+    """Turns SIGTERM and SIGINT into the flag `.requested` within the block.
 
     The first signal says on stderr what will happen. A Ctrl-C after it goes to the handler from
     before, which ends a command and else raises KeyboardInterrupt; further SIGTERMs change nothing.
@@ -68,12 +68,12 @@ def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
     handle signals, they leave the flag alone.
 
     Args:
-        deadline: by `time.monotonic()`; once it has passed, the flag is set, too. None for none.
+      deadline: by `time.monotonic()`; once it has passed, the flag is set, too. None for none.
 
     Example:
-        >>> with graceful_stop() as stop:
-        ...     stop.requested, stop.exit_status
-        (False, 0)
+      >>> with graceful_stop() as stop:
+      ...     stop.requested, stop.exit_status
+      (False, 0)
     """
     stop = Stop(deadline=deadline)
     before: dict[int, Any] = {}

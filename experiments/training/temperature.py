@@ -33,7 +33,7 @@ class Step(NamedTuple):
     """What the temperature of one step is judged by.
 
     Attributes:
-      estimator: the one that reads the temperature, and its state.
+      estimator: the one that reads the temperature.
       state: of the estimator.
       objective_at: the training objective at a temperature.
       hard: the objective of discrete samples.

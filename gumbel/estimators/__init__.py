@@ -1,7 +1,7 @@
 """Gradient estimators for discrete variables, all with the same signature; see `Estimator`.
 
 The package imports all of its modules, and every registered factory is an attribute under its name
-and its aliases. So adding an estimator means adding one file, without changes to others.
+and its aliases. So a new estimator is one new file, and no other module of the package changes.
 """
 
 import importlib

@@ -75,8 +75,8 @@ class Estimator(NamedTuple):
 
     Attributes:
       init: makes the initial state, a pytree. It may run the objective once or twice. Outside of
-        `jit`, it also checks what the estimator requires: independent examples, or a cost with a
-        derivative in the samples.
+        `jit`, it also checks what the estimator requires, independent examples or a cost with a
+        derivative in the samples, for which it may run the objective some 100 times.
       surrogate: returns a scalar, the mean cost, whose gradient is the estimate; and the next state
         with diagnostics.
     """

@@ -1,4 +1,4 @@
-"""The options of an estimator's factory: their kinds and ranges, which `register` declares."""
+"""The options of an estimator's factory: their types and ranges, which `register` declares."""
 
 import inspect
 import math
@@ -13,7 +13,7 @@ from gumbel.numerics import concrete_or_none
 
 
 class Range(NamedTuple):
-    """What an option may be, beside its kind.
+    """The values that an option may have, in addition to its type.
 
     Attributes:
       minimum: the smallest value, included.

@@ -55,7 +55,7 @@ def found(count: int | None = None) -> list[Variables]:
 
 
 def _may_be_any() -> bool:
-    """Whether jax could find one: it has to have a plugin, and leave to use it."""
+    """Whether jax could find one: a plugin is installed, and JAX_PLATFORMS allows it."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return False
     plugins = importlib.metadata.entry_points(group="jax_plugins")

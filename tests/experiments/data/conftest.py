@@ -1,7 +1,5 @@
 """Fixtures of the tests of `experiments.data`; none needs a network."""
 
-from __future__ import annotations
-
 import http.server
 import os
 import threading

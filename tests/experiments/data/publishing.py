@@ -1,7 +1,5 @@
 """Small image sets in the real file formats, for the tests of `experiments.data`."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """The cache of decoded arrays: verified, rebuilt, shared, and enough by itself."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

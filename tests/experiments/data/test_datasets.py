@@ -1,7 +1,5 @@
 """What a data set is, and the embedded one."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The readers of the published file formats."""
 
-from __future__ import annotations
-
 import gzip
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Download and preparation through tensorflow-datasets, and what it refuses."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The real MNIST sets, where prepared data are at hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import hashlib
