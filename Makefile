@@ -106,9 +106,10 @@ RATE ?=
 REPRODUCE = $(PYTHON) -m experiments.reproduce $$table --preset=$(PRESET) --engine=vmap \
   --workdir=$(WORKDIR) --results=$(RESULTS) --slice=$(SLICE)
 reproduce-gpu:
-	for table in $(TARGETS); do \
-	  $(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE)) && $(REPRODUCE) --thin || exit; \
-	done
+	@worst=0; for table in $(TARGETS); do \
+	  $(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE)) && $(REPRODUCE) --thin; \
+	  status=$$?; case $$status in 0) ;; 1) worst=1 ;; *) exit $$status ;; esac; \
+	done; exit $$worst  # 1: some runs failed, which must not keep the next table waiting
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

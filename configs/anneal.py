@@ -46,8 +46,14 @@ def get_sweep() -> grids.Grid:
                 "temperature.interval": (500, 1000),
             }
         ),
-        # From temperature.value = 1 down to the floor, over all steps of the run.
-        *grids.product({"temperature.name": ["linear", "cosine"], "temperature.floor": (0.1, 0.5)}),
+        # From temperature.value = 1 down to the floor, over all steps of the run, however few.
+        *grids.product(
+            {
+                "temperature.name": ["linear", "cosine"],
+                "temperature.floor": (0.1, 0.5),
+                "temperature.interval": [1],
+            }
+        ),
         # By the squared error of the gradient estimate, starting at 1 and never below the floor.
         *grids.product(
             {

@@ -97,7 +97,7 @@ def main(
     keep_compilations()
     # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
-    open_directory(Path(directory), configs.read(config), grid)
+    open_directory(Path(directory), configs.read(config), [dict(job.overrides) for job in jobs])
     failures, exit_status = train(jobs, engine, options)
     return conclude(Path(directory), jobs, failures, exit_status)
 

@@ -41,14 +41,9 @@ from gumbel.relaxations import (
     logit_binary_concrete,
     straight_through,
 )
-from gumbel.subsets import (
-    binary_unimix,
-    gumbel_top_k,
-    ordered_log_prob,
-    relaxed_top_k,
-    unimix,
-)
+from gumbel.subsets import gumbel_top_k, ordered_log_prob, relaxed_top_k
 from gumbel.types import Objective, Sampler
+from gumbel.unimix import binary_unimix, unimix
 
 __all__ = [
     "BERNOULLI",

@@ -12,9 +12,61 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.numerics import concrete_or_none, floating, same_rank, upcast_saturating
+from gumbel.numerics import concrete_or_none, same_rank, upcast_saturating
+from gumbel.types import PRNGKey
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
+    """Refuses what is not one PRNG key.
+
+    Args:
+      key: what was given as the key.
+      order: of the arguments, for the message.
+
+    Raises:
+      TypeError: `key` is no key at all, or an array of several.
+
+    Example:
+      >>> check_key(jax.random.key(0))
+      >>> check_key(jnp.zeros(3))
+      Traceback (most recent call last):
+      ...
+      TypeError: key must be a PRNG key, such as jax.random.key(0), got float32[3]: the order is
+      (key, logits, temperature)
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        event_ndim = 0
+    elif dtype == jnp.uint32 and shape:
+        event_ndim = 1  # a raw key
+    else:
+        sizes = ",".join(map(str, shape))
+        got = f"{dtype}[{sizes}]" if dtype is not None else type(key).__name__
+        raise TypeError(
+            f"key must be a PRNG key, such as jax.random.key(0), got {got}: the order is {order}"
+        )
+    if len(shape) != event_ndim:
+        raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
+
+
+def floating(logits: ArrayLike) -> Float[Array, "..."]:
+    """`logits` as an array, refused if they are not floating-point.
+
+    Raises:
+      TypeError: they are integers or booleans, which could not hold what is computed from them.
+
+    Example:
+      >>> floating([0, 1])
+      Traceback (most recent call last):
+      ...
+      TypeError: logits must be floating-point, got int32: cast them to float32
+    """
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"logits must be floating-point, got {logits.dtype}: cast them to float32")
+    return logits
 
 
 def check_temperature(temperature: ArrayLike) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 from gumbel import estimators
 from gumbel.estimators import Spec
 from gumbel.independence import leaks
-from gumbel.layouts import count_values, is_concrete, layout, readable
+from gumbel.layouts import count_values, layout, readable
 from gumbel.passes import passes
-from gumbel.probes import NUM_STARTS, Probe, changed, outputs, replayed
-from gumbel.samplers import Pass, hard_draw, trace
+from gumbel.probes import NUM_STARTS, Probe, changed, outputs
+from gumbel.samplers import Pass, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import dependence, derivatives
+from gumbel.tracing import is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
@@ -150,11 +151,11 @@ def check_objective(
       >>> report.ok, report.sites[0].num_values, "muprop" in report.serving()
       (True, 8, True)
     """
-    if not is_concrete(params, batch, key):
-        raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
     arguments = (objective, params, batch, key, family)
     plan = layout(*arguments)
-    probe = Probe(*arguments)
+    probe = Probe(*arguments) if is_concrete(params, batch, key) else None
+    if probe is None or not probe.concrete:
+        raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
     drawn, again = probe.drawn, trace(*arguments, hard_draw)
     slopes = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
     found = dependence(probe.targets(plan.records), slopes)
@@ -162,28 +163,30 @@ def check_objective(
     leaking, trained = leaks(probe), _trained(*arguments, probe)
     sites = tuple(
         SiteReport(
-            name,
-            record.family.name,
-            tuple(record.logits.shape),
-            len(record.loops),
-            count_values(record, coupled=plan.coupled),
-            name in found.used,
-            name in found.smooth,
-            name in trained,
-            name in leaking,
-            name in found.breaks,
-            name in relaxed.breaks,
+            name=name,
+            family=record.family.name,
+            shape=tuple(record.logits.shape),
+            loops=len(record.loops),
+            num_values=count_values(record, coupled=plan.coupled),
+            used=name in found.used,
+            smooth=name in found.smooth,
+            trained=name in trained,
+            leaks=name in leaking,
+            breaks=name in found.breaks,
+            jumps=name in relaxed.breaks,
         )
         for name, record in plan.records.items()
     )
     report = Report(
-        sites,
-        None if plan.coupled else plan.cost.shape[0],
-        bool(np.isfinite(drawn.cost).all()),
-        not any(map(changed, outputs(drawn), outputs(again))),
-        plan.aux is not None,
-        tuple(_estimator(estimators.spec(name), sites, plan) for name in estimators.names()),
-        (),
+        sites=sites,
+        batch_size=None if plan.coupled else plan.cost.shape[0],
+        finite=bool(np.isfinite(drawn.cost).all()),
+        deterministic=not any(map(changed, outputs(drawn), outputs(again))),
+        has_aux=plan.aux is not None,
+        estimators=tuple(
+            _estimator(estimators.spec(name), sites, plan) for name in estimators.names()
+        ),
+        problems=(),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
 

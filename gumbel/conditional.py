@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_point, noise_temperature
+from gumbel.arguments import categorical_logits, check_key, check_point, floating
 from gumbel.noise import exponential, gumbel_noise, logistic_noise
-from gumbel.numerics import CERTAIN, check_key, floating, softplus, upcast
-from gumbel.relaxations import perturbed, tempered, tempered_odds
+from gumbel.numerics import CERTAIN, softplus, upcast
+from gumbel.relaxations import soft_bernoulli, soft_categorical
 from gumbel.types import PRNGKey
 
 
@@ -37,10 +37,11 @@ def conditional_gumbel_noise(
     Args:
       key: PRNG key.
       logits: unnormalized log probabilities; -inf rules a value out.
-      z: one-hot, a value that can occur; no gradient flows to it.
+      z: one-hot, a value that can occur; no gradient flows to it. Leading axes broadcast.
 
     Returns:
-      Noise of the shape of `logits`, in float32 at least, differentiable in `logits`.
+      Noise of the shape of `z` and `logits`, broadcast, in float32 at least, differentiable in
+      `logits`.
 
     Raises:
       ValueError: K is 0, or `z` does not fit the logits.
@@ -54,7 +55,8 @@ def conditional_gumbel_noise(
     check_key(key)
     logits = categorical_logits(logits)
     check_point(z, logits, event_ndims=1)
-    log_p = jax.nn.log_softmax(upcast(logits), axis=-1)
+    shape = jnp.broadcast_shapes(jnp.shape(z), logits.shape)  # noise of its own for every z
+    log_p = jnp.broadcast_to(jax.nn.log_softmax(upcast(logits), axis=-1), shape)
     first_key, others_key = jax.random.split(key)
     first = gumbel_noise(first_key, (*log_p.shape[:-1], 1), log_p.dtype)
     others = exponential(others_key, log_p.shape, log_p.dtype)
@@ -69,10 +71,11 @@ def conditional_logistic_noise(
     Args:
       key: PRNG key.
       logits: log odds; +-inf makes a variable constant.
-      z: 0 or 1, of the shape of `logits`; no gradient flows to it.
+      z: 0 or 1; no gradient flows to it. Axes broadcast.
 
     Returns:
-      Noise of the shape of `logits`, in float32 at least, differentiable in `logits`.
+      Noise of the shape of `z` and `logits`, broadcast, in float32 at least, differentiable in
+      `logits`.
 
     Raises:
       ValueError: `z` does not fit the logits.
@@ -86,40 +89,12 @@ def conditional_logistic_noise(
     check_key(key)
     logits = floating(logits)
     check_point(z, logits, event_ndims=0)
-    wide = upcast(logits)
+    wide = jnp.broadcast_to(upcast(logits), jnp.broadcast_shapes(jnp.shape(z), logits.shape))
     finite = jnp.where(jnp.abs(wide) >= CERTAIN, 0, wide)
     sign = jnp.where(z > 0.5, 1, -1).astype(wide.dtype)
     against = -sign * finite  # the log odds of the value that was not drawn
     ratio = logistic_noise(key, wide.shape, wide.dtype)  # log(E_k / E)
     return sign * jnp.logaddexp(against, ratio + softplus(against))
-
-
-def soft_categorical(
-    logits: Float[Array, "*batch K"], noise: Float[Array, "*batch K"], temperature: ArrayLike
-) -> Float[Array, "*batch K"]:
-    """`gumbel_softmax` with noise that is given: `softmax((logits + noise) / temperature)`.
-
-    Example:
-      >>> soft_categorical(jnp.array([0.0, -jnp.inf]), jnp.zeros(2), 0.5).tolist()
-      [1.0, 0.0]
-    """
-    logits = categorical_logits(logits)
-    temperature = noise_temperature(temperature, upcast(logits), per_row=True)
-    soft = jax.nn.softmax(tempered(perturbed(logits, noise), temperature), axis=-1)
-    return soft.astype(logits.dtype)
-
-
-def soft_bernoulli(
-    logits: Float[Array, "..."], noise: Float[Array, "..."], temperature: ArrayLike
-) -> Float[Array, "..."]:
-    """`binary_concrete` with noise that is given: `sigmoid((logits + noise) / temperature)`.
-
-    Example:
-      >>> soft_bernoulli(jnp.array([0.0, jnp.inf]), jnp.zeros(2), 0.5).tolist()
-      [0.5, 1.0]
-    """
-    logits = floating(logits)
-    return jax.nn.sigmoid(tempered_odds(logits, noise, temperature)).astype(logits.dtype)
 
 
 def conditional_gumbel_softmax(

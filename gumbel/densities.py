@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_point, checked_temperature
-from gumbel.numerics import CERTAIN, floating, same_rank, softplus, upcast_saturating, wide_dtype
+from gumbel.arguments import categorical_logits, check_point, checked_temperature, floating
+from gumbel.numerics import CERTAIN, same_rank, softplus, upcast_saturating, wide_dtype
 
 
 def gumbel_softmax_log_prob(

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from gumbel import sums
 from gumbel.independence import require_independent
-from gumbel.layouts import count_values, event_shape, layout, num_variables, readable
-from gumbel.samplers import Pass, Record, Site, total, trace
+from gumbel.layouts import count_joint, count_values, event_shape, layout, num_variables, readable
+from gumbel.samplers import Pass, Record, replayed, total
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
@@ -36,14 +36,10 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
     Raises:
       ValueError: it names the sites and how many joint values they have.
     """
-    counts = {
-        site: count_values(record, coupled=plan.coupled) for site, record in plan.records.items()
-    }
-    count = math.prod(counts.values())
+    count = count_joint(plan)
     if count > max_values:
         sites = ", ".join(
-            f"{site}: {record.family.num_values(tuple(record.logits.shape))}"
-            f"^{num_variables(record, coupled=plan.coupled)}"
+            f"{site}: {record.num_values}^{num_variables(record, coupled=plan.coupled)}"
             for site, record in plan.records.items()
         )
         whole = ", of the whole batch, as its examples share one cost" if plan.coupled else ""
@@ -146,9 +142,7 @@ def _terms(
             number = count_values(record, coupled=plan.coupled)
             values[site] = _joint_value(record, index % number, coupled=plan.coupled)
             index = index // number
-        forced = trace(
-            objective, params, batch, key, family, _given_value, given=values, like=plan.records
-        )
+        forced = replayed(objective, params, batch, key, family, plan.records, values)
         weight = jnp.exp(total([forced.sum(_weight(r)) for r in forced.records.values()]))
         # An impossible value counts for nothing, even if its cost is infinite.
         possible = weight > 0
@@ -164,15 +158,10 @@ def _joint_value(record: Record, index: Array, *, coupled: bool) -> Sample:
     return value if coupled else jnp.broadcast_to(value[None], shape)
 
 
-def _given_value(site: Site, _key: PRNGKey) -> Sample:
-    return site.given
-
-
 def _weight(record: Record) -> Float[Array, "B *D"]:
     """`log q(z)`; a masked variable, which is 0 for each of its K numbers, has weight 1/K."""
     log_prob = record.family.log_prob(record.logits, record.z)
-    num_values = record.family.num_values(tuple(record.logits.shape))
-    return record.masked(log_prob, fill=-math.log(num_values))
+    return record.masked(log_prob, fill=-math.log(record.num_values))
 
 
 def value_and_grad(

@@ -1,8 +1,8 @@
 """Whether the examples of a batch are as independent as a cost of one per example says."""
 
-from gumbel.layouts import is_concrete
 from gumbel.probes import Probe, halves
 from gumbel.sites import FamilyLike
+from gumbel.tracing import is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 # `leaks` flips at least so many sets of examples, from at least so many starts.
@@ -38,16 +38,16 @@ def require_independent(
 ) -> None:
     """Refuses an objective of one cost per example whose examples depend on each other.
 
-    It runs the objective, compiled, some 60 to 100 times. Where `params`, `batch` or `key` are
-    traced, values cannot be compared, and nothing is checked.
+    It runs the objective, compiled, some 60 to 100 times. Where `params`, `batch`, `key` or the
+    cost are traced, values cannot be compared, and nothing is checked.
 
     Raises:
       ValueError: it names a site whose samples change another example's cost.
     """
     if not is_concrete(params, batch, key):
         return
-    found = leaks(Probe(objective, params, batch, key, family))
-    if found:
+    probe = Probe(objective, params, batch, key, family)
+    if probe.concrete and (found := leaks(probe)):
         raise ValueError(
             f"the samples of one example at site {found[0]!r} change the cost of another: return a "
             "scalar cost, which couples the examples, or put the batch axis first in the logits"

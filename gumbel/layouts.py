@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gumbel.samplers import Pass, Record, hard_draw, trace
 from gumbel.sites import FamilyLike
@@ -50,21 +49,23 @@ def event_shape(record: Record, *, coupled: bool) -> tuple[int, ...]:
 
 def num_variables(record: Record, *, coupled: bool) -> int:
     """How many variables that is."""
-    shape = event_shape(record, coupled=coupled)
-    return math.prod(shape[: len(shape) - record.family.event_ndims])
+    return record.family.num_variables(event_shape(record, coupled=coupled))
 
 
 def count_values(record: Record, *, coupled: bool) -> int:
     """How many joint values that has: K to the power of the number of variables."""
-    num_values = record.family.num_values(tuple(record.logits.shape))
-    count: int = num_values ** num_variables(record, coupled=coupled)
+    count: int = record.num_values ** num_variables(record, coupled=coupled)
     return count
+
+
+def count_joint(plan: Pass) -> int:
+    """How many joint values the sites of a pass have together."""
+    return math.prod(count_values(record, coupled=plan.coupled) for record in plan.records.values())
 
 
 def count_changes(record: Record, *, coupled: bool) -> int:
     """How many joint values differ from a given one in a single variable."""
-    num_values = record.family.num_values(tuple(record.logits.shape))
-    return num_variables(record, coupled=coupled) * (num_values - 1)
+    return num_variables(record, coupled=coupled) * (record.num_values - 1)
 
 
 def readable(count: int) -> str:
@@ -75,14 +76,3 @@ def readable(count: int) -> str:
       ('50000', 'about 10^173')
     """
     return str(count) if count < 10**12 else f"about 10^{math.log10(count):.0f}"
-
-
-def is_concrete(*trees: Any) -> bool:
-    """Whether all arrays are concrete and no trace, such as that of `jit`, is active.
-
-    Example:
-      >>> is_concrete({"w": jnp.ones(2)}, 1.0)
-      True
-    """
-    leaves = [*jax.tree.leaves(trees), jnp.zeros(())]
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt32
 
-from gumbel.numerics import check_key
+from gumbel.arguments import check_key
 from gumbel.types import PRNGKey
 
 Words = UInt32[Array, " n"]
@@ -122,7 +122,8 @@ def _noise(
 ) -> Float[Array, "..."]:
     """Noise drawn in float32 at least, then cast to `dtype`."""
     check_key(key)
-    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    wide = jnp.float64 if dtype == np.float64 else jnp.float32
     return _draw(transform, key, tuple(shape), wide).astype(dtype)
 
 

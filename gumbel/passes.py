@@ -1,13 +1,12 @@
 """How many passes through the objective one surrogate of an estimator takes: `Spec.passes`."""
 
 import ast
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from gumbel.estimators import Spec
-from gumbel.layouts import count_changes, count_values, readable
+from gumbel.layouts import count_changes, count_joint, readable
 from gumbel.samplers import Pass
 
 
@@ -37,7 +36,7 @@ def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: An
     numbers = {
         "L": len({record.block for record in records}),
         "m": chosen.get("num_samples", 1),
-        "N": math.prod(count_values(record, coupled=plan.coupled) for record in records),
+        "N": count_joint(plan),
         "V": sum(count_changes(record, coupled=plan.coupled) for record in records),
     }
     return re.sub(r"\b[LmNV]\b", lambda match: shown(numbers[match.group()]), text)

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from gumbel.numerics import upcast
-from gumbel.samplers import Pass, Record, Records, hard_draw, trace
+from gumbel.samplers import Pass, Record, Records, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike, value_mask
+from gumbel.tracing import is_concrete
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
 
@@ -26,28 +27,6 @@ Targets: TypeAlias = frozenset[Target]
 
 NUM_STARTS = 8
 _RULED_OUT = 50.0  # log odds against a value that is not meant to come
-
-
-def replayed(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    key: PRNGKey,
-    family: FamilyLike,
-    records: Records,
-    values: Mapping[str, Sample],
-) -> Pass:
-    """A pass with given values at every site."""
-    return trace(
-        objective,
-        params,
-        batch,
-        key,
-        family,
-        lambda site, _key: site.given,
-        given=values,
-        like=records,
-    )
 
 
 def targets_of(records: Records) -> list[Target]:
@@ -107,6 +86,7 @@ class Probe:
 
     Attributes:
       drawn: a pass with discrete samples.
+      concrete: whether its outputs are; if not, nothing can be compared.
     """
 
     def __init__(
@@ -119,6 +99,8 @@ class Probe:
     ) -> None:
         self.drawn = trace(objective, params, batch, key, family, hard_draw)
         records = self.drawn.records
+        # The objective itself may hold traced values, of which there is nothing to compare.
+        self.concrete = is_concrete(outputs(self.drawn))
 
         def moved(
             params: Params, start: Start, sites: dict[str, Any], rows: Any, looked_at: Any

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, noise_temperature
+from gumbel.arguments import categorical_logits, check_key, floating, noise_temperature
 from gumbel.noise import gumbel_noise, logistic_noise
-from gumbel.numerics import CERTAIN, check_key, floating, upcast, wide_dtype
+from gumbel.numerics import CERTAIN, upcast, wide_dtype
 from gumbel.types import PRNGKey
 
 
@@ -230,6 +230,34 @@ def logit_binary_concrete(
     check_key(key)
     wide = upcast(floating(logits))
     return tempered_odds(wide, logistic_noise(key, wide.shape, wide.dtype), temperature)
+
+
+def soft_categorical(
+    logits: Float[Array, "*batch K"], noise: Float[Array, "*batch K"], temperature: ArrayLike
+) -> Float[Array, "*batch K"]:
+    """`gumbel_softmax` with noise that is given: `softmax((logits + noise) / temperature)`.
+
+    Example:
+      >>> soft_categorical(jnp.array([0.0, -jnp.inf]), jnp.zeros(2), 0.5).tolist()
+      [1.0, 0.0]
+    """
+    logits = categorical_logits(logits)
+    temperature = noise_temperature(temperature, upcast(logits), per_row=True)
+    soft = jax.nn.softmax(tempered(perturbed(logits, noise), temperature), axis=-1)
+    return soft.astype(logits.dtype)
+
+
+def soft_bernoulli(
+    logits: Float[Array, "..."], noise: Float[Array, "..."], temperature: ArrayLike
+) -> Float[Array, "..."]:
+    """`binary_concrete` with noise that is given: `sigmoid((logits + noise) / temperature)`.
+
+    Example:
+      >>> soft_bernoulli(jnp.array([0.0, jnp.inf]), jnp.zeros(2), 0.5).tolist()
+      [0.5, 1.0]
+    """
+    logits = floating(logits)
+    return jax.nn.sigmoid(tempered_odds(logits, noise, temperature)).astype(logits.dtype)
 
 
 @jax.custom_jvp

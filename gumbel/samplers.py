@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import check_point
+from gumbel.arguments import check_key, check_point
 from gumbel.families import Family
-from gumbel.numerics import check_key, concrete_or_none, upcast
+from gumbel.numerics import concrete_or_none, upcast
 from gumbel.sites import (
     Draw,
     Families,
@@ -24,11 +24,11 @@ from gumbel.sites import (
     Records,
     Site,
     apply_mask,
+    as_families,
     check_logits,
     check_new,
     check_trace,
     checked_mask,
-    families,
     lead_of,
     loop_length,
 )
@@ -125,7 +125,7 @@ def trace(
     """
     check_key(key, order="(objective, params, batch, key)")
     objective_key, sites_key = jax.random.split(key)
-    sample = RecordingSampler(draw, sites_key, families(family), given, like)
+    sample = RecordingSampler(draw, sites_key, as_families(family), given, like)
     cost, aux = _cost_and_aux(objective(params, batch, objective_key, sample))
     records = sample.records
     if not records:
@@ -136,6 +136,23 @@ def trace(
     if cost.ndim:
         _check_batch(cost.shape[0], records)
     return Pass(upcast(cost), records, aux)
+
+
+def replayed(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    records: Records,
+    values: Mapping[str, Sample],
+) -> Pass:
+    """A pass with given values at every site; `records` are those of an earlier pass."""
+
+    def given(site: Site, _key: PRNGKey) -> Sample:
+        return site.given
+
+    return trace(objective, params, batch, key, family, given, given=values, like=records)
 
 
 def _cost_and_aux(returned: Any) -> tuple[Array, PyTree]:
@@ -209,13 +226,13 @@ def hard(family: FamilyLike, key: PRNGKey) -> Sampler:
       >>> sample("h", jnp.array([[-1e4, 1e4]])).tolist()
       [[0.0, 1.0]]
     """
-    return RecordingSampler(hard_draw, key, families(family))
+    return RecordingSampler(hard_draw, key, as_families(family))
 
 
 def mean_field(family: FamilyLike) -> Sampler:
     """A sampler that returns the mean of each variable instead of a sample."""
     return RecordingSampler(
-        lambda site, _key: site.family.mean(site.logits), None, families(family)
+        lambda site, _key: site.family.mean(site.logits), None, as_families(family)
     )
 
 
@@ -234,7 +251,7 @@ class _ObservingSampler:
         self._given = values
         self._otherwise = otherwise
         # Another sampler's families are not known; it has to say them with the call.
-        self.families: Families = getattr(otherwise, "families", families(None))
+        self.families: Families = getattr(otherwise, "families", as_families(None))
         self._traces = [trace_state()]
         self._steps: list[_Step] = []
         self._seen: set[str] = set()  # outside of the loops that are being traced
@@ -361,12 +378,3 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         return returned
 
     return conditioned
-
-
-def __getattr__(name: str) -> Any:
-    if name == "observe":
-        raise AttributeError(
-            "samplers.observe is gone, since it could not tell a misspelt site: "
-            "use samplers.condition(objective, values)"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,10 +162,13 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
 
 
 def _last(step: Step, interval: Step) -> Float[Array, ""]:
-    """The step of the last refresh, counted in integers."""
-    step = jnp.asarray(step)
-    interval = jnp.asarray(interval, step.dtype)
-    return (step // interval * interval).astype(float)
+    """The step of the last refresh, counted in integers; 0 before the first step."""
+    if isinstance(step, int) and isinstance(interval, int):
+        return jnp.asarray(float(max(step, 0) // interval * interval))
+    step = jnp.maximum(jnp.asarray(step), 0)
+    kind = jnp.promote_types(step.dtype, jnp.int32)
+    interval = jnp.asarray(interval, kind)
+    return (step.astype(kind) // interval * interval).astype(float)
 
 
 def _floats(*parameters: Scalar) -> tuple[Float[Array, ""], ...]:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gumbel.arguments import floating
 from gumbel.families import Family, family
-from gumbel.numerics import floating
 from gumbel.tracing import trace_state
 from gumbel.types import Logits, Mask, PRNGKey, Sample
 
@@ -77,7 +77,7 @@ class Families(NamedTuple):
         return self.check(found_or_none, site)
 
 
-def families(spec: FamilyLike) -> Families:
+def as_families(spec: FamilyLike) -> Families:
     """What is given as `family`, as `Families`.
 
     Args:
@@ -89,7 +89,7 @@ def families(spec: FamilyLike) -> Families:
       TypeError: it is something else.
 
     Example:
-      >>> families({"edge": "categorical", "gate": "bernoulli"}).at("gate", None).name
+      >>> as_families({"edge": "categorical", "gate": "bernoulli"}).at("gate", None).name
       'bernoulli'
     """
     if isinstance(spec, Families):
@@ -157,6 +157,11 @@ class Record(NamedTuple):
     def lead(self) -> int:
         """How many axes precede those of loops: that of the batch, if there is one."""
         return lead_of(self.logits, self.family, len(self.loops))
+
+    @property
+    def num_values(self) -> int:
+        """How many values each variable has."""
+        return self.family.num_values(tuple(self.logits.shape))
 
     def masked(self, per_variable: Float[Array, "B *D"], fill: float = 0.0) -> Float[Array, "..."]:
         """`per_variable`, with `fill` at masked variables."""
@@ -235,6 +240,11 @@ class RecordingSampler:
         key = None if level.key is None else jax.random.fold_in(level.key, position)
         asked = Site(site, logits, found, level.given.get(site), mask)
         z = self._draw(asked, key)  # type: ignore[arg-type]
+        if jnp.shape(z) != logits.shape:
+            raise ValueError(
+                f"the draw of site {site!r} has shape {jnp.shape(z)}, but its logits have "
+                f"{logits.shape}"
+            )
         z = apply_mask(z, mask, found)
         level.records[site] = Record(logits, z, found, mask, position, level.path)
         return z

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from gumbel.layouts import is_concrete, layout
+from gumbel.layouts import layout
 from gumbel.probes import (
     MaskOf,
     Probe,
@@ -15,11 +15,11 @@ from gumbel.probes import (
     leading,
     outputs,
     reaching_cost,
-    replayed,
     targets_of,
 )
-from gumbel.samplers import Records
+from gumbel.samplers import Records, replayed
 from gumbel.sites import FamilyLike
+from gumbel.tracing import is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
@@ -117,8 +117,8 @@ def require_smooth(
     """Refuses an objective whose cost depends on samples but has no derivative in them.
 
     It runs the objective only if something has no derivative, to see whether it depends on the
-    samples all the same: compiled, 8 times and 8 more for each site. Where `params`, `batch` or
-    `key` are traced, values cannot be compared, and nothing is checked.
+    samples all the same: compiled, 8 times and 8 more for each site. Where `params`, `batch`,
+    `key` or the cost are traced, values cannot be compared, and nothing is checked.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
@@ -142,6 +142,8 @@ def require_smooth(
     if not (some_flat or some_may_jump):
         return
     probe = Probe(*arguments)
+    if not probe.concrete:
+        return
     if some_flat:
         found = dependence(probe.targets(records), slopes)
         for site in (site for site in records if site in found.breaks - found.smooth):

@@ -1,15 +1,14 @@
-"""Subsets of k of K values: sampled without replacement, their probabilities, and relaxations.
+"""Subsets of k of K values: sampled without replacement, their probabilities, and relaxations."""
 
-Also logits that mix a distribution with the uniform distribution.
-"""
+import operator
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_per_row, check_point, noise_temperature
-from gumbel.numerics import CERTAIN, check_key, concrete_or_none, floating, upcast
+from gumbel.arguments import categorical_logits, check_key, check_point, noise_temperature
+from gumbel.numerics import CERTAIN, upcast
 from gumbel.relaxations import perturb, straight_through
 from gumbel.types import PRNGKey
 
@@ -34,7 +33,7 @@ def gumbel_top_k(
 
     Raises:
       ValueError: k is not from 1 to K, or K is 0.
-      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
+      TypeError: `key` is not one PRNG key, `logits` are not floating-point, or `k` is no integer.
 
     References:
       Kool, van Hoof, Welling 2019, Stochastic beams and where to find them.
@@ -46,7 +45,7 @@ def gumbel_top_k(
     """
     check_key(key)
     logits = categorical_logits(logits)
-    _check_size(k, logits.shape[-1])
+    k = _checked_size(k, logits.shape[-1])
     scores, index = jax.lax.top_k(perturb(key, jax.lax.stop_gradient(logits)), k)
     z = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
     complete = jnp.all(scores > -CERTAIN, axis=-1)
@@ -133,7 +132,7 @@ def relaxed_top_k(
     """
     check_key(key)
     logits = categorical_logits(logits)
-    _check_size(k, logits.shape[-1])
+    k = _checked_size(k, logits.shape[-1])
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
     perturbed = perturb(key, logits)
 
@@ -157,94 +156,13 @@ def relaxed_top_k(
     return straight_through(jnp.where(jnp.isnan(soft), soft, value), soft)
 
 
-def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "*batch K"]:
-    """Logits of `(1 - share) softmax(logits) + share / K`, so that no value becomes impossible.
-
-    Values with a tiny probability still get gradients, and log probabilities and KLs stay bounded.
-    Values that are excluded by a logit of -inf (or of 1e8 less than the largest) stay excluded, and
-    the uniform distribution is over the others.
-
-    Args:
-      logits: unnormalized log probabilities.
-      share: of the uniform distribution, in [0, 1], a scalar or one per row, `[..., 1]`; 0.01 is
-        usual. A traced value out of range gives NaN.
-
-    Returns:
-      Log probabilities, of the shape and dtype of `logits`.
-
-    Raises:
-      ValueError: a concrete `share` is not in [0, 1].
-      TypeError: `logits` are not floating-point.
-
-    References:
-      Hafner, Pasukonis, Ba, Lillicrap 2023, Mastering diverse domains through world models.
-
-    Example:
-      >>> [round(p, 3) for p in jnp.exp(unimix(jnp.array([1e4, 0.0]), 0.01)).tolist()]
-      [0.995, 0.005]
-    """
-    logits = categorical_logits(logits)
-    check_per_row(share, "share")
-    share = _checked_share(share)
-    wide = upcast(logits)
-    possible = wide > jnp.max(wide, axis=-1, keepdims=True) - CERTAIN
-    count = jnp.sum(possible, axis=-1, keepdims=True)
-    log_p = jax.nn.log_softmax(wide, axis=-1)
-    finite = jnp.where(possible, log_p, 0)
-    # No exponential of it: a logit far below the others would have neither value nor gradient.
-    mixed = jnp.logaddexp(_log(1 - share) + finite, _log(share) - jnp.log(jnp.maximum(count, 1)))
-    kept = jnp.where(possible, mixed, -jnp.inf)
-    return jnp.where(jnp.isnan(log_p), log_p, kept).astype(logits.dtype)
-
-
-def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array, "..."]:
-    """Log odds of `(1 - share) sigmoid(logits) + share / 2`: `unimix` of Bernoulli variables.
-
-    Infinite log odds stay infinite: the variable is constant.
-
-    Args:
-      logits: log odds.
-      share: of the uniform distribution, in [0, 1], a scalar or one per variable. A
-        traced value out of range gives NaN.
-
-    Returns:
-      Log odds, of the shape and dtype of `logits`.
-
-    Raises:
-      ValueError: a concrete `share` is not in [0, 1].
-      TypeError: `logits` are not floating-point.
-
-    Example:
-      >>> round(float(jax.nn.sigmoid(binary_unimix(jnp.array(50.0), 0.02))), 4)
-      0.99
-    """
-    logits = floating(logits)
-    wide = upcast(logits)
-    constant = jnp.abs(wide) >= CERTAIN
-    finite = jnp.where(constant, 0, wide)
-    each = share if jnp.ndim(share) == 0 else jnp.asarray(share)[..., None]
-    both = unimix(jnp.stack([jnp.zeros_like(finite), finite], axis=-1), each)
-    mixed = both[..., 1] - both[..., 0]
-    return jnp.where(constant, wide, mixed).astype(logits.dtype)
-
-
-def _check_size(k: int, num_values: int) -> None:
+def _checked_size(k: int, num_values: int) -> int:
+    try:
+        k = operator.index(k)
+    except TypeError as error:
+        raise TypeError(f"k must be an integer that is not traced, got {k}") from error
     if not 1 <= k <= num_values:
         raise ValueError(
             f"k={k} distinct values of {num_values} cannot be drawn: give k from 1 to {num_values}"
         )
-
-
-def _checked_share(share: ArrayLike) -> Float[Array, "..."]:
-    """The share; NaN where it is traced and turns out not to be in [0, 1]."""
-    known = concrete_or_none(share)
-    if known is not None and not ((known >= 0) & (known <= 1)).all():
-        raise ValueError(f"share must be in [0, 1], got {share}")
-    share = upcast(share)
-    valid = (share >= 0) & (share <= 1)
-    return share if known is not None else jnp.where(valid, share, jnp.nan)
-
-
-def _log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`log x`, -inf at 0, with a finite gradient; NaN of NaN."""
-    return jnp.where(x == 0, -jnp.inf, jnp.log(jnp.where(x == 0, 1, x)))
+    return k

@@ -1,11 +1,24 @@
 """The state of JAX's traces, used to detect sampling inside a transformation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend
+import jax.numpy as jnp
 
 _NAME = "get_opaque_trace_state"
 _HOME = jax.extend.core if hasattr(jax.extend.core, _NAME) else jax.core  # jax.core before 0.10
 # Two states are equal if and only if no transformation began or ended between them.
 trace_state: Callable[[], object] = getattr(_HOME, _NAME)
+
+
+def is_concrete(*trees: Any) -> bool:
+    """Whether all arrays are concrete and no trace, such as that of `jit`, is active.
+
+    Example:
+      >>> is_concrete({"w": jnp.ones(2)}, 1.0)
+      True
+    """
+    leaves = [*jax.tree.leaves(trees), jnp.zeros(())]
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -75,7 +75,7 @@ class Sampler(Protocol):
 class Objective(Protocol):
     """A cost in nats, as a function of sampled discrete variables.
 
-    `objective(params, batch, key, sample) -> cost`, or `(cost, aux)` with any pytree `aux`.
+    `objective(params, batch, key, sample) -> cost`, or `(cost, aux)` with a pytree of arrays `aux`.
 
     A cost of shape `[B]` declares that examples are independent: the cost of example `b` depends
     on its own samples only. A cost that couples examples (batch normalization after a sample,

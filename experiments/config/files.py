@@ -19,8 +19,8 @@ def load(path: str) -> ConfigDict:
     Raises:
       UserError: no such file, or it fails, or it gives no ConfigDict.
     """
-    name, colon, argument = path.partition(":")
-    config = _call(name, "get_config", *([argument] if colon else []))
+    name, argument = _parted(path)
+    config = _call(name, "get_config", *([] if argument is None else [argument]))
     if isinstance(config, FrozenConfigDict):
         config = config.as_configdict()
     if not isinstance(config, ConfigDict):
@@ -37,7 +37,20 @@ def load_sweep(path: str) -> Any:
     Raises:
       UserError: no such file or function, or it fails.
     """
-    return _call(path.partition(":")[0], "get_sweep", fix=": give --grid")
+    return _call(_parted(path)[0], "get_sweep", fix=": give --grid")
+
+
+def _parted(path: str) -> tuple[str, str | None]:
+    """The file of `FILE.py:TEXT`, and the text if there is one. Directories may have colons, too.
+
+    Example:
+      >>> _parted("configs/anneal.py:sbn"), _parted("a:b/vae.py")
+      (('configs/anneal.py', 'sbn'), ('a:b/vae.py', None))
+    """
+    if path.endswith(".py"):
+        return path, None
+    name, suffix, argument = path.partition(".py:")
+    return (name + ".py", argument) if suffix else (path, None)
 
 
 def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:

@@ -24,6 +24,8 @@ def path_of(text: str, what: str) -> Path:
       Traceback (most recent call last):
       experiments.errors.UserError: --workdir=~nosuchuser/a: there is no user 'nosuchuser'
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise UserError(f"{what}={text}: give a directory or file of this machine, not an address")
     if "\0" in text:
         raise UserError(f"{what}={text!r}: a path has no NUL character")
     try:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.training import plots
-from gumbel.comparison import Comparison, Row
+from gumbel.lab import Comparison, Row
 
 _BUDGETS = 60  # points of a curve
 

@@ -1,5 +1,6 @@
 """Every estimator at the parameters of a run, measured once and kept in a directory."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from experiments import config, tasks
 from experiments.data import batches
-from experiments.errors import UserError
+from experiments.errors import UserError, one_line
 from experiments.files import read_json, replacing
 from experiments.settings import Settings
 from experiments.tasks.layers import objective as objective_of
@@ -140,10 +141,10 @@ def _measure(
             num_draws=request.reference_draws,
             progress=progress,
         )
-        kept: dict[str, Any] = {"said": truth.said, **truth.blocks}
+        kept: dict[str, Any] = {"said": truth.source, **truth.blocks}
         with replacing(output / TRUTH) as file:
             np.savez(file, **kept)
-        known = lab.Comparison(truth.said, (), {})
+        known = lab.Comparison(truth.source, (), {})
         keep(known)
     found = lab.compare(
         objective,
@@ -159,7 +160,7 @@ def _measure(
         max_passes=request.max_passes,
         truth=truth,
         known=known,
-        on_found=keep,
+        on_result=keep,
         progress=progress,
     )
     keep(found)
@@ -193,6 +194,11 @@ def _truth(output: Path) -> lab.Truth | None:
     path = output / TRUTH
     if not path.exists():
         return None
-    with np.load(path) as arrays:
-        blocks = {name: arrays[name] for name in arrays.files if name != "said"}
-        return lab.Truth(blocks, str(arrays["said"]))
+    try:
+        with np.load(path) as arrays:
+            blocks = {name: arrays[name] for name in arrays.files if name != "said"}
+            return lab.Truth(blocks, str(arrays["said"]))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}): delete {output}, to measure again"
+        ) from error

@@ -135,11 +135,18 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
     preset = targets.preset_of(target, given["preset"])
     rows = _these("rows", given, preset.rows)
     these = _these("estimators", given, preset.all_columns)
+    if given["seeds"] is not None and given["seeds"] > preset.seeds:
+        raise UserError(
+            f"--seeds={given['seeds']}: --preset={preset.name} has {preset.seeds} final runs of a "
+            "cell: give no more, or leave it out"
+        )
     return Part(rows, these, given["seeds"], together=engines.chosen(given)[0] == "vmap")
 
 
 def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:
     chosen = given[flag]
+    if chosen is not None and not any(chosen):
+        raise UserError(f"--{flag}= is empty: name some of {', '.join(valid)}, or leave it out")
     for name in chosen or ():
         if name not in valid:
             raise UserError(f"--{flag}={','.join(chosen)}: no {name!r}: {suggestion(name, valid)}")

@@ -90,7 +90,7 @@ class Survey(Table1):
                 yield from self._picking_waves(batch.name, cells)
             yield self._finals_wave(batch._replace(cells=cells))
             jobs = [job for cell in batch.cells for job in self._equal_jobs(cell, batch.seeds)]
-            yield self.runs.missing(f"{batch.name}, equal cost, {batch.said}", jobs)
+            yield self.runs.missing(f"{batch.name}, equal cost, {batch.seeds_label}", jobs)
 
     def setting(self, cell: Cell) -> Overrides | None:
         """See `Table1.setting`; cells that train at equal cost only borrow it."""

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -156,6 +157,14 @@ class Table:
                 f"{path} is of --preset={theirs['name']}: give that, or another --results"
             )
 
+    def claim_results(self) -> None:
+        """Raises UserError if the table could not be written, before any run is trained."""
+        with self._results_locked():
+            pass
+
+    def _results_locked(self) -> AbstractContextManager[None]:
+        return rundir.locked(self.results, wait=True, flag="results", name=f".{self.name}.lock")
+
     def collect(self) -> dict[str, Any]:
         """What the JSON says of the finished runs, besides the preset."""
         raise NotImplementedError
@@ -173,7 +182,7 @@ class Table:
         Raises:
           UserError: the results have this table by another preset.
         """
-        with rundir.locked(self.results, wait=True, flag="results", name=f".{self.name}.lock"):
+        with self._results_locked():
             self.refuse_another()
             path = self.results / f"{self.name}.json"
             table: dict[str, Any] = records.plain(

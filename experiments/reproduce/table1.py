@@ -130,7 +130,7 @@ class Table1(Table):
         jobs = [
             self._final(cell, setting, seed) for cell, setting in picked for seed in batch.seeds
         ]
-        return self.runs.missing(f"{batch.name}, {batch.said}", jobs)
+        return self.runs.missing(f"{batch.name}, {batch.seeds_label}", jobs)
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         """What the JSON says of a cell."""

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     seeds: list[int]
 
     @property
-    def said(self) -> str:
+    def seeds_label(self) -> str:
         """The seeds in words."""
         return f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
 

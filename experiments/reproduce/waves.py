@@ -47,6 +47,7 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
       have failed, else 0.
     """
     table.refuse_another()
+    table.claim_results()
     status = ended = begun = 0
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         todo = wave.jobs

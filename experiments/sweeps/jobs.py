@@ -24,17 +24,20 @@ RUNS = "runs"
 def jobs_of(base: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
     """The runs of a grid, each in a directory named by a hash of what it overrides.
 
+    Of trials that come to the same settings, such as `sf` and `reinforce`, the first counts.
+
     Raises:
       UserError: the config that a trial gives is not valid.
     """
-    jobs = []
+    jobs: dict[str, Job] = {}
     for trial in grid:
         try:
             settings = config.read(grids.config_at(base, trial))
         except UserError as error:
             raise UserError(f"the run {grids.label(trial)}: {error}") from error
-        jobs.append(Job(settings, directory_of(trial, directory), trial))
-    return jobs
+        same = json.dumps(settings.flat(), sort_keys=True)
+        jobs.setdefault(same, Job(settings, directory_of(trial, directory), trial))
+    return list(jobs.values())
 
 
 def directory_of(trial: Trial, directory: Path) -> Path:
@@ -49,6 +52,7 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
     Raises:
       UserError: it belongs to another config, or is that of a single run.
     """
+    rundir.refuse_name(directory)
     if (directory / rundir.CONFIG).exists():
         raise UserError(f"--workdir={directory} is that of a single run: choose another directory")
     with rundir.locked(directory, wait=True):
@@ -63,7 +67,14 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
 
 def missing(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are not finished."""
-    return [job for job in jobs if not (job.workdir / rundir.RESULT).exists()]
+    return [job for job in jobs if not _is_finished(job)]
+
+
+def _is_finished(job: Job) -> bool:
+    try:
+        return rundir.result_of(job.workdir, job.settings.flat()) is not None
+    except UserError:  # a damaged file, of which the run itself will say so
+        return False
 
 
 def prepare_data(jobs: Sequence[Job]) -> None:

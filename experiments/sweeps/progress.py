@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from tqdm import tqdm
 
+from experiments.errors import UserError
 from experiments.files import Maybe, mismatch
 from experiments.sweeps import grids
 from experiments.training import rundir
 from experiments.training.run_state import Job
-from experiments.training.rundir import METRICS, RESULT
+from experiments.training.rundir import METRICS
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 8192
@@ -42,8 +43,11 @@ class Standing(NamedTuple):
 
 def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
-    if (job.workdir / RESULT).exists():
-        result = rundir.read_result(job.workdir, _RESULT)
+    try:
+        result = rundir.result_of(job.workdir, job.settings.flat(), _RESULT)
+    except UserError:  # a damaged file, of which the run itself will say so
+        return Standing()
+    if result is not None:
         return Standing(True, result["steps"], result["validation_bound"])
     rows = _last_rows(job)
     bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]

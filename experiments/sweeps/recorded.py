@@ -7,7 +7,7 @@ from experiments import config
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.sweeps.engines.attempt import FAILURE
-from experiments.sweeps.jobs import directory_of
+from experiments.sweeps.jobs import directory_of, missing
 from experiments.training import rundir
 from experiments.training.run_state import Job
 
@@ -38,6 +38,6 @@ def failures_of(jobs: Sequence[Job]) -> dict[Path, str]:
     failed = {}
     for job in jobs:
         path = job.workdir / FAILURE
-        if path.exists() and not (job.workdir / rundir.RESULT).exists():
+        if path.exists() and missing([job]):
             failed[job.workdir] = read_json(path, {"reason": str})["reason"]
     return failed

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import tasks
+from experiments.errors import UserError
 from experiments.files import markdown_table, write_text
 from experiments.sweeps import grids
 from experiments.sweeps.progress import how_far, nats
 from experiments.training import records, rundir
 from experiments.training.run_state import Job
-from experiments.training.rundir import RESULT
 
 TABLE, TEXT, PLOT, CURVES = "table.json", "table.md", "sweep.png", "schedules.png"
 _MOST_SHOWN = 40  # settings, on a terminal
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     """One setting of the swept keys other than the seed.
 
     Attributes:
-      setting: what its runs override, without the seed.
+      setting: the values of all keys that the sweep overrides, without the seed.
       losses: `{seed: loss}` of its finished runs.
       missing: `{run's directory name: why}` of the others.
     """
@@ -72,15 +72,20 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
         for key, kind in rundir.result_shape(task).items()
         if key == "seed" or key.startswith("validation_")
     }
+    keys = grids.without_seed({key: None for job in jobs for key in job.overrides})
     for job in jobs:
-        setting = grids.without_seed(job.overrides)
+        flat = job.settings.flat()
+        setting = {key: flat[key] for key in keys}
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
-        path = job.workdir / RESULT
-        if path.exists():
-            result = rundir.read_result(job.workdir, shape)
-            row.losses[result["seed"]] = ranking.loss(result)
-        else:
+        try:
+            result = rundir.result_of(job.workdir, job.settings.flat(), shape)
+        except UserError as error:  # of this run alone
+            row.missing[job.workdir.name] = str(error)
+            continue
+        if result is None:
             row.missing[job.workdir.name] = failures.get(job.workdir) or how_far(job)
+        else:
+            row.losses[result["seed"]] = ranking.loss(result)
     return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
 
 
@@ -95,7 +100,8 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     from experiments.sweeps import curves, plot  # matplotlib takes a second to import
 
     text = markdown(rows, keys, ranking.label)
-    num_samples = jobs[0].settings.final_num_samples["validation"]
+    counts = sorted({job.settings.final_num_samples["validation"] for job in jobs})
+    num_samples = " or ".join(map(str, counts))
     records.write_json(
         directory / TABLE,
         {

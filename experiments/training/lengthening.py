@@ -39,11 +39,12 @@ def shorter_steps(workdir: Path, settings: Settings) -> int | None:
       None if the directory has no run yet, or one of this length.
 
     Raises:
-      UserError: it belongs to another config, or to one that depends on the number of steps.
+      UserError: it belongs to another config, or to one that depends on the number of steps; or a
+        file is damaged.
     """
-    if not (workdir / rundir.CONFIG).exists():
+    theirs, ours = rundir.recorded_config(workdir), settings.flat()
+    if theirs is None:
         return None
-    theirs, ours = rundir.read_config(workdir), settings.flat()
     steps = int(theirs["num_steps"])
     if config.differing(theirs, ours).keys() - {"num_steps"} or steps > settings.num_steps:
         rundir.refuse_another(theirs, ours, workdir)

@@ -28,9 +28,9 @@ def provenance() -> dict[str, Any]:
 
     Returns:
       `versions` of Python and the packages that matter (None if not installed), `device` as
-      platform, kind and count, the settings of `numerics` under shorter names, `xla_flags` as in
-      the environment (None if unset), and `git` with the commit and whether files differ from it
-      (None outside a git checkout). No host or user name.
+      platform, kind, count and CPU cores, the settings of `numerics` under shorter names,
+      `xla_flags` as in the environment (None if unset), and `git` with the commit and whether files
+      differ from it (None outside a git checkout). No host or user name.
     """
     devices = jax.devices()
     settings = numerics()
@@ -40,6 +40,7 @@ def provenance() -> dict[str, Any]:
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
+            "cores": num_cores(),
         },
         "matmul_precision": settings["jax_default_matmul_precision"],
         "prng_impl": settings["jax_default_prng_impl"],

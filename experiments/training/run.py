@@ -81,7 +81,8 @@ def train_together(
 ) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
-    A single run is not vmapped, so its numbers are the same to the bit however it is started.
+    A single run is not vmapped, so its numbers are the same to the bit however it is
+    started, on as many cores.
 
     Args:
       jobs: whose settings differ in dynamic hyperparameters alone.
@@ -142,7 +143,9 @@ def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | int | None
     stack.enter_context(claimed(job.workdir))
     steps = shorter_steps(job.workdir, job.settings)
     if steps is None and (job.workdir / RESULT).exists():
-        return rundir.read_result(job.workdir, rundir.result_shape(job.settings.task))
+        result = rundir.read_result(job.workdir, rundir.result_shape(job.settings.task))
+        rundir.refuse_another(result["config"], job.settings.flat(), job.workdir)
+        return result
     return steps
 
 

@@ -43,12 +43,25 @@ def claimed(workdir: Path) -> Iterator[None]:
       InUseError: another process holds it.
       UserError: it cannot be used, or is that of a sweep.
     """
+    refuse_name(workdir)
     with locked(workdir):
         if (workdir / SWEEP).exists():
             raise UserError(f"--workdir={workdir} is that of a sweep: choose another directory")
         _check_kinds(workdir)
         remove_partial(workdir)
         yield
+
+
+def refuse_name(workdir: Path) -> None:
+    r"""Raises UserError if checkpoints could not be read back from below such a path.
+
+    Orbax searches its directories by patterns, in which `[`, `]` and `\` have another meaning.
+    """
+    if found := sorted(set(str(workdir.absolute())) & set("[]\\")):
+        raise UserError(
+            f"--workdir={workdir}: no checkpoint can be read from a path with {' '.join(found)} in "
+            "it: choose another directory"
+        )
 
 
 def _check_kinds(workdir: Path) -> None:
@@ -66,7 +79,7 @@ def _check_kinds(workdir: Path) -> None:
 
 def read_config(workdir: Path) -> dict[str, Any]:
     """The flat config in a run's directory."""
-    fix = "choose another directory, or delete it"
+    fix = f"choose another directory, or delete {workdir}"
     found: dict[str, Any] = read_json(workdir / CONFIG, CONFIG_SHAPE, fix)
     return found
 
@@ -86,11 +99,40 @@ def read_result(workdir: Path, shape: Shape = RESULT_SHAPE) -> dict[str, Any]:
     return found
 
 
-def is_finished(workdir: Path, num_steps: int) -> bool:
-    """Whether the directory holds a finished run of so many steps."""
-    if not (workdir / RESULT).exists() or not (workdir / CONFIG).exists():
-        return False
-    return bool(read_config(workdir)["num_steps"] == num_steps)
+def recorded_config(workdir: Path) -> dict[str, Any] | None:
+    """The flat config of the run in a directory, or None if there is no run.
+
+    Raises:
+      UserError: a file is damaged, or there are checkpoints and nothing says of which config.
+    """
+    if (workdir / CONFIG).exists():
+        return read_config(workdir)
+    if (workdir / RESULT).exists():
+        found: dict[str, Any] = read_result(workdir)["config"]
+        return found
+    if saved_steps(workdir):
+        raise UserError(
+            f"{workdir} has checkpoints but no {CONFIG}, so nothing says of which config they are: "
+            f"choose another directory, or delete {workdir}"
+        )
+    return None
+
+
+def result_of(
+    workdir: Path, flat: dict[str, Any], shape: Shape = RESULT_SHAPE
+) -> dict[str, Any] | None:
+    """What the `result.json` of a run with this flat config holds.
+
+    Returns:
+      None if the run is not finished, or the directory has the run of another config.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if not (workdir / RESULT).is_file():
+        return None
+    found = read_result(workdir, {"config": {str: object}, **shape})
+    return None if config.differing(found["config"], flat) else found
 
 
 def saved_steps(workdir: Path) -> list[int]:

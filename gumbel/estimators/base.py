@@ -2,17 +2,19 @@
 
 import difflib
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gumbel.arguments import check_key
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.independence import require_independent
-from gumbel.numerics import check_key
-from gumbel.sites import Families, FamilyLike, families
+from gumbel.sites import Families, FamilyLike, as_families
 from gumbel.smoothness import require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
@@ -131,6 +133,7 @@ class Spec(NamedTuple):
 
 
 _REGISTRY: dict[str, Spec] = {}
+_PASSES = re.compile(r"[\dLmNV+*() ]+")
 _INIT = 0x1417  # no number that a surrogate folds into its key
 
 
@@ -177,21 +180,29 @@ def register(
         if taken := [each for each in (name, *aliases) if _find(each)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         known = options_of(factory, ranges or {}, kinds or {})
+        for text in (passes, *(passes_if or {}).values()):
+            if not _PASSES.fullmatch(text):
+                raise ValueError(
+                    f"passes={text!r} of estimator {name!r}: write sums and products of numbers "
+                    "and L, m, N and V, such as '2 * m + 1'"
+                )
+        if enumerates and "max_values" not in known:
+            raise ValueError(f"estimator {name!r} enumerates: give it an option max_values")
         made = Spec(
-            name,
-            factory,
-            families,
-            unbiased,
-            relaxes,
-            multi_sample,
-            enumerates,
-            independent,
-            smooth,
-            derivatives,
-            passes,
-            passes_if or {},
-            known,
-            aliases,
+            name=name,
+            factory=factory,
+            families=families,
+            unbiased=unbiased,
+            relaxes=relaxes,
+            multi_sample=multi_sample,
+            enumerates=enumerates,
+            independent=independent,
+            smooth=smooth,
+            derivatives=derivatives,
+            passes=passes,
+            passes_if=passes_if or {},
+            options=known,
+            aliases=aliases,
         )
         _REGISTRY[name] = made._replace(factory=_checked(made))
         return _REGISTRY[name].factory
@@ -216,11 +227,11 @@ def _checked(spec: Spec) -> Factory:
                     f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"
                 )
             known[option].check(name, value)
-        restricted = families(family).restricted(spec.families, name)
+        restricted = as_families(family).restricted(spec.families, name)
         init, surrogate = spec.factory(restricted, **options)
         return Estimator(
             _checked_init(spec, init, restricted),
-            _checked_surrogate(name, surrogate, spec.derivatives),
+            _checked_surrogate(name, init, surrogate, spec.derivatives),
         )
 
     return checked
@@ -246,7 +257,9 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
     return checked
 
 
-def _checked_surrogate(name: str, surrogate: Surrogate, derivatives: Derivatives) -> Surrogate:
+def _checked_surrogate(
+    name: str, init: Init, surrogate: Surrogate, derivatives: Derivatives
+) -> Surrogate:
     """The surrogate, which refuses a foreign state, and the derivatives that it does not have."""
 
     @functools.wraps(surrogate)
@@ -260,17 +273,28 @@ def _checked_surrogate(name: str, surrogate: Surrogate, derivatives: Derivatives
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         try:
             value, aux = surrogate(objective, params, batch, key, temperature, state)
-        except AttributeError as error:
-            if error.obj is not state:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if _is_first_state(state, functools.partial(init, objective), params, batch, key):
                 raise
             raise ValueError(
-                f"estimator {name!r} cannot use a {type(state).__name__} as its state: start from"
-                " estimator.init(objective, params, batch, key), then pass the state that the"
+                f"estimator {name!r} cannot use this {type(state).__name__} as its state: start"
+                " from estimator.init(objective, params, batch, key), then pass the state that the"
                 " surrogate returns"
             ) from error
         return first_derivative_only(value, name) if derivatives == "first" else value, aux
 
     return checked
+
+
+def _is_first_state(state: State, init: Callable[..., State], *arguments: Any) -> bool:
+    """Whether a state is of the form that an init gives it; True if that fails itself."""
+    try:
+        shapes = jax.eval_shape(init, *arguments)
+    except Exception:  # which the objective raises, whatever the state
+        return True
+    sizes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (shapes, state)]
+    forms: list[Any] = [jax.tree.structure(tree) for tree in (shapes, state)]
+    return bool(forms[0] == forms[1]) and sizes[0] == sizes[1]
 
 
 def no_state(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:

@@ -41,7 +41,7 @@ class Changes(NamedTuple):
     @property
     def num_values(self) -> int:
         """The values of one variable."""
-        return self.record.family.num_values(tuple(self.record.logits.shape))
+        return self.record.num_values
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
 from gumbel.estimators.derivatives import without_value
-from gumbel.estimators.multi import Costs, Passes, passes, shared_sites, sum_over_others
+from gumbel.estimators.multi import Costs, Paths, shared_sites, sum_over_others, trace_paths
 from gumbel.families import Family
 from gumbel.layouts import layout
 from gumbel.noise import exponential, uniform
@@ -83,7 +83,7 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     noise = noise.astype(odds.dtype)
     bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(odds.dtype)
     if site.family.event_ndims:
-        one = jnp.ones_like(bits[..., :1])
+        one = jnp.ones((*bits.shape[:-1], 1), bits.dtype)  # there are no bits of one value
         left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
         bits = left * jnp.concatenate([bits, one], axis=-1)
         odds = jnp.max(upcast(logits), axis=-1, keepdims=True)
@@ -123,7 +123,7 @@ def bits_of(record: Record, noise: Noise) -> Bits:
     return Bits(odds, stop_gradient(z), active & ~constant, noise.astype(odds.dtype))
 
 
-def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> Noise:
+def coefficients(drawn: Paths, bits: Bits, scores: Scores, *, shared: bool) -> Noise:
     """What multiplies each path's log odds in the surrogate, so that the mean over paths is it."""
     cost = drawn.spread(stop_gradient(drawn.cost), bits.z.ndim)
     pair, alone = scores(bits._replace(logits=stop_gradient(bits.logits)))
@@ -136,7 +136,7 @@ def coefficients(drawn: Passes, bits: Bits, scores: Scores, *, shared: bool) -> 
 
 
 def score_part(
-    drawn: Passes, noise: dict[str, Noise], shared: frozenset[str], scores: Scores
+    drawn: Paths, noise: dict[str, Noise], shared: frozenset[str], scores: Scores
 ) -> Costs:
     """For each path and cost a number whose gradient is the score's part of the estimate."""
     parts = jnp.zeros_like(drawn.cost)
@@ -166,7 +166,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
 
         def group(noise_key: PRNGKey) -> tuple[Costs, Costs, PyTree]:
             noise = noise_of(noise_key, plan, shared, size)
-            drawn = passes(
+            drawn = trace_paths(
                 objective, params, batch, key, family, draw, size, given=noise, like=plan.records
             )
             return drawn.cost, score_part(drawn, noise, shared, scores), drawn.first_aux

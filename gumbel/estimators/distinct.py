@@ -5,7 +5,6 @@ References:
   gradients for discrete random variables by sampling without replacement.
 """
 
-import math
 from typing import TypeAlias
 
 import jax
@@ -79,6 +78,21 @@ def _with_maximum(
     return largest - jnp.maximum(v, 0) - jnp.log1p(jnp.exp(-jnp.abs(v)))
 
 
+def log_prob(record: Record) -> Float[Array, "B *D"]:
+    """As `record.log_prob()`, with the digits of what a probability lacks to 1; no gradient.
+
+    Those are what `leave_out` needs, and `log_softmax` rounds to 0 what is over -6e-8.
+    """
+    if not record.family.event_ndims:
+        return jax.lax.stop_gradient(record.log_prob())
+    logits = jax.lax.stop_gradient(upcast(record.logits))
+    one_hot = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    below = logits - jnp.max(logits, axis=-1, keepdims=True)
+    total = jnp.log1p(jnp.sum(jnp.where(one_hot, 0, jnp.exp(below)), axis=-1))
+    chosen = jnp.sum(jnp.where(*same_rank(record.z > 0.5, below, jnp.zeros(()))), axis=-1)
+    return record.masked(chosen - total)
+
+
 def leave_out(
     log_p: Float[Array, "k *B"], *, everything: bool
 ) -> tuple[Float[Array, "k *B"], Float[Array, "k k *B"]]:
@@ -101,7 +115,7 @@ def leave_out(
       [0.2, 0.3, 0.5]
     """
     size = log_p.shape[0]
-    rest = jnp.zeros_like(log_p[0]) if everything else 1 - jnp.sum(jnp.exp(log_p), axis=0)
+    rest = jnp.zeros_like(log_p[0]) if everything else _rest(log_p)
     # Where an impossible value was drawn no other is left, and `rest` is what rounding made of 0.
     some = (rest > 0) & ~jnp.any(log_p <= IMPOSSIBLE, axis=0)
     log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), IMPOSSIBLE)
@@ -120,6 +134,14 @@ def leave_out(
     pairs = log_p[None] + table[bits[:, None] | bits] - table[bits][:, None]
     own = own_path(size, pairs.ndim)
     return jnp.exp(weights), jnp.where(own, 0, jnp.exp(pairs))
+
+
+def _rest(log_p: Float[Array, "k *B"]) -> Float[Array, "*B"]:
+    """`1 - sum p`, whose digits do not cancel where one value has nearly all the probability."""
+    largest = jnp.argmax(log_p, axis=0, keepdims=True)
+    is_largest = jnp.arange(log_p.shape[0]).reshape(-1, *[1] * (log_p.ndim - 1)) == largest
+    others = jnp.sum(jnp.where(is_largest, 0, jnp.exp(log_p)), axis=0)
+    return -jnp.expm1(jnp.max(log_p, axis=0)) - others
 
 
 def draw_distinct(
@@ -174,8 +196,7 @@ def num_values_at_start(record: Record, *, coupled: bool) -> int:
         return 1  # no step, no variable
     step = shape[:lead] + shape[behind:]
     event = step if coupled else step[1:]
-    variables = math.prod(event[: len(event) - record.family.event_ndims])
-    count: int = record.family.num_values(shape) ** variables
+    count: int = record.num_values ** record.family.num_variables(event)
     return count
 
 

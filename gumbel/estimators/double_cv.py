@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators import stein
 from gumbel.estimators.base import Estimator, register
-from gumbel.estimators.multi import Passes, mean_of_others
+from gumbel.estimators.multi import Paths, mean_of_others
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY
 from gumbel.estimators.stein import Estimate, PhiChanges, Slopes
@@ -55,12 +55,12 @@ class DoubleCVState(NamedTuple):
 class _Linear(NamedTuple):
     decay: float
 
-    def init(self, drawn: Passes, key: PRNGKey) -> DoubleCVState:
+    def init(self, drawn: Paths, key: PRNGKey) -> DoubleCVState:
         zero = jnp.zeros((), wide_dtype(drawn.cost))
         return DoubleCVState(zero, zero)
 
     def step(
-        self, state: DoubleCVState, drawn: Passes, slopes: Slopes, estimate: Estimate
+        self, state: DoubleCVState, drawn: Paths, slopes: Slopes, estimate: Estimate
     ) -> tuple[PhiChanges, DoubleCVState]:
         at_one = _changes(drawn, slopes)
         alpha = _coefficient(state)
@@ -83,7 +83,7 @@ def _coefficient(state: DoubleCVState) -> Float[Array, ""]:
     return jnp.where(useful, jnp.clip(alpha, -2, 2), 0)
 
 
-def _changes(drawn: Passes, slopes: Slopes) -> PhiChanges:
+def _changes(drawn: Paths, slopes: Slopes) -> PhiChanges:
     """Those of `phi` with a coefficient of 1."""
     changes = {}
     for name, record in drawn.records.items():

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.changes import Changes, changed_draw
 from gumbel.estimators.derivatives import without_value
-from gumbel.estimators.multi import Passes, passes
+from gumbel.estimators.multi import Paths, trace_paths
 from gumbel.estimators.options import Range
 from gumbel.layouts import layout
 from gumbel.sites import Families
@@ -54,9 +54,9 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         plan = layout(objective, params, batch, key, family)
 
-        def with_change(params: Params, changes: Changes, index: Array) -> Passes:
+        def with_change(params: Params, changes: Changes, index: Array) -> Paths:
             given = changes.given(index, plan.records, num_samples)
-            return passes(
+            return trace_paths(
                 objective,
                 params,
                 batch,

@@ -6,14 +6,13 @@ alone.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gumbel.families import Family
-from gumbel.layouts import layout
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families, lead_of
@@ -24,7 +23,7 @@ Costs: TypeAlias = Float[Array, "m *B"]
 PathDraw: TypeAlias = Callable[[Site, PRNGKey, Int[Array, ""]], Sample]
 
 
-class Passes(NamedTuple):
+class Paths(NamedTuple):
     """As `Pass`, with a leading axis of paths on every array.
 
     Attributes:
@@ -71,7 +70,7 @@ def independent(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     return hard_draw(site, jax.random.fold_in(key, path))
 
 
-def passes(
+def trace_paths(
     objective: Objective,
     params: Params,
     batch: Batch,
@@ -82,7 +81,7 @@ def passes(
     *,
     given: dict[str, PyTree] | None = None,
     like: Records | None = None,
-) -> Passes:
+) -> Paths:
     """Runs the objective once for each of `num_samples` paths, under one `jax.vmap`.
 
     Args:
@@ -98,8 +97,10 @@ def passes(
             return draw(site, key, path)
 
         drawn = trace(objective, params, batch, key, family, of_path, given=given, like=like)
-        found.update(drawn.records)
         arrays = {name: (r.logits, r.z, r.where) for name, r in drawn.records.items()}
+        none: Any = None  # of the arrays, which must not leave the vmap
+        for name, record in drawn.records.items():
+            found[name] = record._replace(logits=none, z=none, where=none)
         return drawn.cost, arrays, drawn.aux
 
     cost, arrays, aux = jax.vmap(one)(jnp.arange(num_samples), given)
@@ -107,7 +108,7 @@ def passes(
     for name, record in found.items():  # in the order of the calls
         logits, z, where = arrays[name]
         records[name] = record._replace(logits=logits, z=z, where=where)
-    return Passes(cost, records, aux)
+    return Paths(cost, records, aux)
 
 
 def mean_of_others(values: Float[Array, "m *B"]) -> Float[Array, "m *B"]:
@@ -166,27 +167,25 @@ def shared_sites(
     batch: Batch,
     key: PRNGKey,
     family: Families,
-    plan: Pass | None = None,
+    plan: Pass,
 ) -> frozenset[str]:
     """The sites whose logits depend on no sample, so that all paths have them in common.
 
     By the structure of the program: a path's number enters by its samples alone, and `jax.vmap`
     refuses to return as common what depends on it. A site in a loop is common to all paths only if
-    its logits are at every step. The objective is not run.
+    its logits are at every step. The objective is not run; `plan` is its `layout`.
 
     Example:
       >>> from gumbel import BERNOULLI
-      >>> from gumbel.sites import families
+      >>> from gumbel.layouts import layout
+      >>> from gumbel.sites import as_families
       >>> def objective(params, batch, key, sample):
       ...     first = sample("first", params)
       ...     return (sample("second", params + first) + sample("third", params)).sum(-1)
-      >>> found = shared_sites(
-      ...     objective, jnp.zeros((1, 2)), None, jax.random.key(0), families(BERNOULLI)
-      ... )
-      >>> sorted(found)
+      >>> arguments = objective, jnp.zeros((1, 2)), None, jax.random.key(0), as_families(BERNOULLI)
+      >>> sorted(shared_sites(*arguments, layout(*arguments)))
       ['first', 'third']
     """
-    plan = layout(objective, params, batch, key, family) if plan is None else plan
 
     def common(site: str) -> bool:
         def logits() -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
+from gumbel.estimators.networks import Network, apply_network, init_network
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
@@ -21,7 +22,6 @@ from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 Features: TypeAlias = Callable[[Batch], Float[Array, "B F"]]
-Network: TypeAlias = dict[str, Float[Array, "..."]]
 
 
 class NVILState(NamedTuple):
@@ -127,7 +127,7 @@ def nvil(
         inputs = seen(batch, drawn)
         keys = jax.random.split(weight_key, len(inputs))
         baselines = [
-            _network(key, layer.shape[-1], baseline_hidden)
+            init_network(key, layer.shape[-1], baseline_hidden)
             for key, layer in zip(keys, inputs, strict=True)
         ]
         cost = stop_gradient(drawn.cost).astype(jnp.float32)
@@ -150,7 +150,7 @@ def nvil(
 
         def loss_of(baselines: list[Network]) -> tuple[Float[Array, ""], Float[Array, "L *B"]]:
             outputs = [
-                unit * _output(baseline, layer).astype(unit.dtype)
+                unit * apply_network(baseline, layer).astype(unit.dtype)
                 for baseline, layer in zip(baselines, inputs, strict=True)
             ]
             values = jnp.stack([jnp.mean(each) if drawn.coupled else each for each in outputs])
@@ -194,17 +194,3 @@ def _score(drawn: Pass, average: Float[Array, ""], baselines: Float[Array, "L *B
         controlled -= magic_box(below) * (magic_box(own) - 1) * baseline
         below = below + own
     return controlled
-
-
-def _network(key: PRNGKey, num_inputs: int, hidden: int) -> Network:
-    return {
-        "w1": num_inputs**-0.5 * jax.random.normal(key, (num_inputs, hidden), jnp.float32),
-        "b1": jnp.zeros(hidden, jnp.float32),
-        "w2": jnp.zeros(hidden, jnp.float32),
-        "b2": jnp.zeros((), jnp.float32),
-    }
-
-
-def _output(network: Network, inputs: Float[Array, "B F"]) -> Float[Array, " B"]:
-    hidden = jnp.tanh(inputs.astype(jnp.float32) @ network["w1"] + network["b1"][None])
-    return hidden @ network["w2"] + network["b2"]

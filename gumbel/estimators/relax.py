@@ -10,13 +10,11 @@ from jaxtyping import Array, Float
 from gumbel.estimators import relaxed_control
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, learner
+from gumbel.estimators.networks import Network, apply_network, init_network
 from gumbel.estimators.options import Range
-from gumbel.numerics import same_rank
 from gumbel.samplers import Record, Records
 from gumbel.sites import Families, value_mask
 from gumbel.types import PRNGKey, Sample
-
-Network = dict[str, Float[Array, "..."]]
 
 
 @register(
@@ -62,14 +60,7 @@ def relax(
         networks = {}
         for index, (site, record) in enumerate(records.items()):
             size = 2 * math.prod(record.logits.shape[_leading(record) :])
-            site_key = jax.random.fold_in(key, index)
-            weights = jax.random.normal(site_key, (size, residual_hidden), jnp.float32)
-            networks[site] = {
-                "w1": weights / max(size, 1) ** 0.5,
-                "b1": jnp.zeros(residual_hidden, jnp.float32),
-                "w2": jnp.zeros(residual_hidden, jnp.float32),
-                "b2": jnp.zeros((), jnp.float32),
-            }
+            networks[site] = init_network(jax.random.fold_in(key, index), size, residual_hidden)
         return networks
 
     fitted = learner(control_optimizer, control_learning_rate)
@@ -96,9 +87,7 @@ def _residual(
         if record.where is not None:
             relaxed = jnp.where(value_mask(record.where, record.family), relaxed, 0)
         seen = [value.reshape(flat) for value in (relaxed, record.mean())]
-        features = jnp.concatenate(seen, axis=-1).astype(network["w1"].dtype)
-        hidden = jnp.tanh(jnp.add(*same_rank(features @ network["w1"], network["b1"])))
-        value = hidden @ network["w2"] + network["b2"]
+        value = apply_network(network, jnp.concatenate(seen, axis=-1))
         return jnp.sum(value), value
 
     slope, value = jax.grad(summed, has_aux=True)(noise)

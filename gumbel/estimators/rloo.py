@@ -6,12 +6,10 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.derivatives import magic_box
-from gumbel.estimators.multi import independent, mean_of_others, passes
+from gumbel.estimators.multi import independent, mean_of_others, trace_paths
 from gumbel.estimators.options import Range
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey
-
-NUM_SAMPLES = Range(minimum=2)
 
 
 @register(
@@ -19,7 +17,7 @@ NUM_SAMPLES = Range(minimum=2)
     unbiased=True,
     derivatives="all",
     passes="m + m",
-    ranges={"num_samples": NUM_SAMPLES},
+    ranges={"num_samples": Range(minimum=2)},
 )
 def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
     """REINFORCE with leave-one-out baselines.
@@ -44,7 +42,7 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
         temperature: Temperature,
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
-        drawn = passes(objective, params, batch, key, family, independent, num_samples)
+        drawn = trace_paths(objective, params, batch, key, family, independent, num_samples)
         signal = drawn.cost - jax.lax.stop_gradient(mean_of_others(drawn.cost))
         value = jnp.mean(drawn.cost + (magic_box(drawn.log_prob()) - 1) * signal)
         metrics = {"signal_scale": jnp.std(jax.lax.stop_gradient(signal))}

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.control import RANGES, ControlState, Learner, learner
-from gumbel.estimators.multi import Passes, other_paths
+from gumbel.estimators.multi import Paths, other_paths
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
 from gumbel.estimators.stein import Estimate, PhiChanges, Slopes, by_value, estimator, products
@@ -71,7 +71,7 @@ class _Network(NamedTuple):
     learner: Learner
     normalizer: Normalizer
 
-    def init(self, drawn: Passes, key: PRNGKey) -> RodeoState:
+    def init(self, drawn: Paths, key: PRNGKey) -> RodeoState:
         coefficients = {
             "a": jnp.zeros((), jnp.float32),
             "v": jnp.zeros(self.hidden, jnp.float32),
@@ -81,7 +81,7 @@ class _Network(NamedTuple):
         return RodeoState(self.normalizer.init(drawn.cost), self.learner.init(coefficients))
 
     def step(
-        self, state: RodeoState, drawn: Passes, slopes: Slopes, estimate: Estimate
+        self, state: RodeoState, drawn: Paths, slopes: Slopes, estimate: Estimate
     ) -> tuple[PhiChanges, RodeoState]:
         def squared(changes: PhiChanges) -> Float[Array, ""]:
             squares = [jnp.sum(jnp.square(x)) for x in estimate(changes).values()]
@@ -93,7 +93,7 @@ class _Network(NamedTuple):
         return changes, RodeoState(self.normalizer.update(state.signal, drawn.cost), control)
 
 
-def _changes(drawn: Passes, slopes: Slopes, signal: SignalState, weights: Any) -> PhiChanges:
+def _changes(drawn: Paths, slopes: Slopes, signal: SignalState, weights: Any) -> PhiChanges:
     dtype = wide_dtype(drawn.cost)
     signal, weights = jax.tree.map(lambda leaf: leaf.astype(dtype), (signal, weights))
     scale = jnp.sqrt(signal.variance) + 1e-3

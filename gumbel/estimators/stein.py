@@ -27,12 +27,12 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature
 from gumbel.estimators.derivatives import magic_box, without_value
 from gumbel.estimators.multi import (
     Costs,
-    Passes,
+    Paths,
     independent,
     mean_of_others,
     other_paths,
     own_event,
-    passes,
+    trace_paths,
     value_probs,
 )
 from gumbel.layouts import layout
@@ -52,11 +52,11 @@ Estimate: TypeAlias = Callable[[PhiChanges], dict[str, Float[Array, "B *event"]]
 class Operator(Protocol):
     """Defines `phi`, by coefficients that it learns."""
 
-    def init(self, drawn: Passes, key: PRNGKey) -> State:
+    def init(self, drawn: Paths, key: PRNGKey) -> State:
         """The state before the first step."""
 
     def step(
-        self, state: State, drawn: Passes, slopes: Slopes, estimate: Estimate
+        self, state: State, drawn: Paths, slopes: Slopes, estimate: Estimate
     ) -> tuple[PhiChanges, State]:
         """Changes of `phi` for each path, built from the others, and the next state.
 
@@ -65,7 +65,7 @@ class Operator(Protocol):
         """
 
 
-def control(drawn: Passes, changes: PhiChanges) -> Costs:
+def control(drawn: Paths, changes: PhiChanges) -> Costs:
     """`h` of each path and cost, differentiable in the logits."""
     parts = []
     for name, record in drawn.records.items():
@@ -74,7 +74,7 @@ def control(drawn: Passes, changes: PhiChanges) -> Costs:
     return total(parts)
 
 
-def score(drawn: Passes, changes: PhiChanges) -> Costs:
+def score(drawn: Paths, changes: PhiChanges) -> Costs:
     """For each path and cost, what has the score's part of the estimate for its gradient."""
     h = control(drawn, changes)
     augmented = stop_gradient(drawn.cost + h)
@@ -83,7 +83,7 @@ def score(drawn: Passes, changes: PhiChanges) -> Costs:
 
 
 def products(
-    drawn: Passes, record: Record, slopes: Float[Array, "m B *event"]
+    drawn: Paths, record: Record, slopes: Float[Array, "m B *event"]
 ) -> tuple[Float[Array, "m others ..."], Float[Array, "m others ..."]]:
     """`f'(z_j) . (y - z_j)` for paths `k` and `j != k`, at `y = z_k` and with one variable changed.
 
@@ -115,9 +115,9 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
 
     def draw_all(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
-    ) -> tuple[Passes, Passes, Slopes]:
+    ) -> tuple[Paths, Paths, Slopes]:
         """The paths; the same as constants; and the derivatives of each one's cost."""
-        drawn = passes(objective, params, batch, key, family, independent, num_samples)
+        drawn = trace_paths(objective, params, batch, key, family, independent, num_samples)
         plan = layout(objective, params, batch, key, family)
         frozen = stop_gradient(params)
         slopes = _slopes(objective, frozen, batch, key, family, num_samples, plan)
@@ -149,7 +149,7 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
     return Estimator(init, surrogate)
 
 
-def _estimate(drawn: Passes, changes: PhiChanges) -> dict[str, Float[Array, "B *event"]]:
+def _estimate(drawn: Paths, changes: PhiChanges) -> dict[str, Float[Array, "B *event"]]:
     def summed(shift: dict[str, Float[Array, "B *event"]]) -> Float[Array, ""]:
         records = {
             name: record._replace(logits=upcast(record.logits) + shift[name][None])
@@ -165,7 +165,7 @@ def _estimate(drawn: Passes, changes: PhiChanges) -> dict[str, Float[Array, "B *
     return jax.grad(summed)(nothing)
 
 
-def _constant(drawn: Passes) -> Passes:
+def _constant(drawn: Paths) -> Paths:
     records = {
         name: record._replace(logits=stop_gradient(record.logits), z=stop_gradient(record.z))
         for name, record in drawn.records.items()
@@ -190,7 +190,7 @@ def _slopes(
 
     def summed(given: Slopes) -> Float[Array, ""]:
         arguments = (objective, params, batch, key, family, probed, num_samples)
-        return jnp.sum(passes(*arguments, given=given, like=plan.records).cost)
+        return jnp.sum(trace_paths(*arguments, given=given, like=plan.records).cost)
 
     given = {
         name: jnp.zeros((num_samples, *record.z.shape), record.z.dtype)

@@ -13,10 +13,11 @@ from gumbel.estimators.distinct import (
     at_start,
     draw_distinct,
     leave_out,
+    log_prob,
     num_values_at_start,
     repeated,
 )
-from gumbel.estimators.multi import Costs, Passes, passes
+from gumbel.estimators.multi import Costs, Paths, trace_paths
 from gumbel.estimators.options import Range
 from gumbel.layouts import layout
 from gumbel.samplers import Pass
@@ -84,12 +85,13 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
         start = (slice(None), *at_start(plan.records[name]))
         given[name] = given[name].at[start].set(1)
         arguments = (objective, params, batch, key, family, draw, num_samples)
-        drawn = passes(*arguments, given=given, like=plan.records)
+        drawn = trace_paths(*arguments, given=given, like=plan.records)
 
         record = drawn.records[name]
         first = drawn.sum(record.log_prob()[start])
-        log_p = jnp.where(repeated(record.z[start], drawn.cost.ndim), IMPOSSIBLE, first)
-        log_p = jnp.maximum(jax.lax.stop_gradient(log_p), IMPOSSIBLE)
+        log_p = drawn.sum(log_prob(record)[start])
+        log_p = jnp.where(repeated(record.z[start], drawn.cost.ndim), IMPOSSIBLE, log_p)
+        log_p = jnp.maximum(log_p, IMPOSSIBLE)
         weights, pairs = leave_out(log_p, everything=count == num_samples)
         cost = jnp.where(weights != 0, drawn.cost, 0)  # what is impossible may cost inf
         value = jnp.sum(weights * _controlled(drawn, cost, first, log_p, pairs), axis=0)
@@ -101,7 +103,7 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
 
 
 def _controlled(
-    drawn: Passes, cost: Costs, first: Costs, log_p: Costs, pairs: Float[Array, "m m *B"]
+    drawn: Paths, cost: Costs, first: Costs, log_p: Costs, pairs: Float[Array, "m m *B"]
 ) -> Costs:
     """Each path's cost under the magic boxes of its samples, less its two baselines."""
     constant = jax.lax.stop_gradient(cost)

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from gumbel import conditional, densities, relaxations, sampling
-from gumbel.arguments import check_broadcast, check_point
+from gumbel.arguments import check_broadcast, check_key, check_point, floating
 from gumbel.families.base import Family, PerVariable, Values
-from gumbel.numerics import CERTAIN, check_key, floating, same_rank, softplus, upcast, widened
+from gumbel.numerics import CERTAIN, same_rank, softplus, upcast, widened
 from gumbel.types import PRNGKey
 
 
@@ -44,8 +44,8 @@ class Bernoulli(Family):
         return conditional.conditional_logistic_noise(key, logits, z)
 
     def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
-        """See `gumbel.conditional.soft_bernoulli`."""
-        return conditional.soft_bernoulli(logits, noise, temperature)
+        """See `gumbel.relaxations.soft_bernoulli`."""
+        return relaxations.soft_bernoulli(logits, noise, temperature)
 
     def mean(self, logits: Values) -> Values:
         """`sigmoid(logits)`."""

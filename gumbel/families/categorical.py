@@ -10,9 +10,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from gumbel import conditional, densities, relaxations, sampling
-from gumbel.arguments import categorical_logits, check_broadcast, check_point
+from gumbel.arguments import categorical_logits, check_broadcast, check_key, check_point
 from gumbel.families.base import Family, PerVariable, Values
-from gumbel.numerics import CERTAIN, check_key, same_rank, upcast, widened
+from gumbel.numerics import CERTAIN, same_rank, upcast, widened
 from gumbel.types import PRNGKey
 
 
@@ -44,8 +44,8 @@ class Categorical(Family):
         return conditional.conditional_gumbel_noise(key, logits, z)
 
     def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
-        """See `gumbel.conditional.soft_categorical`."""
-        return conditional.soft_categorical(logits, noise, temperature)
+        """See `gumbel.relaxations.soft_categorical`."""
+        return relaxations.soft_categorical(logits, noise, temperature)
 
     def mean(self, logits: Values) -> Values:
         """`softmax(logits)`."""

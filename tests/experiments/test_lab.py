@@ -37,13 +37,21 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
     assert "use " in shown.splitlines()[-5]
     assert (workdir / "lab" / measure.PICTURE).stat().st_size > 10_000
 
-    monkeypatch.setattr("gumbel.lab.measurer", None)  # what is there is not measured again
-    monkeypatch.setattr("gumbel.truth.measurer", None)
+    monkeypatch.setattr("gumbel.lab.measure.measurer", None)  # what is there is not measured again
+    monkeypatch.setattr("gumbel.lab.truth.measurer", None)
     assert compare(workdir) == 0
     assert json.loads((workdir / "lab" / measure.NUMBERS).read_text())["rows"] == numbers["rows"]
 
     assert compare(workdir, "--draws=30") == 2
     assert "holds a comparison of another request or step" in capsys.readouterr().err
+
+
+def test_a_damaged_true_gradient_is_named(workdir, capsys):
+    assert compare(workdir) == 0
+    truth = workdir / "lab" / measure.TRUTH
+    truth.write_bytes(truth.read_bytes()[:100])
+    assert compare(workdir) == 2
+    assert "truth.npz is damaged (" in capsys.readouterr().err
 
 
 def test_a_cost_of_relaxed_samples_is_refused(tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact
 from gumbel.estimators import relaxed_control
 from gumbel.estimators.control import learner, squared_estimate
-from gumbel.sites import families
+from gumbel.sites import as_families
 from tests.gumbel.nets import Net, toy, two_layer
 from tests.gumbel.test_estimators import critical_z, is_accepted
 
@@ -98,7 +98,7 @@ class OwnCoefficients(relaxed_control.RelaxedControl):
 def test_the_z_test_has_the_power_to_catch_a_wrong_control_variate(wrong):
     control = wrong("rebar", learner("adam", 0.0), 1.0, learn_temperature=False)
     net = two_layer(BERNOULLI, batch_size=1)
-    assert not is_accepted(net, relaxed_control.estimator(families(BERNOULLI), control))
+    assert not is_accepted(net, relaxed_control.estimator(as_families(BERNOULLI), control))
 
 
 def test_rebar_with_coefficients_at_0_is_the_score_function():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gumbel import BERNOULLI, lab
-from gumbel.measuring import squared_bias
+from gumbel.lab.moments import squared_bias
 
 KEY = jax.random.key(0)
 BATCH_SIZE, TARGET, SCALE = 4, 0.2, 3.0
@@ -110,7 +110,7 @@ def test_what_is_known_is_not_measured_again(found):
         num_draws=100,
         known=lab.Comparison.from_dict(json.loads(json.dumps(kept.as_dict()))),
         truth=lab.Truth({n: np.zeros((10, 1 + (n == "all"))) for n in found_groups}, "zero"),
-        on_found=lambda so_far: told.append(len(so_far.rows)),
+        on_result=lambda so_far: told.append(len(so_far.rows)),
         progress=lambda what, done, total: blocks.append((what, done, total)),
     )
     assert again.rows[:3] == found.rows[:3]  # of sf

@@ -21,11 +21,11 @@ from gumbel.estimators import coupling, stein
 from gumbel.estimators.changes import Changes
 from gumbel.estimators.coupling import Bits
 from gumbel.estimators.distinct import IMPOSSIBLE, distinct_values, leave_out
-from gumbel.estimators.multi import Passes, mean_of_others, shared_sites
+from gumbel.estimators.multi import Paths, mean_of_others, shared_sites
 from gumbel.estimators.signal import SignalState
 from gumbel.layouts import layout
 from gumbel.samplers import Record
-from gumbel.sites import families
+from gumbel.sites import as_families
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.test_estimators import critical_z, largest_z
 from tests.gumbel.variances import squared_distances, total, wrong_orders
@@ -239,11 +239,11 @@ def test_the_test_has_the_power_to_catch_mistakes():
 
     wrong = {
         "arms without the correlation": (
-            coupling.estimator(families(BERNOULLI), uncorrelated, size=4, groups=1),
+            coupling.estimator(as_families(BERNOULLI), uncorrelated, size=4, groups=1),
             (),
         ),
         "arm with the noise of the rarer value throughout": (
-            coupling.estimator(families(BERNOULLI), unsigned, size=2, groups=1),
+            coupling.estimator(as_families(BERNOULLI), unsigned, size=2, groups=1),
             (),
         ),
         "indecater with changes in the place of values": (
@@ -415,7 +415,7 @@ def score_coefficients(scores, logit, noise, cost, *, shared=True):
     rare = jax.nn.sigmoid(-jnp.abs(logit))
     z = ((noise < rare) ^ (logit > 0)).astype(jnp.float32)
     bits = Bits(jnp.broadcast_to(logit, z.shape), z, jnp.ones(z.shape, bool), noise)
-    drawn = Passes(cost(z), {}, None)
+    drawn = Paths(cost(z), {}, None)
     return z, coupling.coefficients(drawn, bits, scores, shared=shared).mean(axis=0)
 
 
@@ -472,7 +472,7 @@ def test_arms_of_two_samples_and_disarm_are_one_estimator():
 def test_noise_is_uniform_and_as_dependent_as_the_correction_says():
     size, count = 3, 20_000
     record = Record(jnp.zeros(count), jnp.zeros(count), BERNOULLI)
-    plan = Passes(jnp.zeros(1), {"z": record, "later": record}, None)
+    plan = Paths(jnp.zeros(1), {"z": record, "later": record}, None)
     noise = quick_jit(lambda: coupling.noise_of(KEY, plan, frozenset({"z"}), size))()
     for values in (*noise["z"], *noise["later"]):
         assert stats.kstest(np.asarray(values), "uniform").pvalue > 1e-4
@@ -497,8 +497,8 @@ def test_sites_are_shared_by_the_structure_of_the_program():
         chosen = jnp.where(sample("gate", params) > 0.5, 1.0, 2.0)  # no derivative, yet it depends
         return total + last.sum(-1) + sample("gated", params * chosen).sum(-1)
 
-    arguments = (objective, jnp.ones((1, 2)), None, KEY, families(BERNOULLI))
-    assert shared_sites(*arguments) == {"free", "gate"}
+    arguments = (objective, jnp.ones((1, 2)), None, KEY, as_families(BERNOULLI))
+    assert shared_sites(*arguments, layout(*arguments)) == {"free", "gate"}
     plan = layout(*arguments)
     assert list(plan.records) == ["free", "bound", "gate", "gated"]
 
@@ -511,7 +511,7 @@ def test_records_say_where_a_loop_begins():
 
         return sample.scan(outer, jnp.zeros(1), length=3, reverse=True)[0]
 
-    plan = layout(objective, jnp.ones((1, 2)), None, KEY, families(BERNOULLI))
+    plan = layout(objective, jnp.ones((1, 2)), None, KEY, as_families(BERNOULLI))
     assert plan.records["z"].first == (2, 0)
 
 

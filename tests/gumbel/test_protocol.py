@@ -17,7 +17,7 @@ from gumbel.estimators import Estimator, Info
 from gumbel.estimators.signal import Normalizer, SignalState
 from gumbel.layouts import layout
 from gumbel.passes import evaluated, passes
-from gumbel.sites import families
+from gumbel.sites import as_families
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.walks import BIASED, INDEPENDENT, THROUGH_THE_SAMPLE, walk
 
@@ -69,7 +69,7 @@ def check_passes(name, **options):
     gradient = jax.jit(jax.grad(estimator.surrogate, argnums=1, has_aux=True), static_argnums=0)
     jax.block_until_ready(gradient(objective, net.params, net.batch, KEY, 0.5, state))
     jax.effects_barrier()
-    plan = layout(net.objective, net.params, net.batch, KEY, families(BERNOULLI))
+    plan = layout(net.objective, net.params, net.batch, KEY, as_families(BERNOULLI))
     both = ast.parse(passes(estimators.spec(name), plan, options), mode="eval").body
     assert isinstance(both, ast.BinOp)  # forward + backward
     assert len(ran) == evaluated(ast.unparse(both.left))

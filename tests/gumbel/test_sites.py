@@ -526,13 +526,6 @@ def test_observed_sites_are_checked():
         )
 
 
-def test_the_sampler_that_could_not_check_names_points_to_the_one_that_does():
-    with pytest.raises(AttributeError, match=r"use samplers\.condition"):
-        _ = samplers.observe
-    with pytest.raises(AttributeError, match="has no attribute 'obsrve'"):
-        _ = samplers.obsrve
-
-
 def test_a_masked_observed_value_is_0():
     def objective(params, batch, key, sample):
         return sample("label", params, where=jnp.array([[True, False]])).sum(-1)

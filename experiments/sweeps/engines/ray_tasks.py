@@ -135,14 +135,14 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
 
 def _work(job: Job, data: Arrays | None, variables: Mapping[str, str]) -> Outcome:
     """The task: trains or resumes one run in a Ray worker."""
-    see(variables)
+    set_environment(variables)
     keep(job.settings.dataset, data)
     keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
 
 
-def see(variables: Mapping[str, str]) -> None:
+def set_environment(variables: Mapping[str, str]) -> None:
     """Keeps this worker to its share of the node, before jax looks for devices."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)

@@ -160,7 +160,8 @@ def test_a_result_of_another_shape(refused, tmp_path, changes, said):
 def test_a_result_without_a_bound_is_shown(tmp_path, capsys):
     """The program writes null for a bound that is not finite."""
     (tmp_path / "config.json").write_text(json.dumps(settings()))
-    (tmp_path / "result.json").write_text(json.dumps(changed(test_bound=None)))
+    result = changed(test_bound=None, config=settings())
+    (tmp_path / "result.json").write_text(json.dumps(result))
     assert trains(tmp_path) == 0
     assert "test not finite (2-sample bound, nats), validation 1.00" in capsys.readouterr().out
 

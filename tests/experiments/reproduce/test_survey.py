@@ -101,7 +101,7 @@ def test_seeds_of_a_cell_may_train_together(name):
     assert {len(batch.seeds) for batch in apart} == {1}
     if name == "full":
         assert {tuple(batch.seeds) for batch in together} == {(0, 1, 2)}
-        assert together[0].said == "seeds 0, 1, 2"
+        assert together[0].seeds_label == "seeds 0, 1, 2"
 
 
 def test_what_has_not_run_says_so_and_what_table1_trained_counts(tmp_path):

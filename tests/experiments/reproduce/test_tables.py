@@ -14,7 +14,7 @@ from experiments import command
 from experiments.command import launch
 from experiments.config import from_flat, get
 from experiments.errors import UserError
-from experiments.reproduce import figures, table, table2, targets
+from experiments.reproduce import figures, table, table2, targets, waves
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
@@ -22,6 +22,7 @@ from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
+from experiments.sweeps.engines import Options
 from experiments.training import records, rundir
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -272,6 +273,14 @@ def test_a_finished_run_of_another_config_is_in_the_way(table):
     )
     with pytest.raises(UserError, match=r"belongs to another config \(batch_size=7\): choose"):
         next(table.waves())
+
+
+def test_results_that_cannot_be_written_are_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    table = Table1(PRESETS["smoke"], tmp_path / "work", tmp_path / "file")
+    with pytest.raises(UserError, match=r"--results=.* cannot be used"):
+        waves.train(table, "process", Options(), waves.Slice())
+    assert not (tmp_path / "work").exists()
 
 
 def test_nothing_is_picked_before_all_is_done_or_failed(table):

@@ -47,7 +47,7 @@ def test_a_run_without_a_gpu_sees_none(monkeypatch):
     for asked, expected in ((0.0, [("jax_platforms", "cpu")]), (None, []), (0.5, [])):
         told.clear()
         with mock.patch.dict(os.environ):
-            ray_tasks.see(ray_tasks.variables_of(Options(ray_gpus=asked, ray_cpus=2.5)))
+            ray_tasks.set_environment(ray_tasks.variables_of(Options(ray_gpus=asked, ray_cpus=2.5)))
             assert os.environ["NPROC"] == "2"
         assert told == expected
 

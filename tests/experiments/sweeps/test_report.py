@@ -26,7 +26,12 @@ def report(tmp_path: Path, bounds: dict[str, float | None]) -> tuple[list[Any], 
         if bound is not None:
             job.workdir.mkdir(parents=True)
             # The test bounds rank the other way round.
-            result = {"validation_bound": bound, "test_bound": -bound, "seed": job.settings.seed}
+            result = {
+                "config": job.settings.flat(),
+                "validation_bound": bound,
+                "test_bound": -bound,
+                "seed": job.settings.seed,
+            }
             records.write_json(job.workdir / "result.json", result)
     text = report_of.write(tmp_path, ours, {ours[-1].workdir: "a | b"})
     return records.read_json(tmp_path / "table.json")["rows"], text
@@ -62,6 +67,7 @@ def test_a_classifier_is_ranked_by_its_error(tmp_path):
     for job, accuracy, bound in zip(ours, (90.0, 95.0), (100.0, 110.0), strict=True):
         job.workdir.mkdir(parents=True)
         result = {"validation_bound": bound, "validation_accuracy": accuracy, "seed": 0}
+        result["config"] = job.settings.flat()
         records.write_json(job.workdir / "result.json", result)
     lines = report_of.write(tmp_path, ours, {}).splitlines()
     assert lines[0] == "| alpha | validation error, % | seeds |"

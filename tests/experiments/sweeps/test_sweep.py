@@ -9,7 +9,7 @@ from configs import autoencoder, semi_supervised, vae
 from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
-from experiments.sweeps import grids, jobs
+from experiments.sweeps import grids, jobs, report
 from experiments.training import records, run
 from tests.experiments import small
 from tests.experiments.sweeps.launching import CONFIG, SIX
@@ -73,6 +73,35 @@ def test_a_directory_of_another_config_is_refused(fail, home):
     (home / "config.json").unlink()
 
 
+def test_the_result_of_another_config_does_not_count(tmp_path):
+    config = small.config("sbn")
+    [job] = jobs.jobs_of(config, [{"seed": 3}], tmp_path)
+    job.workdir.mkdir(parents=True)
+    result = {"steps": 60, "seed": 3, "validation_bound": 70.0, "test_bound": 71.0}
+    other = job.settings.flat() | {"batch_size": 7}
+    records.write_json(job.workdir / "result.json", {**result, "config": other})
+    assert jobs.missing([job]) == [job]
+    assert not report.rows_of([job], {})[0].losses
+    records.write_json(job.workdir / "result.json", {**result, "config": job.settings.flat()})
+    assert jobs.missing([job]) == []
+    assert report.rows_of([job], {})[0].losses == {3: 70.0}
+    (job.workdir / "result.json").write_text("{")
+    assert jobs.missing([job]) == [job]
+    assert "result.json is damaged" in report.rows_of([job], {})[0].missing[job.workdir.name]
+
+
+def test_trials_that_come_to_the_same_settings_train_once(tmp_path):
+    config = small.config("sbn")
+    same = grids.parse("estimator.name=sf,reinforce", config)
+    assert len(jobs.jobs_of(config, same, tmp_path)) == 1
+    texts = ("momentum=0.5,0.9", "seed=0,1", "momentum=0.5,0.9;seed=0,1")
+    grid = grids.union(grids.parse(text, config) for text in texts)
+    found = jobs.jobs_of(config, grid, tmp_path)
+    assert len(found) == len({json.dumps(job.settings.flat()) for job in found})
+    rows = report.rows_of(found, {})
+    assert all(set(row.setting) == {"momentum"} for row in rows)
+
+
 def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
     config = small.config("sbn")
     for rates in ((1e-3, 1e-2), (1e-2, 1e-1)):
@@ -80,7 +109,9 @@ def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
         jobs.open_directory(tmp_path, read(config), grid)
         ours = jobs.jobs_of(config, grid, tmp_path)
         for job in ours:
-            result = {"validation_bound": 7.0 - job.settings.learning_rate, "seed": 0, "steps": 60}
+            bound = 7.0 - job.settings.learning_rate
+            result = {"validation_bound": bound, "test_bound": bound, "seed": 0, "steps": 60}
+            result["config"] = job.settings.flat()
             job.workdir.mkdir(parents=True, exist_ok=True)
             records.write_json(job.workdir / "result.json", result)
         assert sweep.conclude(tmp_path, ours, {}, 0) == 0
@@ -95,7 +126,8 @@ def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
     done, going, failed, _ = jobs.jobs_of(config, grid, tmp_path)
     for job in (done, going, failed):
         job.workdir.mkdir(parents=True)
-    result = {"validation_bound": 7.0, "seed": 0, "steps": 60}
+    result = {"validation_bound": 7.0, "test_bound": 7.0, "seed": 0, "steps": 60}
+    result["config"] = done.settings.flat()
     records.write_json(done.workdir / "result.json", result)
     (going.workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 8.0}\n')
     records.write_json(failed.workdir / "failure.json", {"reason": "why"})

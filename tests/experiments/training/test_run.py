@@ -513,6 +513,32 @@ def test_a_workdir_of_another_config(halfway, launch):
     assert snapshot(halfway) == before
 
 
+def test_checkpoints_that_nothing_says_the_config_of(halfway, launch):
+    (halfway / "config.json").unlink()
+    before = snapshot(halfway)
+    line = refused(launch(halfway, "--config.seed=1"))
+    assert "has checkpoints but no config.json, so nothing says of which config they are" in line
+    assert snapshot(halfway) == before
+
+
+def test_the_result_of_another_config_is_not_taken_for_ours(finished, tmp_path, launch):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "config.json").unlink()
+    assert "belongs to another config (seed=0)" in refused(launch(workdir, "--config.seed=1"))
+    shutil.copyfile(finished[0] / "config.json", workdir / "config.json")
+    theirs = json.loads((workdir / "result.json").read_text())
+    theirs["config"]["seed"] = 5
+    (workdir / "result.json").write_text(json.dumps(theirs))
+    assert "belongs to another config (seed=5)" in refused(launch(workdir))
+
+
+@pytest.mark.parametrize("name", ["job[1]", "a\\b"])
+def test_a_path_that_orbax_cannot_read_from(tmp_path, launch, name):
+    line = refused(launch(tmp_path / name))
+    assert "no checkpoint can be read from a path with" in line
+    assert not (tmp_path / name).exists()
+
+
 def test_a_workdir_from_before_a_key_was_there(halfway, finished, launch):
     """A newer version resumes it where the key is at its default, and there alone."""
     path = halfway / "config.json"

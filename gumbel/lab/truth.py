@@ -9,8 +9,8 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
-from gumbel.layouts import layout
-from gumbel.measuring import NUM_BLOCKS, grouped, measurer
+from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
+from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
 
@@ -23,12 +23,12 @@ class Truth(NamedTuple):
 
     Attributes:
       blocks: by group of parameters, the gradient in each block of draws, `[blocks, size]`.
-      said: source of the gradient, in words; for a long run with its standard error, the root of
-        the summed squared errors of the coordinates, as a share of the norm.
+      source: how it was found, in words; for a long run with its standard error, the root of the
+        summed squared errors of the coordinates, as a share of the norm.
     """
 
     blocks: dict[str, np.ndarray]
-    said: str
+    source: str
 
 
 def true_gradient(
@@ -56,16 +56,14 @@ def true_gradient(
       progress: called after each block of draws, `progress(what, done, total)`.
 
     Raises:
+      TypeError: `params` has leaves that are no floats.
       ValueError: `reference` is biased.
     """
     noise_key, key, _ = jax.random.split(key, 3)
     arguments = (with_noise(objective, noise_key), params, batch)
-    plan = layout(*arguments, key, family)
-    try:
-        count = exact.check_count(plan, max_values)
-    except ValueError as error:
-        count, reason = 0, str(error).partition(" (")[0]
-    if count:
+    zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
+    count = count_joint(layout(*arguments, key, family))
+    if count <= max_values:
 
         @jax.jit
         def enumerated(params: Params) -> Params:
@@ -81,7 +79,6 @@ def true_gradient(
             f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
             "cost: give one such as 'muprop'"
         )
-    zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     measure = measurer(arguments, spec.factory(family), zero, 0)
     per_block = -(-num_draws // NUM_BLOCKS)
     said = f"{per_block * NUM_BLOCKS} draws of {reference}"
@@ -91,7 +88,8 @@ def true_gradient(
     blocks = found.means["all"]
     norm = float(np.linalg.norm(blocks.mean(axis=0)))
     share = math.sqrt(blocks.var(axis=0, ddof=1).sum() / NUM_BLOCKS) / max(norm, 1e-30)
-    return Truth(found.means, f"{said}, standard error {share:.2g} of its norm ({reason})")
+    said += f", standard error {share:.2g} of its norm"
+    return Truth(found.means, f"{said} (enumeration needs {readable(count)} joint values)")
 
 
 def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:

@@ -100,7 +100,7 @@ def _moments(value: Array, target: Array) -> tuple[Array, Array, Array]:
 
 
 def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """An unbiased estimate of `|E d|^2` and its 95 % interval, from independent draws `d` in rows.
+    """An unbiased estimate of `|E d|^2` and its 95 % interval, from `NUM_BLOCKS` draws `d` in rows.
 
     The mean of the products of two different rows, in which the noise of neither is squared. The
     interval is from the jackknife over rows, around the estimate or around 0 where that is below 0:
@@ -111,6 +111,7 @@ def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
       (25.0, (25.0, 25.0))
     """
     count = len(away)
+    assert count == NUM_BLOCKS, f"the interval is that of {NUM_BLOCKS} rows"
     gram = away @ away.T
     off = gram - np.diag(np.diag(gram))
     whole = float(off.sum()) / (count * (count - 1))
@@ -126,6 +127,11 @@ def grouped(tree: PyTree) -> Groups:
     parts: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path[:1], simple=True) if path else "params"
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"params has {jnp.result_type(leaf)} at {name!r}, which has no gradient: hold it "
+                "in the objective or the batch"
+            )
         parts.setdefault(name, []).append(jnp.ravel(leaf).astype(jnp.float32))
     groups = {name: jnp.concatenate(leaves) for name, leaves in parts.items()}
     if "all" in groups:

@@ -1,9 +1,4 @@
-"""Measurements of gradient estimators: distance from the true gradient, and cost.
-
-`compare` measures estimators on an objective at given parameters: bias with an interval, variance,
-mean squared error, cosine, passes, and time, for all parameters together and for each group of
-them. The result is plain data that prints as a table. `Comparison.advice` recommends an estimator.
-"""
+"""`compare`: measures estimators one after another."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +10,14 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel.checks import check_objective, reason
-from gumbel.comparison import Comparison, Row
 from gumbel.estimators import Estimator, Spec
+from gumbel.lab.moments import NUM_BLOCKS, Measured, measurer, squared_bias
+from gumbel.lab.results import Comparison, Row
+from gumbel.lab.truth import Progress, Truth, true_gradient, with_noise
 from gumbel.layouts import layout
-from gumbel.measuring import NUM_BLOCKS, Measured, measurer, squared_bias
 from gumbel.passes import count_passes
 from gumbel.sites import FamilyLike
-from gumbel.truth import Progress, Truth, true_gradient, with_noise
 from gumbel.types import Batch, Objective, Params, PRNGKey
-
-__all__ = ["Comparison", "Progress", "Row", "Truth", "compare", "true_gradient"]
 
 
 def compare(
@@ -45,7 +38,7 @@ def compare(
     max_passes: int | None = None,
     truth: Truth | None = None,
     known: Comparison | None = None,
-    on_found: Callable[[Comparison], object] = lambda found: None,
+    on_result: Callable[[Comparison], object] = lambda found: None,
     progress: Progress = lambda what, done, total: None,
 ) -> Comparison:
     """Measures estimators of the gradient of `E[f(z)]` at these parameters.
@@ -73,7 +66,7 @@ def compare(
       truth: result of `true_gradient`, if known; `reference`, `reference_draws` and `max_values`
         are then ignored.
       known: an earlier comparison with the same arguments, whose rows are kept.
-      on_found: called with the comparison so far, after each estimator and temperature.
+      on_result: called with the comparison so far, after each estimator and temperature.
       progress: called after each block of draws, `progress(what, done, total)`.
 
     Returns:
@@ -101,17 +94,10 @@ def compare(
       >>> found.reference, [row.estimator for row in found.rows if row.group == "all"]
       ('enumeration of 2 joint values', ['sf', 'st'])
     """
-    if num_draws < NUM_BLOCKS:
-        raise ValueError(
-            f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
-        )
-    if isinstance(estimators, str):
-        raise TypeError(f"estimators is {estimators!r}: give a sequence of names, such as ['sf']")
-    if np.ndim(temperatures) != 1:
-        raise TypeError(f"temperatures is {temperatures!r}: give a sequence, such as (0.5, 1.0)")
-    if not len(temperatures) or not all(t > 0 for t in temperatures):
-        raise ValueError(f"temperatures are {tuple(temperatures)}: give one or more above 0")
-    chosen = [registry.spec(name) for name in estimators or registry.names()]
+    _check(estimators, temperatures, num_draws, reference_draws)
+    temperatures = tuple(float(temperature) for temperature in temperatures)
+    names = registry.names() if estimators is None else estimators
+    chosen = [registry.spec(name) for name in names]
     if truth is None:
         truth = true_gradient(
             objective,
@@ -138,23 +124,45 @@ def compare(
         for t in (temperatures if spec.relaxes else (None,))
     ]
     rows = list(known.rows) if known else []
-    measures: dict[str, Any] = {}
+    per_block = -(-num_draws // NUM_BLOCKS)
+    measured, measure = "", None
     for number, (spec, temperature) in enumerate(todo):
         if any((row.estimator, row.temperature) == (spec.name, temperature) for row in rows):
             continue
-        if spec.name not in measures:
-            estimator = serving[spec.name]
-            measures = {spec.name: measurer(arguments, estimator, truth.blocks, num_warmup)}
-        blocks = -(-num_draws // NUM_BLOCKS)
+        if measure is None or measured != spec.name:
+            measured = spec.name  # one program for all of its temperatures
+            measure = measurer(arguments, serving[spec.name], truth.blocks, num_warmup)
 
-        def told(done: int, number: int = number, name: str = spec.name) -> None:
+        def report_block(done: int, number: int = number, name: str = spec.name) -> None:
             progress(name, number * NUM_BLOCKS + done, len(todo) * NUM_BLOCKS)
 
         at = 1.0 if temperature is None else temperature
-        found = measures[spec.name](draw_key, at, blocks, told)
+        found = measure(draw_key, at, per_block, report_block)
         rows += _rows(spec, temperature, found, truth.blocks, passes[spec.name])
-        on_found(Comparison(truth.said, tuple(rows), skipped))
-    return Comparison(truth.said, tuple(rows), skipped)
+        on_result(Comparison(truth.source, tuple(rows), skipped))
+    return Comparison(truth.source, tuple(rows), skipped)
+
+
+def _check(
+    estimators: Sequence[str] | None,
+    temperatures: Sequence[float],
+    num_draws: int,
+    reference_draws: int | None,
+) -> None:
+    if num_draws < NUM_BLOCKS:
+        raise ValueError(
+            f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
+        )
+    if isinstance(estimators, str):
+        raise TypeError(f"estimators is {estimators!r}: give a sequence of names, such as ['sf']")
+    if np.ndim(temperatures) != 1:
+        raise TypeError(f"temperatures is {temperatures!r}: give a sequence, such as (0.5, 1.0)")
+    if not len(temperatures) or not all(t > 0 for t in temperatures):
+        raise ValueError(f"temperatures are {tuple(temperatures)}: give one or more above 0")
+    if reference_draws is not None and reference_draws < NUM_BLOCKS:
+        raise ValueError(
+            f"reference_draws is {reference_draws}: give at least {NUM_BLOCKS}, one for each block"
+        )
 
 
 def _serving(
@@ -197,16 +205,16 @@ def _rows(
     for group, blocks in found.means.items():
         bias, interval = squared_bias(blocks - truth[group])
         yield Row(
-            spec.name,
-            temperature,
-            group,
-            spec.unbiased,
-            math.sqrt(max(bias, 0.0)),
-            (math.sqrt(max(interval[0], 0.0)), math.sqrt(max(interval[1], 0.0))),
-            found.variance[group],
-            found.variance[group] + max(bias, 0.0),
-            found.cosine[group],
-            float(np.linalg.norm(truth[group].mean(axis=0))),
-            passes,
-            found.milliseconds,
+            estimator=spec.name,
+            temperature=temperature,
+            group=group,
+            unbiased=spec.unbiased,
+            bias=math.sqrt(max(bias, 0.0)),
+            bias_interval=(math.sqrt(max(interval[0], 0.0)), math.sqrt(max(interval[1], 0.0))),
+            variance=found.variance[group],
+            error=found.variance[group] + max(bias, 0.0),
+            cosine=found.cosine[group],
+            norm=float(np.linalg.norm(truth[group].mean(axis=0))),
+            passes=passes,
+            milliseconds=found.milliseconds,
         )
