@@ -36,6 +36,7 @@ from experiments.sweeps.jobs import (
     open_directory,
     prepare_data,
     train,
+    withdraw,
 )
 from experiments.training import rundir, trackers
 from experiments.training.compilations import keep_compilations
@@ -98,7 +99,11 @@ def main(
     # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
     open_directory(Path(directory), configs.read(config), [dict(job.overrides) for job in jobs])
-    failures, exit_status = train(jobs, engine, options)
+    try:
+        failures, exit_status = train(jobs, engine, options)
+    except UserError:  # the engine cannot work here
+        withdraw(Path(directory), jobs)
+        raise
     return conclude(Path(directory), jobs, failures, exit_status)
 
 

@@ -65,6 +65,20 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
         records.write_json(path, record)
 
 
+def withdraw(directory: Path, jobs: Sequence[Job]) -> None:
+    """Takes back what `open_directory` recorded of jobs none of which has begun."""
+    if any(job.workdir.exists() for job in jobs):
+        return
+    with rundir.locked(directory, wait=True):
+        recorded = rundir.read_sweep(directory)
+        ours = {job.workdir for job in jobs}
+        kept = [each for each in recorded["grid"] if directory_of(each, directory) not in ours]
+        if kept:
+            records.write_json(directory / rundir.SWEEP, recorded | {"grid": kept})
+        else:
+            (directory / rundir.SWEEP).unlink()
+
+
 def missing(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are not finished."""
     return [job for job in jobs if not _is_finished(job)]

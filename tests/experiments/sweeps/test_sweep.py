@@ -51,9 +51,15 @@ def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
     assert not (home / "mended" / "sweep.json").exists()
 
 
-def test_ray_that_is_not_installed_is_named(fail, monkeypatch):
+def test_a_sweep_whose_engine_cannot_work_leaves_no_rows(fail, home, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install -e '.[ray]'" in fail("--engine=ray", workdir="no-ray")
+    assert not (home / "no-ray" / "sweep.json").exists()
+    config = cli.parse([f"--config={home / 'config.py'}", "--workdir=x"]).config
+    jobs.open_directory(home / "no-ray", read(config), SIX)
+    before = (home / "no-ray" / "sweep.json").read_text()
+    fail("--engine=ray", "--grid=seed=7..9", workdir="no-ray")
+    assert (home / "no-ray" / "sweep.json").read_text() == before
 
 
 def test_a_directory_of_another_config_is_refused(fail, home):
