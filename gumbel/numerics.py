@@ -121,6 +121,23 @@ def _float16_to_float32_bwd(_: None, cotangent: Array) -> tuple[Array]:
 _float16_to_float32.defvjp(_float16_to_float32_fwd, _float16_to_float32_bwd)
 
 
+def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
+    """0, which under `shard_map` differs between devices, for all it knows, where an array does.
+
+    A loop whose steps see such arrays has to start from such a carry.
+
+    Example:
+      >>> float(zero_that_varies_as(jnp.array([jnp.inf, jnp.nan])))
+      0.0
+    """
+    zero = jnp.zeros((), jnp.float32)
+    for array in arrays:
+        if array.size:
+            first = array.ravel()[0]
+            zero = jnp.where(first == first, zero, 0)  # noqa: PLR0124
+    return zero
+
+
 def zero_where_not_finite(tree: PyTree) -> PyTree:
     """A gradient whose infinite and NaN entries are 0.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from gumbel.numerics import zero_that_varies_as
 from gumbel.programs import canonical_convolutions, hoist, num_bytes
 from gumbel.types import Cost
 
@@ -132,7 +133,8 @@ def _chunked(
 def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: Array) -> Any:
     """The sum over chunks of what a function returns of each, one after the other."""
     shapes = jax.eval_shape(function, arrays, chunks[0])
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zero = zero_that_varies_as(*arrays)
+    start = jax.tree.map(lambda leaf: jnp.full(leaf.shape, zero.astype(leaf.dtype)), shapes)
 
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
-from gumbel.numerics import same_rank, upcast
+from gumbel.numerics import same_rank, upcast, zero_that_varies_as
 from gumbel.samplers import Record, Site
 from gumbel.types import PRNGKey, Sample
 
@@ -57,15 +57,16 @@ def distinct_values(
         return (log_q, best), (parent, value)
 
     start = jnp.where(jnp.arange(count) == 0, 0, -jnp.inf).astype(noise.dtype)
+    start += zero_that_varies_as(log_probs, noise).astype(start.dtype)
     _, (parents, values) = jax.lax.scan(step, (jnp.zeros_like(start), start), (log_probs, noise))
 
     def back(index: Array, inputs: _Pair) -> _Pair:
         parent, value = inputs
         return parent[index], value[index]
 
-    _, chosen = jax.lax.scan(
-        back, jnp.arange(count, dtype=parents.dtype), (parents, values), reverse=True
-    )
+    numbers = jnp.arange(count, dtype=parents.dtype)
+    numbers += zero_that_varies_as(parents).astype(numbers.dtype)
+    _, chosen = jax.lax.scan(back, numbers, (parents, values), reverse=True)
     return jnp.swapaxes(chosen, 0, 1)
 
 

@@ -188,3 +188,30 @@ def test_a_schedule_at_any_step():
         schedules.cosine(1.0, 0.5, 100),
     ):
         assert float(schedule(-50)) == float(schedule(0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unordered_set", {"num_samples": 2}),
+        ("marginalization", {"chunk_size": 2}),
+        ("indecater", {"chunk_size": 1}),
+    ],
+)
+def test_loops_run_under_shard_map(name, options):
+    """Which asks of a loop's carry that it varies from its start on as it does at its end."""
+
+    def objective(params, batch, key, sample):
+        return (sample("z", params + batch) * jnp.arange(3.0)).sum(-1)
+
+    estimator = estimators.make(name, BERNOULLI, **options)
+    arguments = jnp.zeros(3), jnp.ones((4, 3)), KEY, 1.0, ()
+
+    def slope(params, batch):
+        found = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return found(objective, params, batch, *arguments[2:])[0]
+
+    spec = jax.sharding.PartitionSpec
+    placed = {"in_specs": (spec(), spec("x")), "out_specs": spec()}
+    sharded = jax.shard_map(slope, mesh=jax.make_mesh((1,), ("x",)), **placed)
+    np.testing.assert_allclose(jax.jit(sharded)(*arguments[:2]), slope(*arguments[:2]), rtol=1e-5)
