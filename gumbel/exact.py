@@ -102,12 +102,12 @@ def mean_cost(
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
 ) -> tuple[Float[Array, ""], Cost]:
-    """The mean over the batch of the expected cost, and the cost of each example beside it.
+    """The mean over the batch of the expected cost, and the cost of each example, a constant.
 
     The arguments are those of `expected_cost`, except for the default of `chunk_size`: as many
     joint values as fit the cache of a CPU, and all of them on other devices. In chunks, the
     gradient of the mean is computed along with its value, so no pass is repeated and no chunk is
-    stored; the costs beside it then have no derivative.
+    stored. For derivatives of single costs use `expected_cost`.
 
     Example:
       >>> import jax, jax.numpy as jnp

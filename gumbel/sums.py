@@ -41,7 +41,7 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
 
 
 def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array, ""], Cost]:
-    """The mean of the sum over its entries, and the sum; in chunks the sum has no derivative.
+    """The mean of the sum over its entries, and the sum itself as a constant.
 
     The gradient of each chunk is computed together with its terms. This requires a mean: the
     weights of a general reduction would be known only after the last chunk. Derivatives of any
@@ -61,7 +61,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
         chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
     if chunk_size >= count:
         cost = total(terms, count, None)
-        return jnp.mean(cost), cost
+        return jnp.mean(cost), lax.stop_gradient(cost)
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
 
     def both(arrays: list[Array], numbers: Array) -> tuple[Float[Array, ""], Cost]:

@@ -107,10 +107,11 @@ def nvil(
     def seen(batch: Batch, drawn: Pass) -> list[Float[Array, "B F"]]:
         """The inputs of each layer's baseline."""
         inputs = features(batch)
-        if not drawn.coupled and inputs.shape[:1] != drawn.cost.shape:
+        if inputs.ndim != 2 or (not drawn.coupled and inputs.shape[:1] != drawn.cost.shape):
+            costs = "is one cost" if drawn.coupled else f"are {drawn.cost.shape[0]} costs"
             raise ValueError(
-                f"nvil's features have shape {inputs.shape}, but there are {drawn.cost.shape[0]} "
-                "costs: give features=, a function of the batch to [B, F]"
+                f"nvil's features have shape {inputs.shape}, and there {costs}: give features=, a "
+                "function of the batch to [B, F]"
             )
         by_layer: dict[int, Float[Array, "B F"]] = {}
         for record in drawn.records.values():

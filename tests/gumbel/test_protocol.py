@@ -297,6 +297,9 @@ def test_nvil_says_how_to_give_its_baseline_features(batch):
 
     with pytest.raises(ValueError, match="give features="):
         estimators.make("nvil", BERNOULLI).init(objective, jnp.zeros((4, 2)), batch, KEY)
+    flat = estimators.make("nvil", BERNOULLI, features=lambda batch: jnp.ones(4))
+    with pytest.raises(ValueError, match=r"shape \(4,\), and there are 4 costs: give features="):
+        flat.init(objective, jnp.zeros((4, 2)), batch, KEY)
     told = estimators.make("nvil", BERNOULLI, features=lambda batch: jnp.ones((4, 1)))
     assert told.init(objective, jnp.zeros((4, 2)), batch, KEY)
 

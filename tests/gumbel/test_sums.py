@@ -63,6 +63,16 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size):
     np.testing.assert_allclose(flat(chunked_slopes), flat(slopes), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [2, 5])
+def test_the_costs_beside_the_mean_are_constants(chunk_size):
+    def first(params):
+        return exact.mean_cost(objective, params, IMAGES, KEY, CATEGORICAL, chunk_size=chunk_size)[
+            1
+        ][0]
+
+    assert not any(leaf.any() for leaf in jax.tree.leaves(jax.grad(first)(PARAMS)))
+
+
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_a_chunk_has_one_term_at_least(chunk_size):
     for function in (exact.mean_cost, exact.expected_cost):
