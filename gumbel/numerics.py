@@ -131,8 +131,8 @@ def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
       0.0
     """
     zero = jnp.zeros((), jnp.float32)
-    for array in arrays:
-        if array.size:
+    for array in map(jnp.asarray, arrays):
+        if array.size and not jnp.issubdtype(array.dtype, jax.dtypes.extended):  # PRNG keys
             first = array.ravel()[0]
             zero = jnp.where(first == first, zero, 0)  # noqa: PLR0124
     return zero

@@ -166,7 +166,7 @@ def _last(step: Step, interval: Step) -> Float[Array, ""]:
     if isinstance(step, int) and isinstance(interval, int):
         return jnp.asarray(float(max(step, 0) // interval * interval))
     step = jnp.maximum(jnp.asarray(step), 0)
-    kind = jnp.promote_types(step.dtype, jnp.int32)
+    kind = step.dtype if step.dtype.itemsize >= 4 else np.dtype(np.int32)
     interval = jnp.asarray(interval, kind)
     return (step.astype(kind) // interval * interval).astype(float)
 

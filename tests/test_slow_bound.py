@@ -28,7 +28,10 @@ def vae(latent, **overrides):
         ),
         pytest.param(lambda: vae("bernoulli", decoder=()), marks=pytest.mark.slow),
         pytest.param(lambda: vae("categorical", num_classes=3), marks=pytest.mark.slow),
-        lambda: small.settings("sbn", latent="categorical", num_classes=3, layers=(6, 3)),
+        pytest.param(
+            lambda: small.settings("sbn", latent="categorical", num_classes=3, layers=(6, 3)),
+            marks=pytest.mark.slow,
+        ),
         semi_supervised,
     ],
     ids=["sbn-bernoulli", "vae-bernoulli", "vae-categorical", "sbn-categorical", "semi-supervised"],

@@ -81,8 +81,7 @@ def train_together(
 ) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 
-    A single run is not vmapped, so its numbers are the same to the bit however it is
-    started, on as many cores.
+    A single run is not vmapped, so its numbers are the same to the bit however it is started.
 
     Args:
       jobs: whose settings differ in dynamic hyperparameters alone.

@@ -277,8 +277,8 @@ def _checked_surrogate(
             if _is_first_state(state, functools.partial(init, objective), params, batch, key):
                 raise
             raise ValueError(
-                f"estimator {name!r} cannot use this {type(state).__name__} as its state: start"
-                " from estimator.init(objective, params, batch, key), then pass the state that the"
+                f"estimator {name!r} cannot use a {type(state).__name__} as its state: start from"
+                " estimator.init(objective, params, batch, key), then pass the state that the"
                 " surrogate returns"
             ) from error
         return first_derivative_only(value, name) if derivatives == "first" else value, aux

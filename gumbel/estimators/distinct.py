@@ -90,7 +90,7 @@ def log_prob(record: Record) -> Float[Array, "B *D"]:
     one_hot = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     below = logits - jnp.max(logits, axis=-1, keepdims=True)
     total = jnp.log1p(jnp.sum(jnp.where(one_hot, 0, jnp.exp(below)), axis=-1))
-    chosen = jnp.sum(jnp.where(*same_rank(record.z > 0.5, below, jnp.zeros(()))), axis=-1)
+    chosen = jnp.sum(jnp.where(record.z > 0.5, below, jnp.zeros_like(below)), axis=-1)
     return record.masked(chosen - total)
 
 

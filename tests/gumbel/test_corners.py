@@ -141,7 +141,7 @@ def test_a_state_of_other_sites_is_refused(name):
     arguments = jnp.zeros(3), jnp.zeros((4, 1)), KEY
     estimator = estimators.make(name, BERNOULLI)
     state = estimator.init(objective("z"), *arguments)
-    with pytest.raises(ValueError, match=f"estimator '{name}' cannot use this .* as its state"):
+    with pytest.raises(ValueError, match=f"estimator '{name}' cannot use a .* as its state"):
         estimator.surrogate(objective("y", "w"), *arguments, 1.0, state)
 
 

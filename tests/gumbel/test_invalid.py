@@ -303,7 +303,7 @@ def test_labels_in_place_of_one_hot_values_are_refused(jit):
         refused(CATEGORICAL.log_prob, jnp.zeros(3), jnp.array([0, 1, 2]))
         refused(CATEGORICAL.log_prob, logits, np.zeros((3, 3), int))
         refused(CATEGORICAL.log_prob, logits, np.ones((3, 3), bool))
-        with pytest.raises(ValueError, match="z is of integers that are not 0 or 1"):
+        with pytest.raises(ValueError, match="z has integer values that are not 0 or 1"):
             BERNOULLI.log_prob(jnp.zeros(3), jnp.array([0, 1, 2]))
     one_hot = jnp.eye(3, dtype=int)
     np.testing.assert_allclose(CATEGORICAL.log_prob(logits, one_hot), -np.log(3), rtol=1e-6)

@@ -200,7 +200,7 @@ def test_the_advice_goes_by_the_time_for_a_gradient():
 
 def test_arguments_out_of_range_are_refused():
     for biased in ("st", "vimco"):
-        with pytest.raises(ValueError, match=f"reference '{biased}' is no unbiased estimator"):
+        with pytest.raises(ValueError, match=f"reference '{biased}' is not an unbiased estimator"):
             compare(estimators=["st"], max_values=1, reference=biased)
     for temperatures in ((), (0.0,), (0.5, -1.0), (float("nan"),)):
         with pytest.raises(ValueError, match=r"temperatures are .* give one or more above 0"):

@@ -555,7 +555,7 @@ def test_observed_values_are_refused_as_those_of_a_sampled_site():
         return sample("label", params).sum(-1)
 
     labels = jnp.arange(9).reshape(3, 3)
-    with pytest.raises(ValueError, match="the value of 'label' is of integers that are not one-h"):
+    with pytest.raises(ValueError, match="'label' has integer values that are not one-h"):
         samplers.condition(of_classes, {"label": labels})(
             jnp.zeros((3, 3)), None, KEY, samplers.hard(CATEGORICAL, KEY)
         )

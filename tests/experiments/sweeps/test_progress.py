@@ -11,6 +11,12 @@ from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
 
+def finish(job, bound):
+    """As if the run had trained."""
+    result = {"config": job.settings.flat(), "steps": 60, "validation_bound": bound}
+    records.write_json(job.workdir / "result.json", result)
+
+
 def test_the_standing_of_a_run(tmp_path):
     job, _ = jobs_in(tmp_path)
     assert progress.standing(job) == progress.Standing(done=False, step=0, bound=None)
@@ -25,7 +31,7 @@ def test_the_standing_of_a_run(tmp_path):
     assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
     (job.workdir / "metrics.jsonl").write_text("x" * 10_000 + "\n" + lines)
     assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
-    records.write_json(job.workdir / "result.json", {"steps": 60, "validation_bound": 7.0})
+    finish(job, 7.0)
     assert progress.standing(job) == progress.Standing(done=True, step=60, bound=7.0)
 
 
@@ -33,7 +39,7 @@ def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
     first, second = jobs_in(tmp_path)
     with progress.Display([first, second]) as display:
         first.workdir.mkdir(parents=True)
-        records.write_json(first.workdir / "result.json", {"steps": 60, "validation_bound": 7.125})
+        finish(first, 7.125)
         display.done(first)
         display.failed(second, "why")
     done, failed = capsys.readouterr().err.splitlines()
@@ -50,7 +56,7 @@ def test_on_a_terminal_a_table_ranks_the_settings_and_names_the_failures(tmp_pat
     ours = jobs.jobs_of(config, trials, tmp_path)
     for job, bound in zip(ours[:3], (9.0, 8.0, 7.0), strict=True):
         job.workdir.mkdir(parents=True)
-        records.write_json(job.workdir / "result.json", {"steps": 60, "validation_bound": bound})
+        finish(job, bound)
     ours[3].workdir.mkdir(parents=True)
     (ours[3].workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 6.0}\n')
     terminal = Console(file=io.StringIO(), force_terminal=True, width=70, color_system=None)
