@@ -155,6 +155,18 @@ def replayed(
     return trace(objective, params, batch, key, family, given, given=values, like=records)
 
 
+def spare_key(key: PRNGKey) -> PRNGKey:
+    """A key for an estimator's own noise, none of those that `trace` makes of the same key.
+
+    Example:
+      >>> key = jax.random.key(0)
+      >>> used = [*jax.random.split(key)]  # by `trace`, which folds small numbers into the second
+      >>> any(bool(jnp.array_equal(spare_key(key), each)) for each in used)
+      False
+    """
+    return jax.random.fold_in(key, 2)
+
+
 def _cost_and_aux(returned: Any) -> tuple[Array, PyTree]:
     aux = None
     if isinstance(returned, tuple):

@@ -58,7 +58,10 @@ class Store:
         self.records_dir, self.runs_dir = records_dir, runs_dir
 
     def record(self, job: Job) -> Record | None:
-        """The record of a job, or None if it has not finished or is another config's."""
+        """The record of a job, or None if it has not finished or is another config's.
+
+        Of a run that has finished, the record is made if it is not there yet.
+        """
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
             kept: Record = read_json(path, _RECORD, "delete it, to have it made of the run again")

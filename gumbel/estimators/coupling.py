@@ -29,7 +29,7 @@ from gumbel.families import Family
 from gumbel.layouts import layout
 from gumbel.noise import exponential, uniform
 from gumbel.numerics import CERTAIN, upcast
-from gumbel.samplers import Pass, Record, Site
+from gumbel.samplers import Pass, Record, Site, spare_key
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
 
@@ -171,7 +171,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
             )
             return drawn.cost, score_part(drawn, noise, shared, scores), drawn.first_aux
 
-        noise_keys = jax.random.split(jax.random.fold_in(key, 2), groups)
+        noise_keys = jax.random.split(spare_key(key), groups)
         cost, score, aux = jax.vmap(group)(noise_keys)
         value = jnp.mean(cost) + jnp.mean(without_value(score))
         constant = stop_gradient(cost)

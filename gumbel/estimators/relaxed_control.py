@@ -31,7 +31,7 @@ from gumbel.estimators.derivatives import without_value
 from gumbel.estimators.pathwise import check_sites, temperature_of
 from gumbel.layouts import layout
 from gumbel.numerics import upcast, wide_dtype
-from gumbel.samplers import Pass, Record, Records, Site, hard_draw, total, trace
+from gumbel.samplers import Pass, Record, Records, Site, hard_draw, spare_key, total, trace
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
@@ -187,7 +187,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
 
 def noise_keys(key: PRNGKey, records: Records) -> dict[str, PRNGKey]:
     """A key for each site's noise, none of those that `trace` makes of `key`."""
-    own = jax.random.fold_in(key, 2)
+    own = spare_key(key)
     return {site: jax.random.fold_in(own, index) for index, site in enumerate(records)}
 
 

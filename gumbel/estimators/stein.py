@@ -37,7 +37,7 @@ from gumbel.estimators.multi import (
 )
 from gumbel.layouts import layout
 from gumbel.numerics import upcast, zero_where_not_finite
-from gumbel.samplers import Pass, Record, Site, total
+from gumbel.samplers import Pass, Record, Site, spare_key, total
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
@@ -125,7 +125,7 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
         _, constant, slopes = draw_all(objective, params, batch, key)
-        state = operator.init(constant, jax.random.fold_in(key, 2))
+        state = operator.init(constant, spare_key(key))
         return operator.step(state, constant, slopes, partial(_estimate, constant))[1]
 
     def surrogate(
