@@ -57,7 +57,7 @@ def main(
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
-    finished = rundir.result_of(Path(workdir), settings.flat()) is not None
+    finished = rundir.result_of(Path(workdir), settings) is not None
     try:
         result = run.train(settings, workdir, overrides, devices=devices, shown_by=shown)
     except Stopped as stopped:

@@ -44,10 +44,10 @@ def run(
 
     Args:
       main: the experiment; what it returns is the exit status, None standing for 0. Its
-          docstring heads the help.
+        docstring heads the help.
       argv: the command line without the program's name; by default that of this process.
       define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
-          `main` gets a fourth argument, the values of all flags by name.
+        `main` gets a fourth argument, the values of all flags by name.
 
     Returns:
       The exit status; see `command.launch`.

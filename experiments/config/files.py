@@ -47,8 +47,6 @@ def _parted(path: str) -> tuple[str, str | None]:
       >>> _parted("configs/anneal.py:sbn"), _parted("a:b/vae.py")
       (('configs/anneal.py', 'sbn'), ('a:b/vae.py', None))
     """
-    if path.endswith(".py"):
-        return path, None
     name, suffix, argument = path.partition(".py:")
     return (name + ".py", argument) if suffix else (path, None)
 

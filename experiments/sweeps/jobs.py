@@ -86,7 +86,7 @@ def missing(jobs: Sequence[Job]) -> list[Job]:
 
 def _is_finished(job: Job) -> bool:
     try:
-        return rundir.result_of(job.workdir, job.settings.flat()) is not None
+        return rundir.result_of(job.workdir, job.settings) is not None
     except UserError:  # a damaged file, of which the run itself will say so
         return False
 

@@ -44,7 +44,7 @@ class Standing(NamedTuple):
 def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
     try:
-        result = rundir.result_of(job.workdir, job.settings.flat(), _RESULT)
+        result = rundir.result_of(job.workdir, job.settings, _RESULT)
     except UserError:  # a damaged file, of which the run itself will say so
         return Standing()
     if result is not None:

@@ -78,7 +78,7 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
         setting = {key: flat[key] for key in keys}
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
         try:
-            result = rundir.result_of(job.workdir, job.settings.flat(), shape)
+            result = rundir.result_of(job.workdir, job.settings, shape)
         except UserError as error:  # of this run alone
             row.missing[job.workdir.name] = str(error)
             continue

@@ -37,9 +37,9 @@ class Checkpoints:
       directory: where the checkpoints live; made if absent.
       keep: how many of the newest checkpoints stay, at least 1.
       read_only: leave the directory as it is, which another process may be writing to; it has to
-          exist.
+        exist.
       settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
-          refused, one without any is not. None stores and compares none.
+        refused, one without any is not. None stores and compares none.
 
     Example:
       >>> import tempfile
@@ -137,8 +137,8 @@ class Checkpoints:
 
         Args:
           like: a state of the structure, dtypes and shapes to load; its values do not matter.
-              Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
-              same devices; elsewhere a numpy array or a number.
+            Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
+            same devices; elsewhere a numpy array or a number.
 
         Returns:
           `(step, state)`, or None if there is no checkpoint at all.

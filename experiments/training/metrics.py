@@ -20,8 +20,8 @@ class MetricsLog:
     Args:
       workdir: the run's directory; made if absent.
       resume_step: the step of the checkpoint that the run resumes from. Lines of later steps,
-          which the run will write again, are dropped, as is a torn last line. None starts an
-          empty log.
+        which the run will write again, are dropped, as is a torn last line. None starts an
+        empty log.
       events: whether to write TensorBoard events too.
 
     Attributes:

@@ -11,6 +11,7 @@ import filelock
 from experiments import config, tasks
 from experiments.errors import UserError, short
 from experiments.files import Maybe, Shape, read_json, remove_partial
+from experiments.settings import Settings
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 ORIGINS, SWEEP = "origins.json", "sweep.json"
@@ -119,9 +120,9 @@ def recorded_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def result_of(
-    workdir: Path, flat: dict[str, Any], shape: Shape = RESULT_SHAPE
+    workdir: Path, settings: Settings, shape: Shape = RESULT_SHAPE
 ) -> dict[str, Any] | None:
-    """What the `result.json` of a run with this flat config holds.
+    """What the `result.json` of a run with these settings holds.
 
     Returns:
       None if the run is not finished, or the directory has the run of another config.
@@ -132,7 +133,7 @@ def result_of(
     if not (workdir / RESULT).is_file():
         return None
     found = read_result(workdir, {"config": {str: object}, **shape})
-    return None if config.differing(found["config"], flat) else found
+    return None if config.differing(found["config"], settings.flat()) else found
 
 
 def saved_steps(workdir: Path) -> list[int]:
