@@ -213,5 +213,6 @@ def test_loops_run_under_shard_map(name, options):
 
     spec = jax.sharding.PartitionSpec
     placed = {"in_specs": (spec(), spec("x")), "out_specs": spec()}
-    sharded = jax.shard_map(slope, mesh=jax.make_mesh((1,), ("x",)), **placed)
+    mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
+    sharded = jax.shard_map(slope, mesh=mesh, **placed)
     np.testing.assert_allclose(jax.jit(sharded)(*arguments[:2]), slope(*arguments[:2]), rtol=1e-5)
