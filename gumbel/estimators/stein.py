@@ -126,7 +126,9 @@ def estimator(name: str, family: Families, num_samples: int, operator: Operator)
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
         _, constant, slopes = draw_all(objective, params, batch, key)
         state = operator.init(constant, spare_key(key))
-        return operator.step(state, constant, slopes, partial(_estimate, constant))[1]
+        estimate = partial(_estimate, constant)
+        # Outside of jit each of its operations would compile by itself, in several times as long.
+        return jax.jit(lambda: operator.step(state, constant, slopes, estimate)[1])()
 
     def surrogate(
         objective: Objective,

@@ -195,7 +195,7 @@ def test_a_schedule_at_any_step():
     [
         ("unordered_set", {"num_samples": 2}),
         ("marginalization", {"chunk_size": 2}),
-        ("indecater", {"chunk_size": 1}),
+        pytest.param("indecater", {"chunk_size": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_loops_run_under_shard_map(name, options):
@@ -207,6 +207,7 @@ def test_loops_run_under_shard_map(name, options):
     estimator = estimators.make(name, BERNOULLI, **options)
     arguments = jnp.zeros(3), jnp.ones((4, 3)), KEY, 1.0, ()
 
+    @jax.jit
     def slope(params, batch):
         found = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
         return found(objective, params, batch, *arguments[2:])[0]

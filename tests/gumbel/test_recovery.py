@@ -51,7 +51,7 @@ def test_a_cost_that_is_not_finite_does_not_spoil_the_state(name, bad):
 def test_an_excluded_value_has_no_derivative_in_the_temperature(name, family):
     estimator = estimators.make(name, family)
     batch = {"x": jnp.array([[0.0, 1.0, -jnp.inf]] * 2), "more": jnp.zeros(2)}
-    at = jax.grad(estimator.surrogate, argnums=4, has_aux=True)
+    at = jax.jit(jax.grad(estimator.surrogate, argnums=4, has_aux=True), static_argnums=0)
     assert finite(at(objective, jnp.zeros(3), batch, KEY, TEMPERATURE, ())[0])
 
 
@@ -65,6 +65,7 @@ def test_an_excluded_value_may_cost_infinitely_much(name):
     batch = jnp.zeros((1, 3))
     state = estimator.init(dear, params, batch, KEY)
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+    gradient = jax.jit(gradient, static_argnums=0)
     assert finite(gradient(dear, params, batch, KEY, TEMPERATURE, state)[0])
 
 
@@ -78,6 +79,7 @@ def test_a_constant_variable_has_no_gradient_and_leaves_the_cost_finite(name):
     estimator = estimators.make(name, BERNOULLI, **options)
     state = estimator.init(linear, params, None, KEY)
     gradient = jax.value_and_grad(estimator.surrogate, argnums=1, has_aux=True)
+    gradient = jax.jit(gradient, static_argnums=0)
     (value, _), found = gradient(linear, params, None, KEY, TEMPERATURE, state)
     assert finite((value, found))
     np.testing.assert_array_equal(found[0, :2], 0)

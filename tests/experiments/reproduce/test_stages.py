@@ -11,7 +11,7 @@ from gumbel.lab import Comparison, Row
 
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
-    steps=(0, 20, 40),
+    steps=(0, 20),
     request=Request(("st", "gumbel_softmax"), (0.5,), 10, 0, 20, 4, 64),
 )
 
@@ -42,12 +42,11 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     assert [(stage.row, stage.step) for stage in first] == [
         ("sbn_bernoulli", 0),
         ("sbn_bernoulli", 20),
-        ("sbn_bernoulli", 40),
     ]
     norms = {stage.found.of_group()[0].norm for stage in first}
-    assert len(norms) == 3  # the model has learned in between
+    assert len(norms) == 2  # the model has learned in between
     paths = sorted(path.name for path in (tmp_path / "results" / "lab").iterdir())
-    assert paths == [f"sbn_bernoulli-{step}.json" for step in (0, 20, 40)]
+    assert paths == [f"sbn_bernoulli-{step}.json" for step in (0, 20)]
 
     monkeypatch.setattr(stages.run, "train", None)  # what is recorded is not trained again
     monkeypatch.setattr(stages.measure, "measure", None)
@@ -59,7 +58,7 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
     drawing = drawings.of_lab(tmp_path / "results")
-    assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20, 40)]
+    assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20)]
     drawing.write(tmp_path / "lab.png")
     assert (tmp_path / "lab.png").stat().st_size > 10_000
 

@@ -59,7 +59,7 @@ def test_values_have_the_type_of_the_config(config, text, values):
         ("learning_rate=fast", "--grid: learning_rate=fast: learning_rate takes a number"),
         ("seed=4..0", "--grid: seed=4..0 is empty: give the smaller number first"),
         ("seed=0..999999999", "more than 10000 values"),
-        ("seed=0..999;batch_size=1..100", "100000 runs are more than 10000"),
+        ("seed=0..100;batch_size=1..100", "10100 runs are more than 10000"),
     ],
 )
 def test_wrong_texts(config, text, message):

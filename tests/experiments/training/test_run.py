@@ -419,7 +419,7 @@ def fixture_long(home) -> Path:
     return home / "long"
 
 
-@pytest.mark.parametrize("steps", [60, 55, 5])
+@pytest.mark.parametrize("steps", [60, 55, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
     """Also one that ended between the steps at which a longer one evaluates and saves."""
     workdir = tmp_path / "run"
@@ -443,7 +443,7 @@ def test_a_stopped_run_is_made_longer(halfway, long, launch):
     assert numbers(halfway) == numbers(long)
 
 
-@pytest.mark.parametrize("place", ["rename", "write_json"])
+@pytest.mark.parametrize("place", [pytest.param("rename", marks=pytest.mark.slow), "write_json"])
 def test_a_kill_while_a_run_is_made_longer(place, long, launch, tmp_path, monkeypatch):
     """Before the old result is put aside, and after it: the new command still works."""
     launch(tmp_path, "--config.num_steps=55")
