@@ -40,7 +40,7 @@ from experiments.sweeps.jobs import (
 )
 from experiments.training import rundir, trackers
 from experiments.training.compilations import keep_compilations
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 _log = logging.getLogger(__name__)
 

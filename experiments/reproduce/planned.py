@@ -9,7 +9,7 @@ from experiments.settings import Settings
 from experiments.sweeps.engines import Options, vmapped
 from experiments.sweeps.engines.attempt import has_failed
 from experiments.training import rundir
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 
 class Group(NamedTuple):

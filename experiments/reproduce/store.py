@@ -11,8 +11,8 @@ from typing import Any
 from experiments import config
 from experiments.files import Shape, read_json, replacing
 from experiments.training import records, rundir
+from experiments.training.job import Job
 from experiments.training.provenance import ORIGIN
-from experiments.training.run_state import Job
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURES, RESULT, TENSORBOARD
 
 Record = dict[str, Any]

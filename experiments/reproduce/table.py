@@ -18,8 +18,8 @@ from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import has_failed
 from experiments.sweeps.report import half_width
 from experiments.training import records, rundir
+from experiments.training.job import Job
 from experiments.training.provenance import origin
-from experiments.training.run_state import Job
 from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())

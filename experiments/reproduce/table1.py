@@ -21,7 +21,7 @@ from experiments.reproduce.table import (
 from experiments.reproduce.table1_batches import Batch, batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from gumbel import estimators
 
 NAME = "table1"

@@ -25,7 +25,7 @@ from experiments.reproduce.table import (
 )
 from experiments.reproduce.versions import footnote, mark
 from experiments.sweeps import grids
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 NAME = "table2"
 ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")

@@ -11,7 +11,7 @@ from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
 from experiments.sweeps.engines.attempt import has_failed
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from experiments.training.signals import TIME_IS_UP
 
 

@@ -17,7 +17,7 @@ from experiments.sweeps.plot import labels_of, list_settings
 from experiments.sweeps.report import Row
 from experiments.sweeps.window import window
 from experiments.training import records
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from experiments.training.rundir import METRICS
 
 Curve = dict[int, float]  # by step

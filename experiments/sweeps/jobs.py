@@ -15,7 +15,7 @@ from experiments.sweeps.grids import Grid, Trial
 from experiments.sweeps.progress import Display
 from experiments.training import records, rundir
 from experiments.training.compiled import prepared_dataset
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from experiments.training.signals import graceful_stop
 
 RUNS = "runs"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from experiments.sweeps import grids
 from experiments.sweeps.progress import Standing, nats
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 _MOST, _MOST_FAILURES = 12, 5
 

@@ -18,7 +18,7 @@ from experiments.errors import UserError
 from experiments.files import Maybe, mismatch
 from experiments.sweeps import grids
 from experiments.training import rundir
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from experiments.training.rundir import METRICS
 
 _POLL_SECONDS = 1.0

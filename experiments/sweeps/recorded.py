@@ -9,7 +9,7 @@ from experiments.files import read_json
 from experiments.sweeps.engines.attempt import FAILURE
 from experiments.sweeps.jobs import directory_of, missing
 from experiments.training import rundir
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 
 def jobs_in(directory: Path) -> list[Job]:

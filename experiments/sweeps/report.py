@@ -18,7 +18,7 @@ from experiments.files import markdown_table, write_text
 from experiments.sweeps import grids
 from experiments.sweeps.progress import how_far, nats
 from experiments.training import records, rundir
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 
 TABLE, TEXT, PLOT, CURVES = "table.json", "table.md", "sweep.png", "schedules.png"
 _MOST_SHOWN = 40  # settings, on a terminal

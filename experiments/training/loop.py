@@ -17,8 +17,9 @@ from tqdm import tqdm
 from experiments.data.batches import Purpose, key_for
 from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
+from experiments.training.job import Job
 from experiments.training.program import Trace, TrainState, dynamic_of
-from experiments.training.run_state import Job, RunState, of_one_run
+from experiments.training.run_state import RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
 from experiments.training.signals import Stop, Stopped
 from gumbel.types import PRNGKey

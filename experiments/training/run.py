@@ -9,10 +9,11 @@ from typing import Any
 from experiments.settings import Settings
 from experiments.training import hosts, memory, records, rundir, trackers
 from experiments.training.compiled import Compiled
+from experiments.training.job import Job
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results
 from experiments.training.placement import Place, Placement, one_device
-from experiments.training.run_state import Job, of_one_run
+from experiments.training.run_state import of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, Stopped, graceful_stop
 

@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ import numpy as np
 from experiments.data.batches import Purpose, key_for
 from experiments.errors import UserError
 from experiments.files import is_no_space, replacing
-from experiments.settings import Settings
 from experiments.training import (
     evaluation,
     hosts,
@@ -22,10 +20,10 @@ from experiments.training import (
     provenance,
     records,
     rundir,
-    trackers,
 )
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
+from experiments.training.job import Job
 from experiments.training.metrics import MetricsLog
 from experiments.training.program import Trace, TrainState
 from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
@@ -46,22 +44,6 @@ def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
         if is_no_space(error):
             raise
         note(memory.explained(error) or error)
-
-
-class Job(NamedTuple):
-    """One run to train.
-
-    Attributes:
-      settings: checked.
-      workdir: the run's directory.
-      overrides: what was changed from the config file, for the record.
-      trackers: where the run is shown, by name; see `experiments.training.trackers`.
-    """
-
-    settings: Settings
-    workdir: Path
-    overrides: Mapping[str, Any]
-    trackers: tuple[str, ...] = trackers.DEFAULT
 
 
 class Saved(NamedTuple):

@@ -14,7 +14,7 @@ from absl import flags
 from experiments.errors import UserError
 from experiments.sweeps.engines.attempt import Outcome
 from experiments.training import placement
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from experiments.training.signals import Stop
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 from experiments.errors import UserError, one_line
 from experiments.files import is_no_space
 from experiments.training import records, run
+from experiments.training.job import Job
 from experiments.training.memory import OutOfMemoryError
 from experiments.training.placement import Place, one_device
 from experiments.training.run import Programs
-from experiments.training.run_state import Job
 from experiments.training.rundir import InUseError
 from experiments.training.signals import Stop, Stopped
 

@@ -18,7 +18,7 @@ from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
 from experiments.sweeps.engines import Options
 from experiments.training import records, rundir, signals
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from scripts import rehearse_slices
 from scripts.rehearse_slices import bounds
 from tests.experiments.reproduce.test_tables import finish, given, trained

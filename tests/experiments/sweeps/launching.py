@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.sweeps import grids, jobs
 from experiments.training import records
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from tests.experiments import small
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from experiments.sweeps import grids, jobs
 from experiments.sweeps.engines import Options
 from experiments.training import records, run
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.run_state import Job
+from experiments.training.job import Job
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 

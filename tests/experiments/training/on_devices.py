@@ -21,10 +21,11 @@ from experiments.errors import UserError
 from experiments.settings import Settings
 from experiments.training import records, run
 from experiments.training.compiled import Compiled
+from experiments.training.job import Job
 from experiments.training.placement import Place, Placement
 from experiments.training.program import dynamic_of
 from experiments.training.run import Programs
-from experiments.training.run_state import Job, RunState
+from experiments.training.run_state import RunState
 from experiments.training.signals import Stop, Stopped
 from gumbel import estimators
 from gumbel.estimators.signal import Normalizer, SignalState

@@ -38,6 +38,7 @@ from experiments.training import (
     records,
     run_state,
 )
+from experiments.training.job import Job
 from experiments.training.program import Program, Trace, dynamic_of
 from scripts import run_numbers
 from tests.experiments import small
@@ -652,7 +653,7 @@ def test_a_workdir_with_a_damaged_config(halfway, launch):
 )
 def test_the_temperature_is_named_where_it_is_read(name, fix, tmp_path, monkeypatch):
     settings = small.settings(estimator__name=name, learning_rate=0.03)
-    state = run_state.RunState(run_state.Job(settings, tmp_path, {}), 0)
+    state = run_state.RunState(Job(settings, tmp_path, {}), 0)
     monkeypatch.setattr(state, "saved_steps", list)
     state.check(Trace(np.array([1.0, np.nan]), np.ones(2), {}), finite=True)
     assert f"is nan at step 2: lower config.learning_rate{fix}" in str(state.error)

@@ -3,7 +3,8 @@
 import logging
 import types
 
-from experiments.training.run_state import Job, RunState
+from experiments.training.job import Job
+from experiments.training.run_state import RunState
 from tests.experiments import small
 
 

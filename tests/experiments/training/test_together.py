@@ -14,9 +14,10 @@ from experiments.sweeps.engines import Options, attempt, vmapped
 from experiments.training import memory, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
+from experiments.training.job import Job
 from experiments.training.metrics import MetricsLog
 from experiments.training.run import Programs
-from experiments.training.run_state import Job, RunState
+from experiments.training.run_state import RunState
 from experiments.training.signals import Stop
 from tests.experiments import small
 
