@@ -183,7 +183,7 @@ class Survey(Table1):
 Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
 95 % interval. The best of a row is bold, with all that its interval cannot tell from it; a single
 run has no interval. *Cost*: forward and backward passes of a step, in those of one sample; that
-of the SBN rows first where the VAE rows have another. *ms*: of a step of the first row
+of the SBN rows first where the VAE rows have another. *ms*: of a step, row by row
 (`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
 trains the bound of several samples; the others that of one. Over {MAX_COST} passes a step, an
 estimator trains at equal cost only, at the setting that was picked for `{LENDER}`.{versions}
@@ -232,11 +232,10 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
     for name in dict.fromkeys(entry["estimator"] for entry in entries):
         own = [by[row, name] for row in rows]
         costs = ", ".join(dict.fromkeys(f"{entry['cost']:g}" for entry in own))
-        ms = own[0].get("ms")
+        ms = ", ".join(f"{entry['ms']:.1f}" for entry in own if entry.get("ms"))
         cells = [_shown(by[row, name], seeds, bold=name in best[row]) for row in rows]
         place = f"{rank[name]:.1f}" if name in rank else ""
-        time = [f"{ms:.1f}" if ms else ""] if timed else []
-        lines.append([f"`{name}`", costs, *time, *cells, place])
+        lines.append([f"`{name}`", costs, *([ms] if timed else []), *cells, place])
     return markdown_table(header, lines)
 
 
