@@ -18,7 +18,7 @@ from gumbel.probes import NUM_STARTS, Probe, changed, outputs
 from gumbel.samplers import Pass, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import dependence, derivatives
-from gumbel.tracing import is_concrete
+from gumbel.tracing import gathered, is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
@@ -39,6 +39,7 @@ class SiteReport(NamedTuple):
       breaks: whether the cost, or another site's logits or mask, changes with the samples without
         a derivative.
       jumps: the same for relaxed samples, between 0 and 1.
+      differentiable: whether JAX can differentiate in the samples at all, also where it finds 0.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SiteReport(NamedTuple):
     leaks: bool
     breaks: bool
     jumps: bool
+    differentiable: bool
 
 
 class EstimatorReport(NamedTuple):
@@ -151,13 +153,15 @@ def check_objective(
       >>> report.ok, report.sites[0].num_values, "muprop" in report.serving()
       (True, 8, True)
     """
+    params, batch = gathered((params, batch))
     arguments = (objective, params, batch, key, family)
     plan = layout(*arguments)
     probe = Probe(*arguments) if is_concrete(params, batch, key) else None
     if probe is None or not probe.concrete:
         raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
     drawn, again = probe.drawn, trace(*arguments, hard_draw)
-    slopes = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
+    tried = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
+    slopes = {site: targets or frozenset() for site, targets in tried.items()}
     found = dependence(probe.targets(plan.records), slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
     leaking, trained = leaks(probe), _trained(*arguments, probe)
@@ -174,6 +178,7 @@ def check_objective(
             leaks=name in leaking,
             breaks=name in found.breaks,
             jumps=name in relaxed.breaks,
+            differentiable=tried[name] is not None,
         )
         for name, record in plan.records.items()
     )
@@ -254,6 +259,8 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
         return f"examples depend on each other at site {site.name!r}"
     if spec.smooth and site.breaks and not site.smooth:
         return f"the cost has no derivative in the samples of site {site.name!r}"
+    if spec.slopes and not site.differentiable:
+        return f"JAX cannot differentiate the cost in the samples of site {site.name!r}"
     if spec.smooth and site.jumps and spec.unbiased:
         return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
     return ""

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from gumbel import sums
 from gumbel.independence import require_independent
 from gumbel.layouts import count_joint, count_values, event_shape, layout, num_variables, readable
-from gumbel.samplers import Pass, Record, replayed, total
+from gumbel.samplers import Pass, Record, Site, possible_value, total, trace
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
@@ -142,11 +142,13 @@ def _terms(
             number = count_values(record, coupled=plan.coupled)
             values[site] = _joint_value(record, index % number, coupled=plan.coupled)
             index = index // number
-        forced = replayed(objective, params, batch, key, family, plan.records, values)
-        weight = jnp.exp(total([forced.sum(_weight(r)) for r in forced.records.values()]))
-        # An impossible value counts for nothing, even if its cost is infinite.
-        possible = weight > 0
-        return jnp.where(possible, weight * jnp.where(possible, forced.cost, 0), 0)
+        arguments = (objective, params, batch, key, family, _possible)
+        forced = trace(*arguments, given=values, like=plan.records)
+        weights = [_weight(r._replace(z=values[site])) for site, r in forced.records.items()]
+        weight = jnp.exp(total(list(map(forced.sum, weights))))
+        # What is possible in each variable may be impossible in all, to rounding.
+        impossible = weight == 0
+        return jnp.where(impossible, 0, weight * jnp.where(impossible, 0, forced.cost))
 
     return weighted_cost, count
 
@@ -156,6 +158,10 @@ def _joint_value(record: Record, index: Array, *, coupled: bool) -> Sample:
     shape, dtype = record.logits.shape, record.logits.dtype
     value = record.family.joint_value(index, event_shape(record, coupled=coupled), dtype)
     return value if coupled else jnp.broadcast_to(value[None], shape)
+
+
+def _possible(site: Site, _key: PRNGKey) -> Sample:
+    return possible_value(site, site.given)
 
 
 def _weight(record: Record) -> Float[Array, "B *D"]:

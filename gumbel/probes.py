@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike, value_mask
-from gumbel.tracing import is_concrete
+from gumbel.tracing import gathered, is_concrete
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
 
@@ -97,6 +97,7 @@ class Probe:
         key: PRNGKey,
         family: FamilyLike,
     ) -> None:
+        params, batch = gathered((params, batch))
         self.drawn = trace(objective, params, batch, key, family, hard_draw)
         records = self.drawn.records
         # The objective itself may hold traced values, of which there is nothing to compare.

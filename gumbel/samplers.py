@@ -31,6 +31,7 @@ from gumbel.sites import (
     checked_mask,
     lead_of,
     loop_length,
+    value_mask,
 )
 from gumbel.tracing import trace_state
 from gumbel.types import (
@@ -220,6 +221,22 @@ def sum_per_example(per_variable: Float[Array, "B *D"]) -> Float[Array, " B"]:
 def hard_draw(site: Site, key: PRNGKey) -> Sample:
     """Draws discrete samples; no gradient flows through them."""
     return site.family.sample(key, site.logits)
+
+
+def possible_value(site: Site, z: Sample) -> Sample:
+    """`z`, with the mode in place of each variable's value of probability 0 to underflow.
+
+    So that an objective does not see what counts for nothing: its cost there may be infinite, or
+    have a derivative that is.
+    """
+    logits = jax.lax.stop_gradient(site.logits)
+    z = z + jnp.zeros_like(logits)  # divided among devices as they are
+    impossible = jnp.exp(site.family.log_prob(logits, z)) == 0
+    if site.family.event_ndims:
+        mode = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=z.dtype)
+    else:
+        mode = (logits > 0).astype(z.dtype)
+    return jnp.where(value_mask(impossible, site.family), mode, z)
 
 
 def hard(family: FamilyLike, key: PRNGKey) -> Sampler:

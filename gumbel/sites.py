@@ -361,6 +361,8 @@ def loop_length(xs: PyTree, length: int | None) -> int:
     leaves = jax.tree.leaves(xs)
     if length is None and not leaves:
         raise ValueError("sample.scan needs xs, or length=, the number of steps")
+    if not all(map(jnp.ndim, leaves)):
+        raise ValueError("sample.scan needs xs with a first axis of steps, but one is a scalar")
     return int(jnp.shape(leaves[0])[0]) if length is None else length
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from gumbel.layouts import layout
@@ -31,11 +32,13 @@ def derivatives(
     family: FamilyLike,
     records: Records,
     site: str,
-) -> Targets:
+) -> Targets | None:
     """What has a derivative in the samples of a site: the cost, and the logits of which sites.
 
     What is piecewise constant has none, as behind an argmax, a comparison or a `stop_gradient`.
     Only the program is looked at and no value, so a derivative that happens to be 0 counts as one.
+    The result is None where JAX cannot differentiate the program in the samples, which pass through
+    a callback, for example, or a `while_loop`.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
@@ -62,12 +65,17 @@ def derivatives(
         again = replayed(objective, params, batch, key, family, records, values)
         return [noted(*pair) for pair in zip(outputs(again), targets_of(records), strict=True)]
 
-    def linearized(z: Array, others: dict[str, Array]) -> list[Array]:
-        # In reverse mode, as a custom_vjp in the objective has no other.
-        return jax.vjp(lambda z: watched(z, others), z)[0]
+    def pulled(z: Array, others: dict[str, Array]) -> Array:
+        # In reverse mode, as a custom_vjp in the objective has no other; and back, where a loop
+        # without a fixed number of steps fails.
+        found, pullback = jax.vjp(lambda z: watched(z, others), z)
+        return pullback(list(map(jnp.ones_like, found)))[0]
 
     others = {name: record.z for name, record in records.items() if name != site}
-    jax.eval_shape(linearized, records[site].z, others)
+    try:
+        jax.eval_shape(pulled, records[site].z, others)
+    except (NotImplementedError, ValueError):
+        return None
     return frozenset(reached)
 
 
@@ -134,7 +142,7 @@ def require_smooth(
         return
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
-    slopes = {site: derivatives(*arguments, records, site) for site in records}
+    slopes = {site: derivatives(*arguments, records, site) or frozenset() for site in records}
     some_flat = reaching_cost(slopes) != set(records)
     some_may_jump = everywhere and not all(
         slopes[site] >= _later(records, site) for site in records
@@ -158,6 +166,35 @@ def require_smooth(
                 f"something that depends on the samples of site {site!r}, such as a mask, has no "
                 f"derivative in them, which biases {estimator!r}: multiply by the sample instead, "
                 "or use 'muprop' or 'rloo'"
+            )
+
+
+def require_differentiable(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    family: FamilyLike,
+    estimator: str,
+) -> None:
+    """Refuses an objective that JAX cannot differentiate in the samples; it only traces.
+
+    Args:
+      objective, params, batch, key: see `gumbel.Objective`.
+      family: family of the sites.
+      estimator: its name, for the message.
+
+    Raises:
+      ValueError: it names the site and the estimator.
+    """
+    arguments = (objective, params, batch, key, family)
+    records = layout(*arguments).records
+    for site in records:
+        if derivatives(*arguments, records, site) is None:
+            raise ValueError(
+                f"{estimator!r} takes the derivative of the cost in the samples of site {site!r}, "
+                "but JAX cannot differentiate what they pass through, such as a callback or a "
+                "while_loop: use a score-function estimator such as 'rloo'"
             )
 
 

@@ -115,9 +115,10 @@ def relaxed_top_k(
         the relaxed subset.
 
     Returns:
-      Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. With nearly tied values,
-      an entry can exceed 1, because a value that was half selected may be selected again. NaN where
-      fewer than `k` values are possible.
+      Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. An entry can exceed 1:
+      what a softmax selected to `p` is lowered by `-log(1 - p)` alone, so it is selected again
+      where the others are nearly tied with it, or further below than that. NaN where fewer than `k`
+      values are possible.
 
     Raises:
       ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
 
 _NAME = "get_opaque_trace_state"
 _HOME = jax.extend.core if hasattr(jax.extend.core, _NAME) else jax.core  # jax.core before 0.10
@@ -22,3 +24,15 @@ def is_concrete(*trees: Any) -> bool:
     """
     leaves = [*jax.tree.leaves(trees), jnp.zeros(())]
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """Arrays that an explicit mesh divides as whole ones, which can be compared with any others."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if _is_divided(leaf) else leaf, tree)
+
+
+def _is_divided(leaf: object) -> bool:
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return False
+    divided = any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
+    return divided and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

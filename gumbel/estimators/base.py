@@ -15,7 +15,7 @@ from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.independence import require_independent
 from gumbel.sites import Families, FamilyLike, as_families
-from gumbel.smoothness import require_smooth
+from gumbel.smoothness import require_differentiable, require_smooth
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 State: TypeAlias = PyTree
@@ -106,6 +106,8 @@ class Spec(NamedTuple):
       independent: whether it requires that examples with separate costs are independent; False if
         the gradient flows through the samples themselves.
       smooth: whether it requires a cost that is differentiable in the samples.
+      slopes: whether it takes derivatives of the cost in the samples, and 0 serves where there is
+        none.
       derivatives: "all" if derivatives of any order estimate those of the expected cost, "relaxed"
         if they are those of the relaxed cost, "first" if a second derivative raises an error.
       passes: forward + backward passes through the objective in one surrogate, with `L` layers
@@ -125,6 +127,7 @@ class Spec(NamedTuple):
     enumerates: bool
     independent: bool
     smooth: bool
+    slopes: bool
     derivatives: Derivatives
     passes: str
     passes_if: Mapping[tuple[str, Any], str]
@@ -147,6 +150,7 @@ def register(
     enumerates: bool = False,
     independent: bool = True,
     smooth: bool = False,
+    slopes: bool = False,
     derivatives: Derivatives = "first",
     passes: str = "1 + 1",
     passes_if: Mapping[tuple[str, Any], str] | None = None,
@@ -162,7 +166,7 @@ def register(
     Args:
       name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
-      independent, smooth, derivatives, passes, passes_if, aliases: see `Spec`.
+      independent, smooth, slopes, derivatives, passes, passes_if, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
 
@@ -198,6 +202,7 @@ def register(
             enumerates=enumerates,
             independent=independent,
             smooth=smooth,
+            slopes=slopes,
             derivatives=derivatives,
             passes=passes,
             passes_if=passes_if or {},
@@ -252,7 +257,12 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
             require_independent(*arguments)
         if spec.smooth:
             require_smooth(*arguments, spec.name, everywhere=spec.unbiased)
-        return init(objective, params, batch, jax.random.fold_in(key, _INIT))
+        try:
+            return init(objective, params, batch, jax.random.fold_in(key, _INIT))
+        except (NotImplementedError, ValueError):
+            if spec.slopes:
+                require_differentiable(*arguments, spec.name)
+            raise
 
     return checked
 
@@ -294,7 +304,8 @@ def _is_first_state(state: State, init: Callable[..., State], *arguments: Any) -
         return True
     sizes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (shapes, state)]
     forms: list[Any] = [jax.tree.structure(tree) for tree in (shapes, state)]
-    return bool(forms[0] == forms[1]) and sizes[0] == sizes[1]
+    empty = sizes == [[], []]  # None is as good as ()
+    return empty or (bool(forms[0] == forms[1]) and sizes[0] == sizes[1])
 
 
 def no_state(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> State:
@@ -353,5 +364,7 @@ def make(name: str, family: FamilyLike = None, **options: Any) -> Estimator:
 
 def _nearest(word: str, valid: Iterable[str]) -> str:
     valid = list(valid)
-    near = difflib.get_close_matches(word, valid, n=3, cutoff=0.4) or valid
-    return f": did you mean {' or '.join(near)}?" if near else ": it has none"
+    near = difflib.get_close_matches(word.lower(), valid, n=3, cutoff=0.5)
+    if near:
+        return f": did you mean {' or '.join(near)}?"
+    return f": choose one of {', '.join(valid)}" if valid else ": it has none"

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
 from gumbel.numerics import same_rank, upcast, zero_that_varies_as
-from gumbel.samplers import Record, Site
+from gumbel.samplers import Record, Site, possible_value
 from gumbel.types import PRNGKey, Sample
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -165,7 +165,8 @@ def draw_distinct(
     one_hot = site.family.event_ndims
     z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen
     z = jnp.where(jnp.isnan(site.logits), jnp.nan, z.astype(site.logits.dtype))
-    return jnp.where(site.given > 0, z, independent(site, key, path))
+    # Where fewer values are possible than are drawn, the rest repeats them, and has weight 0.
+    return jnp.where(site.given > 0, possible_value(site, z), independent(site, key, path))
 
 
 def _log_probs(site: Site) -> Float[Array, "B *D C"]:

@@ -20,6 +20,7 @@ from gumbel.types import PRNGKey
 @register(
     "double_cv",
     unbiased=True,
+    slopes=True,
     derivatives="all",
     passes="2 * m + 2 * m",
     ranges={"num_samples": Range(minimum=2), "decay": DECAY},

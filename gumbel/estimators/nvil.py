@@ -1,5 +1,6 @@
 """NVIL: the score function with a baseline network for each layer."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
@@ -52,7 +52,10 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
             "nvil's baseline sees all of the batch, which has to be arrays of numbers, the first"
             " axis for examples: give features=, a function of the batch to [B, F]"
         )
-    return jax.vmap(lambda example: ravel_pytree(example)[0].astype(jnp.float32))(batch)
+    # One by one: their dtypes may differ, and 16 bits not hold what another has.
+    shapes = [(len(leaf), math.prod(jnp.shape(leaf)[1:])) for leaf in leaves]
+    rows = [jnp.reshape(leaf, shape) for leaf, shape in zip(leaves, shapes, strict=True)]
+    return jnp.concatenate([row.astype(jnp.float32) for row in rows], axis=1)
 
 
 @register(
@@ -107,12 +110,18 @@ def nvil(
     def seen(batch: Batch, drawn: Pass) -> list[Float[Array, "B F"]]:
         """The inputs of each layer's baseline."""
         inputs = features(batch)
+        if not isinstance(inputs, jax.Array | np.ndarray):
+            raise TypeError(
+                f"nvil's features are a {type(inputs).__name__}: give features=, a function of the "
+                "batch to an array [B, F]"
+            )
         if inputs.ndim != 2 or (not drawn.coupled and inputs.shape[:1] != drawn.cost.shape):
             costs = "is one cost" if drawn.coupled else f"are {drawn.cost.shape[0]} costs"
             raise ValueError(
                 f"nvil's features have shape {inputs.shape}, and there {costs}: give features=, a "
                 "function of the batch to [B, F]"
             )
+        inputs = zero_where_not_finite(inputs)  # what is missing, and the objective leaves out
         by_layer: dict[int, Float[Array, "B F"]] = {}
         for record in drawn.records.values():
             by_layer.setdefault(record.block, inputs)

@@ -17,7 +17,7 @@ For a layer `l` of a stack, `c_l` has the discrete samples below `l`, and relaxe
 on. It needs a pass for each layer, and is near the cost of the discrete samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -135,12 +135,13 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
         check_sites(temperature, drawn.records)
+        temperature = _scalars(temperature)
         keys = noise_keys(key, drawn.records)
         coefficients = state.coefficients
         factor = jnp.exp(coefficients.get("log_factor", jnp.zeros((), jnp.float32)))
 
         def times_factor(temperature: Any) -> Float[Array, ""]:
-            wide = stop_gradient(_checked(temperature))
+            wide = stop_gradient(upcast(temperature))
             return wide * factor.astype(wide.dtype)
 
         scaled = jax.tree.map(times_factor, temperature)
@@ -174,7 +175,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         for leaf, g in zip(
             jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
         ):
-            pulled = without_value(stop_gradient(g * factor.astype(g.dtype)) * _checked(leaf))
+            pulled = without_value(stop_gradient(g * factor.astype(g.dtype)) * upcast(leaf))
             value += pulled.astype(value.dtype)
         eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
@@ -240,6 +241,15 @@ def relaxed_passes(
     return {layer: one(layer) for layer in dict.fromkeys(r.block for r in records.values())}
 
 
-def _checked(temperature: Any) -> Float[Array, ""]:
-    check_temperature(temperature)
-    return upcast(temperature)
+def _scalars(temperature: Temperature) -> Temperature:
+    """The temperature, checked; a mapping as a dict, which JAX knows to be a tree."""
+    if isinstance(temperature, Mapping):
+        temperature = dict(temperature)
+    for leaf in jax.tree.leaves(temperature):
+        check_temperature(leaf)
+        if jnp.ndim(leaf):
+            raise ValueError(
+                f"temperature has shape {jnp.shape(leaf)}: give a scalar, or a mapping from sites "
+                "to scalars"
+            )
+    return temperature

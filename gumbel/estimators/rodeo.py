@@ -17,14 +17,13 @@ from gumbel.numerics import wide_dtype
 from gumbel.sites import Families
 from gumbel.types import PRNGKey
 
-_RANGES = RANGES | {
-    "num_samples": Range(minimum=2),
-    "control_hidden": Range(minimum=1),
-    "decay": DECAY,
-}
+_PASSES = "2 * m + 2 * m"
+_RANGES = {"num_samples": Range(minimum=2), "control_hidden": Range(minimum=1), "decay": DECAY}
 
 
-@register("rodeo", unbiased=True, derivatives="all", passes="2 * m + 2 * m", ranges=_RANGES)
+@register(
+    "rodeo", unbiased=True, slopes=True, derivatives="all", passes=_PASSES, ranges=RANGES | _RANGES
+)
 def rodeo(
     family: Families,
     *,

@@ -116,6 +116,7 @@ class _Expansion(NamedTuple):
 @register(
     "muprop",
     unbiased=True,
+    slopes=True,
     derivatives="all",
     passes="(1 + L) + (1 + L)",
     passes_if={("expansion", "mean_field"): "2 + 2"},

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from gumbel import estimators as registry
+from gumbel.arguments import check_temperature
 from gumbel.checks import check_objective, reason
 from gumbel.estimators import Estimator, Spec
 from gumbel.lab.moments import NUM_BLOCKS, Measured, measurer, squared_bias
@@ -32,7 +33,7 @@ def compare(
     temperatures: Sequence[float] = (0.5, 1.0),
     num_draws: int = 1000,
     num_warmup: int = 0,
-    reference: str = "muprop",
+    reference: str | None = None,
     reference_draws: int | None = None,
     max_values: int = 4096,
     max_passes: int | None = None,
@@ -59,7 +60,8 @@ def compare(
       num_warmup: number of surrogates before the measurement, during which baselines and other
         learned state settle.
       reference: unbiased estimator whose long run stands in for the true gradient if there are
-        more than `max_values` joint values.
+        more than `max_values` joint values; if None, `muprop`, or `rloo` where JAX cannot
+        differentiate the cost in the samples.
       reference_draws: number of estimates in that run; 10 * `num_draws` if None.
       max_values: largest number of joint values to enumerate.
       max_passes: estimators that take more forward and backward passes are skipped.
@@ -157,8 +159,10 @@ def _check(
         raise TypeError(f"estimators is {estimators!r}: give a sequence of names, such as ['sf']")
     if np.ndim(temperatures) != 1:
         raise TypeError(f"temperatures is {temperatures!r}: give a sequence, such as (0.5, 1.0)")
-    if not len(temperatures) or not all(t > 0 for t in temperatures):
-        raise ValueError(f"temperatures are {tuple(temperatures)}: give one or more above 0")
+    if not len(temperatures):
+        raise ValueError("temperatures are empty: give one or more above 0")
+    for temperature in temperatures:
+        check_temperature(temperature)
     if reference_draws is not None and reference_draws < NUM_BLOCKS:
         raise ValueError(
             f"reference_draws is {reference_draws}: give at least {NUM_BLOCKS}, one for each block"

@@ -133,6 +133,8 @@ def grouped(tree: PyTree) -> Groups:
                 "in the objective or the batch"
             )
         parts.setdefault(name, []).append(jnp.ravel(leaf).astype(jnp.float32))
+    if not parts:
+        raise ValueError("params has no arrays: nothing has a gradient")
     groups = {name: jnp.concatenate(leaves) for name, leaves in parts.items()}
     if "all" in groups:
         raise ValueError(

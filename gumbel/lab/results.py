@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+_TOO_MANY = 1e10  # estimates to average, for an error of the size of the gradient
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -183,6 +185,8 @@ class Comparison:
         choices = f"{first.label} at {small:.3g} ms and "
         choices += f"{'' if last is first else last.label + ' '}at {large:.3g} ms"
         shares = [row.error_at(time) / max(row.norm**2, 1e-30) for row, time in chosen]
+        if not any(row.norm for row in rows) or min(shares) > _TOO_MANY:
+            return "The true gradient is 0, to rounding: there is nothing to choose by."
         errors = " and ".join(f"{share:.3g}" for share in shares)
         without = f"Not finite: {', '.join(failed)}.\n" if failed else ""
         return without + (

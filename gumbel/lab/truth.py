@@ -9,6 +9,7 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
+from gumbel.checks import check_objective, reason
 from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
@@ -38,7 +39,7 @@ def true_gradient(
     key: PRNGKey,
     *,
     family: FamilyLike = None,
-    reference: str = "muprop",
+    reference: str | None = None,
     num_draws: int = 10_000,
     temperature: float = 1.0,
     max_values: int = 4096,
@@ -49,7 +50,8 @@ def true_gradient(
     Args:
       objective, params, batch, key, family: as for `compare`; the objective's noise is the same
         for the same key.
-      reference: unbiased estimator for the long run.
+      reference: unbiased estimator for the long run; if None, `muprop`, or `rloo` where JAX cannot
+        differentiate the cost in the samples.
       num_draws: number of estimates in that run.
       temperature: temperature passed to it.
       max_values: largest number of joint values to enumerate.
@@ -73,15 +75,17 @@ def true_gradient(
         groups = {name: np.asarray(value) for name, value in grouped(enumerated(params)).items()}
         whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
         return Truth(whole, f"enumeration of {count} joint values")
-    spec = registry.spec(reference)
+    spec = registry.spec(reference or "muprop")
     if not spec.unbiased or spec.multi_sample:
         raise ValueError(
             f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
             "cost: give one such as 'muprop'"
         )
+    if reference is None and reason(spec, check_objective(*arguments, key, family).sites):
+        spec = registry.spec("rloo")
     measure = measurer(arguments, spec.factory(family), zero, 0)
     per_block = -(-num_draws // NUM_BLOCKS)
-    said = f"{per_block * NUM_BLOCKS} draws of {reference}"
+    said = f"{per_block * NUM_BLOCKS} draws of {spec.name}"
     found = measure(
         key, temperature, per_block, lambda done: progress(f"truth, {said}", done, NUM_BLOCKS)
     )

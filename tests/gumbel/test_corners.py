@@ -1,6 +1,7 @@
 """Inputs at the edge of what is documented: right, or refused by name."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import pytest
 
 import gumbel
 from gumbel import BERNOULLI, check_objective, estimators, exact, lab, schedules
+from gumbel.estimators.nvil import flat_features
 from gumbel.noise import gumbel_noise
+from tests.gumbel.walks import THROUGH_THE_SAMPLE
 
 KEY = jax.random.key(0)
 
@@ -217,3 +220,162 @@ def test_loops_run_under_shard_map(name, options):
     mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
     sharded = jax.shard_map(slope, mesh=mesh, **placed)
     np.testing.assert_allclose(jax.jit(sharded)(*arguments[:2]), slope(*arguments[:2]), rtol=1e-5)
+
+
+def square(params, batch, key, sample):
+    return jnp.square(sample("z", params + batch) - 0.3).sum(-1)
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "categorical"])
+def test_an_expectation_over_nan_is_nan(family):
+    logits = jnp.array([[0.0, jnp.nan], [0.0, 1.0]])
+    costs = exact.expected_cost(square, logits, 0.0, KEY, family)
+    assert np.isnan(costs).tolist() == [True, False]
+    value, slope = exact.value_and_grad(square, logits, 0.0, KEY, family)
+    assert np.isnan(value)
+    assert np.isnan(slope[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("marginalization", {}), ("unordered_set", {"num_samples": 3})]
+)
+def test_an_impossible_value_whose_cost_has_an_infinite_derivative(name, options):
+    def objective(params, batch, key, sample):
+        z = sample("z", params["z"])
+        return -jnp.log(params["scale"] * (1 - z[:, 0])) + z[:, 1] * params["scale"]
+
+    params = {"z": jnp.array([[-jnp.inf, 0.0, 0.5]] * 2), "scale": jnp.array(2.0)}
+    slope, info = gradient(name, objective, params, None, "categorical", **options)
+    share = 1 / (1 + np.exp(0.5))
+    np.testing.assert_allclose(slope["scale"], -0.5 + share, rtol=1e-5)
+    np.testing.assert_allclose(info.cost, -np.log(2) + 2 * share, rtol=1e-5)
+    assert np.isfinite(slope["z"]).all()
+
+
+def test_nvil_sees_nothing_of_what_is_missing():
+    x = jnp.array([[1.0, jnp.nan], [0.0, 1.0], [2.0, 1.0]])
+    batch = {"x": x, "seen": ~jnp.isnan(x), "label": jnp.array([0, 1, 70_000])}
+
+    def objective(params, batch, key, sample):
+        x = jnp.where(batch["seen"], batch["x"], 0)
+        return jnp.square(sample("z", x @ params) - x[:, :1]).sum(-1)
+
+    slope, info = gradient("nvil", objective, jnp.zeros((2, 1)), batch, BERNOULLI)
+    assert np.isfinite(slope).all()
+    assert np.isfinite(info.metrics["baseline_loss"])
+    with jax.numpy_dtype_promotion("strict"):
+        features = flat_features({"x": x.astype(jnp.float16), "label": batch["label"]})
+    assert features.dtype == jnp.float32
+    assert features[2, 0] == 70_000  # infinite in the dtype of x
+    with pytest.raises(TypeError, match="features are a NoneType: give features="):
+        gradient("nvil", square, jnp.zeros(2), x, BERNOULLI, features=lambda batch: None)
+
+
+def by_callback(z):
+    def cost(z):
+        return np.asarray(np.square(np.asarray(z) - 0.3).sum(-1), np.float32)
+
+    shape = jax.ShapeDtypeStruct(z.shape[:1], jnp.float32)
+    return jax.pure_callback(cost, shape, z, vmap_method="sequential")
+
+
+def by_a_loop(z):
+    """As many steps as the values ask for."""
+
+    def one(z):
+        return jax.lax.while_loop(lambda x: x < z.sum(), lambda x: x + 1 + z[0], -1.0)
+
+    return jax.vmap(one)(z)
+
+
+@pytest.mark.parametrize("cost", [by_callback, by_a_loop])
+def test_a_cost_that_jax_cannot_differentiate(cost):
+    def objective(params, batch, key, sample):
+        return cost(sample("z", params + batch))
+
+    arguments = objective, jnp.zeros(2), jnp.zeros((3, 1))
+    report = check_objective(*arguments, KEY, BERNOULLI)
+    assert len(report.problems) == 1
+    assert "no derivative in the samples of site 'z'" in report.problems[0]
+    slopes = {name for name in estimators.names() if estimators.spec(name).slopes}
+    assert set(report.serving()).isdisjoint(slopes | THROUGH_THE_SAMPLE)
+    assert {"sf", "nvil", "rloo", "marginalization"} <= set(report.serving())
+    for name in sorted({"st", "muprop", "double_cv"}):
+        with pytest.raises(ValueError, match=r"(?s)samples of site 'z'.*'(nvil|rloo)'"):
+            estimators.make(name, BERNOULLI).init(*arguments, KEY)
+    assert np.isfinite(gradient("rloo", *arguments, BERNOULLI)[0]).all()
+    found = lab.compare(
+        *arguments,
+        KEY,
+        family=BERNOULLI,
+        estimators=["sf", "gumbel_softmax"],
+        num_draws=10,
+        max_values=1,
+    )
+    assert found.reference.startswith("100 draws of rloo")
+    assert "no derivative" in found.skipped["gumbel_softmax"]
+
+
+def test_a_batch_that_an_explicit_mesh_divides():
+    mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec
+    batch = jax.device_put(jnp.zeros((4, 3)), jax.NamedSharding(mesh, spec("x")))
+    params = jax.device_put(jnp.zeros(3), jax.NamedSharding(mesh, spec()))
+    with jax.set_mesh(mesh):
+        assert check_objective(square, params, batch, KEY, BERNOULLI).ok
+        for name in ("rloo", "marginalization"):
+            slope, _ = gradient(name, square, params, batch, BERNOULLI)
+            assert np.isfinite(slope).all()
+
+
+def test_a_mistake_in_the_objective_is_not_one_of_the_state():
+    estimator = estimators.make("gumbel_softmax", BERNOULLI)
+    for state in ((), None):
+        with pytest.raises(ValueError, match="no temperature for site 'z'"):
+            estimator.surrogate(square, jnp.ones(3), jnp.ones((2, 3)), KEY, {"zz": 1.0}, state)
+
+
+def test_the_temperatures_of_rebar():
+    arguments = square, jnp.zeros(3), jnp.ones((2, 3))
+    estimator = estimators.make("rebar", BERNOULLI)
+    state = estimator.init(*arguments, KEY)
+    found = [
+        estimator.surrogate(*arguments, KEY, temperature, state)[0]
+        for temperature in (0.5, types.MappingProxyType({"z": 0.5}))
+    ]
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match=r"temperature has shape \(2, 1\): give a scalar"):
+        estimator.surrogate(*arguments, KEY, jnp.ones((2, 1)), state)
+
+
+def test_no_estimator_is_advised_where_the_gradient_is_0():
+    def constant(params, batch, key, sample):
+        return 0 * sample("z", params + batch).sum(-1) + 1
+
+    found = lab.compare(
+        constant,
+        jnp.zeros(3),
+        jnp.ones((2, 3)),
+        KEY,
+        family=BERNOULLI,
+        estimators=["sf"],
+        num_draws=10,
+    )
+    assert found.advice().startswith("The true gradient is 0")
+    with pytest.raises(ValueError, match="params has no arrays"):
+        lab.compare(square, {}, jnp.ones((2, 3)), KEY, family=BERNOULLI, estimators=["sf"])
+
+
+def test_a_loop_over_a_scalar_is_refused():
+    def objective(params, batch, key, sample):
+        return sample.scan(lambda carry, x: (carry, sample("z", params)), batch, jnp.zeros(()))[0]
+
+    with pytest.raises(ValueError, match="needs xs with a first axis of steps"):
+        gradient("sf", objective, jnp.zeros((2, 1)), jnp.zeros(2), BERNOULLI)
+
+
+def test_a_name_that_is_like_no_other():
+    with pytest.raises(ValueError, match=r"unknown estimator 'xyz': choose one of arm, arms, "):
+        estimators.make("xyz")
+    with pytest.raises(ValueError, match=r"unknown estimator 'VIMCO': did you mean vimco"):
+        estimators.make("VIMCO")

@@ -202,8 +202,10 @@ def test_arguments_out_of_range_are_refused():
     for biased in ("st", "vimco"):
         with pytest.raises(ValueError, match=f"reference '{biased}' is not an unbiased estimator"):
             compare(estimators=["st"], max_values=1, reference=biased)
-    for temperatures in ((), (0.0,), (0.5, -1.0), (float("nan"),)):
-        with pytest.raises(ValueError, match=r"temperatures are .* give one or more above 0"):
+    with pytest.raises(ValueError, match="temperatures are empty: give one or more above 0"):
+        compare(temperatures=())
+    for temperatures in ((0.0,), (0.5, -1.0), (float("nan"),), (float("inf"),)):
+        with pytest.raises(ValueError, match="temperature must be positive and finite"):
             compare(temperatures=temperatures)
     for temperatures in (0.5, {"b": 0.5}, "0.5"):
         with pytest.raises(TypeError, match=r"temperatures is .*: give a sequence"):
