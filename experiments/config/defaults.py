@@ -174,6 +174,8 @@ def _fields(config: ConfigDict, prefix: str, fields: type, file: str) -> dict[st
 def _require(config: ConfigDict, dotted: str, file: str) -> Any:
     try:
         return get(config, dotted)
+    except config_dict.RequiredValueError:
+        raise UserError(f"config.{dotted} has no value: set it") from None
     except (KeyError, AttributeError, TypeError):
         raise UserError(f"config has no {dotted}: {file}") from None
 

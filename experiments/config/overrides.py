@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import RequiredValueError
 
 from experiments.config.defaults import get, keys
 from experiments.errors import UserError, nearest
@@ -59,8 +60,10 @@ def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
     Of a key that is given several times, the last value counts.
 
     Raises:
-      UserError: an unknown key, a group of keys, or a value of the wrong type.
+      UserError: an unknown key, a group of keys, a value of the wrong type, or a required key
+        without a value.
     """
+    needed = _unset_required(config)
     for token in tokens:
         _check_key(config, token)
     before = {token.key: get(config, token.key) for token in tokens}
@@ -79,13 +82,38 @@ def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
             example = "" if default is None else f", such as {default}"
             raise UserError(f"{text[:200]}: {key} takes {expected}{example}") from error
         overridden |= config_flags.get_override_values(values["config"])
+    if missing := [key for key in needed if get(config, key) is None]:
+        named = ", ".join(f"config.{key}" for key in missing)
+        fix = " ".join(f"--config.{key}=..." for key in missing)
+        raise UserError(f"{named} {'has' if len(missing) == 1 else 'have'} no value: give {fix}")
     config.lock()
     return overridden
 
 
 def describe(config: ConfigDict) -> list[str]:
     """One line for each key: `key=value (type)`."""
-    return [f"{key}={get(config, key)} ({_type(config, key).__name__})" for key in keys(config)]
+    needed = _unset_required(config)
+    return [
+        f"{key}={'...' if key in needed else get(config, key)} ({_type(config, key).__name__}"
+        f"{', required' if key in needed else ''})"
+        for key in keys(config)
+    ]
+
+
+def _unset_required(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted keys that are required and have no value, which becomes None."""
+    found = []
+    for key in config:
+        try:
+            value = config[key]
+        except RequiredValueError:
+            # Else not even the flag that would give the value can be defined.
+            config.get_ref(key)._required = False
+            found.append(prefix + key)
+            continue
+        if isinstance(value, ConfigDict):
+            found += _unset_required(value, f"{prefix}{key}.")
+    return found
 
 
 def _type(config: ConfigDict, key: str) -> type:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import config_dict
 
 from experiments import config
 from experiments.config import cli
@@ -182,6 +183,40 @@ def test_a_config_file_may_take_an_argument():
 )
 def test_wrong_overrides(capsys, override, message):
     assert message in failure_of(capsys, f"--config.{override}")
+
+
+REQUIRED = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config():
+    steps = config_dict.required_placeholder(int)
+    model = {"name": config_dict.required_placeholder(str)}
+    return ConfigDict({"num_steps": steps, "seed": 1, "model": model})
+"""
+
+
+def test_a_required_key_has_to_be_given(capsys):
+    Path("required.py").write_text(REQUIRED)
+    arguments = ["--config=required.py", "--workdir=w", "--config.num_steps=3"]
+    assert failure(capsys, *arguments, "--config.seed=2") == (
+        "config.model.name has no value: give --config.model.name=..."
+    )
+    assert failure(capsys, *arguments[:2]).endswith(
+        "have no value: give --config.model.name=... --config.num_steps=..."
+    )
+    config, _, overrides = cli.parse([*arguments, "--config.model.name=a"])
+    assert (config.num_steps, config.model.name) == (3, "a")
+    assert overrides == {"num_steps": 3, "model.name": "a"}
+    assert cli.run(lambda: None, ["--help", *arguments[:1]]) == 0
+    assert "--config.num_steps=... (int, required)" in capsys.readouterr().out
+
+
+def test_a_required_key_is_named_in_python_too():
+    settings = config.base("structured_prediction")
+    del settings["num_steps"]
+    settings.num_steps = config_dict.required_placeholder(int)
+    with pytest.raises(UserError, match=r"config\.num_steps has no value"):
+        config.read(settings)
 
 
 @pytest.mark.parametrize(
