@@ -145,6 +145,21 @@ def get(config: Any, dotted: str) -> Any:
     return config
 
 
+def optional(config: ConfigDict) -> set[str]:
+    """The dotted keys of a config that may be None; none of a config without a task.
+
+    Example:
+      >>> sorted(optional(base("structured_prediction")))[-1]
+      'validation_num_samples'
+    """
+    if "task" not in config:
+        return set()
+    found = {f"{_GROUPS[1]}{name}" for name in _options()}
+    for fields in (Settings, tasks.load(config.task).options):
+        found |= {key.name for key in settings.keys_of(fields) if key.optional}
+    return found
+
+
 def _option(name: str, kind: type) -> Key:
     return Key(name, kind, None, optional=True, valid=ANY, dynamic=False)
 

@@ -114,6 +114,7 @@ def test_any_order_and_style(order):
         (["--config.limit=1", "--config.limit=5"], "limit", 5),
         (["--config.augment", "--noconfig.augment"], "augment", False),
         (["--config.limit=5"], "limit", 5),
+        (["--config.limit=5", "--config.limit=None"], "limit", None),
         (["--config.temperature.rate=1"], "temperature.rate", 1.0),
         (["--config.dataset=a=b c"], "dataset", "a=b c"),
     ],
@@ -374,3 +375,20 @@ def test_an_alias_of_an_estimator_is_recorded_under_its_name():
     parsed = config.base("structured_prediction")
     parsed.estimator.name = "reinforce"
     assert config.read(parsed).flat()["estimator.name"] == "sf"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("decoder", "(3,)"), ("validation_num_samples", "3"), ("estimator.centering", "False")],
+)
+def test_a_key_that_may_be_unset_takes_none(key, value):
+    made = config.base("generative")
+    made.layers = (4,)
+    for text in (value, "None"):
+        overridden = config.apply(made, [config.Token(key, f"--config.{key}={text}")])
+    assert overridden == {key: None}
+    assert config.read(made).flat()[key] is None
+    with pytest.raises(UserError, match=r"decoder takes a tuple of the same types or None$"):
+        config.apply(config.base("generative"), [config.Token("decoder", "--config.decoder=(1,")])
+    with pytest.raises(UserError, match=r"num_steps takes an integer, such as"):
+        config.apply(made, [config.Token("num_steps", "--config.num_steps=None")])
