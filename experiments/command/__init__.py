@@ -47,10 +47,8 @@ def launch(
     Returns:
       The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
 
-    def command() -> int | None:
-        arguments = expanded(given)
+    def command(arguments: list[str]) -> int | None:
         if wants_help(arguments):
             doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
             print("\n".join(usage(doc, define_flags, takes, choices)))
@@ -59,7 +57,23 @@ def launch(
         _check_arguments(arguments, takes, choices)
         return main(values.flag_values_dict(), *([arguments] if takes else []))
 
-    return guarded(command, debug=wants_debug(given))
+    return expanding(command, argv)
+
+
+def expanding(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs `command(arguments)` guarded, with `--debug` and all other flags of each `--flagfile`.
+
+    Args:
+      command: gets the arguments of `expanded`; returns the exit status, None standing for 0.
+      argv: the command line without the program's name; by default that of this process.
+
+    Returns:
+      The exit status, as `launch` does.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments: list[str] = []
+    status = guarded(lambda: arguments.extend(expanded(given)), debug=wants_debug(given))
+    return status or guarded(lambda: command(arguments), debug=wants_debug(arguments))
 
 
 def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:

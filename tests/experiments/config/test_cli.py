@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import config_dict
 
-from experiments import config
+from experiments import command, config
 from experiments.config import cli
 from experiments.errors import UserError
 
@@ -309,6 +309,18 @@ def test_debug_shows_the_traceback(capsys):
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.endswith("error: fix this\n")
+
+
+def test_debug_in_a_file_of_flags_counts(capsys):
+    def main(*_):
+        raise UserError("fix this")
+
+    Path("flags.txt").write_text("--debug\n")
+    arguments = ["--flagfile=flags.txt"]
+    assert cli.run(main, [*arguments, "--config=config.py", "--workdir=w"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert command.launch(main, lambda _: None, arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_traceback(capsys):

@@ -137,8 +137,12 @@ def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
     records.write_json(done.workdir / "result.json", result)
     (going.workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 8.0}\n')
     records.write_json(failed.workdir / "failure.json", {"reason": "why"})
+    (tmp_path / "flags").write_text(f"--report={tmp_path}\n")
+    assert sweep.run([f"--flagfile={tmp_path / 'flags'}"]) == 0
+    told = capsys.readouterr().out
     assert sweep.run([f"--report={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines == told.splitlines()
     assert lines[2] == "| 0.001 | 7.00 | 1 |  |"
     assert {line.rpartition(": ")[2] for line in lines[4:6]} == {"why |", "not started |"}
     assert lines[3].endswith(": at step 20 of 60, validation bound 8.00 |")
