@@ -1,3 +1,4 @@
+import io
 import logging
 import os
 import subprocess
@@ -292,6 +293,7 @@ def test_a_config_must_be_a_python_file(capsys):
         (UserError("two\n  lines"), "two lines"),
         (PermissionError(13, "Permission denied", "runs/a"), "runs/a: Permission denied"),
         (OSError("odd"), "odd"),
+        (BrokenPipeError(32, "Broken pipe"), "a file that the system does not name: Broken pipe"),
     ],
 )
 def test_errors_of_main_are_one_line(capsys, error, message):
@@ -329,6 +331,40 @@ def test_ctrl_c_is_no_traceback(capsys):
 
     assert cli.run(main, ["--config=config.py", "--workdir=w"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_stdout_cannot_encode_is_escaped(monkeypatch, encoding):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert command.guarded(lambda: print("a → b \ud800")) == 0
+    arrow = "→" if encoding == "utf-8" else r"\u2192"
+    assert stdout.buffer.getvalue().decode(encoding) == f"a {arrow} b \\ud800\n"
+
+
+PRINTS = """
+import sys
+from experiments import command
+sys.exit(command.guarded(lambda: print("a" * int(sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_a_pipe_that_nobody_reads_ends_the_command_quietly(length, flags):
+    """Found at the end, or while printing."""
+    read, write = os.pipe()
+    os.close(read)
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", PRINTS, str(length)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_bug_is_not_hidden():
