@@ -29,6 +29,8 @@ from tests.experiments.sweeps.launching import CONFIG, SIX
         (["--grid=seed=1", "--grid=sed=2"], "unknown config key sed"),
         (["--workers=2", "--ray_address=a"], "--workers is for a cluster started here"),
         (["--engine=process", "--ray_address=a"], "--ray_address is for --engine=ray, and"),
+        (["--engine=process", "--ray_cpus_per_run=1"], "--ray_cpus_per_run is for --engine=ray, "),
+        (["--ray_gpus_per_run=0"], "--ray_gpus_per_run is for --engine=ray, and --engine=process"),
         (["--grid=batch_size=5000"], "config.batch_size=5000: digits has"),
         (["--gird=seed=1"], "unknown flag --gird: did you mean --grid?"),
     ],
