@@ -265,7 +265,14 @@ def test_wrong_flags(capsys, arguments, message):
             "broken.py calls sys.exit(): it must return",
         ),
         ("def get_config():\n    get_config()", "RecursionError"),
-        ("def get_config(size):\n    return {}", "TypeError"),
+        (
+            "def get_config(size):\n    return {}",
+            "get_config() of broken.py takes an argument: give --config=broken.py:TEXT",
+        ),
+        (
+            "def get_config(a, b):\n    return {}",
+            "broken.py cannot be called: it must take at most",
+        ),
         ("get_config = 3", "broken.py has no function get_config()"),
         ("def get_config():\n    return None", "returns a NoneType"),
         ("\0", "broken.py"),
@@ -279,6 +286,15 @@ def test_wrong_flags(capsys, arguments, message):
 def test_broken_config_files(capsys, text, message):
     Path("broken.py").write_text(text)
     assert message in failure(capsys, "--config=broken.py", "--workdir=w")
+
+
+def test_a_config_that_takes_no_argument(capsys):
+    Path("plain.py").write_text("def get_config():\n    return {}\ndef get_sweep(size): ...\n")
+    message = failure(capsys, "--config=plain.py:large", "--workdir=w")
+    wrong = "get_config() of plain.py takes no argument, and 'large' is given"
+    assert message == f"{wrong}: give --config=plain.py"
+    with pytest.raises(UserError, match=r"get_sweep\(\) of plain\.py cannot be called: it must"):
+        config.load_sweep("plain.py")
 
 
 def test_a_config_must_be_a_python_file(capsys):
