@@ -53,8 +53,8 @@ def _table(
     jobs: Sequence[Job], standings: Sequence[Standing], failures: Mapping[Path, str]
 ) -> Table:
     settings: dict[str, list[tuple[Job, Standing]]] = {}
-    for setting, *run in zip(grids.settings_of(jobs), jobs, standings, strict=True):
-        settings.setdefault(grids.label(setting), []).append((run[0], run[1]))
+    for setting, job, there in zip(grids.settings_of(jobs), jobs, standings, strict=True):
+        settings.setdefault(grids.label(setting), []).append((job, there))
     ranked = sorted(settings.items(), key=lambda item: _rank([s for _, s in item[1]]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
