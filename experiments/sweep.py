@@ -71,10 +71,13 @@ def define_report_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Trains the sweep that the command line names, or reports on one: the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if any(re.match("--?report(=|$)", argument) for argument in arguments):
-        return command.launch(report_again, define_report_flags, arguments)
-    return cli.run(main, arguments, define_flags)
+
+    def chosen(arguments: list[str]) -> int:
+        if any(re.match("--?report(=|$)", argument) for argument in arguments):
+            return command.launch(report_again, define_report_flags, arguments)
+        return cli.run(main, arguments, define_flags)
+
+    return command.expanding(chosen, argv)
 
 
 def report_again(values: Mapping[str, Any]) -> int:

@@ -3,9 +3,13 @@
 Whatever is the user's to fix becomes one line on stderr and exit status 2.
 """
 
+import contextlib
 import inspect
+import io
 import logging
+import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +25,7 @@ from experiments.errors import UserError, nearest, one_line
 FAILED = 1  # of several runs, some have no result
 USER_ERROR = 2
 INTERRUPTED = 130
+CLOSED_PIPE = 141  # as a shell says of a command that SIGPIPE ends
 
 DefineFlags = Callable[[flags.FlagValues], object]
 
@@ -47,10 +52,8 @@ def launch(
     Returns:
       The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
 
-    def command() -> int | None:
-        arguments = expanded(given)
+    def command(arguments: list[str]) -> int | None:
         if wants_help(arguments):
             doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
             print("\n".join(usage(doc, define_flags, takes, choices)))
@@ -59,7 +62,23 @@ def launch(
         _check_arguments(arguments, takes, choices)
         return main(values.flag_values_dict(), *([arguments] if takes else []))
 
-    return guarded(command, debug=wants_debug(given))
+    return expanding(command, argv)
+
+
+def expanding(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs `command(arguments)` guarded, with `--debug` and all other flags of each `--flagfile`.
+
+    Args:
+      command: gets the arguments of `expanded`; returns the exit status, None standing for 0.
+      argv: the command line without the program's name; by default that of this process.
+
+    Returns:
+      The exit status, as `launch` does.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments: list[str] = []
+    status = guarded(lambda: arguments.extend(expanded(given)), debug=wants_debug(given))
+    return status or guarded(lambda: command(arguments), debug=wants_debug(arguments))
 
 
 def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
@@ -70,15 +89,22 @@ def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
       debug: show the traceback too.
 
     Returns:
-      The exit status, as `launch` does.
+      The exit status, as `launch` does; 141, with no message, if nobody reads stdout any more.
     """
     _set_up_logging()
+    _escape_what_stdout_lacks()
     try:
-        return command() or 0
+        status = command() or 0
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():  # as of `--help | head`
+            _discard_stdout()
+            return CLOSED_PIPE
         if debug:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
@@ -192,6 +218,29 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file that the system does not name'}: {error.strerror}"
     return one_line(error)
+
+
+def _escape_what_stdout_lacks() -> None:
+    """Makes stdout print characters that its encoding lacks as escapes, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads_stdout() -> bool:
+    """Whether stdout is a pipe whose other end is closed; else that of a worker may be."""
+    with contextlib.suppress(OSError):  # where it is no file
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    return False
+
+
+def _discard_stdout() -> None:
+    """Points stdout at nothing, so that what is left in its buffer gives no error at the exit."""
+    with contextlib.suppress(OSError):  # where it is no file
+        target = sys.stdout.fileno()
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), target)
 
 
 class _Formatter(logging.Formatter):

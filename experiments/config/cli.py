@@ -3,7 +3,6 @@
 python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,17 +51,15 @@ def run(
     Returns:
       The exit status; see `command.launch`.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
 
-    def launch() -> int | None:
-        expanded = command.expanded(arguments)
-        if command.wants_help(expanded):
-            print("\n".join(_help(main, expanded, define_flags)))
+    def launch(arguments: list[str]) -> int | None:
+        if command.wants_help(arguments):
+            print("\n".join(_help(main, arguments, define_flags)))
             return 0
-        read, values = _read(expanded, define_flags)
+        read, values = _read(arguments, define_flags)
         return main(*read, *([values] if define_flags else []))
 
-    return command.guarded(launch, debug=command.wants_debug(arguments))
+    return command.expanding(launch, argv)
 
 
 def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Command:

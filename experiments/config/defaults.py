@@ -145,6 +145,21 @@ def get(config: Any, dotted: str) -> Any:
     return config
 
 
+def optional(config: ConfigDict) -> set[str]:
+    """The dotted keys of a config that may be None; none of a config without a task.
+
+    Example:
+      >>> sorted(optional(base("structured_prediction")))[-1]
+      'validation_num_samples'
+    """
+    if "task" not in config:
+        return set()
+    found = {f"{_GROUPS[1]}{name}" for name in _options()}
+    for fields in (Settings, tasks.load(config.task).options):
+        found |= {key.name for key in settings.keys_of(fields) if key.optional}
+    return found
+
+
 def _option(name: str, kind: type) -> Key:
     return Key(name, kind, None, optional=True, valid=ANY, dynamic=False)
 
@@ -174,6 +189,8 @@ def _fields(config: ConfigDict, prefix: str, fields: type, file: str) -> dict[st
 def _require(config: ConfigDict, dotted: str, file: str) -> Any:
     try:
         return get(config, dotted)
+    except config_dict.RequiredValueError:
+        raise UserError(f"config.{dotted} has no value: set it") from None
     except (KeyError, AttributeError, TypeError):
         raise UserError(f"config has no {dotted}: {file}") from None
 

@@ -2,14 +2,16 @@
 
 import difflib
 import importlib.util
+import inspect
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from experiments.errors import UserError, one_line
+from experiments.errors import UserError, one_line, short
 from experiments.files import path_of
 
 
@@ -55,16 +57,45 @@ def _call(name: str, function: str, *arguments: str, fix: str = "") -> Any:
     """What a function of the config file `name` returns; `fix` ends the error of having none."""
     file = path_of(name, "--config")
     module = _import(file)
-    if not callable(getattr(module, function, None)):
+    found = getattr(module, function, None)
+    if not callable(found):
         raise UserError(f"config file {name} has no function {function}(){fix}")
+    _check_arguments(name, function, found, arguments)
     try:
-        return getattr(module, function)(*arguments)
+        return found(*arguments)
     except UserError:
         raise
     except SystemExit as error:
         raise UserError(f"config file {name} calls sys.exit(): it must return instead") from error
     except Exception as error:
         raise UserError(f"config file {name} fails{_where(error, file)}") from error
+
+
+def _check_arguments(name: str, function: str, found: Any, arguments: Sequence[str]) -> None:
+    """Raises UserError unless a function of the config file takes just these arguments."""
+    if _takes(found, *arguments):
+        return
+    if arguments and _takes(found):
+        fix = f"takes no argument, and {short(arguments[0])} is given: give --config={name}"
+    elif function == "get_config" and not arguments and _takes(found, ""):
+        fix = f"takes an argument: give --config={name}:TEXT"
+    else:
+        allowed = "at most one argument" if function == "get_config" else "no argument"
+        fix = f"cannot be called: it must take {allowed}"
+    raise UserError(f"{function}() of {name} {fix}")
+
+
+def _takes(found: Any, *arguments: str) -> bool:
+    """Whether a callable takes these arguments, as far as its signature says."""
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # it has none
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _import(file: Path) -> ModuleType:

@@ -1,13 +1,14 @@
 """Overriding the keys of a config from the command line, with errors that name the fix."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import RequiredValueError, placeholder
 
-from experiments.config.defaults import get, keys
+from experiments.config.defaults import get, keys, optional
 from experiments.errors import UserError, nearest
 
 Overrides = dict[str, Any]
@@ -59,33 +60,71 @@ def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
     Of a key that is given several times, the last value counts.
 
     Raises:
-      UserError: an unknown key, a group of keys, or a value of the wrong type.
+      UserError: an unknown key, a group of keys, a value of the wrong type, or a required key
+        without a value.
     """
+    needed = _unset_required(config)
     for token in tokens:
         _check_key(config, token)
     before = {token.key: get(config, token.key) for token in tokens}
+    may_be_none = optional(config)
     overridden: Overrides = {}
-    for key, text in tokens:
-        # Parsed one by one: together, a tuple that is given twice becomes one of both.
-        values = flags.FlagValues()
-        argv = ["", text]
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        default = before[key]
-        try:
-            values(argv)
-            _check_items(default, get(config, key))
-        except (flags.Error, TypeError, ValueError, SyntaxError, RecursionError) as error:
-            expected = _EXPECTED[_type(config, key)]
-            example = "" if default is None else f", such as {default}"
-            raise UserError(f"{text[:200]}: {key} takes {expected}{example}") from error
-        overridden |= config_flags.get_override_values(values["config"])
+    for token in tokens:  # one by one: together, a tuple given twice becomes one of both
+        overridden |= _override(config, token, before[token.key], may_be_none)
+    if missing := [key for key in needed if get(config, key) is None]:
+        named = ", ".join(f"config.{key}" for key in missing)
+        fix = " ".join(f"--config.{key}=..." for key in missing)
+        raise UserError(f"{named} {'has' if len(missing) == 1 else 'have'} no value: give {fix}")
     config.lock()
+    return overridden
+
+
+def _override(
+    config: ConfigDict, token: Token, default: Any, may_be_none: Collection[str]
+) -> Overrides:
+    """Overrides one key in place; returns its value by the dotted key."""
+    key, text = token
+    if text.partition("=")[2].strip() == "None" and (key in may_be_none or default is None):
+        config.update_from_flattened_dict({key: None})
+        return {key: None}
+    values = flags.FlagValues()
+    argv = ["", text]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        _check_items(default, get(config, key))
+    except (flags.Error, TypeError, ValueError, SyntaxError, RecursionError) as error:
+        expected = _EXPECTED[_type(config, key)] + (" or None" if key in may_be_none else "")
+        example = "" if default is None else f", such as {default}"
+        raise UserError(f"{text[:200]}: {key} takes {expected}{example}") from error
+    overridden: Overrides = config_flags.get_override_values(values["config"])
     return overridden
 
 
 def describe(config: ConfigDict) -> list[str]:
     """One line for each key: `key=value (type)`."""
-    return [f"{key}={get(config, key)} ({_type(config, key).__name__})" for key in keys(config)]
+    needed = _unset_required(config)
+    return [
+        f"{key}={'...' if key in needed else get(config, key)} ({_type(config, key).__name__}"
+        f"{', required' if key in needed else ''})"
+        for key in keys(config)
+    ]
+
+
+def _unset_required(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted keys that are required and have no value, which becomes None."""
+    found = []
+    for key in config:
+        try:
+            value = config[key]
+        except RequiredValueError:
+            # Else not even the flag that would give the value can be defined.
+            config[key] = placeholder(config.get_ref(key).get_type())
+            found.append(prefix + key)
+            continue
+        if isinstance(value, ConfigDict):
+            found += _unset_required(value, f"{prefix}{key}.")
+    return found
 
 
 def _type(config: ConfigDict, key: str) -> type:

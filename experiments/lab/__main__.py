@@ -7,6 +7,7 @@ For each estimator that applies to the run, the command measures bias with an in
 mean squared error, cosine, passes, and time. Rerun the same command to resume.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from experiments.files import path_of, write_text
 from experiments.lab import measure
 from experiments.lab.bar import progress_bar
 from experiments.lab.measure import Request
+from experiments.settings import POSITIVE
 from experiments.training import loading
 from experiments.training.compilations import keep_compilations
 from gumbel import estimators
@@ -71,13 +73,15 @@ def main(given: Mapping[str, Any]) -> int:
     text = f"{found.table()}\n\n{found.advice()}\n"
     write_text(output / measure.TABLE, text)
     print(text)
-    if found.rows:
+    if any(math.isfinite(row.error) for row in found.of_group()):
         from experiments.lab import figures  # matplotlib takes a second to import
 
         settings = run.settings
         title = f"{settings.task}, {settings.latent}, step {run.step:,}"
         figures.draw(output / measure.PICTURE, found, title=title)
         print(f"picture: {output / measure.PICTURE}")
+    elif found.rows:
+        print("no picture: no estimate has a finite error")
     print(f"numbers: {output / measure.NUMBERS}")
     return 0
 
@@ -94,8 +98,11 @@ def _temperatures(given: list[str]) -> tuple[float, ...]:
         values = tuple(map(float, given))
     except ValueError:
         values = ()
-    if not values or not all(0 < value < float("inf") for value in values):
-        raise UserError(f"--temperatures={','.join(given)}: give positive numbers such as 0.5,1.0")
+    if not values or not all(map(POSITIVE.test, values)):
+        raise UserError(
+            f"--temperatures={','.join(given)}: give positive numbers such as 0.5,1.0, of the size "
+            "that float32 has"
+        )
     return values
 
 

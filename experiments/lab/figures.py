@@ -20,7 +20,7 @@ def draw(path: Path, found: Comparison, *, title: str) -> None:
 
     Args:
       path: of the PNG.
-      found: with a row at least.
+      found: with a finite error at least.
       title: of the figure.
     """
     rows = found.of_group()
@@ -48,7 +48,8 @@ def _bias_and_noise(axes: Axes, rows: list[Row], color_of: dict[str, tuple[float
         axes.scatter(noise, y, s=size, facecolor=face, edgecolor=color, alpha=0.8)
         at = "" if row.temperature is None else f" {row.temperature:g}"
         axes.annotate(f" {row.estimator}{at}", (noise, y), fontsize=6)
-    axes.set(xscale="log", yscale="log", xlabel="noise / norm", ylabel="bias / norm")
+    _scale(axes)
+    axes.set(xlabel="noise / norm", ylabel="bias / norm")
     axes.set_title("bias and noise of one estimate (area: time; hollow: no bias found)", fontsize=9)
 
 
@@ -68,6 +69,13 @@ def _error_by_time(
         errors = [row.error_at(time) / norm**2 for time in times]
         style = "-" if row.unbiased else "--"
         axes.plot(times, errors, style, color=color, linewidth=1.2, label=row.label)
-    axes.set(xscale="log", yscale="log", xlabel="milliseconds for a gradient")
-    axes.set_ylabel("mean squared error / norm squared")
+    _scale(axes)
+    axes.set(xlabel="milliseconds for a gradient", ylabel="mean squared error / norm squared")
     axes.set_title("error at equal time (dashed: biased)", fontsize=9)
+
+
+def _scale(axes: Axes) -> None:
+    """Makes each axis logarithmic that has a positive value: gradients may all be 0."""
+    for scale, largest in ((axes.set_xscale, axes.dataLim.x1), (axes.set_yscale, axes.dataLim.y1)):
+        if largest > 0:
+            scale("log")

@@ -114,7 +114,8 @@ def _check_flags(target: str, given: Mapping[str, Any]) -> None:
     """Refuses the flags of training, a part, a slice, and a plan where they say nothing."""
     for names, tables in (
         (("plan", "slice", "thin"), targets.TABLES),
-        (("engine", "workers", "devices", "ray_address", "ray_gpus_per_run"), targets.TABLES),
+        (("engine", "workers", "devices"), targets.TABLES),
+        (("ray_address", "ray_cpus_per_run", "ray_gpus_per_run"), targets.TABLES),
         (("rows", "estimators", "seeds"), targets.IN_PARTS),
     ):
         for flag in names:

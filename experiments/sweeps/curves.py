@@ -72,8 +72,7 @@ def figure_of(jobs: Sequence[Job], rows: Sequence[Row], keys: Sequence[str], lab
 def _logs(jobs: Sequence[Job]) -> dict[str, list[list[dict[str, Any]]]]:
     """The metrics of each setting's runs that have begun, by the setting's name."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
-    for job in jobs:
-        setting = grids.without_seed(job.overrides)
+    for job, setting in zip(jobs, grids.settings_of(jobs), strict=True):
         if (job.workdir / METRICS).exists():
             log = records.read_metrics(job.workdir / METRICS)
             found.setdefault(grids.name(setting), []).append(log)

@@ -11,8 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.config import Overrides, Token, apply, get
+from experiments.config import Overrides, Token, apply, get, unread
 from experiments.errors import UserError
+from experiments.training.job import Job
 
 Trial = Overrides  # what one run of a grid overrides
 Grid = list[Trial]
@@ -123,6 +124,20 @@ def without_seed(trial: Mapping[str, Any]) -> dict[str, Any]:
       {'learning_rate': 0.1}
     """
     return {key: value for key, value in trial.items() if key != "seed"}
+
+
+def settings_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The setting of each job: the values of all keys that any of them overrides, without the seed.
+
+    Keys that a job's run does not read are left out of its setting. So jobs that share a setting
+    differ in their seeds alone.
+    """
+    swept = without_seed({key: None for job in jobs for key in job.overrides})
+    settings = []
+    for job in jobs:
+        flat, idle = job.settings.flat(), unread(job.settings)
+        settings.append({key: flat[key] for key in swept if key not in idle})
+    return settings
 
 
 def config_at(config: ConfigDict, trial: Mapping[str, Any]) -> ConfigDict:

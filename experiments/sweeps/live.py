@@ -53,8 +53,8 @@ def _table(
     jobs: Sequence[Job], standings: Sequence[Standing], failures: Mapping[Path, str]
 ) -> Table:
     settings: dict[str, list[tuple[Job, Standing]]] = {}
-    for job, there in zip(jobs, standings, strict=True):
-        settings.setdefault(grids.label(grids.without_seed(job.overrides)), []).append((job, there))
+    for setting, job, there in zip(grids.settings_of(jobs), jobs, standings, strict=True):
+        settings.setdefault(grids.label(setting), []).append((job, there))
     ranked = sorted(settings.items(), key=lambda item: _rank([s for _, s in item[1]]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")

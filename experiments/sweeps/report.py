@@ -28,7 +28,8 @@ class Row(NamedTuple):
     """One setting of the swept keys other than the seed.
 
     Attributes:
-      setting: the values of all keys that the sweep overrides, without the seed.
+      setting: the values of the keys that the sweep overrides and that its runs read, without the
+        seed; see `grids.settings_of`.
       losses: `{seed: loss}` of its finished runs.
       missing: `{run's directory name: why}` of the others.
     """
@@ -72,10 +73,7 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
         for key, kind in rundir.result_shape(task).items()
         if key == "seed" or key.startswith("validation_")
     }
-    keys = grids.without_seed({key: None for job in jobs for key in job.overrides})
-    for job in jobs:
-        flat = job.settings.flat()
-        setting = {key: flat[key] for key in keys}
+    for job, setting in zip(jobs, grids.settings_of(jobs), strict=True):
         row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
         try:
             result = rundir.result_of(job.workdir, job.settings, shape)

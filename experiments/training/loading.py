@@ -19,7 +19,7 @@ from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import prepared_dataset
 from experiments.training.program import Program, dynamic_of
 from experiments.training.run_state import Saved
-from experiments.training.rundir import CHECKPOINTS, CONFIG
+from experiments.training.rundir import CHECKPOINTS, CONFIG, RESULT
 
 
 class Trained(NamedTuple):
@@ -57,14 +57,14 @@ def load(workdir: str | Path) -> Trained:
     if not (workdir / CONFIG).is_file():
         raise UserError(f"{workdir} has no {CONFIG}: name the --workdir of a run")
     if not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+        raise _without_checkpoint(workdir)
     settings = config.from_flat(rundir.read_config(workdir))
     dataset, program, images = _prepared(settings)
     state = jax.eval_shape(program.init, dynamic_of(settings), images)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore(like=Saved(state, np.zeros(())))
     if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+        raise _without_checkpoint(workdir)
     step, saved = restored
     return Trained(settings, step, with_params(program.model, saved.state.params), dataset)
 
@@ -74,6 +74,13 @@ def untrained(settings: Settings) -> Trained:
     dataset, program, images = _prepared(settings)
     state = program.init(dynamic_of(settings), images)
     return Trained(settings, 0, with_params(program.model, state.params), dataset)
+
+
+def _without_checkpoint(workdir: Path) -> UserError:
+    if (workdir / RESULT).exists():  # training again would only say that the run is finished
+        fix = f"delete {RESULT} and train again, or name another --workdir"
+        return UserError(f"{workdir} is finished, but its checkpoints are gone: {fix}")
+    return UserError(f"{workdir} has no checkpoint yet: train it first")
 
 
 def _prepared(settings: Settings) -> tuple[Dataset, Program, Images]:

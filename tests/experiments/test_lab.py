@@ -6,8 +6,9 @@ import pytest
 
 from experiments import command
 from experiments.lab import __main__ as lab
-from experiments.lab import measure
+from experiments.lab import figures, measure
 from experiments.training import run
+from gumbel.lab import Comparison, Row
 from tests.experiments import small
 
 ESTIMATORS = "st,gumbel_softmax,vimco"
@@ -66,6 +67,8 @@ def test_a_cost_of_relaxed_samples_is_refused(tmp_path, capsys):
     [
         ("--estimators=rlo", "unknown estimator 'rlo': did you mean rloo"),
         ("--temperatures=0", "--temperatures=0: give positive numbers such as 0.5,1.0"),
+        ("--temperatures=0.5,1e-50", "--temperatures=0.5,1e-50: give positive numbers"),
+        ("--temperatures=1e39", "--temperatures=1e39: give positive numbers"),
         ("--temperatures=warm", "--temperatures=warm: give positive numbers"),
         ("--workdir=/nowhere", "/nowhere has no config.json"),
         ("--workdir=", "--workdir=RUN is missing"),
@@ -74,3 +77,22 @@ def test_a_cost_of_relaxed_samples_is_refused(tmp_path, capsys):
 def test_mistakes_are_told_in_one_line(workdir, capsys, flag, message):
     assert compare(workdir, flag) == 2
     assert message in capsys.readouterr().err
+
+
+def measured(number):
+    """A comparison of one estimator, all of whose numbers are this one."""
+    row = Row("st", None, "all", False, number, (number, number), *[number] * 4, 2, 1.0)
+    return Comparison("enumeration", (row,), {})
+
+
+def test_no_picture_where_no_error_is_finite(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "measure", lambda *_: measured(float("nan")))
+    assert compare(workdir, f"--output={tmp_path}") == 0
+    assert "no picture: no estimate has a finite error\n" in capsys.readouterr().out
+    assert not (tmp_path / measure.PICTURE).exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_that_are_0_are_drawn_without_a_warning(tmp_path):
+    figures.draw(tmp_path / "lab.png", measured(0.0), title="diverged")
+    assert (tmp_path / "lab.png").stat().st_size > 10_000

@@ -38,6 +38,8 @@ ENGINES = {
     "ray": "experiments.sweeps.engines.ray_tasks",
 }
 
+_RAY_FLAGS = ("ray_address", "ray_cpus_per_run", "ray_gpus_per_run")
+
 
 class Options(NamedTuple):
     """What the command line says to an engine.
@@ -67,7 +69,7 @@ class Options(NamedTuple):
             given["workers"],
             placement.count_of(given["devices"], None),
             given["ray_address"],
-            given["ray_cpus_per_run"],
+            1.0 if given["ray_cpus_per_run"] is None else given["ray_cpus_per_run"],
             given["ray_gpus_per_run"],
         )
 
@@ -108,7 +110,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "ray_address", None, "the Ray cluster to join; else one is started here", **define
     )
     flags.DEFINE_float(
-        "ray_cpus_per_run", 1.0, "cores that a run asks of Ray", lower_bound=0.0, **define
+        "ray_cpus_per_run",
+        None,
+        "cores that a run asks of Ray; by default 1",
+        lower_bound=0.0,
+        **define,
     )
     flags.DEFINE_float(
         "ray_gpus_per_run",
@@ -127,8 +133,10 @@ def chosen(given: Mapping[str, Any]) -> tuple[str, Options]:
     """
     options = Options.of_flags(given)
     engine = given["engine"] or ("ray" if options.ray_address else default())
-    if options.ray_address and engine != "ray":
-        raise UserError(f"--ray_address is for --engine=ray, and --engine={engine} is given")
+    asked = [flag for flag in _RAY_FLAGS if given[flag] not in (None, "")]
+    if asked and engine != "ray":
+        how = "is given" if given["engine"] else "is the default here"
+        raise UserError(f"--{asked[0]} is for --engine=ray, and --engine={engine} {how}")
     if options.ray_address and options.workers:
         raise UserError("--workers is for a cluster started here: omit it or --ray_address")
     return engine, options

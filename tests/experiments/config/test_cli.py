@@ -1,3 +1,4 @@
+import io
 import logging
 import os
 import subprocess
@@ -5,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import config_dict
 
-from experiments import config
+from experiments import command, config
 from experiments.config import cli
 from experiments.errors import UserError
 
@@ -113,6 +115,7 @@ def test_any_order_and_style(order):
         (["--config.limit=1", "--config.limit=5"], "limit", 5),
         (["--config.augment", "--noconfig.augment"], "augment", False),
         (["--config.limit=5"], "limit", 5),
+        (["--config.limit=5", "--config.limit=None"], "limit", None),
         (["--config.temperature.rate=1"], "temperature.rate", 1.0),
         (["--config.dataset=a=b c"], "dataset", "a=b c"),
     ],
@@ -184,6 +187,40 @@ def test_wrong_overrides(capsys, override, message):
     assert message in failure_of(capsys, f"--config.{override}")
 
 
+REQUIRED = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config():
+    steps = config_dict.required_placeholder(int)
+    model = {"name": config_dict.required_placeholder(str)}
+    return ConfigDict({"num_steps": steps, "seed": 1, "model": model})
+"""
+
+
+def test_a_required_key_has_to_be_given(capsys):
+    Path("required.py").write_text(REQUIRED)
+    arguments = ["--config=required.py", "--workdir=w", "--config.num_steps=3"]
+    assert failure(capsys, *arguments, "--config.seed=2") == (
+        "config.model.name has no value: give --config.model.name=..."
+    )
+    assert failure(capsys, *arguments[:2]).endswith(
+        "have no value: give --config.model.name=... --config.num_steps=..."
+    )
+    config, _, overrides = cli.parse([*arguments, "--config.model.name=a"])
+    assert (config.num_steps, config.model.name) == (3, "a")
+    assert overrides == {"num_steps": 3, "model.name": "a"}
+    assert cli.run(lambda: None, ["--help", *arguments[:1]]) == 0
+    assert "--config.num_steps=... (int, required)" in capsys.readouterr().out
+
+
+def test_a_required_key_is_named_in_python_too():
+    settings = config.base("structured_prediction")
+    del settings["num_steps"]
+    settings.num_steps = config_dict.required_placeholder(int)
+    with pytest.raises(UserError, match=r"config\.num_steps has no value"):
+        config.read(settings)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -228,7 +265,14 @@ def test_wrong_flags(capsys, arguments, message):
             "broken.py calls sys.exit(): it must return",
         ),
         ("def get_config():\n    get_config()", "RecursionError"),
-        ("def get_config(size):\n    return {}", "TypeError"),
+        (
+            "def get_config(size):\n    return {}",
+            "get_config() of broken.py takes an argument: give --config=broken.py:TEXT",
+        ),
+        (
+            "def get_config(a, b):\n    return {}",
+            "broken.py cannot be called: it must take at most",
+        ),
         ("get_config = 3", "broken.py has no function get_config()"),
         ("def get_config():\n    return None", "returns a NoneType"),
         ("\0", "broken.py"),
@@ -244,6 +288,15 @@ def test_broken_config_files(capsys, text, message):
     assert message in failure(capsys, "--config=broken.py", "--workdir=w")
 
 
+def test_a_config_that_takes_no_argument(capsys):
+    Path("plain.py").write_text("def get_config():\n    return {}\ndef get_sweep(size): ...\n")
+    message = failure(capsys, "--config=plain.py:large", "--workdir=w")
+    wrong = "get_config() of plain.py takes no argument, and 'large' is given"
+    assert message == f"{wrong}: give --config=plain.py"
+    with pytest.raises(UserError, match=r"get_sweep\(\) of plain\.py cannot be called: it must"):
+        config.load_sweep("plain.py")
+
+
 def test_a_config_must_be_a_python_file(capsys):
     Path("config.txt").write_text(CONFIG)
     message = failure(capsys, "--config=config.txt", "--workdir=w")
@@ -256,6 +309,7 @@ def test_a_config_must_be_a_python_file(capsys):
         (UserError("two\n  lines"), "two lines"),
         (PermissionError(13, "Permission denied", "runs/a"), "runs/a: Permission denied"),
         (OSError("odd"), "odd"),
+        (BrokenPipeError(32, "Broken pipe"), "a file that the system does not name: Broken pipe"),
     ],
 )
 def test_errors_of_main_are_one_line(capsys, error, message):
@@ -275,12 +329,58 @@ def test_debug_shows_the_traceback(capsys):
     assert err.endswith("error: fix this\n")
 
 
+def test_debug_in_a_file_of_flags_counts(capsys):
+    def main(*_):
+        raise UserError("fix this")
+
+    Path("flags.txt").write_text("--debug\n")
+    arguments = ["--flagfile=flags.txt"]
+    assert cli.run(main, [*arguments, "--config=config.py", "--workdir=w"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert command.launch(main, lambda _: None, arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_no_traceback(capsys):
     def main(config, workdir, overrides):
         raise KeyboardInterrupt
 
     assert cli.run(main, ["--config=config.py", "--workdir=w"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_stdout_cannot_encode_is_escaped(monkeypatch, encoding):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert command.guarded(lambda: print("a → b \ud800")) == 0
+    arrow = "→" if encoding == "utf-8" else r"\u2192"
+    assert stdout.buffer.getvalue().decode(encoding) == f"a {arrow} b \\ud800\n"
+
+
+PRINTS = """
+import sys
+from experiments import command
+sys.exit(command.guarded(lambda: print("a" * int(sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_a_pipe_that_nobody_reads_ends_the_command_quietly(length, flags):
+    """Found at the end, or while printing."""
+    read, write = os.pipe()
+    os.close(read)
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", PRINTS, str(length)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_bug_is_not_hidden():
@@ -339,3 +439,20 @@ def test_an_alias_of_an_estimator_is_recorded_under_its_name():
     parsed = config.base("structured_prediction")
     parsed.estimator.name = "reinforce"
     assert config.read(parsed).flat()["estimator.name"] == "sf"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("decoder", "(3,)"), ("validation_num_samples", "3"), ("estimator.centering", "False")],
+)
+def test_a_key_that_may_be_unset_takes_none(key, value):
+    made = config.base("generative")
+    made.layers = (4,)
+    for text in (value, "None"):
+        overridden = config.apply(made, [config.Token(key, f"--config.{key}={text}")])
+    assert overridden == {key: None}
+    assert config.read(made).flat()[key] is None
+    with pytest.raises(UserError, match=r"decoder takes a tuple of the same types or None$"):
+        config.apply(config.base("generative"), [config.Token("decoder", "--config.decoder=(1,")])
+    with pytest.raises(UserError, match=r"num_steps takes an integer, such as"):
+        config.apply(made, [config.Token("num_steps", "--config.num_steps=None")])

@@ -217,6 +217,10 @@ def leave_checkpoints(job: Job) -> None:
             ("toys", "--engine=vmap"),
             "--engine is for table1, table2, survey: leave it out for",
         ),
+        (
+            ("toys", "--ray_cpus_per_run=2"),
+            "--ray_cpus_per_run is for table1, table2, survey",
+        ),
         (("table1", "--engine=vmap", "--ray_address=a"), "--ray_address is for --engine=ray, and"),
         (("table1", "--rows=sbn"), "--rows=sbn: no 'sbn': did you mean sbn_bernoulli"),
         (("survey", "--estimators=sf,reinmx"), "--estimators=sf,reinmx: no 'reinmx': did you mean"),

@@ -30,6 +30,7 @@ def test_a_text_names_the_product(config):
         ("learning_rate=1", [1.0]),
         ("learning_rate=1e-3,0.001,1e-2", [1e-3, 1e-2]),
         ("layers=(200,),(100, 50)", [(200,), (100, 50)]),
+        ("decoder=None,(60,)", [None, (60,)]),
         ("estimator.name=sf,st", ["sf", "st"]),
         ("estimator.centering=true,false", [True, False]),
         ("estimator.decay=0.9,1", [0.9, 1.0]),
@@ -141,3 +142,9 @@ def test_a_float_option_of_the_estimator_is_dynamic_once_it_is_set(config):
     assert read(config).program_key() not in keys
     assert config.estimator.get_type("decay") is float
     assert isinstance(config.estimator.get_ref("decay"), config_dict.FieldReference)
+
+
+def test_a_trial_may_unset_a_key(config):
+    trials = grids.checked([{"decoder": (30,)}, {"decoder": None}], config, "get_sweep()")
+    made = [read(grids.config_at(config, trial)).options.decoder for trial in trials]
+    assert made == [(30,), None]

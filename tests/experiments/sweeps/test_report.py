@@ -1,18 +1,21 @@
 """What a sweep comes to: its table and its plot."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from configs import semi_supervised
 from experiments.config import load
-from experiments.sweeps import curves, grids, jobs, plot
+from experiments.sweeps import curves, grids, jobs, live, plot, progress
 from experiments.sweeps import report as report_of
 from experiments.sweeps.report import Row, half_width
 from experiments.sweeps.window import window
 from experiments.training import records
+from experiments.training.job import Job
 from tests.experiments import small
 
 
@@ -152,10 +155,9 @@ def test_a_window_leaves_out_nothing_that_squeezes_nobody():
     assert window([60.0, 1e30, float("inf")]) == (60.0, 60.0, True)
 
 
-def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
-    config = small.config("vae")
-    trials = grids.product({"temperature.value": (0.5, 1.0), "seed": (0, 1)})
-    ours = jobs.jobs_of(config, trials, tmp_path)
+def begun(trials: grids.Grid, directory: Path) -> list[Job]:
+    """The jobs of the trials, with a log of three rows each."""
+    ours = jobs.jobs_of(small.config("vae"), trials, directory)
     for place, job in enumerate(ours):
         job.workdir.mkdir(parents=True)
         log = [
@@ -164,6 +166,11 @@ def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
         ]
         text = "".join(json.dumps(row) + "\n" for row in log)
         (job.workdir / "metrics.jsonl").write_text(text)
+    return ours
+
+
+def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
+    ours = begun(grids.product({"temperature.value": (0.5, 1.0), "seed": (0, 1)}), tmp_path)
     rows = [Row({"temperature.value": v}, {0: b, 1: b + 1}, {}) for v, b in ((0.5, 11), (1.0, 13))]
     figure = curves.figure_of(ours, rows, ["temperature.value"], "nats")
     temperatures, bounds, final = figure.axes
@@ -173,3 +180,27 @@ def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
     assert [label.get_text() for label in final.get_yticklabels()] == ["value=0.5", "value=1.0"]
     report_of.write(tmp_path, ours, {})
     assert [path.name for path in report_of.plots_in(tmp_path)] == ["sweep.png", "schedules.png"]
+
+
+def test_schedules_that_override_different_keys_are_drawn_and_list_what_they_read(tmp_path):
+    config = small.config("vae")
+    texts = (
+        "temperature.name=constant;temperature.value=0.5,1",
+        "temperature.name=linear;temperature.floor=0.1,0.5",
+    )
+    ours = begun(grids.union(grids.parse(text, config) for text in texts), tmp_path)
+    rows = report_of.rows_of(ours, {})
+    constant, linear = {"temperature.name": "constant"}, {"temperature.name": "linear"}
+    assert [row.setting for row in rows] == [
+        constant | {"temperature.value": 0.5},
+        constant | {"temperature.value": 1.0},
+        linear | {"temperature.value": 1.0, "temperature.floor": 0.1},
+        linear | {"temperature.value": 1.0, "temperature.floor": 0.5},
+    ]
+    keys = grids.varied([row.setting for row in rows])
+    temperatures, bounds, _ = curves.figure_of(ours, rows, keys, "nats").axes
+    assert len(temperatures.lines) == len(bounds.lines) == 4
+    standings = [progress.standing(job) for job in ours]
+    terminal = Console(file=io.StringIO(), width=200)
+    terminal.print(live.view(ours, standings, {}, ""))
+    assert all(grids.label(row.setting) in terminal.file.getvalue() for row in rows)

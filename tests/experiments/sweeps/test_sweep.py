@@ -29,6 +29,8 @@ from tests.experiments.sweeps.launching import CONFIG, SIX
         (["--grid=seed=1", "--grid=sed=2"], "unknown config key sed"),
         (["--workers=2", "--ray_address=a"], "--workers is for a cluster started here"),
         (["--engine=process", "--ray_address=a"], "--ray_address is for --engine=ray, and"),
+        (["--engine=process", "--ray_cpus_per_run=1"], "--ray_cpus_per_run is for --engine=ray, "),
+        (["--ray_gpus_per_run=0"], "--ray_gpus_per_run is for --engine=ray, and --engine=process"),
         (["--grid=batch_size=5000"], "config.batch_size=5000: digits has"),
         (["--gird=seed=1"], "unknown flag --gird: did you mean --grid?"),
     ],
@@ -137,8 +139,12 @@ def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
     records.write_json(done.workdir / "result.json", result)
     (going.workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 8.0}\n')
     records.write_json(failed.workdir / "failure.json", {"reason": "why"})
+    (tmp_path / "flags").write_text(f"--report={tmp_path}\n")
+    assert sweep.run([f"--flagfile={tmp_path / 'flags'}"]) == 0
+    told = capsys.readouterr().out
     assert sweep.run([f"--report={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines == told.splitlines()
     assert lines[2] == "| 0.001 | 7.00 | 1 |  |"
     assert {line.rpartition(": ")[2] for line in lines[4:6]} == {"why |", "not started |"}
     assert lines[3].endswith(": at step 20 of 60, validation bound 8.00 |")

@@ -287,6 +287,12 @@ def test_no_model_where_nothing_was_trained(tmp_path):
             directory.mkdir()
         with pytest.raises(UserError, match="has no checkpoint yet: train it first"):
             loading.load(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    for directory in (tmp_path / "checkpoints", None):
+        with pytest.raises(UserError, match=r"gone: delete result\.json and train again, or name"):
+            loading.load(tmp_path)
+        if directory:
+            shutil.rmtree(directory)
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, launch):
