@@ -38,7 +38,7 @@ def test_a_model_without_problems():
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
-    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False, False)
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False, False, True)
 
 
 def looped(params, batch, key, sample):
