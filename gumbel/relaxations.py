@@ -80,7 +80,7 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
     check_key(key)
     logits = categorical_logits(logits)
     perturbed = perturb(key, jax.lax.stop_gradient(logits))
-    return _one_hot_argmax(perturbed, perturbed.astype(logits.dtype))
+    return one_hot_argmax(perturbed, perturbed.astype(logits.dtype))
 
 
 def gumbel_softmax(
@@ -123,7 +123,7 @@ def gumbel_softmax(
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
     perturbed = perturb(key, logits)
     soft = jax.nn.softmax(tempered(perturbed, temperature), axis=-1).astype(logits.dtype)
-    return straight_through(_one_hot_argmax(perturbed, soft), soft) if hard else soft
+    return straight_through(one_hot_argmax(perturbed, soft), soft) if hard else soft
 
 
 def exp_gumbel_softmax(
@@ -312,7 +312,7 @@ def tempered(
     return jnp.where(impossible, -jnp.inf, jnp.where(impossible, 0, perturbed) / temperature)
 
 
-def _one_hot_argmax(
+def one_hot_argmax(
     scores: Float[Array, "*batch K"], like: Float[Array, "*batch K"]
 ) -> Float[Array, "*batch K"]:
     """The largest score's place as a one-hot vector in the dtype of `like`, NaN where that is."""

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.arguments import check_key, check_point
 from gumbel.families import Family
 from gumbel.numerics import concrete_or_none, upcast
+from gumbel.relaxations import one_hot_argmax
 from gumbel.sites import (
     Draw,
     Families,
@@ -232,10 +233,7 @@ def possible_value(site: Site, z: Sample) -> Sample:
     logits = jax.lax.stop_gradient(site.logits)
     z = z + jnp.zeros_like(logits)  # divided among devices as they are
     impossible = jnp.exp(site.family.log_prob(logits, z)) == 0
-    if site.family.event_ndims:
-        mode = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=z.dtype)
-    else:
-        mode = (logits > 0).astype(z.dtype)
+    mode = one_hot_argmax(logits, z) if site.family.event_ndims else (logits > 0).astype(z.dtype)
     return jnp.where(value_mask(impossible, site.family), mode, z)
 
 

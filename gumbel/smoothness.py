@@ -169,33 +169,17 @@ def require_smooth(
             )
 
 
-def require_differentiable(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    key: PRNGKey,
-    family: FamilyLike,
-    estimator: str,
-) -> None:
-    """Refuses an objective that JAX cannot differentiate in the samples; it only traces.
+def undifferentiable(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> str | None:
+    """The first site in whose samples JAX cannot differentiate an objective, which is only traced.
 
-    Args:
-      objective, params, batch, key: see `gumbel.Objective`.
-      family: family of the sites.
-      estimator: its name, for the message.
-
-    Raises:
-      ValueError: it names the site and the estimator.
+    The arguments are those of `require_smooth`.
     """
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
-    for site in records:
-        if derivatives(*arguments, records, site) is None:
-            raise ValueError(
-                f"{estimator!r} takes the derivative of the cost in the samples of site {site!r}, "
-                "but JAX cannot differentiate what they pass through, such as a callback or a "
-                "while_loop: use a score-function estimator such as 'rloo'"
-            )
+    tried = ((site, derivatives(*arguments, records, site)) for site in records)
+    return next((site for site, found in tried if found is None), None)
 
 
 def _later(records: Records, site: str) -> Targets:

@@ -15,7 +15,7 @@ from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.independence import require_independent
 from gumbel.sites import Families, FamilyLike, as_families
-from gumbel.smoothness import require_differentiable, require_smooth
+from gumbel.smoothness import require_smooth, undifferentiable
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 State: TypeAlias = PyTree
@@ -259,10 +259,14 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
             require_smooth(*arguments, spec.name, everywhere=spec.unbiased)
         try:
             return init(objective, params, batch, jax.random.fold_in(key, _INIT))
-        except (NotImplementedError, ValueError):
-            if spec.slopes:
-                require_differentiable(*arguments, spec.name)
-            raise
+        except (NotImplementedError, ValueError) as error:
+            if not spec.slopes or (site := undifferentiable(*arguments)) is None:
+                raise
+            raise ValueError(
+                f"{spec.name!r} takes the derivative of the cost in the samples of site {site!r}, "
+                "but JAX cannot differentiate what they pass through, such as a callback or a "
+                "while_loop: use a score-function estimator such as 'rloo'"
+            ) from error
 
     return checked
 

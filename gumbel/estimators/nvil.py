@@ -1,6 +1,5 @@
 """NVIL: the score function with a baseline network for each layer."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -53,9 +52,8 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
             " axis for examples: give features=, a function of the batch to [B, F]"
         )
     # One by one: their dtypes may differ, and 16 bits not hold what another has.
-    shapes = [(len(leaf), math.prod(jnp.shape(leaf)[1:])) for leaf in leaves]
-    rows = [jnp.reshape(leaf, shape) for leaf, shape in zip(leaves, shapes, strict=True)]
-    return jnp.concatenate([row.astype(jnp.float32) for row in rows], axis=1)
+    rows = [jax.vmap(jnp.ravel)(leaf).astype(jnp.float32) for leaf in leaves]
+    return jnp.concatenate(rows, axis=1)
 
 
 @register(

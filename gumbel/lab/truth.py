@@ -9,10 +9,10 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
-from gumbel.checks import check_objective, reason
 from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
+from gumbel.smoothness import undifferentiable
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
 
 # `(what is measured, blocks done, blocks in all)`, after each block of draws.
@@ -81,7 +81,7 @@ def true_gradient(
             f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
             "cost: give one such as 'muprop'"
         )
-    if reference is None and reason(spec, check_objective(*arguments, key, family).sites):
+    if reference is None and undifferentiable(*arguments, key, family):
         spec = registry.spec("rloo")
     measure = measurer(arguments, spec.factory(family), zero, 0)
     per_block = -(-num_draws // NUM_BLOCKS)
