@@ -28,7 +28,7 @@ def survey(results: Path) -> str:
         text += versions(read_json(results / "survey.json", _SURVEY)["cells"])
     caption = (
         "Every estimator, by step, and by second where it was timed; "
-        "`gumbel_softmax` in black among both kinds."
+        "`gumbel_softmax` is black in all panels."
     )
     return text + figure(results, "survey_curves", caption)
 
@@ -44,8 +44,8 @@ def versions(cells: Sequence[Mapping[str, Any]]) -> str:
       ...     ("y", "sf", "0.9"),
       ... ]
       >>> print(versions([{"row": r, "estimator": e, "jax": [v]} for r, e, v in cells]).strip())
-      The final runs at equal steps are of different versions of jax ([](protocol.md)): 0.10.2
-      trained `st` (x), and 0.9 `st` (y), `sf`.
+      Several versions of jax trained the final runs at equal steps ([](protocol.md)): with 0.10.2,
+      `st` (x); with 0.9, `st` (y), `sf`.
     """
     of: dict[str, dict[str, list[str]]] = {}
     ran: dict[str, int] = {}
@@ -63,9 +63,8 @@ def versions(cells: Sequence[Mapping[str, Any]]) -> str:
             for name, rows in found.items()
         ]
         lists.append((version, ", ".join(names)))
-    (first, trained), *others = lists
-    text = f"{first} trained {trained}" + "".join(f", and {v} {names}" for v, names in others)
-    intro = "The final runs at equal steps are of different versions of jax ([](protocol.md)):"
+    text = "; ".join(f"with {version}, {trained}" for version, trained in lists)
+    intro = "Several versions of jax trained the final runs at equal steps ([](protocol.md)):"
     return f"{textwrap.fill(f'{intro} {text}.', 100, break_on_hyphens=False)}\n\n"
 
 
@@ -96,7 +95,7 @@ def toys(results: Path) -> str:
     """The toys of the control-variate papers."""
     caption = (
         "Mean over five seeds of the expected cost, and the log variance of the estimate, by step; "
-        "`gumbel_softmax` in black among both kinds."
+        "`gumbel_softmax` is black in all panels."
     )
     shown = figure(results, "toys", caption)
     if not shown:

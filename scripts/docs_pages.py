@@ -148,6 +148,8 @@ def facts(spec: Spec) -> list[tuple[str, str]]:
         needs.append("independent examples, or a scalar cost")
     if spec.smooth:
         needs.append("a cost that is differentiable in the samples")
+    elif spec.slopes:
+        needs.append("derivatives of the cost in the samples, where they exist")
     derivatives = {
         "all": "of any order, unbiased",
         "relaxed": "of any order, of the relaxed cost",

@@ -38,7 +38,7 @@ def test_tables_are_shown_where_they_are(tmp_path):
     (tmp_path / "figures" / "toys.png").touch()
     text = beyond_tables.sections(tmp_path)
     assert "## Every estimator on the rows of Table 1\n\n| columns |" in text
-    assert "0.9 trained `st` (x), and 0.10 `st` (y)." in " ".join(text.split())
+    assert "with 0.9, `st` (x); with 0.10, `st` (y)." in " ".join(text.split())
     assert "](../../results/figures/toys.png)" in text
 
 

@@ -181,12 +181,12 @@ class Survey(Table1):
 
 {_rows(table["equal_cost"], seeds)}
 Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
-95 % interval. The best of a row is bold, with all that its interval cannot tell from it; a single
-run has no interval. *Cost*: forward and backward passes of a step, in those of one sample; that
-of the SBN rows first where the VAE rows have another. *ms*: of a step, row by row
+95 % interval. Bold: the best of a row, and every estimator whose mean its interval includes; a
+single run has no interval. *Cost*: forward and backward passes of a step, in those of one sample;
+that of the SBN rows first where the VAE rows have another. *ms*: of a step, row by row
 (`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
-trains the bound of several samples; the others that of one. Over {MAX_COST} passes a step, an
-estimator trains at equal cost only, at the setting that was picked for `{LENDER}`.{versions}
+trains the bound of several samples; the others that of one. An estimator with more than {MAX_COST}
+passes a step trains at equal cost only, with the setting picked for `{LENDER}`.{versions}
 """
 
 

@@ -1,12 +1,13 @@
 """Grids of trials: what each run of a sweep overrides, from a config file or the command line."""
 
 import copy
+import functools
 import hashlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -45,6 +46,7 @@ def parse(text: str, config: ConfigDict) -> Grid:
     Raises:
       UserError: an unknown key, a key given twice, a value of the wrong type, or no value at all.
     """
+    typed = _reader(config, "--grid")
     axes: dict[str, list[Any]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         key, equals, values = (piece.strip() for piece in part.partition("="))
@@ -54,7 +56,7 @@ def parse(text: str, config: ConfigDict) -> Grid:
             raise UserError(f"--grid: {key} is given twice: join its values with commas")
         if "=" in values:
             raise UserError(f"--grid: {part!r} has two '=': separate keys by ';', as in {_EXAMPLE}")
-        axes[key] = [_typed(config, key, value, "--grid") for value in _split(key, values)]
+        axes[key] = [typed(key, value) for value in _split(key, values)]
     if not axes:
         raise UserError(f"--grid: no key is named: as in {_EXAMPLE}")
     if (runs := math.prod(map(len, axes.values()))) > _MOST_RUNS:
@@ -77,10 +79,8 @@ def checked(trials: object, config: ConfigDict, source: str) -> Grid:
         raise UserError(f"{source} must return a list of {{'dotted.key': value}}")
     if not trials:
         raise UserError(f"{source} returns no run: name one at least, or use {_EXAMPLE}")
-    return _distinct(
-        {key: _typed(config, key, str(value), source) for key, value in trial.items()}
-        for trial in trials
-    )
+    typed = _reader(config, source)
+    return _distinct({key: typed(key, str(value)) for key, value in t.items()} for t in trials)
 
 
 def union(grids: Iterable[Grid]) -> Grid:
@@ -178,14 +178,19 @@ def _split(key: str, text: str) -> list[str]:
     return values
 
 
-def _typed(config: ConfigDict, key: str, text: str, source: str) -> Any:
-    """The value that a text stands for at this key, as the command line would have it."""
-    scratch = copy.deepcopy(config)
-    try:
-        apply(scratch, [Token(key, f"--config.{key}={text}")])
-    except UserError as error:
-        raise UserError(f"{source}: {str(error).replace('--config.', '')}") from error
-    return get(scratch, key)
+def _reader(config: ConfigDict, source: str) -> Callable[[str, str], Any]:
+    """`(key, text)` to the value that the command line would have for it; each is read once."""
+
+    @functools.cache
+    def typed(key: str, text: str) -> Any:
+        scratch = copy.deepcopy(config)
+        try:
+            apply(scratch, [Token(key, f"--config.{key}={text}")])
+        except UserError as error:
+            raise UserError(f"{source}: {str(error).replace('--config.', '')}") from error
+        return get(scratch, key)
+
+    return typed
 
 
 def _distinct(trials: Iterable[Overrides]) -> Grid:

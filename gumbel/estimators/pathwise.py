@@ -23,8 +23,8 @@ def st(family: Families) -> Estimator:
 
         dz/dlogits := d mean(logits)/dlogits
 
-    It is exact for a cost that is linear in the samples of one layer, and biased otherwise. It does
-    not read the temperature, and has no second derivative.
+    It is unbiased for one layer and a cost that is linear in each variable given the others, and
+    biased otherwise. It does not read the temperature, and has no second derivative.
 
     Source: Bengio, Léonard and Courville (2013).
     """

@@ -31,8 +31,9 @@ def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
 
         dz/dlogits := 2 J((p_tau + z) / 2) - J(p) / 2,    p_tau = softmax(logits / tau)
 
-    With `tau = mean_temperature = 1` it is `zgr`: exact for a quadratic cost of one variable, and
-    biased otherwise. It does not read the temperature, and has no second derivative.
+    With `tau = mean_temperature = 1` it is `zgr`: unbiased for one layer and a cost that is at most
+    quadratic in each variable given the others, and biased otherwise. It does not read the
+    temperature, and has no second derivative.
 
     Args:
       family: family of the sites.
@@ -57,8 +58,9 @@ def zgr(family: Families) -> Estimator:
 
         dz/dlogits := [J(p) + (z - p)(z - p)^T] / 2,    J(p) = diag(p) - p p^T
 
-    It is exact for a quadratic cost of one variable, and biased otherwise. It is `reinmax` with
-    `mean_temperature` 1. It does not read the temperature, and has no second derivative.
+    It is unbiased for one layer and a cost that is at most quadratic in each variable given the
+    others, and biased otherwise. It is `reinmax` with `mean_temperature` 1. It does not read the
+    temperature, and has no second derivative.
 
     Args:
       family: family of the sites.

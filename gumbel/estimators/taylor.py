@@ -145,7 +145,7 @@ def muprop(
     `f_l` is the cost of a mean-field pass that starts from the samples below layer `l`, and `f'_lk`
     is its total derivative in the output of layer `k`. All terms of the baseline depend only on
     earlier samples, or have mean zero given them. With `expansion="mean_field"`, a single pass that
-    starts from the input is used for every layer. This is cheaper, but much noisier for the later
+    starts from the input is used for every layer. This is cheaper, but noisier for the later
     layers of a stack, whose samples are far from the expansion point. For one layer both are the
     same. The sites of one loop count as one layer.
 

@@ -38,10 +38,11 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
         sum_{s in S} w_s [ grad log p(s) (f(s) - p(s) f(s) - sum_{t != s} v_st f(t)) + grad f(s) ]
 
     where `S` is a set of m distinct joint values of the first site (of its first step, in a loop).
-    The weights are `w_s = p(s) p(S without s | s is taken) / p(S)`, and `v_st` is the corresponding
-    weight in the set without `s`. If m is the number of joint values, the estimate is exact for an
-    objective with one site. Later sites are sampled independently for each `s`, with the costs of
-    the others as baseline. `info.cost` is `sum_s w_s f(s)`.
+    The weights are `w_s = p(s) p(S without s | s is taken) / p(S)` and
+    `v_st = p(t) p(S without s, t | both are taken) / p(S without s | s is taken)`. If m is the
+    number of joint values, the estimate is exact for an objective with one site. Later sites are
+    sampled independently for each `s`, with the costs of the others as baseline. `info.cost` is
+    `sum_s w_s f(s)`.
 
     Args:
       family: family of the sites.

@@ -11,6 +11,8 @@ from experiments.training import run
 from gumbel.lab import Comparison, Row
 from tests.experiments import small
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ESTIMATORS = "st,gumbel_softmax,vimco"
 
 

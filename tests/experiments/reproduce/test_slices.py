@@ -23,6 +23,8 @@ from scripts import rehearse_slices
 from scripts.rehearse_slices import bounds
 from tests.experiments.reproduce.test_tables import finish, given, trained
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = PRESETS["smoke"]._replace(
     learning_rates=(1e-3, 3e-3),
     columns=("gumbel_softmax",),

@@ -9,6 +9,8 @@ from experiments.reproduce.step_times import StepTimes
 from experiments.training import records
 from gumbel.lab import Comparison, Row
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20),

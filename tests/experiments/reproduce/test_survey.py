@@ -14,6 +14,8 @@ from experiments.sweeps.engines import Options
 from gumbel import estimators
 from tests.experiments.reproduce.test_tables import finish
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 RESULTS = Path(__file__).parents[3] / "results"
 
 

@@ -25,6 +25,8 @@ from experiments.reproduce.table2 import Table2
 from experiments.sweeps.engines import Options
 from experiments.training import records, rundir
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 RESULTS = Path(__file__).parents[3] / "results"
 SMALL = PRESETS["smoke"]._replace(
     learning_rates=(1e-3, 3e-3),

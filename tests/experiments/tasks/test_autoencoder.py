@@ -16,6 +16,8 @@ from experiments.tasks import autoencoder, layers
 from experiments.training import records
 from gumbel import CATEGORICAL, exact, samplers
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 KEY = jax.random.key(4)
 D, K = 2, 3
 OPTIONS = autoencoder.Options(embedding=4, hidden=5)

@@ -23,6 +23,8 @@ from gumbel import CATEGORICAL, estimators, exact, samplers
 from scripts import class_gradients
 from tests.experiments import small
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NUM_CLASSES, STYLE_DIM = 3, 2
 KEY = jax.random.key(3)
 QUICK = ("marginalization", "gumbel_softmax")  # compiling the others takes a minute

@@ -1,7 +1,11 @@
 """A run names all the processes that trained it."""
 
+import pytest
+
 from experiments.training import origins, provenance, records, run
 from tests.experiments import small
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def made_by(commit, jax="0.9"):

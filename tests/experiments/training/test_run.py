@@ -43,6 +43,8 @@ from experiments.training.program import Program, Trace, dynamic_of
 from scripts import run_numbers
 from tests.experiments import small
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parents[3]
 NUM_STEPS, LOG_EVERY, SAVE_EVERY = 60, 5, 10
 SEED = 3  # of the kills: one in a save, one before and one after

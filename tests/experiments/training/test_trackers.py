@@ -14,6 +14,8 @@ from experiments.training.trackers import Trackers
 from tests.experiments import small
 from tests.experiments.training.tensorboard import events
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROWS = [{"step": 0, "validation_bound": 9.0}, {"step": 20, "train_cost": 8.0, "grad": None}]
 RESULT = {"steps": 40, "test_bound": 7.5, "validation_bound": 7.25, "config": {"a": 1}}
 
