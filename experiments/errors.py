@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class DivergedError(UserError):
+    """A cost or a parameter that is no longer finite: the settings of this run do not train."""
+
+
 def one_line(error: BaseException) -> str:
     r"""An exception's message on one line, or its type's name if it has none.
 

@@ -1,12 +1,16 @@
 """Which images a step reads and how their pixels are drawn: by the seed and the step alone."""
 
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from experiments.errors import UserError
 from gumbel.types import PRNGKey
+
+_KIND = "threefry2x32"
 
 Images = UInt8[Array, "N H W"]
 Indices = Int[Array, "steps batch"]
@@ -28,7 +32,19 @@ class Purpose(enum.IntEnum):
 
 
 def key_for(seed: Int[Array, ""] | int, purpose: Purpose) -> PRNGKey:
-    """The key of a purpose under a seed."""
+    """The key of a purpose under a seed.
+
+    Raises:
+      UserError: JAX makes keys that draw other numbers under `vmap` than alone. Then the order of
+        the images would depend on how steps are grouped, and a run on those trained with it.
+    """
+    options: Any = jax.config
+    kind = options.jax_default_prng_impl
+    if kind != _KIND:
+        raise UserError(
+            f"jax_default_prng_impl={kind}: the draws of such keys depend on what is computed "
+            f"together; unset JAX_DEFAULT_PRNG_IMPL, or set it to {_KIND}"
+        )
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 

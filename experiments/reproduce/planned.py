@@ -7,7 +7,7 @@ from typing import NamedTuple
 from experiments.reproduce.table import Runs, Table, Wave
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, vmapped
-from experiments.sweeps.engines.attempt import has_failed
+from experiments.sweeps.engines.attempt import has_diverged
 from experiments.training import rundir
 from experiments.training.job import Job
 
@@ -32,7 +32,7 @@ class PlannedWave(NamedTuple):
     Attributes:
       name: of the wave.
       done: runs with a record.
-      failed: runs that have failed.
+      failed: runs that have diverged.
       left: runs to train.
       groups: in which they train.
     """
@@ -86,7 +86,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
         pass
     found = []
     for name, jobs, missing in planned.noted:
-        failed = [job for job in missing if has_failed(job)]
+        failed = [job for job in missing if has_diverged(job)]
         left = [job for job in missing if job not in failed]
         groups = _groups(left, engine, options)
         found.append(PlannedWave(name, len(jobs) - len(missing), len(failed), left, groups))

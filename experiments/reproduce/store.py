@@ -64,7 +64,8 @@ class Store:
         """
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
-            kept: Record = read_json(path, _RECORD, "delete it, to have it made of the run again")
+            shape = _RECORD | rundir.result_shape(job.settings.task)
+            kept: Record = read_json(path, shape, "delete it, to have it made of the run again")
             if not config.differing(kept["config"], settings):
                 return kept
         if not (job.workdir / RESULT).exists():

@@ -87,15 +87,19 @@ class Survey(Table1):
         for batch in batches(self.preset, self.part):
             cells = [cell for cell in batch.cells if self.share(cell).cost <= MAX_COST]
             if 0 in batch.seeds:
-                yield from self._picking_waves(batch.name, cells)
+                lenders = dict.fromkeys(map(self._lender, batch.cells))  # maybe not of this part
+                yield from self._picking_waves(batch.name, list(lenders))
             yield self._finals_wave(batch._replace(cells=cells))
             jobs = [job for cell in batch.cells for job in self._equal_jobs(cell, batch.seeds)]
             yield self.runs.missing(f"{batch.name}, equal cost, {batch.seeds_label}", jobs)
 
     def setting(self, cell: Cell) -> Overrides | None:
         """See `Table1.setting`; cells that train at equal cost only borrow it."""
-        lent = self.share(cell).cost > MAX_COST
-        return super().setting(cell._replace(estimator=LENDER) if lent else cell)
+        return super().setting(self._lender(cell))
+
+    def _lender(self, cell: Cell) -> Cell:
+        """The cell whose setting this one trains with: itself, but where it trains too long."""
+        return cell._replace(estimator=LENDER) if self.share(cell).cost > MAX_COST else cell
 
     def settings_of(self, row: str, estimator: str) -> Settings:
         """The settings that a cell's runs share."""

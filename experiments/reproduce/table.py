@@ -15,7 +15,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
-from experiments.sweeps.engines.attempt import has_failed
+from experiments.sweeps.engines.attempt import has_diverged, has_failed
 from experiments.sweeps.report import half_width
 from experiments.training import records, rundir
 from experiments.training.job import Job
@@ -85,7 +85,7 @@ class Runs:
           keys: that are picked.
 
         Returns:
-          None if a job is still to be done, or all have failed.
+          None if a job is still to be done, or all have diverged.
         """
         ranked = self.ranked(jobs, loss, keys)
         return ranked[0] if ranked else None
@@ -99,12 +99,13 @@ class Runs:
           jobs, loss, keys: as for `best`.
 
         Returns:
-          An empty list if a job is still to be done, or all have failed.
+          An empty list if a job is still to be done, or all have diverged. One that failed for
+          another reason, such as a lack of memory, is still to be done: its loss is unknown.
         """
         losses = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
-            if record is None and not has_failed(job):
+            if record is None and not has_diverged(job):
                 if self.assumed is None:
                     return []
                 losses[index] = self.assumed

@@ -10,7 +10,7 @@ from experiments.reproduce import planned
 from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
-from experiments.sweeps.engines.attempt import has_failed
+from experiments.sweeps.engines.attempt import has_diverged, has_failed
 from experiments.training.job import Job
 from experiments.training.signals import TIME_IS_UP
 
@@ -39,8 +39,8 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
       table: to train.
       engine: a name in `engines.ENGINES`.
       options: for the engine.
-      limit: of this call. With a deadline, runs that failed before are left alone: each slice would
-        repeat them.
+      limit: of this call. With a deadline, runs that diverged before are left alone: each slice
+        would repeat them.
 
     Returns:
       The exit status: 75 if the time was up first, 128 + signal number after a signal, 1 if runs
@@ -52,10 +52,10 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         todo = wave.jobs
         if limit.deadline is not None:
-            todo = [job for job in todo if not has_failed(job)]
+            todo = [job for job in todo if not has_diverged(job)]
             for job in wave.jobs:
                 if job not in todo:
-                    print(f"failed before: {job.workdir}", file=sys.stderr)
+                    print(f"diverged before: {job.workdir}", file=sys.stderr)
                     status = FAILED
         if todo and begun and limit.is_over:  # the first wave gets on, however short the slice
             ended = TIME_IS_UP

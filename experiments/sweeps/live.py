@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from experiments import tasks
 from experiments.sweeps import grids
 from experiments.sweeps.progress import Standing, nats
 from experiments.training.job import Job
@@ -25,7 +26,8 @@ def view(
 ) -> RenderableType:
     """The table, what failed and why, and a last line.
 
-    Settings are ranked by the mean bound of their finished runs, then by that of the others.
+    Settings are ranked as in the report, by the task's loss: by the mean of their finished runs,
+    then by that of the others, and after those the settings with a failed run.
 
     Args:
       jobs: all runs of the sweep.
@@ -55,16 +57,18 @@ def _table(
     settings: dict[str, list[tuple[Job, Standing]]] = {}
     for setting, job, there in zip(grids.settings_of(jobs), jobs, standings, strict=True):
         settings.setdefault(grids.label(setting), []).append((job, there))
-    ranked = sorted(settings.items(), key=lambda item: _rank([s for _, s in item[1]]))
+    ranked = sorted(settings.items(), key=lambda item: _rank(item[1], failures))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
-    for name in ("bound", "done", "failed", "step"):
+    label = tasks.load(jobs[0].settings.task).ranking.label
+    measure = label.removeprefix("validation ").partition(",")[0]
+    for name in (measure, "done", "failed", "step"):
         table.add_column(name, justify="right", no_wrap=True)
     for text, runs in ranked[:_MOST]:
         going = [s.step for job, s in runs if not s.done and job.workdir not in failures]
         table.add_row(
             text,
-            _bound([standing for _, standing in runs]),
+            _loss([standing for _, standing in runs]),
             f"{sum(s.done for _, s in runs)}/{len(runs)}",
             str(sum(job.workdir in failures for job, _ in runs) or ""),
             f"{min(going)}" if any(going) else "",
@@ -75,20 +79,24 @@ def _table(
 
 
 def _known(standings: Sequence[Standing]) -> list[float]:
-    """The bounds of the finished runs, or else of those under way."""
+    """The losses of the finished runs, or else of those under way."""
     ended = [s for s in standings if s.done] or standings
-    return [s.bound for s in ended if s.bound is not None and math.isfinite(s.bound)]
+    return [s.loss for s in ended if math.isfinite(s.loss)]
 
 
-def _rank(standings: Sequence[Standing]) -> tuple[bool, float]:
-    bounds = _known(standings)
+def _rank(
+    runs: Sequence[tuple[Job, Standing]], failures: Mapping[Path, str]
+) -> tuple[bool, bool, float]:
+    standings = [standing for _, standing in runs]
+    losses = _known(standings)
+    failed = any(job.workdir in failures for job, _ in runs)
     done = any(s.done for s in standings)
-    return not (done and bounds), statistics.fmean(bounds) if bounds else math.inf
+    return failed, not (done and losses), statistics.fmean(losses) if losses else math.inf
 
 
-def _bound(standings: Sequence[Standing]) -> str:
-    bounds = _known(standings)
-    if not bounds:
+def _loss(standings: Sequence[Standing]) -> str:
+    losses = _known(standings)
+    if not losses:
         return ""
-    text = nats(statistics.fmean(bounds))
+    text = nats(statistics.fmean(losses))
     return text if any(s.done for s in standings) else f"({text})"

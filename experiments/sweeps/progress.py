@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from tqdm import tqdm
 
+from experiments import tasks
 from experiments.errors import UserError
 from experiments.files import Maybe, mismatch
 from experiments.sweeps import grids
@@ -23,8 +24,6 @@ from experiments.training.rundir import METRICS
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 8192
-_RESULT = {"steps": int, "validation_bound": float | None}
-_ROW = {"step": int, "validation_bound": Maybe(float | None)}
 
 
 class Standing(NamedTuple):
@@ -34,24 +33,33 @@ class Standing(NamedTuple):
       done: whether its `result.json` stands.
       step: the last one logged.
       bound: its newest validation bound, in nats; that of `result.json` if done.
+      loss: by which the task ranks runs, likewise; infinite where it is unknown.
     """
 
     done: bool = False
     step: int = 0
     bound: float | None = None
+    loss: float = math.inf
 
 
 def standing(job: Job) -> Standing:
     """How far a run is, from its files alone: whoever trains it."""
+    task = tasks.load(job.settings.task)
+    shape = rundir.validation_shape(job.settings.task)
     try:
-        result = rundir.result_of(job.workdir, job.settings, _RESULT)
+        result = rundir.result_of(job.workdir, job.settings, {"steps": int, **shape})
     except UserError:  # a damaged file, of which the run itself will say so
         return Standing()
     if result is not None:
-        return Standing(True, result["steps"], result["validation_bound"])
-    rows = _last_rows(job)
-    bounds = [row["validation_bound"] for row in rows if row.get("validation_bound") is not None]
-    return Standing(False, rows[-1]["step"] if rows else 0, bounds[-1] if bounds else None)
+        loss = task.ranking.loss(result)
+        return Standing(True, result["steps"], result["validation_bound"], loss)
+    rows = _last_rows(job, {"step": int, **{key: Maybe(kind) for key, kind in shape.items()}})
+    measured = [row for row in rows if row.get("validation_bound") is not None]
+    step = rows[-1]["step"] if rows else 0
+    if not measured:
+        return Standing(False, step)
+    last = dict.fromkeys(shape) | measured[-1]
+    return Standing(False, step, last["validation_bound"], task.ranking.loss(last))
 
 
 def how_far(job: Job) -> str:
@@ -80,8 +88,8 @@ def steps_done(job: Job) -> int:
     return standing(job).step
 
 
-def _last_rows(job: Job) -> list[dict[str, Any]]:
-    """The last whole lines of a run's metrics."""
+def _last_rows(job: Job, shape: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The last whole lines of a run's metrics, each of the shape."""
     try:
         with (job.workdir / METRICS).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -94,7 +102,7 @@ def _last_rows(job: Job) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in whole]
     except (ValueError, RecursionError):
         return []  # being replaced, or damaged: the run itself will say so
-    return [] if mismatch(rows, [_ROW]) else rows
+    return [] if mismatch(rows, [shape]) else rows
 
 
 class Display:

@@ -39,5 +39,8 @@ def failures_of(jobs: Sequence[Job]) -> dict[Path, str]:
     for job in jobs:
         path = job.workdir / FAILURE
         if path.exists() and missing([job]):
-            failed[job.workdir] = read_json(path, {"reason": str})["reason"]
+            try:
+                failed[job.workdir] = read_json(path, {"reason": str})["reason"]
+            except UserError as error:  # of this run alone
+                failed[job.workdir] = str(error)
     return failed

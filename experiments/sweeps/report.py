@@ -59,22 +59,23 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
-    """The settings, the best first, those with a missing run last among equals.
+    """The settings, the best first.
+
+    Settings with a failed run come after all others: else those whose bad seeds diverge would gain
+    by it. Of equals, those with a missing run come last.
 
     Args:
       jobs: all runs of the grid.
       failures: why runs failed, by directory.
     """
     rows: dict[str, Row] = {}
+    failed: set[str] = set()
     task = jobs[0].settings.task
     ranking = tasks.load(task).ranking
-    shape = {
-        key: kind
-        for key, kind in rundir.result_shape(task).items()
-        if key == "seed" or key.startswith("validation_")
-    }
+    shape = {"seed": int, **rundir.validation_shape(task)}
     for job, setting in zip(jobs, grids.settings_of(jobs), strict=True):
-        row = rows.setdefault(grids.name(setting), Row(setting, {}, {}))
+        name = grids.name(setting)
+        row = rows.setdefault(name, Row(setting, {}, {}))
         try:
             result = rundir.result_of(job.workdir, job.settings, shape)
         except UserError as error:  # of this run alone
@@ -82,9 +83,15 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
             continue
         if result is None:
             row.missing[job.workdir.name] = failures.get(job.workdir) or how_far(job)
+            failed |= {name} if job.workdir in failures else set()
         else:
             row.losses[result["seed"]] = ranking.loss(result)
-    return sorted(rows.values(), key=lambda row: (row.mean, len(row.missing)))
+
+    def place(item: tuple[str, Row]) -> tuple[bool, float, int]:
+        name, row = item
+        return name in failed, row.mean, len(row.missing)
+
+    return [row for _, row in sorted(rows.items(), key=place)]
 
 
 def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:

@@ -1,6 +1,7 @@
 """The log of a run's metrics: JSON lines, and TensorBoard events."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,8 @@ from experiments.files import naming, write_text
 from experiments.training import records
 from experiments.training.events import Events
 from experiments.training.rundir import METRICS, TENSORBOARD
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -49,6 +52,14 @@ class MetricsLog:
         kept: list[dict[str, Any]] = []
         if last >= 0 and self.path.exists():
             kept = [row for row in records.read_metrics(self.path) if row["step"] <= last]
+        if last > 0 and (not kept or kept[-1]["step"] != last):  # a checkpoint's step is logged
+            there = f"ends at step {kept[-1]['step']}" if kept else "has no step"
+            _log.warning(
+                "%s %s, but the checkpoint is of %d: the curve of this run lacks what is between",
+                self.path,
+                there,
+                last,
+            )
         write_text(self.path, "".join(map(_line, kept)))
         self._last_step = kept[-1]["step"] if kept else 0
         self.kept = kept

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.batches import Purpose, key_for
-from experiments.errors import UserError
+from experiments.errors import DivergedError
 from experiments.files import is_no_space, replacing
 from experiments.training import (
     evaluation,
@@ -136,7 +136,7 @@ class RunState:
         fix = f"lower config.learning_rate={settings.learning_rate}"
         if settings.estimator.spec.relaxes:
             fix += " or raise the temperature"
-        self.error = UserError(f"{what}: {fix}; {kept}")
+        self.error = DivergedError(f"{what}: {fix}; {kept}")
 
     def note(self, line: Mapping[str, float]) -> None:
         """Adds a line to the metrics, at the step that the run has come to."""

@@ -93,6 +93,11 @@ def result_shape(task: str) -> Shape:
     return RESULT_SHAPE | own
 
 
+def validation_shape(task: str) -> Shape:
+    """The numbers of the validation set in a `result.json` of a task."""
+    return {key: t for key, t in result_shape(task).items() if key.startswith("validation_")}
+
+
 def read_result(workdir: Path, shape: Shape = RESULT_SHAPE) -> dict[str, Any]:
     """What the `result.json` of a finished run holds."""
     fix = "delete it, and the run finishes again"

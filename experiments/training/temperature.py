@@ -117,7 +117,8 @@ def adapt(
     slope = squared_error_slope(
         estimates, references, temperature, average_over=2 * dynamic["temperature.average_over"]
     )
-    slope *= jnp.exp(raw) / temperature  # by the parameter, not by the log of the temperature
+    # By the parameter, not by the log of the temperature; a gradient may have more precision.
+    slope = (slope * jnp.exp(raw) / temperature).astype(raw.dtype)
     updates, optimizer = _adam().update(slope, state.optimizer)
     raw -= dynamic["temperature.learning_rate"] * updates
     return raw, Adaptation(optimizer, jax.tree.map(lambda leaf: leaf[0], states))

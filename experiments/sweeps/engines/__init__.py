@@ -6,6 +6,7 @@
 """
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -139,6 +140,11 @@ def chosen(given: Mapping[str, Any]) -> tuple[str, Options]:
         raise UserError(f"--{asked[0]} is for --engine=ray, and --engine={engine} {how}")
     if options.ray_address and options.workers:
         raise UserError("--workers is for a cluster started here: omit it or --ray_address")
+    if engine == "ray" and options.workers and (joined := os.environ.get("RAY_ADDRESS")):
+        raise UserError(
+            f"--workers is for a cluster started here, and RAY_ADDRESS={joined} names one to join: "
+            "omit --workers or unset RAY_ADDRESS"
+        )
     return engine, options
 
 

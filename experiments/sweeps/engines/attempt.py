@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.errors import UserError, one_line
-from experiments.files import is_no_space
+from experiments import config
+from experiments.errors import DivergedError, UserError, one_line
+from experiments.files import is_no_space, read_json
 from experiments.training import records, run
 from experiments.training.job import Job
 from experiments.training.memory import OutOfMemoryError
@@ -75,7 +76,13 @@ def fail(job: Job, error: Exception) -> Outcome:
     if is_no_space(error):
         return Outcome("no_space", reason)
     lines = [] if isinstance(error, UserError) else traceback.format_exception(error)
-    failure = {"reason": reason, "overrides": job.overrides, "traceback": "".join(lines)}
+    failure = {
+        "reason": reason,
+        "diverged": isinstance(error, DivergedError),
+        "overrides": job.overrides,
+        "config": job.settings.flat(),
+        "traceback": "".join(lines),
+    }
     try:
         job.workdir.mkdir(parents=True, exist_ok=True)
         records.write_json(job.workdir / FAILURE, failure)
@@ -88,6 +95,17 @@ def fail(job: Job, error: Exception) -> Outcome:
 def has_failed(job: Job) -> bool:
     """Whether the last attempt at a job failed, for a reason of its own."""
     return (job.workdir / FAILURE).exists()
+
+
+def has_diverged(job: Job) -> bool:
+    """Whether the last attempt at a job with these settings diverged, as another one would."""
+    if not has_failed(job):
+        return False
+    try:
+        failure = read_json(job.workdir / FAILURE, {"diverged": bool, "config": {str: object}})
+    except UserError:  # damaged, or of a version that did not say
+        return False
+    return failure["diverged"] and not config.differing(failure["config"], job.settings.flat())
 
 
 def no_space(workdir: Path) -> OSError:

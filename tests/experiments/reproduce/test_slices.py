@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import command
-from experiments.errors import UserError
+from experiments.errors import DivergedError, UserError
 from experiments.reproduce import plan, planned, waves
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.survey import Survey
@@ -16,8 +16,8 @@ from experiments.reproduce.table1_presets import PRESETS
 from experiments.reproduce.table2 import PRESETS as PRESETS2
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
-from experiments.sweeps.engines import Options
-from experiments.training import records, rundir, signals
+from experiments.sweeps.engines import Options, attempt
+from experiments.training import rundir, signals
 from experiments.training.job import Job
 from scripts import rehearse_slices
 from scripts.rehearse_slices import bounds
@@ -103,16 +103,15 @@ def test_a_wave_that_ends_with_the_slice_is_no_failure(tmp_path, made_up):
     assert made_up.calls == [2, 1, 2]
 
 
-def test_a_slice_leaves_failed_runs_alone(tmp_path, made_up, capsys):
+def test_a_slice_leaves_diverged_runs_alone(tmp_path, made_up, capsys):
     table = small(tmp_path)
     first = next(table.waves()).jobs[0]
-    first.workdir.mkdir(parents=True)
-    records.write_json(first.workdir / "failure.json", {"reason": "the cost is not finite"})
+    attempt.fail(first, DivergedError("the cost is not finite"))
     wave = planned.waves(table, "vmap", VMAP)[0]
     assert (wave.failed, len(wave.left)) == (1, 1)
     assert waves.train(table, "vmap", VMAP, Slice(time.monotonic() + 600)) == 1
     assert made_up.calls == [1, 1]
-    assert f"failed before: {first.workdir}" in capsys.readouterr().err
+    assert f"diverged before: {first.workdir}" in capsys.readouterr().err
 
 
 def test_what_is_planned_is_what_trains(tmp_path):

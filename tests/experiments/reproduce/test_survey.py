@@ -91,6 +91,24 @@ def test_a_part_trains_alone_and_the_table_shows_all(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["full", "short"])
+@pytest.mark.parametrize("together", [False, True])
+def test_what_a_cell_borrows_is_picked_first(name, together, tmp_path):
+    """Also where the part has no cell that would pick it; the plan says as much."""
+    part = Part(("sbn_bernoulli",), ("indecater",), together=together)
+    preset = survey.preset(name)
+    table = Survey(preset, tmp_path / "work", tmp_path / "results", part)
+    left = [job for wave in planned.waves(table, "process", Options()) for job in wave.left]
+    trained = []
+    for wave in table.waves():
+        for job in wave.jobs:
+            trained.append(job.workdir.relative_to(table.runs.directory).parts[:2])
+            finish(job, valid=60.0, test=60.0)
+    assert {("pick", "sbn_bernoulli-rloo"), ("equal", "sbn_bernoulli-indecater")} == set(trained)
+    assert trained.count(("equal", "sbn_bernoulli-indecater")) == preset.seeds
+    assert len(left) == len(trained)
+
+
+@pytest.mark.parametrize("name", ["full", "short"])
 def test_seeds_of_a_cell_may_train_together(name):
     apart, together = (
         list(batches(presets.PRESETS[name], Part(together=one))) for one in (False, True)

@@ -13,7 +13,7 @@ import pytest
 from experiments import command
 from experiments.command import launch
 from experiments.config import from_flat, get
-from experiments.errors import UserError
+from experiments.errors import DivergedError, UserError
 from experiments.reproduce import figures, table, table2, targets, waves
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
@@ -22,8 +22,9 @@ from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1, markdown
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
-from experiments.sweeps.engines import Options
+from experiments.sweeps.engines import Options, attempt
 from experiments.training import records, rundir
+from gumbel import estimators
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -285,14 +286,74 @@ def test_results_that_cannot_be_written_are_refused_before_training(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_nothing_is_picked_before_all_is_done_or_failed(table):
+def test_a_record_lacks_nothing_that_its_table_reads(tmp_path):
+    made = Table2(table2.PRESETS["smoke"], tmp_path / "work", tmp_path / "results")
+    job = next(made.waves()).jobs[0]
+    finish(job, valid=70.0, test=70.0, validation_accuracy=90.0, test_accuracy=90.0)
+    made.runs.store.record(job)
+    [path] = (tmp_path / "results" / "table2").rglob("*.json")
+    record = records.read_json(path)
+    del record["validation_accuracy"]
+    records.write_json(path, record)
+    with pytest.raises(UserError, match=r"validation_accuracy.*: delete it, to have it made"):
+        made.runs.store.record(job)
+
+
+# An option that is not set is None in a record. So where a default changes, delete the records that
+# were made with the old one, and the runs beside them; then change it here.
+_DECAY = {"decay": 0.99}
+_CONTROL = {"control_optimizer": "adam", "control_learning_rate": 0.01}
+_RELAXED = {"eta": 1.0, "learn_temperature": True, **_CONTROL}
+_BASELINE = {
+    "baseline_hidden": 200,
+    "baseline_learning_rate": 0.001,
+    "baseline_sees_samples": True,
+}
+DEFAULTS = {
+    "arm": {"num_samples": 2},
+    "arms": {"num_samples": 4},
+    "darn": _DECAY,
+    "decoupled_st": {"draw_temperature": 1.0},
+    "disarm": {"num_samples": 2},
+    "double_cv": {"num_samples": 4, **_DECAY},
+    "gapped_st": {"gap": 1.0},
+    "gumbel_rao": {"num_noises": 10},
+    "indecater": {"num_samples": 1},
+    "muprop": {"expansion": "local", "scale_correction": True, **_DECAY},
+    "nvil": _BASELINE | _DECAY,
+    "rebar": _RELAXED,
+    "reinmax": {"mean_temperature": 1.0},
+    "relax": {"residual_hidden": 50, **_RELAXED},
+    "rloo": {"num_samples": 4},
+    "rodeo": {"num_samples": 4, "control_hidden": 8, **_CONTROL, **_DECAY},
+    "sf": _DECAY,
+    "slope_annealed_st": {"slope": None, "slope_maximum": 5.0, "slope_interval": 1},
+    "unordered_set": {"num_samples": 2},
+    "vimco": {"num_samples": 5, **_DECAY},
+}
+
+
+@pytest.mark.parametrize("name", estimators.names())
+def test_the_defaults_that_records_rely_on(name):
+    """Of all options but those that every record sets, that change no number or are functions."""
+    apart = {"centering", "variance_normalization", "slope_rate", "chunk_size", "max_values"}
+    apart |= {"features"}
+    options = estimators.spec(name).options
+    found = {key: option.default for key, option in options.items() if key not in apart}
+    assert found == DEFAULTS.get(name, {})
+
+
+def test_nothing_is_picked_before_all_is_done_or_has_diverged(table):
     cell = Cell("sbn_bernoulli", "gumbel_softmax")
     first, *others = (job for job in next(table.waves()).jobs if cell.name in str(job.workdir))
     finish(first, valid=70.0, test=70.0)
     for other in others:
         assert table.setting(cell) is None
-        other.workdir.mkdir(parents=True)
-        records.write_json(other.workdir / "failure.json", {"reason": "the cost is not finite"})
+        attempt.fail(other, MemoryError())  # says nothing of the setting
+        assert table.setting(cell) is None
+        attempt.fail(other._replace(settings=first.settings), DivergedError("not finite"))
+        assert table.setting(cell) is None  # another run's
+        attempt.fail(other, DivergedError("the cost is not finite"))
     assert table.setting(cell) == {"learning_rate": first.settings.learning_rate}
 
 
@@ -301,8 +362,7 @@ def test_a_cell_whose_runs_have_all_failed_says_so(table):
     runs = [job for job in next(table.waves()).jobs if cell.name in str(job.workdir)]
     for job in runs:
         assert "| `gumbel_softmax` | not run (58.5) |" in markdown(table.write())
-        job.workdir.mkdir(parents=True)
-        records.write_json(job.workdir / "failure.json", {"reason": "the cost is not finite"})
+        attempt.fail(job, MemoryError())
     assert "| `gumbel_softmax` | failed (58.5) |" in markdown(table.write())
 
 

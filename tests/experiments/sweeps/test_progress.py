@@ -5,21 +5,22 @@ import json
 
 from rich.console import Console
 
-from experiments.sweeps import grids, jobs, live, progress
+from configs import semi_supervised
+from experiments.sweeps import grids, jobs, live, progress, report
 from experiments.training import records
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
 
-def finish(job, bound):
+def finish(job, bound, **more):
     """As if the run had trained."""
-    result = {"config": job.settings.flat(), "steps": 60, "validation_bound": bound}
+    result = {"config": job.settings.flat(), "steps": 60, "validation_bound": bound, **more}
     records.write_json(job.workdir / "result.json", result)
 
 
 def test_the_standing_of_a_run(tmp_path):
     job, _ = jobs_in(tmp_path)
-    assert progress.standing(job) == progress.Standing(done=False, step=0, bound=None)
+    assert progress.standing(job) == progress.Standing(done=False, step=0)
     job.workdir.mkdir(parents=True)
     rows = [
         {"step": 0, "validation_bound": 9.0},
@@ -28,11 +29,34 @@ def test_the_standing_of_a_run(tmp_path):
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (job.workdir / "metrics.jsonl").write_text(lines + '{"step": 3')
-    assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
+    assert progress.standing(job) == progress.Standing(False, 20, bound=8.0, loss=8.0)
     (job.workdir / "metrics.jsonl").write_text("x" * 10_000 + "\n" + lines)
-    assert progress.standing(job) == progress.Standing(done=False, step=20, bound=8.0)
+    assert progress.standing(job) == progress.Standing(False, 20, bound=8.0, loss=8.0)
     finish(job, 7.0)
-    assert progress.standing(job) == progress.Standing(done=True, step=60, bound=7.0)
+    assert progress.standing(job) == progress.Standing(True, 60, bound=7.0, loss=7.0)
+
+
+def test_the_live_table_ranks_by_what_the_report_ranks_by(tmp_path):
+    """Of a classifier by its error: the worse bound is the better run."""
+    config = semi_supervised.get_config()
+    config.update_from_flattened_dict(small.SEMI_SUPERVISED)
+    ours = jobs.jobs_of(config, grids.product({"learning_rate": (1e-3, 1e-2, 1e-1)}), tmp_path)
+    for job, bound, accuracy in zip(ours[:2], (9.0, 8.0), (90.0, 80.0), strict=True):
+        job.workdir.mkdir(parents=True)
+        finish(job, bound, validation_accuracy=accuracy, seed=0)
+    ours[2].workdir.mkdir(parents=True)
+    line = '{"step": 20, "validation_bound": 6.0, "validation_accuracy": 95.0}\n'
+    (ours[2].workdir / "metrics.jsonl").write_text(line)
+    standings = [progress.standing(job) for job in ours]
+    assert [standing.loss for standing in standings] == [10.0, 20.0, 5.0]
+    terminal = Console(file=io.StringIO(), width=70)
+    terminal.print(live.view(ours, standings, {}, ""))
+    found = [line.split() for line in terminal.file.getvalue().splitlines()]
+    heading, *lines = filter(None, found)
+    assert heading[:2] == ["setting", "error"]
+    shown = [cells[0] for cells in lines if cells[0].startswith("learning_rate")]
+    ranked = [f"learning_rate={row.setting['learning_rate']}" for row in report.rows_of(ours, {})]
+    assert shown == ranked == [f"learning_rate={rate}" for rate in (0.001, 0.01, 0.1)]
 
 
 def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
@@ -77,7 +101,7 @@ def test_a_large_table_shows_the_best_settings(tmp_path):
     config = small.config("sbn", layers=(4,))
     trials = grids.product({"learning_rate": [float(i) for i in range(1, 101)]})
     ours = jobs.jobs_of(config, trials, tmp_path)
-    standings = [progress.Standing(True, 60, 100.0 - i) for i in range(100)]
+    standings = [progress.Standing(True, 60, 100.0 - i, 100.0 - i) for i in range(100)]
     terminal = Console(file=io.StringIO(), width=70)
     failures = {job.workdir: "why" for job in ours[:9]}
     terminal.print(live.view(ours, standings, failures, "the end"))
@@ -86,3 +110,4 @@ def test_a_large_table_shows_the_best_settings(tmp_path):
     assert "and 88 more settings" in "".join(lines)
     assert "and 4 more failed" in "".join(lines)
     assert sum("learning_rate=100.0 " in line for line in lines) == 1
+    assert not any("learning_rate=9.0 " in line for line in lines)  # it has failed

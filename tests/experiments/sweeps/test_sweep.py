@@ -9,7 +9,7 @@ from configs import autoencoder, semi_supervised, vae
 from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
-from experiments.sweeps import grids, jobs, report
+from experiments.sweeps import grids, jobs, recorded, report
 from experiments.training import records, run
 from tests.experiments import small
 from tests.experiments.sweeps.launching import CONFIG, SIX
@@ -37,6 +37,12 @@ from tests.experiments.sweeps.launching import CONFIG, SIX
 )
 def test_bad_input(fail, arguments, message):
     assert message in fail(*arguments)
+
+
+def test_workers_are_not_of_a_cluster_that_the_environment_names(fail, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "theirs")
+    line = fail("--workers=2", "--engine=ray")
+    assert "RAY_ADDRESS=theirs names one to join: omit --workers or unset RAY_ADDRESS" in line
 
 
 def test_a_config_without_a_sweep_needs_a_grid(fail, home):
@@ -96,6 +102,30 @@ def test_the_result_of_another_config_does_not_count(tmp_path):
     (job.workdir / "result.json").write_text("{")
     assert jobs.missing([job]) == [job]
     assert "result.json is damaged" in report.rows_of([job], {})[0].missing[job.workdir.name]
+
+
+def test_a_setting_does_not_gain_by_a_seed_that_fails(tmp_path):
+    config = small.config("sbn")
+    trials = grids.product({"learning_rate": (1e-2, 1e-1), "seed": (0, 1)})
+    ours = jobs.jobs_of(config, trials, tmp_path)
+    for job, bound in zip(ours[:3], (61.0, 61.0, 60.0), strict=True):
+        job.workdir.mkdir(parents=True)
+        result = {"steps": 60, "seed": job.settings.seed, "validation_bound": bound}
+        records.write_json(job.workdir / "result.json", result | {"config": job.settings.flat()})
+    first, _ = report.rows_of(ours, {})
+    assert first.setting == {"learning_rate": 0.1}  # under way
+    first, last = report.rows_of(ours, {ours[3].workdir: "the training cost is nan"})
+    assert (first.mean, last.mean) == (61.0, 60.0)
+
+
+def test_a_damaged_failure_is_that_run_s_alone(tmp_path):
+    ours = jobs.jobs_of(small.config("sbn"), grids.product({"seed": (0, 1)}), tmp_path)
+    for job, text in zip(ours, ("{", '{"reason": "why"}'), strict=True):
+        job.workdir.mkdir(parents=True)
+        (job.workdir / "failure.json").write_text(text)
+    damaged, whole = recorded.failures_of(ours).values()
+    assert "failure.json is damaged" in damaged
+    assert whole == "why"
 
 
 def test_trials_that_come_to_the_same_settings_train_once(tmp_path):

@@ -349,6 +349,16 @@ def test_a_learned_temperature_comes_down_where_the_relaxed_cost_would_have_it_c
     assert costs[1] < costs[0]
 
 
+def test_a_learned_temperature_keeps_its_dtype_in_double_precision(dataset, images):
+    with jax.enable_x64(True):
+        settings = small.settings(temperature__name="learned")
+        program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
+        start = jax.eval_shape(program.init, dynamic, images)
+        indices = jax.ShapeDtypeStruct((1, settings.batch_size), jnp.int32)
+        after, _ = jax.eval_shape(program.run, dynamic, images, start, indices)
+    assert after.temperature.dtype == start.temperature.dtype
+
+
 def test_a_learned_temperature_stays_over_its_floor(learned):
     _, _, trace = learned(0.75, 2.0)
     assert np.all(trace.temperature >= 0.25)

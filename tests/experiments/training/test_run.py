@@ -584,7 +584,17 @@ def fixture_other():
         jax.config.update(name, value)
 
 
-@pytest.mark.parametrize("name", OTHER)
+def test_keys_whose_draws_depend_on_the_others_of_a_batch_are_refused(launch, other, tmp_path):
+    other("jax_default_prng_impl", "rbg")
+    program = "--config.batch_size=19"  # which no other test has compiled
+    assert refused(launch(tmp_path / "run", program)) == (
+        "error: jax_default_prng_impl=rbg: the draws of such keys depend on what is computed "
+        "together; unset JAX_DEFAULT_PRNG_IMPL, or set it to threefry2x32"
+    )
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", sorted(OTHER.keys() - {"jax_default_prng_impl"}))
 def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
     metrics = (halfway / "metrics.jsonl").read_text()
     mine = provenance.numerics()[name]
@@ -609,6 +619,13 @@ def test_a_run_under_other_flags_of_xla(halfway, launch, monkeypatch):
     assert re.search(f": set XLA_FLAGS='?{re.escape(ours)}'? to resume", line)
     monkeypatch.setenv("XLA_FLAGS", f"{ours} --xla_force_host_platform_device_count=2")
     assert launch(halfway).status == 0
+
+
+def test_a_log_that_was_lost_is_missed(halfway, launch, caplog):
+    (halfway / "metrics.jsonl").unlink()
+    assert launch(halfway).status == 0
+    [said] = caplog.messages
+    assert said.startswith(f"{halfway / 'metrics.jsonl'} has no step, but the checkpoint is of 35")
 
 
 def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, other):
