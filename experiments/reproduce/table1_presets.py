@@ -15,7 +15,8 @@ finals of three seeds:
 2. the best two of them for 100,000 steps, and the best one with inputs as they are. Those learn
    more slowly at first and end lower in some cells, so a shorter round would reject them;
 3. where the temperature is annealed, its four schedules for 100,000 steps, by which all of them
-   have reached the floor. Rounds 1 and 2 have the first of the four.
+   have reached the floor. Rounds 1 and 2 have a schedule of the faster rate: it is at the floor for
+   most of even a short run, as it is for most of a final one.
 
 Variance normalization is on, which the paper needed for SF, DARN and MuProp. Where the paper is
 silent, `full` does as `short` does: batches of 100, the same initialization, centered signals, a
@@ -129,7 +130,7 @@ class Part(NamedTuple):
         return of_row and (self.estimators is None or cell.estimator in self.estimators)
 
 
-_SCHEDULES = grids.product({"temperature.rate": (1e-5, 1e-4), "temperature.interval": (500, 1000)})
+_SCHEDULES = grids.product({"temperature.rate": (1e-4, 1e-5), "temperature.interval": (500, 1000)})
 # A tenth of the steps, so learning rates start where the paper's grid ends, and fall to 0 so that
 # the final numbers are not noisy; and the faster of the paper's rates for the temperature.
 _SHORT_CHANGES: Overrides = {

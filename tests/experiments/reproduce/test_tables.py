@@ -145,7 +145,7 @@ def test_full_halves_its_way_to_a_setting(tmp_path):
     assert {
         (job.settings.temperature.rate, job.settings.temperature.interval, job.settings.standardize)
         for job in schedules.jobs
-    } == {(1e-5, 1000, False), (1e-4, 500, False), (1e-4, 1000, False)}
+    } == {(1e-4, 1000, False), (1e-5, 500, False), (1e-5, 1000, False)}
     setting = table.setting(Cell("vae_bernoulli", "gumbel_softmax"))
     assert setting == {
         "learning_rate": 1e-3,
