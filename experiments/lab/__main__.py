@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.errors import UserError
+from experiments.errors import UserError, refuse_empty
 from experiments.files import path_of, write_text
 from experiments.lab import measure
 from experiments.lab.bar import progress_bar
@@ -87,8 +87,11 @@ def main(given: Mapping[str, Any]) -> int:
 
 
 def _names(given: list[str] | None) -> tuple[str, ...] | None:
+    refuse_empty("estimators", given, estimators.names())
+    if given is None:
+        return None
     try:
-        return tuple(estimators.spec(name).name for name in given) if given else None
+        return tuple(estimators.spec(name).name for name in given)
     except ValueError as error:
         raise UserError(f"--estimators: {error}") from error
 
