@@ -6,6 +6,7 @@ training and after 1,000, 10,000, and 50,000 steps: which estimator is best chan
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,12 +101,16 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
 
 
 def recorded(results: Path) -> dict[str, dict[int, Comparison]]:
-    """The stages that are recorded, by row and step, at the times of a training step."""
+    """The stages that are recorded, by row and step, at the times of a training step.
+
+    Files of other names than `lab/ROW-STEP.json` are left out.
+    """
     times = step_times.read(results)
     found: dict[str, dict[int, Comparison]] = {}
     for row in ROWS:
         paths = (results / "lab").glob(f"{row}-*.json")
-        by_step = {int(path.stem.rpartition("-")[2]): path for path in paths}
+        named = ((re.fullmatch(rf"{row}-(\d+)", path.stem), path) for path in paths)
+        by_step = {int(name[1]): path for name, path in named if name}
         for step, path in sorted(by_step.items()):
             comparison = Comparison.from_dict(read_json(path, measure.SHAPE))
             found.setdefault(row, {})[step] = at_step_times(comparison, row, times)

@@ -59,6 +59,7 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
+    (tmp_path / "results" / "lab" / "sbn_bernoulli-0-old.json").write_text("no stage")
     drawing = drawings.of_lab(tmp_path / "results")
     assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20)]
     drawing.write(tmp_path / "lab.png")
