@@ -8,8 +8,8 @@ an annealed temperature is picked last, where the estimator reads one and the pr
 
 `full` is the paper's protocol: 500,000 steps of SGD with momentum 0.9 at a constant learning rate
 from its six, its four schedules of the temperature, and 1000 samples on the test set. It picks by
-successive halving, by the 20-sample bound on validation, at less than a third of the steps of the
-finals of three seeds:
+successive halving, by the 20-sample bound on validation. That takes 0.3 of the steps of the finals
+of three seeds, and 0.5 where the schedule is picked too:
 
 1. all six rates for 25,000 steps, with standardized inputs;
 2. the best two of them for 100,000 steps, and the best one with inputs as they are. Those learn

@@ -77,8 +77,9 @@ class SemiSupervised(nnx.Module):
     Args:
       pixel_mean: `[H, W]`, of the training split; H and W are multiples of 4.
       num_classes: K.
-      options: of the task; their `kl` is that of y in training. That of z is at the draw if this
-        is `sample`, and analytic otherwise.
+      options: of the task; their `kl` is that of y in training. The KL of z is at the draw if this
+        is `sample` and in evaluation, and analytic otherwise; for labeled images it is always
+        analytic.
       rngs: for the weights.
     """
 
