@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments.config import Overrides, load
-from experiments.reproduce.table import CONFIGS
+from experiments.reproduce.table import CONFIGS, PICK_SEED
 from experiments.reproduce.table1_presets import Cell, Preset
 from experiments.sweeps import grids
 from experiments.sweeps.grids import Grid
 from gumbel import estimators
 
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
-_PICK_SEED = 1000
 _FINALISTS = 2  # learning rates in the second round
 VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
 # The keys that are picked.
@@ -135,4 +134,4 @@ def final_trial(preset: Preset, setting: Overrides, seed: int) -> Overrides:
 
 
 def _picking(preset: Preset, num_steps: int) -> Overrides:
-    return {"seed": _PICK_SEED, "num_steps": num_steps, "test_num_samples": preset.pick_samples}
+    return {"seed": PICK_SEED, "num_steps": num_steps, "test_num_samples": preset.pick_samples}
