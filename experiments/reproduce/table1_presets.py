@@ -52,7 +52,12 @@ class Cell(NamedTuple):
     @property
     def model(self) -> str:
         """`sbn` or `vae`."""
-        return self.row.split("_")[0]
+        return self.row.partition("_")[0]
+
+    @property
+    def latent(self) -> str:
+        """`bernoulli` or `categorical`."""
+        return self.row.partition("_")[2]
 
     @property
     def paper(self) -> float | None:

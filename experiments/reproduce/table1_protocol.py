@@ -32,11 +32,10 @@ def base_config(cell: Cell, preset: Preset, *, pick_steps: int | None = None) ->
       pick_steps: the length of a picking run, in which what is annealed and not itself picked is
         annealed faster, to go through as much of its course as in a final run; None for a final.
     """
-    model, latent = cell.row.split("_")
-    config = load(str(CONFIGS / f"{model}.py"))
-    changes = preset.changes | {"latent": latent, "estimator.name": cell.estimator}
+    config = load(str(CONFIGS / f"{cell.model}.py"))
+    changes = preset.changes | {"latent": cell.latent, "estimator.name": cell.estimator}
     if preset.changes.get("dataset") == "digits":
-        changes["layers"] = _SMOKE_LAYERS[model]
+        changes["layers"] = _SMOKE_LAYERS[cell.model]
     config = grids.config_at(config, changes)
     faster = preset.final_steps / pick_steps if pick_steps else 1.0
     if "slope_rate" in estimators.spec(cell.estimator).options:
