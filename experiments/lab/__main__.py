@@ -58,13 +58,13 @@ def main(given: Mapping[str, Any]) -> int:
     workdir = path_of(directory, "--workdir")
     output = command.path(given["output"], "output") or workdir / "lab"
     request = Request(
-        _names(given["estimators"]),
-        _temperatures(given["temperatures"]),
-        given["draws"],
-        given["warmup"],
-        given["reference_draws"],
-        given["images"],
-        given["max_passes"],
+        estimators=_names(given["estimators"]),
+        temperatures=_temperatures(given["temperatures"]),
+        num_draws=given["draws"],
+        num_warmup=given["warmup"],
+        reference_draws=given["reference_draws"],
+        batch_size=given["images"],
+        max_passes=given["max_passes"],
     )
     run = loading.load(workdir)
     keep_compilations()

@@ -48,18 +48,26 @@ _TRAINED_WITH = "gumbel_softmax"
 # The paper's largest rate. The bounds of these runs are not reported, so they take few samples.
 _CHANGES: Overrides = {"learning_rate": 3e-3, "eval_every": 10_000, "test_num_samples": 1}
 _FULL = Preset(
-    ROWS,
-    (0, 1000, 10_000, 50_000),
-    _CHANGES,
-    Request(None, (0.1, 0.5, 1.0), 1000, 200, 10_000, 100, 64),
+    rows=ROWS,
+    steps=(0, 1000, 10_000, 50_000),
+    changes=_CHANGES,
+    request=Request(
+        estimators=None,
+        temperatures=(0.1, 0.5, 1.0),
+        num_draws=1000,
+        num_warmup=200,
+        reference_draws=10_000,
+        batch_size=100,
+        max_passes=64,
+    ),
 )
 PRESETS = {
     "full": _FULL,
     "short": _FULL,
     "smoke": Preset(
-        ROWS[::3],
-        (0, 20, 40),
-        _CHANGES
+        rows=ROWS[::3],
+        steps=(0, 20, 40),
+        changes=_CHANGES
         | {
             "dataset": "digits",
             "batch_size": 20,
@@ -68,7 +76,15 @@ PRESETS = {
             "eval_every": 20,
         }
         | {"checkpoint_every": 20},
-        Request(("sf", "st", "gumbel_softmax"), (0.5,), 20, 2, 40, 5, 64),
+        request=Request(
+            estimators=("sf", "st", "gumbel_softmax"),
+            temperatures=(0.5,),
+            num_draws=20,
+            num_warmup=2,
+            reference_draws=40,
+            batch_size=5,
+            max_passes=64,
+        ),
     ),
 }
 # Of the smoke preset: so few that the true gradient is enumerated.

@@ -57,16 +57,32 @@ class Preset(NamedTuple):
 # The temperature is at its floor before half of the steps, as in the full preset's first quarter.
 _SHORT_CHANGES: Overrides = {"temperature.rate": 1.5e-4, "temperature.interval": 500}
 PRESETS = {
-    "full": Preset("full", (0.1, 0.2, 0.3, 0.8, 1.0), 30_000, 100_000, 10, None, {}),
-    "short": Preset("short", (0.03, 0.1, 0.3), 2_000, 10_000, 3, "gumbel_softmax", _SHORT_CHANGES),
+    "full": Preset(
+        name="full",
+        alphas=(0.1, 0.2, 0.3, 0.8, 1.0),
+        pick_steps=30_000,
+        final_steps=100_000,
+        draws=10,
+        picked_with=None,
+        changes={},
+    ),
+    "short": Preset(
+        name="short",
+        alphas=(0.03, 0.1, 0.3),
+        pick_steps=2_000,
+        final_steps=10_000,
+        draws=3,
+        picked_with="gumbel_softmax",
+        changes=_SHORT_CHANGES,
+    ),
     "smoke": Preset(
-        "smoke",
-        (0.1, 1.0),
-        20,
-        20,
-        2,
-        "gumbel_softmax",
-        {
+        name="smoke",
+        alphas=(0.1, 1.0),
+        pick_steps=20,
+        final_steps=20,
+        draws=2,
+        picked_with="gumbel_softmax",
+        changes={
             "dataset": "digits",
             "batch_size": 20,
             "labeled_batch_size": 10,

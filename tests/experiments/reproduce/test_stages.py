@@ -14,7 +14,15 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20),
-    request=Request(("st", "gumbel_softmax"), (0.5,), 10, 0, 20, 4, 64),
+    request=Request(
+        estimators=("st", "gumbel_softmax"),
+        temperatures=(0.5,),
+        num_draws=10,
+        num_warmup=0,
+        reference_draws=20,
+        batch_size=4,
+        max_passes=64,
+    ),
 )
 
 
