@@ -1,7 +1,7 @@
 """The errors that users see, and the wording of their messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 
@@ -83,6 +83,12 @@ def short(value: Any) -> str:
 def refuse(key: str, value: Any, fix: str) -> NoReturn:
     """Raises the UserError about a config key's value."""
     raise UserError(f"config.{key}={short(value)}: {fix}")
+
+
+def refuse_empty(flag: str, given: Sequence[str] | None, valid: Iterable[str]) -> None:
+    """Raises UserError if a flag that takes a list of names is given with none in it."""
+    if given is not None and not any(given):
+        raise UserError(f"--{flag}= is empty: name some of {', '.join(valid)}, or leave it out")
 
 
 def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:

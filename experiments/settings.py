@@ -116,8 +116,8 @@ class Temperature:
     interval: int = setting(1, COUNT, dynamic=True)
     # Of the run's steps, after which a linear or cosine one is at its floor.
     share: float = setting(1.0, Range(lambda v: 0 < v <= 1, "give a number in (0, 1]"))
-    # Of a learned one: Adam's, in the log of the temperature; steps between its updates; and over
-    # how many gradient estimates noise averages out, see `gumbel.adaptation`.
+    # Of a learned one: Adam's, in log(temperature - floor); steps between its updates; and over how
+    # many gradient estimates noise averages out, see `gumbel.adaptation`.
     learning_rate: float = setting(0.02, POSITIVE, dynamic=True)
     update_every: int = setting(10, COUNT)
     average_over: float = setting(

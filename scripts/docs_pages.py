@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments import command
 from experiments.files import markdown_table, write_text
+from experiments.reproduce import table
 from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -59,26 +60,27 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
 
 
 def cells_of(results: Path) -> dict[tuple[str, str], Record]:
-    """The cells of the survey by row and estimator."""
+    """The cells of the survey by row and estimator, with how many seeds each is to have."""
     path = results / "survey.json"
-    cells = records.read_json(path)["cells"] if path.exists() else []
-    return {(cell["row"], cell["estimator"]): cell for cell in cells}
+    if not path.exists():
+        return {}
+    survey = records.read_json(path)
+    planned = {"planned_seeds": survey["preset"]["seeds"]}
+    return {(cell["row"], cell["estimator"]): cell | planned for cell in survey["cells"]}
 
 
 def bound_of(cell: Record | None) -> str:
-    """A cell's mean with half the width of its interval, as Table 1 prints it.
+    """A cell's mean with half the width of its interval, as the tables print it.
 
     Example:
-      >>> bound_of({"mean": 58.34, "ci95": [58.14, 58.54]})
-      '58.3 ± 0.2'
+      >>> bound_of({"mean": 58.34, "ci95": [58.14, 58.54], "seeds": 2, "planned_seeds": 3})
+      '58.3 ± 0.2, 2 of 3 seeds'
       >>> bound_of(None)
       ''
     """
     if cell is None or "mean" not in cell:
         return ""
-    interval = cell.get("ci95")
-    half = f" ± {(interval[1] - interval[0]) / 2:.1f}" if interval else ""
-    return f"{cell['mean']:.1f}{half}"
+    return table.shown(cell["mean"], cell["ci95"], cell["seeds"], cell["planned_seeds"])
 
 
 def overview(cells: Mapping[tuple[str, str], Record]) -> str:
@@ -105,9 +107,9 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
 {markdown_table(header, lines)}
 *Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
 (`num_samples`), `N` joint values, and `V` changes of one variable to another value. *Bounds*: test
-set, nats, lower is better, mean over seeds ± half the width of the 95 % interval (without it, a
-single run), from `results/survey.json`; blank cells were not run. *ms per step*: time of a step of
-the Bernoulli SBN at batch size 100, from `results/step_times.json`.
+set, nats, lower is better, mean over seeds ± half the width of the 95 % interval, from
+`results/survey.json`; blank cells were not run. *ms per step*: time of a step of the Bernoulli SBN
+at batch size 100, from `results/step_times.json`.
 
 ```{{toctree}}
 :hidden:

@@ -12,6 +12,7 @@ the undisturbed directory to the bit, times aside. Under `vmap`, where the runs 
 unfinished are fewer than those trained together undisturbed, numbers are compared to 1e-5.
 """
 
+import math
 import random
 import shutil
 import sys
@@ -116,7 +117,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("kills", 200, "in all", lower_bound=1, **define)
     default = [name for name in KINDS if name != "ray"]
     flags.DEFINE_list("kinds", default, f"of {', '.join(KINDS)}", **define)
-    flags.DEFINE_float("minutes", None, "of killing, after which no more are killed", **define)
+    flags.DEFINE_float(
+        "minutes", None, "of killing, after which no more are killed", lower_bound=0, **define
+    )
     flags.DEFINE_integer("seed", 0, "of the random moments", **define)
     flags.DEFINE_string("workdir", None, "for the files, kept; else a scratch one", **define)
 
@@ -136,7 +139,8 @@ def main(given: Mapping[str, Any]) -> int:
 def _run(given: Mapping[str, Any], directory: Path) -> int:
     moments = random.Random(given["seed"])
     trials = {name: Trial(name, directory / name, moments) for name in given["kinds"]}
-    end = time.monotonic() + 60 * (given["minutes"] or float("inf"))
+    minutes = math.inf if given["minutes"] is None else given["minutes"]
+    end = time.monotonic() + 60 * minutes
     order = list(trials.values())
     kills = 0
     with tqdm(total=given["kills"], unit="kill", disable=None) as bar:

@@ -15,6 +15,7 @@ from experiments import config
 from experiments.config import cli
 from experiments.reproduce import targets
 from experiments.sweeps import grids
+from experiments.training import records
 from gumbel import estimators
 from scripts import docs_pages
 
@@ -139,6 +140,14 @@ def test_the_code_on_the_page_of_an_estimator_runs(name, monkeypatch):
 
 def test_examples_of_the_generator():
     assert doctest.testmod(docs_pages) == (0, 2)
+
+
+def test_the_overview_says_of_which_bounds_seeds_are_missing(tmp_path):
+    cell = {"row": "sbn_bernoulli", "estimator": "rloo", "seeds": 2, "ms": None}
+    survey = {"preset": {"seeds": 3}, "cells": [cell | {"mean": 58.34, "ci95": [58.14, 58.54]}]}
+    records.write_json(tmp_path / "survey.json", survey)
+    cells = docs_pages.cells_of(tmp_path)
+    assert "| 58.3 ± 0.2, 2 of 3 seeds |" in docs_pages.overview(cells)
 
 
 def test_second_derivatives_are_those_of_the_registry():

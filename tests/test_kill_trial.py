@@ -55,21 +55,33 @@ def test_an_unknown_kind(capsys):
     assert capsys.readouterr().err == "error: --kinds=trian: did you mean train?\n"
 
 
-def test_it_stops_at_the_number_of_kills_where_no_bar_is_shown(monkeypatch, capsys):
-    class Counted:
-        def __init__(self, *_: object) -> None:
-            self.kills, self.ends, self.wrong = 0, 0, list[str]()
+class Counted:
+    """A trial that only counts."""
 
-        def kill(self) -> None:
-            self.kills += 1
+    def __init__(self, *_: object) -> None:
+        self.kills, self.ends, self.wrong = 0, 0, list[str]()
 
-        def finish(self) -> None:
-            self.ends += 1
+    def kill(self) -> None:
+        self.kills += 1
 
+    def finish(self) -> None:
+        self.ends += 1
+
+
+@pytest.mark.parametrize(("minutes", "kills"), [([], 7), (["--minutes=0"], 0)])
+def test_it_stops_at_the_number_of_kills_or_minutes(monkeypatch, capsys, minutes, kills):
+    """No bar is shown here, which would count the kills."""
     monkeypatch.setattr(kill_trial, "Trial", Counted)
-    flags = ["--kills=7", "--kinds=train,process"]
+    flags = ["--kills=7", "--kinds=train,process", *minutes]
     assert command.launch(kill_trial.main, kill_trial.define_flags, flags) == 0
-    assert "7 kills: 2 runs and sweeps came to their ends, with 0" in capsys.readouterr().out
+    said = f"{kills} kills: 2 runs and sweeps came to their ends, with 0"
+    assert said in capsys.readouterr().out
+
+
+def test_fewer_minutes_than_none_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(kill_trial, "Trial", Counted)
+    assert command.launch(kill_trial.main, kill_trial.define_flags, ["--minutes=-1"]) == 2
+    assert "--minutes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

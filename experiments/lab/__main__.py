@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.errors import UserError
+from experiments.errors import UserError, refuse_empty
 from experiments.files import path_of, write_text
 from experiments.lab import measure
 from experiments.lab.bar import progress_bar
@@ -58,13 +58,13 @@ def main(given: Mapping[str, Any]) -> int:
     workdir = path_of(directory, "--workdir")
     output = command.path(given["output"], "output") or workdir / "lab"
     request = Request(
-        _names(given["estimators"]),
-        _temperatures(given["temperatures"]),
-        given["draws"],
-        given["warmup"],
-        given["reference_draws"],
-        given["images"],
-        given["max_passes"],
+        estimators=_names(given["estimators"]),
+        temperatures=_temperatures(given["temperatures"]),
+        num_draws=given["draws"],
+        num_warmup=given["warmup"],
+        reference_draws=given["reference_draws"],
+        batch_size=given["images"],
+        max_passes=given["max_passes"],
     )
     run = loading.load(workdir)
     keep_compilations()
@@ -87,8 +87,11 @@ def main(given: Mapping[str, Any]) -> int:
 
 
 def _names(given: list[str] | None) -> tuple[str, ...] | None:
+    refuse_empty("estimators", given, estimators.names())
+    if given is None:
+        return None
     try:
-        return tuple(estimators.spec(name).name for name in given) if given else None
+        return tuple(estimators.spec(name).name for name in given)
     except ValueError as error:
         raise UserError(f"--estimators: {error}") from error
 

@@ -73,9 +73,14 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     What the cost takes from a schedule is that of the checkpoint's step.
 
     Raises:
-      UserError: its cost is one of relaxed samples.
+      UserError: its cost is one of relaxed samples, or there are fewer training images.
     """
     settings, step, model, dataset = run
+    if batch_size > len(dataset.train):
+        raise UserError(
+            f"--images={batch_size}: {dataset.name} has {len(dataset.train)} training images: give "
+            "no more"
+        )
     if settings.flat().get("kl") == "relaxed":
         raise UserError(
             "the run has --config.kl=relaxed, whose cost has no meaning at discrete samples: train "
@@ -112,7 +117,8 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
       progress: see `gumbel.lab.compare`.
 
     Raises:
-      UserError: the directory is of another request or another step, or in use by another process.
+      UserError: as `arguments` does; or the directory is of another request or another step, or in
+        use by another process.
     """
     with rundir.locked(output, flag="output"):
         return _measure(run, request, output, progress)
@@ -121,9 +127,9 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
 def _measure(
     run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
+    objective, params, batch = arguments(run, request.batch_size)
     requested = asked(run.settings, run.step, request)
     known = _known(output, requested)
-    objective, params, batch = arguments(run, request.batch_size)
     key, family = jax.random.key(0), run.settings.family
 
     def keep(found: lab.Comparison) -> None:

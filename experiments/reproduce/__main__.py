@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.errors import UserError, suggestion
+from experiments.errors import UserError, refuse_empty, suggestion
 from experiments.files import path_of
 from experiments.reproduce import plan, table1_presets, targets, waves
 from experiments.reproduce.table1 import Table1
@@ -146,8 +146,7 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
 
 def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:
     chosen = given[flag]
-    if chosen is not None and not any(chosen):
-        raise UserError(f"--{flag}= is empty: name some of {', '.join(valid)}, or leave it out")
+    refuse_empty(flag, chosen, valid)
     for name in chosen or ():
         if name not in valid:
             raise UserError(f"--{flag}={','.join(chosen)}: no {name!r}: {suggestion(name, valid)}")

@@ -29,7 +29,6 @@ from experiments.reproduce.stretch import Stretch
 from experiments.reproduce.table import CONFIGS, PAPER
 from experiments.settings import Settings
 from experiments.sweeps import grids
-from experiments.training import rundir
 from experiments.training.compiled import Compiled
 from experiments.training.provenance import num_cores, provenance
 from gumbel import estimators
@@ -154,8 +153,7 @@ def write(
       UserError: another process measures, or the file is damaged or of another program, device, or
         number of cores.
     """
-    # Two processes that measure at once would measure each other.
-    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+    with measurements.locked(path):
         return _write(path, changes, classes, **options)
 
 

@@ -1,16 +1,29 @@
 """JSON files of what is measured row by row, by one process or by several after each other."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from experiments import config
 from experiments.errors import UserError
 from experiments.files import Shape, read_json
-from experiments.training import records
+from experiments.training import records, rundir
 from experiments.training.provenance import ORIGIN, origin, provenance
 
 Row = dict[str, Any]
+
+
+def locked(path: Path) -> AbstractContextManager[None]:
+    """Holds the file against other processes: two that measured at once would measure each other.
+
+    Args:
+      path: of the file; its directory is made if absent.
+
+    Raises:
+      UserError: another process holds it, or the directory cannot be used.
+    """
+    return rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock")
 
 
 def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:

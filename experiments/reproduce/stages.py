@@ -6,6 +6,7 @@ training and after 1,000, 10,000, and 50,000 steps: which estimator is best chan
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from experiments.lab.measure import NUMBERS, Request
 from experiments.reproduce import step_times
 from experiments.reproduce.step_times import StepTimes
 from experiments.reproduce.table import CONFIGS
-from experiments.reproduce.table1_presets import ROWS
+from experiments.reproduce.table1_presets import ROWS, Cell
 from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training import loading, records, run
@@ -43,21 +44,30 @@ class Preset(NamedTuple):
     request: Request
 
 
+_TRAINED_WITH = "gumbel_softmax"
 # The paper's largest rate. The bounds of these runs are not reported, so they take few samples.
 _CHANGES: Overrides = {"learning_rate": 3e-3, "eval_every": 10_000, "test_num_samples": 1}
 _FULL = Preset(
-    ROWS,
-    (0, 1000, 10_000, 50_000),
-    _CHANGES,
-    Request(None, (0.1, 0.5, 1.0), 1000, 200, 10_000, 100, 64),
+    rows=ROWS,
+    steps=(0, 1000, 10_000, 50_000),
+    changes=_CHANGES,
+    request=Request(
+        estimators=None,
+        temperatures=(0.1, 0.5, 1.0),
+        num_draws=1000,
+        num_warmup=200,
+        reference_draws=10_000,
+        batch_size=100,
+        max_passes=64,
+    ),
 )
 PRESETS = {
     "full": _FULL,
     "short": _FULL,
     "smoke": Preset(
-        ROWS[::3],
-        (0, 20, 40),
-        _CHANGES
+        rows=ROWS[::3],
+        steps=(0, 20, 40),
+        changes=_CHANGES
         | {
             "dataset": "digits",
             "batch_size": 20,
@@ -66,10 +76,19 @@ PRESETS = {
             "eval_every": 20,
         }
         | {"checkpoint_every": 20},
-        Request(("sf", "st", "gumbel_softmax"), (0.5,), 20, 2, 40, 5, 64),
+        request=Request(
+            estimators=("sf", "st", "gumbel_softmax"),
+            temperatures=(0.5,),
+            num_draws=20,
+            num_warmup=2,
+            reference_draws=40,
+            batch_size=5,
+            max_passes=64,
+        ),
     ),
 }
-_SMOKE_LAYERS = {"sbn": (5, 5), "vae": (5,)}
+# Of the smoke preset: so few that the true gradient is enumerated.
+_ENUMERABLE_LAYERS = {"sbn": (5, 5), "vae": (5,)}
 
 
 class Stage(NamedTuple):
@@ -100,12 +119,16 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
 
 
 def recorded(results: Path) -> dict[str, dict[int, Comparison]]:
-    """The stages that are recorded, by row and step, at the times of a training step."""
+    """The stages that are recorded, by row and step, at the times of a training step.
+
+    Files of other names than `lab/ROW-STEP.json` are left out.
+    """
     times = step_times.read(results)
     found: dict[str, dict[int, Comparison]] = {}
     for row in ROWS:
         paths = (results / "lab").glob(f"{row}-*.json")
-        by_step = {int(path.stem.rpartition("-")[2]): path for path in paths}
+        named = ((re.fullmatch(rf"{row}-(\d+)", path.stem), path) for path in paths)
+        by_step = {int(name[1]): path for name, path in named if name}
         for step, path in sorted(by_step.items()):
             comparison = Comparison.from_dict(read_json(path, measure.SHAPE))
             found.setdefault(row, {})[step] = at_step_times(comparison, row, times)
@@ -134,11 +157,15 @@ def at_step_times(comparison: Comparison, row: str, times: StepTimes) -> Compari
 
 def settings_of(row: str, preset: Preset, num_steps: int) -> Settings:
     """The settings of the run of a row."""
-    model, latent = row.split("_")
-    trial: dict[str, Any] = {"latent": latent, "num_steps": num_steps}
+    cell = Cell(row, _TRAINED_WITH)
+    trial: dict[str, Any] = {
+        "latent": cell.latent,
+        "estimator.name": cell.estimator,
+        "num_steps": num_steps,
+    }
     if preset.changes.get("dataset") == "digits":
-        trial["layers"] = _SMOKE_LAYERS[model]
-    base = config.load(str(CONFIGS / f"{model}.py"))
+        trial["layers"] = _ENUMERABLE_LAYERS[cell.model]
+    base = config.load(str(CONFIGS / f"{cell.model}.py"))
     return config.read(grids.config_at(base, {**preset.changes, **trial}))
 
 

@@ -15,7 +15,6 @@ from experiments.files import read_json
 from experiments.reproduce import measurements
 from experiments.reproduce.stretch import Stretch
 from experiments.settings import Settings
-from experiments.training import rundir
 from experiments.training.provenance import num_cores, provenance
 
 NAME, BESIDE = "step_times", "gumbel_softmax"
@@ -75,8 +74,7 @@ def write(
     Raises:
       UserError: the file has times of other turns, another device, or another number of cores.
     """
-    # Two processes that measure at once would measure each other.
-    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+    with measurements.locked(path):
         setting = {
             "setting": {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()},
             "device": provenance()["device"],

@@ -24,6 +24,7 @@ from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PICK_SEED = 1000  # of picking runs; no final run has it
 
 
 class Wave(NamedTuple):

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments.config import Overrides, load
-from experiments.reproduce.table import CONFIGS
+from experiments.reproduce.table import CONFIGS, PICK_SEED
 from experiments.reproduce.table1_presets import Cell, Preset
 from experiments.sweeps import grids
 from experiments.sweeps.grids import Grid
 from gumbel import estimators
 
 _SMOKE_LAYERS = {"sbn": (20, 20), "vae": (20,)}
-_PICK_SEED = 1000
 _FINALISTS = 2  # learning rates in the second round
 VARIANCE_NORMALIZATION, STANDARDIZE = "estimator.variance_normalization", "standardize"
 # The keys that are picked.
@@ -33,11 +32,10 @@ def base_config(cell: Cell, preset: Preset, *, pick_steps: int | None = None) ->
       pick_steps: the length of a picking run, in which what is annealed and not itself picked is
         annealed faster, to go through as much of its course as in a final run; None for a final.
     """
-    model, latent = cell.row.split("_")
-    config = load(str(CONFIGS / f"{model}.py"))
-    changes = preset.changes | {"latent": latent, "estimator.name": cell.estimator}
+    config = load(str(CONFIGS / f"{cell.model}.py"))
+    changes = preset.changes | {"latent": cell.latent, "estimator.name": cell.estimator}
     if preset.changes.get("dataset") == "digits":
-        changes["layers"] = _SMOKE_LAYERS[model]
+        changes["layers"] = _SMOKE_LAYERS[cell.model]
     config = grids.config_at(config, changes)
     faster = preset.final_steps / pick_steps if pick_steps else 1.0
     if "slope_rate" in estimators.spec(cell.estimator).options:
@@ -135,4 +133,4 @@ def final_trial(preset: Preset, setting: Overrides, seed: int) -> Overrides:
 
 
 def _picking(preset: Preset, num_steps: int) -> Overrides:
-    return {"seed": _PICK_SEED, "num_steps": num_steps, "test_num_samples": preset.pick_samples}
+    return {"seed": PICK_SEED, "num_steps": num_steps, "test_num_samples": preset.pick_samples}

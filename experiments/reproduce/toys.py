@@ -18,7 +18,7 @@ import gumbel
 from experiments.files import read_json
 from experiments.lab.measure import centered
 from experiments.reproduce import measurements
-from experiments.training import records, rundir
+from experiments.training import records
 from gumbel import Objective, estimators
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
 
@@ -123,7 +123,7 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
     """
     sizes = {"num_steps": NUM_STEPS, "num_draws": NUM_DRAWS} | sizes
     setting = {"learning_rate": LEARNING_RATE, "temperature": TEMPERATURE, "seeds": SEEDS, **sizes}
-    with rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock"):
+    with measurements.locked(path):
         rows = measurements.resume(path, _SHAPE, {"setting": setting})
         for name in tqdm(names(), desc="toys", unit="estimator", disable=None):
             if any(row["estimator"] == name for row in rows):

@@ -75,7 +75,7 @@ def checked(trials: object, config: ConfigDict, source: str) -> Grid:
     Raises:
       UserError: not such a list, no trial, an unknown key or a value of the wrong type.
     """
-    if not isinstance(trials, Sequence) or not all(isinstance(p, Mapping) for p in trials):
+    if not isinstance(trials, Sequence) or not all(map(_has_named_keys, trials)):
         raise UserError(f"{source} must return a list of {{'dotted.key': value}}")
     if not trials:
         raise UserError(f"{source} returns no run: name one at least, or use {_EXAMPLE}")
@@ -156,6 +156,10 @@ def varied(grid: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     keys = dict.fromkeys(key for trial in grid for key in trial)
     return [key for key in keys if len({repr(trial.get(key)) for trial in grid}) > 1]
+
+
+def _has_named_keys(trial: object) -> bool:
+    return isinstance(trial, Mapping) and all(isinstance(key, str) for key in trial)
 
 
 def _split(key: str, text: str) -> list[str]:

@@ -17,6 +17,7 @@ from experiments.errors import UserError
 from experiments.files import markdown_table, write_text
 from experiments.sweeps import grids
 from experiments.sweeps.progress import how_far, nats
+from experiments.tasks.base import BOUND, Ranking
 from experiments.training import records, rundir
 from experiments.training.job import Job
 
@@ -105,12 +106,10 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     from experiments.sweeps import curves, plot  # matplotlib takes a second to import
 
     text = markdown(rows, keys, ranking.label)
-    counts = sorted({job.settings.final_num_samples["validation"] for job in jobs})
-    num_samples = " or ".join(map(str, counts))
     records.write_json(
         directory / TABLE,
         {
-            "loss": f"{ranking.label}, {num_samples} discrete samples",
+            "loss": _loss(ranking, jobs),
             "keys": keys,
             "rows": [
                 {
@@ -128,6 +127,15 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     if any(key.startswith("temperature.") for key in keys):
         curves.draw(directory / CURVES, jobs, rows, keys, ranking.label)
     return text
+
+
+def _loss(ranking: Ranking, jobs: Sequence[Job]) -> str:
+    """What the settings are ranked by, and of a bound, by how many samples."""
+    if ranking is not BOUND:
+        return ranking.label
+    counts = sorted({job.settings.final_num_samples["validation"] for job in jobs})
+    plural = "" if counts == [1] else "s"
+    return f"{ranking.label}, {' or '.join(map(str, counts))} discrete sample{plural}"
 
 
 def shown(text: str, path: Path) -> str:

@@ -44,8 +44,9 @@ class Options:
     # Images that a labeled one counts as, in the bound.
     labeled_weight: float = setting(50.0, NOT_NEGATIVE, dynamic=True)
     style_dim: int = setting(16, COUNT)
-    # The weight of the style's KL at first; it falls to 1 over this share of the steps. A heavily
-    # penalized style leaves it to the class to say which digit it is.
+    # The weight of the style's KL at first; it falls to 1 over this share of the steps, and is 1 in
+    # all of them if the share is 0. A heavily penalized style leaves it to the class to say which
+    # digit it is.
     style_beta: float = setting(4.0, POSITIVE, dynamic=True)
     style_beta_share: float = setting(0.5, SHARE)
     encoder: tuple[int, int, int] = setting((16, 32, 32), THREE_WIDTHS)  # of q(y|x), of q(z|x,y)
@@ -76,8 +77,9 @@ class SemiSupervised(nnx.Module):
     Args:
       pixel_mean: `[H, W]`, of the training split; H and W are multiples of 4.
       num_classes: K.
-      options: of the task; their `kl` is that of y in training. That of z is at the draw if this
-        is `sample`, and analytic otherwise.
+      options: of the task; their `kl` is that of y in training. The KL of z is at the draw if this
+        is `sample` and in evaluation, and analytic otherwise; for labeled images it is always
+        analytic.
       rngs: for the weights.
     """
 
@@ -202,7 +204,10 @@ def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> 
 
 def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
     """The weight of the style's KL: it falls to 1 over a share of the run's steps."""
-    until = max(1, round(settings.options.style_beta_share * settings.num_steps))
+    share = settings.options.style_beta_share
+    if share == 0:  # a line has a step at least, the first, which would be at the initial weight
+        return {"style_beta": schedules.constant(1.0)(step)}
+    until = max(1, round(share * settings.num_steps))
     return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
 
 

@@ -68,6 +68,8 @@ def test_a_cost_of_relaxed_samples_is_refused(tmp_path, capsys):
     ("flag", "message"),
     [
         ("--estimators=rlo", "unknown estimator 'rlo': did you mean rloo"),
+        ("--estimators=", "--estimators= is empty: name some of arm, arms, "),
+        ("--images=5000", "--images=5000: digits has 1197 training images: give no more"),
         ("--temperatures=0", "--temperatures=0: give positive numbers such as 0.5,1.0"),
         ("--temperatures=0.5,1e-50", "--temperatures=0.5,1e-50: give positive numbers"),
         ("--temperatures=1e39", "--temperatures=1e39: give positive numbers"),

@@ -14,7 +14,15 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20),
-    request=Request(("st", "gumbel_softmax"), (0.5,), 10, 0, 20, 4, 64),
+    request=Request(
+        estimators=("st", "gumbel_softmax"),
+        temperatures=(0.5,),
+        num_draws=10,
+        num_warmup=0,
+        reference_draws=20,
+        batch_size=4,
+        max_passes=64,
+    ),
 )
 
 
@@ -59,6 +67,7 @@ def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
+    (tmp_path / "results" / "lab" / "sbn_bernoulli-0-old.json").write_text("no stage")
     drawing = drawings.of_lab(tmp_path / "results")
     assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20)]
     drawing.write(tmp_path / "lab.png")

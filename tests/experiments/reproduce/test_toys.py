@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
-from experiments.reproduce import figures_beyond, toys
+from experiments.reproduce import figures_beyond, measurements, toys
 from gumbel import estimators
 
 
@@ -33,6 +33,14 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
     assert toys.read(path) == rows
     figures_beyond.toys(tmp_path / "toys.png", rows, toys.TARGETS)
     assert (tmp_path / "toys.png").stat().st_size > 10_000
+
+
+def test_two_processes_do_not_measure_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(toys, "train", pytest.fail)
+    path = tmp_path / "toys.json"
+    in_use = pytest.raises(UserError, match=f"--results={tmp_path} is in use by another process")
+    with measurements.locked(path), in_use:
+        toys.write(path)
 
 
 def test_every_estimator_of_this_cost_takes_part():

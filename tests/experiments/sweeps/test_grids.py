@@ -77,6 +77,7 @@ def test_wrong_texts(config, text, message):
         ({"seed": [1]}, "must return a list of {'dotted.key': value}"),
         (None, "must return a list"),
         ([("seed", 1)], "must return a list"),
+        ([{"seed": 1}, {0: 1}], "must return a list of {'dotted.key': value}"),
         ([{"sed": 1}], "get_sweep() of a.py: unknown config key sed (sed=1): did you mean seed?"),
         ([{"seed": "x"}], "get_sweep() of a.py: seed=x: seed takes an integer"),
     ],

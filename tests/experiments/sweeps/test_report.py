@@ -75,6 +75,19 @@ def test_a_classifier_is_ranked_by_its_error(tmp_path):
     lines = report_of.write(tmp_path, ours, {}).splitlines()
     assert lines[0] == "| alpha | validation error, % | seeds |"
     assert lines[2:] == ["| 1.0 | 5.00 | 1 |", "| 0.1 | 10.00 | 1 |"]
+    assert records.read_json(tmp_path / "table.json")["loss"] == "validation error, %"
+
+
+@pytest.mark.parametrize(
+    ("counts", "loss"),
+    [
+        ([1], "validation bound, nats, 1 discrete sample"),
+        ([1, 20], "validation bound, nats, 1 or 20 discrete samples"),
+    ],
+)
+def test_the_table_says_by_how_many_samples_a_bound_is(tmp_path, counts, loss):
+    report(tmp_path, {f"validation_num_samples={count}": None for count in counts})
+    assert records.read_json(tmp_path / "table.json")["loss"] == loss
 
 
 @pytest.mark.parametrize(

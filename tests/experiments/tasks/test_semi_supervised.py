@@ -317,6 +317,13 @@ def test_beta_falls_to_one_over_its_share_of_the_steps():
     assert found == [4.0, 2.5, 1.0, 1.0]
 
 
+def test_beta_is_one_from_the_first_step_if_its_share_is_0():
+    settings = settings_of(style_beta=4.0, style_beta_share=0.0)
+    dynamic = dynamic_of(settings)
+    found = [float(task.annealed(settings, dynamic, step)["style_beta"]) for step in (0, 1, 20)]
+    assert found == [1.0, 1.0, 1.0]
+
+
 def test_a_run_whose_beta_falls_cannot_be_made_longer():
     def reason(**values):
         settings = settings_of(learning_rate_schedule="constant", **values)
