@@ -42,11 +42,12 @@ _MODELS: dict[str, Callable[..., Model]] = {
 
 
 class Bounds(NamedTuple):
-    """The mean bounds in nats, and the standard error of their difference."""
+    """The mean bounds in nats, the standard error of their difference, and the number of images."""
 
     ours: float
     slow: float
     error: float
+    images: int
 
     def agree(self) -> bool:
         """Whether the difference is within the noise."""
@@ -58,7 +59,7 @@ def bounds(run: Trained, num_images: int, num_samples: int) -> Bounds:
 
     Args:
       run: a trained model.
-      num_images: the first ones of the test set.
+      num_images: the first ones of the test set, or all if it has fewer.
       num_samples: m.
 
     Raises:
@@ -93,7 +94,7 @@ def bounds(run: Trained, num_images: int, num_samples: int) -> Bounds:
         ]
     ).astype(np.float64)
     error = float(np.std(ours - slow, ddof=1) / math.sqrt(len(ours)))
-    return Bounds(float(ours.mean()), float(slow.mean()), error)
+    return Bounds(float(ours.mean()), float(slow.mean()), error, len(shown))
 
 
 def slow_bounds(
@@ -111,7 +112,7 @@ def _parts(images: UInt8[np.ndarray, "N H W"]) -> list[UInt8[np.ndarray, "n H W"
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_integer("images", 500, "of the test set", lower_bound=2, **define)
+    flags.DEFINE_integer("images", 500, "of the test set, at most", lower_bound=2, **define)
     flags.DEFINE_integer("samples", 100, "m of the bounds", lower_bound=1, **define)
     flags.DEFINE_string("output", None, "a JSON file for the numbers as well", **define)
 
@@ -131,8 +132,7 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
         settings = {"task": run.settings.task, "latent": run.settings.latent, "step": run.step}
         rows.append(settings | found._asdict() | {"agree": found.agree()})
     if output:
-        sizes = {"images": num_images, "samples": num_samples}
-        records.write_json(output, {**sizes, "rows": rows, **provenance()})
+        records.write_json(output, {"samples": num_samples, "rows": rows, **provenance()})
     return int(not all(row["agree"] for row in rows))
 
 

@@ -42,6 +42,7 @@ def test_both_programs_agree(settings, tmp_path, monkeypatch):
     found = slow_bound.bounds(trained, 100, 20)
     assert found.agree()
     assert found.error < 0.3
+    assert found.images == 100
 
     likelihood = slow_models.pixel_log_prob
     monkeypatch.setattr(slow_models, "pixel_log_prob", lambda *given: likelihood(*given) - 1.5)

@@ -209,7 +209,7 @@ def test_picking_then_final_runs_then_the_table(table):
     cell = Cell("vae_categorical", "gumbel_softmax")
     assert table.setting(cell) == {
         "learning_rate": 3e-3,
-        "temperature.rate": 1e-5,
+        "temperature.rate": 1e-4,
         "temperature.interval": 500,
     }
     written = table.write()
