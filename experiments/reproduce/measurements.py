@@ -42,7 +42,7 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
         return []
     kept = read_json(path, {**shape, **ORIGIN}, "delete it, to measure again")
     for key, ours in setting.items():
-        if difference := _difference(kept[key], ours, key):
+        if difference := _difference(kept.get(key, ours), ours, key):  # an older file may lack it
             raise UserError(
                 f"{path} is of another {key} ({difference}): delete it, or give another --results"
             )
@@ -64,5 +64,5 @@ def _difference(theirs: Any, ours: Any, key: str) -> str:
     if key == "program":
         names = [*config.differing(theirs, ours)]
     else:
-        names = sorted(n for n in theirs.keys() | ours if theirs.get(n) != ours.get(n))
+        names = sorted(n for n in theirs.keys() & ours if theirs[n] != ours[n])  # both say them
     return ", ".join(f"{n} is {theirs.get(n)}, not {ours.get(n)}" for n in names[:3])

@@ -19,6 +19,7 @@ from experiments.training.provenance import num_cores, provenance
 
 NAME, BESIDE = "step_times", "gumbel_softmax"
 ROUNDS, STEPS = 5, 100
+_SIZES = ("task", "dataset", "layers", "num_classes", "batch_size", "steps_per_call")
 _SHAPE = {
     "setting": dict,
     "device": {"platform": str},
@@ -72,11 +73,13 @@ def write(
       num_steps: of a turn.
 
     Raises:
-      UserError: the file has times of other turns, another device, or another number of cores.
+      UserError: the file has times of other turns, models of another size, another device, or
+        another number of cores.
     """
     with measurements.locked(path):
         setting = {
             "setting": {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()},
+            "program": _program(settings_of(rows[0], BESIDE)),
             "device": provenance()["device"],
         }
         found = measurements.resume(path, _SHAPE, setting)
@@ -90,6 +93,12 @@ def write(
             found = [*found, {"row": row, "estimator": name, **measured}]
             found = measurements.write(path, setting, found)
         return found
+
+
+def _program(settings: Settings) -> dict[str, Any]:
+    """The sizes that the times depend on, as the models of all rows have them."""
+    flat = settings.flat()
+    return {key: flat[key] for key in _SIZES}
 
 
 def measure(beside: Side, side: Side, rounds: int) -> dict[str, float]:

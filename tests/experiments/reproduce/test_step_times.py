@@ -34,8 +34,19 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
     assert all(row["milliseconds"] > 0 for row in rows)
     monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
     assert write() == rows
+    kept = records.read_json(path)
+    older = {key: value for key, value in kept.items() if key != "program"}
+    older["device"] = {key: value for key, value in kept["device"].items() if key != "cores"}
+    records.write_json(path, older)
+    assert write() == rows  # what an older file does not say is not compared
+    records.write_json(path, kept)
     sizes["num_steps"] = 4
     with pytest.raises(UserError, match=r"of another setting \(num_steps is 3, not 4\)"):
+        write()
+    sizes["num_steps"] = 3
+    larger = table.preset._replace(changes=table.preset.changes | {"batch_size": 21})
+    table = Survey(larger, table.runs.directory.parent, table.results)
+    with pytest.raises(UserError, match=r"of another program \(batch_size is \d+, not 21\)"):
         write()
 
 
