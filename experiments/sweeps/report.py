@@ -84,15 +84,15 @@ def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
             continue
         if result is None:
             row.missing[job.workdir.name] = failures.get(job.workdir) or how_far(job)
-            failed |= {name} if job.workdir in failures else set()
+            if job.workdir in failures:
+                failed.add(name)
         else:
             row.losses[result["seed"]] = ranking.loss(result)
 
-    def place(item: tuple[str, Row]) -> tuple[bool, float, int]:
-        name, row = item
-        return name in failed, row.mean, len(row.missing)
+    def place(name: str) -> tuple[bool, float, int]:
+        return name in failed, rows[name].mean, len(rows[name].missing)
 
-    return [row for _, row in sorted(rows.items(), key=place)]
+    return [rows[name] for name in sorted(rows, key=place)]
 
 
 def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) -> str:

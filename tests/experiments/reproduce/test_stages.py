@@ -3,7 +3,6 @@
 import pytest
 
 from experiments.errors import UserError
-from experiments.lab.measure import Request
 from experiments.reproduce import drawings, stages
 from experiments.reproduce.step_times import StepTimes
 from experiments.training import records
@@ -14,14 +13,12 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 PRESET = stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20),
-    request=Request(
+    request=stages.PRESETS["smoke"].request._replace(
         estimators=("st", "gumbel_softmax"),
-        temperatures=(0.5,),
         num_draws=10,
         num_warmup=0,
         reference_draws=20,
         batch_size=4,
-        max_passes=64,
     ),
 )
 

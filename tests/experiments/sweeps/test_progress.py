@@ -49,14 +49,18 @@ def test_the_live_table_ranks_by_what_the_report_ranks_by(tmp_path):
     (ours[2].workdir / "metrics.jsonl").write_text(line)
     standings = [progress.standing(job) for job in ours]
     assert [standing.loss for standing in standings] == [10.0, 20.0, 5.0]
-    terminal = Console(file=io.StringIO(), width=70)
-    terminal.print(live.view(ours, standings, {}, ""))
-    found = [line.split() for line in terminal.file.getvalue().splitlines()]
-    heading, *lines = filter(None, found)
-    assert heading[:2] == ["setting", "error"]
-    shown = [cells[0] for cells in lines if cells[0].startswith("learning_rate")]
+
+    def shown(failures):
+        terminal = Console(file=io.StringIO(), width=70)
+        terminal.print(live.view(ours, standings, failures, ""))
+        found = [line.split() for line in terminal.file.getvalue().splitlines()]
+        heading, *lines = filter(None, found)
+        assert heading[:2] == ["setting", "error"]
+        return [cells[0] for cells in lines if cells[0].startswith("learning_rate")]
+
     ranked = [f"learning_rate={row.setting['learning_rate']}" for row in report.rows_of(ours, {})]
-    assert shown == ranked == [f"learning_rate={rate}" for rate in (0.001, 0.01, 0.1)]
+    assert shown({}) == ranked == [f"learning_rate={rate}" for rate in (0.001, 0.01, 0.1)]
+    assert shown({ours[0].workdir: "why"}) == [*ranked[1:], ranked[0]]  # the failed one is last
 
 
 def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
@@ -110,4 +114,3 @@ def test_a_large_table_shows_the_best_settings(tmp_path):
     assert "and 88 more settings" in "".join(lines)
     assert "and 4 more failed" in "".join(lines)
     assert sum("learning_rate=100.0 " in line for line in lines) == 1
-    assert not any("learning_rate=9.0 " in line for line in lines)  # it has failed
