@@ -4,6 +4,7 @@ Shapes and dtypes are always known. A value that JAX is tracing is not, so it pa
 is invalid about it becomes NaN in the result.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -49,6 +50,28 @@ def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
         )
     if len(shape) != event_ndim:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
+
+
+def check_integer(value: Any, name: str, *, least: int) -> int:
+    """`value` as an int.
+
+    Raises:
+      TypeError: it is no integer, or one that is traced.
+      ValueError: it is below `least`.
+
+    Example:
+      >>> check_integer(2.5, "chunk_size", least=1)
+      Traceback (most recent call last):
+      ...
+      TypeError: chunk_size must be an integer that is not traced, got 2.5
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer that is not traced, got {value}") from error
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name} must be an integer, {least} or more, got {value}")
+    return number
 
 
 def floating(logits: ArrayLike) -> Float[Array, "..."]:
@@ -151,16 +174,24 @@ def noise_temperature(
         a single draw of the noise over several samples.
     """
     checked = checked_temperature(temperature, logits.dtype, per_row=per_row)
-    shape = logits.shape
-    if checked.ndim > len(shape) or any(
-        size not in (1, whole)
-        for size, whole in zip(reversed(checked.shape), reversed(shape), strict=False)
+    check_broadcasts_to(checked, logits, "temperature")
+    return same_rank(checked, logits)[0] if checked.ndim else checked
+
+
+def check_broadcasts_to(value: ArrayLike, logits: Array, name: str) -> None:
+    """Refuses a parameter that is larger than its logits, so that they would be repeated.
+
+    Raises:
+      ValueError: it does not broadcast to the shape of `logits`.
+    """
+    shape, whole = jnp.shape(value), logits.shape
+    if len(shape) > len(whole) or any(
+        size not in (1, full) for size, full in zip(reversed(shape), reversed(whole), strict=False)
     ):
         raise ValueError(
-            f"temperature of shape {checked.shape} does not broadcast to logits of {shape}:"
+            f"{name} of shape {shape} does not broadcast to logits of {whole}:"
             " give a scalar, or repeat the logits"
         )
-    return same_rank(checked, logits)[0] if checked.ndim else checked
 
 
 def categorical_logits(logits: ArrayLike) -> Float[Array, "*batch K"]:

@@ -11,6 +11,10 @@ ratio of two densities, and so a KL, is the same in either form.
 A value that cannot occur (see `gumbel.relaxations`) is excluded: the density is that of the
 variable without it, on the face of the simplex where its entry is 0, and the log density is -inf
 elsewhere. A variable with only one possible value has log density 0 there. NaN inputs give NaN.
+
+Points and temperatures in float16 have derivatives in reverse mode alone (`jax.grad`, also of
+itself, but not `jax.jvp`): gradients too large for float16 become its largest value. Cast them to
+float32 for forward mode.
 """
 
 import math

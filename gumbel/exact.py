@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gumbel import sums
+from gumbel.arguments import check_integer
 from gumbel.independence import require_independent
 from gumbel.layouts import count_joint, count_values, event_shape, layout, num_variables, readable
 from gumbel.samplers import Pass, Record, Site, possible_value, total, trace
@@ -24,6 +25,7 @@ from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 MAX_VALUES = 1 << 16
+_MOST_VALUES = (1 << 31) - 1  # that an index can count
 
 
 def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
@@ -31,13 +33,15 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
 
     Args:
       plan: of `gumbel.layouts.layout`.
-      max_values: the most joint values to enumerate.
+      max_values: the most joint values to enumerate; those over 2^31 - 1 are refused in any case.
 
     Raises:
+      TypeError: `max_values` is no integer.
       ValueError: it names the sites and how many joint values they have.
     """
     count = count_joint(plan)
-    if count > max_values:
+    limit = min(check_integer(max_values, "max_values", least=1), _MOST_VALUES)
+    if count > limit:
         sites = ", ".join(
             f"{site}: {record.num_values}^{num_variables(record, coupled=plan.coupled)}"
             for site, record in plan.records.items()
@@ -45,7 +49,7 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
         whole = ", of the whole batch, as its examples share one cost" if plan.coupled else ""
         raise ValueError(
             f"enumeration needs {readable(count)} joint values ({sites}){whole}, over max_values="
-            f"{max_values}: use fewer or smaller variables, or an estimator that samples"
+            f"{limit}: use fewer or smaller variables, or an estimator that samples"
         )
     return count
 

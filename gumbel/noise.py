@@ -11,7 +11,7 @@ times as fast as JAX's loop.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -74,7 +74,7 @@ def gumbel_noise(
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:
-      TypeError: `key` is not one PRNG key.
+      TypeError: `key` is not one PRNG key, `shape` no tuple, or `dtype` not a floating one.
 
     Example:
       >>> gumbel_noise(jax.random.key(0), (2, 3), jnp.bfloat16).shape
@@ -97,7 +97,7 @@ def logistic_noise(
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:
-      TypeError: `key` is not one PRNG key.
+      TypeError: `key` is not one PRNG key, `shape` no tuple, or `dtype` not a floating one.
 
     Example:
       >>> logistic_noise(jax.random.key(0), (2, 3)).dtype.name
@@ -123,6 +123,10 @@ def _noise(
     """Noise drawn in float32 at least, then cast to `dtype`."""
     check_key(key)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"the dtype of noise must be a floating one, got {dtype}")
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"the shape of noise must be a tuple of integers, got {shape}")
     wide = jnp.float64 if dtype == np.float64 else jnp.float32
     return _draw(transform, key, tuple(shape), wide).astype(dtype)
 

@@ -38,7 +38,7 @@ def outputs(drawn: Pass) -> list[Array]:
     """The arrays of `targets_of` a pass, in float32 at least."""
     records = drawn.records.values()
     masks = [r.where.astype(jnp.float32) for r in records if r.where is not None]
-    return [upcast(drawn.cost), *(upcast(r.logits) for r in records), *masks]
+    return [upcast(drawn.cost), *map(_possible_logits, records), *masks]
 
 
 def reaching_cost(targets: Mapping[str, Targets]) -> frozenset[str]:
@@ -192,9 +192,20 @@ def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
     one, other = jnp.where(looked_at, before, 0), jnp.where(looked_at, after, 0)
     finite = jnp.isfinite(one) & jnp.isfinite(other)
     largest = jnp.max(jnp.where(finite, jnp.maximum(abs(one), abs(other)), 0), initial=0)
-    tolerance = 32 * jnp.finfo(before.dtype).eps * largest
+    tolerance = 8 * jnp.finfo(before.dtype).eps * largest
     close = jnp.where(finite, abs(one - other) <= tolerance, one == other)
     return ~jnp.all(close | (jnp.isnan(one) & jnp.isnan(other)))
+
+
+def _possible_logits(record: Record) -> Array:
+    """The logits of a site, those of values that are ruled out at the end of what is possible.
+
+    A logit of -1e9 means no more than that, and must not count as the unit of all the others.
+    """
+    logits = upcast(record.logits)
+    if record.family.event_ndims:
+        return jnp.maximum(logits, jnp.max(logits, axis=-1, keepdims=True) - _RULED_OUT)
+    return jnp.clip(logits, -_RULED_OUT, _RULED_OUT)
 
 
 def _first_axis(rows: Array, ndim: int) -> Array:
@@ -217,7 +228,7 @@ def halves(size: int) -> Iterator[np.ndarray]:
 
 def _values_at(number: int, rng: np.random.Generator, record: Record) -> Sample:
     """The values of a site at a start over 0, none of those that its logits rule out."""
-    z, logits = record.z, np.asarray(record.logits, np.float32)
+    z, logits = record.z, np.asarray(record.logits, np.float64)
     by_value = bool(record.family.event_ndims)
     size = z.shape[-1:] if by_value else ()
     if number <= 2:  # log odds of the values that all variables share

@@ -10,6 +10,9 @@ A value that cannot occur has a logit of -inf, or one 1e8 or more below the larg
 +-inf, or beyond +-1e8): it is exactly 0 in every sample, and every gradient is finite. Where a
 logit or a traced temperature is NaN, or all logits of a variable are -inf, or one is inf, the
 sample of that variable is NaN throughout.
+
+Temperatures in float16 have derivatives in reverse mode alone (`jax.grad`, not `jax.jvp`), in which
+gradients too large for float16 become its largest value. Cast them to float32 for forward mode.
 """
 
 from typing import Any

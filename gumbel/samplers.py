@@ -326,8 +326,14 @@ class _ObservingSampler:
                 f"{shape}: give one value per variable, one-hot if it is categorical"
             )
         value = jnp.asarray(given)
-        integers = not jnp.issubdtype(value.dtype, jnp.floating)
-        if integers and (known := concrete_or_none(given)) is not None:
+        known = concrete_or_none(given)
+        if known is not None and jnp.issubdtype(value.dtype, jnp.floating):
+            if ((known < 0) | (known > 1)).any():
+                raise ValueError(
+                    f"observed value of site {site!r} is not within 0 and 1: it is a value of the "
+                    "variable, one-hot if it is categorical, not its logits"
+                )
+        elif known is not None:
             first = range(lead, lead + len(steps) * looped)
             known = np.moveaxis(known, first, range(len(first)))
             check_point(
@@ -379,8 +385,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
 
     Returns:
       An objective. It raises a ValueError if it does not sample every site of `values`, if the
-      shape of a value differs from that of the logits, or if integers are not 0 or 1 or not
-      one-hot. Where `where=` masks a variable, its value is 0.
+      shape of a value differs from that of the logits, if integers are not 0 or 1 or not one-hot,
+      or if other numbers are not within 0 and 1. Where `where=` masks a variable, its value is 0.
 
     Example:
       >>> import jax, jax.numpy as jnp

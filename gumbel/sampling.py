@@ -39,7 +39,11 @@ def categorical(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, 
     """Draws one-hot vectors; NaN where a logit is NaN or inf, or all of a variable are -inf."""
     if not logits.size:
         return jnp.zeros_like(logits)
-    wide = jax.lax.stop_gradient(logits).astype(jnp.float32)
+    wide = jax.lax.stop_gradient(logits)
+    if wide.dtype == np.float64:  # in float32 a large offset of all would round their differences
+        largest = jnp.max(wide, axis=-1, keepdims=True)
+        wide = wide - jnp.where(jnp.isfinite(largest), largest, 0)
+    wide = wide.astype(jnp.float32)
     draw = _by_cdf if logits.shape[-1] <= _MAX_BY_CDF else _by_race
     index, zero = (value[..., None] for value in draw(key, wide))
     values = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import floating
+from gumbel.arguments import check_integer, floating
 from gumbel.families import Family, family
 from gumbel.tracing import trace_state
 from gumbel.types import Logits, Mask, PRNGKey, Sample
@@ -58,10 +58,11 @@ class Families(NamedTuple):
 
         Raises:
           ValueError: it has none, or two.
+          TypeError: `given` is something else.
         """
         listed = self.by_site.get(site)
         if given is not None:
-            found = family(given) if isinstance(given, str) else given
+            found = _family(given)
             if listed is not None and listed != found:
                 raise ValueError(
                     f"site {site!r} is called with family {found.name}, and listed as "
@@ -356,14 +357,17 @@ def loop_length(xs: PyTree, length: int | None) -> int:
     """How many steps a loop over `xs` has.
 
     Raises:
-      ValueError: neither `xs` nor `length` says so.
+      TypeError: `length` is no integer.
+      ValueError: neither `xs` nor `length` says so, or `length` is negative.
     """
     leaves = jax.tree.leaves(xs)
     if length is None and not leaves:
         raise ValueError("sample.scan needs xs, or length=, the number of steps")
     if not all(map(jnp.ndim, leaves)):
         raise ValueError("sample.scan needs xs with a first axis of steps, but one is a scalar")
-    return int(jnp.shape(leaves[0])[0]) if length is None else length
+    if length is not None:
+        return check_integer(length, "the length of sample.scan", least=0)
+    return int(jnp.shape(leaves[0])[0])
 
 
 def check_new(site: str, sampled: Sequence[Container[str]]) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from gumbel.arguments import check_integer
 from gumbel.numerics import zero_that_varies_as
 from gumbel.programs import canonical_convolutions, hoist, num_bytes
 from gumbel.types import Cost
@@ -34,7 +36,7 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
       >>> total(lambda n: n * jnp.ones(2), 5, 2).tolist()
       [10.0, 10.0]
     """
-    if chunk_size is None or chunk_size >= count:
+    if chunk_size is None or check_integer(chunk_size, "chunk_size", least=1) >= count:
         return jnp.sum(jax.vmap(terms)(jnp.arange(count)), axis=0)
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
     return _add(jax.checkpoint(canonical_convolutions(chunk)), arrays, chunks)
@@ -59,7 +61,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
     """
     if chunk_size is None:
         chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
-    if chunk_size >= count:
+    if check_integer(chunk_size, "chunk_size", least=1) >= count:
         cost = total(terms, count, None)
         return jnp.mean(cost), lax.stop_gradient(cost)
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
@@ -106,16 +108,11 @@ def _fitting(terms: Terms) -> int:
 
 def _chunked(
     terms: Terms, count: int, chunk_size: int
-) -> tuple[list[Array], Callable[[list[Array], Array], Cost], Array]:
+) -> tuple[list[Array], Callable[[list[Array], Array], Cost], np.ndarray]:
     """What does not depend on the number, the sum of a chunk's terms, and the chunks' numbers.
 
     The chunks are of one size, the last one's filled up with numbers that add nothing.
-
-    Raises:
-      ValueError: `chunk_size` is below 1.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size}: give at least 1")
     num_chunks = -(-count // chunk_size)
     size = -(-count // num_chunks)
     arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))
@@ -127,10 +124,12 @@ def _chunked(
             found = jnp.where(there, found, 0)
         return jnp.sum(found, axis=0)
 
-    return arrays, chunk, jnp.arange(num_chunks * size, dtype=jnp.int32).reshape(-1, size)
+    # Not of jax.numpy: the rule of `mean` runs after a trace that made them may have ended.
+    numbers = np.arange(num_chunks * size, dtype=np.int32).reshape(-1, size)
+    return arrays, chunk, numbers
 
 
-def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: Array) -> Any:
+def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarray) -> Any:
     """The sum over chunks of what a function returns of each, one after the other."""
     shapes = jax.eval_shape(function, arrays, chunks[0])
     zero = zero_that_varies_as(*arrays)
@@ -139,7 +138,7 @@ def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: Array) -
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None
 
-    return lax.scan(step, start, chunks)[0]
+    return lax.scan(step, start, jnp.asarray(chunks))[0]
 
 
 def _moves(tangent: Any) -> bool:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_per_row, floating
+from gumbel.arguments import categorical_logits, check_broadcasts_to, check_per_row, floating
 from gumbel.numerics import CERTAIN, concrete_or_none, upcast
 
 
@@ -25,7 +25,7 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
       Log probabilities, of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a concrete `share` is not in [0, 1].
+      ValueError: a concrete `share` is not in [0, 1], or it does not broadcast to `logits`.
       TypeError: `logits` are not floating-point.
 
     References:
@@ -37,6 +37,7 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
     """
     logits = categorical_logits(logits)
     check_per_row(share, "share")
+    check_broadcasts_to(share, logits, "share")
     share = _checked_share(share)
     wide = upcast(logits)
     possible = wide > jnp.max(wide, axis=-1, keepdims=True) - CERTAIN
@@ -62,7 +63,7 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
       Log odds, of the shape and dtype of `logits`.
 
     Raises:
-      ValueError: a concrete `share` is not in [0, 1].
+      ValueError: a concrete `share` is not in [0, 1], or it does not broadcast to `logits`.
       TypeError: `logits` are not floating-point.
 
     Example:
@@ -70,6 +71,7 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
       0.99
     """
     logits = floating(logits)
+    check_broadcasts_to(share, logits, "share")
     wide = upcast(logits)
     constant = jnp.abs(wide) >= CERTAIN
     finite = jnp.where(constant, 0, wide)

@@ -83,7 +83,10 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def kl(self, logits_q: Values, logits_p: Values) -> PerVariable:
-        """`KL(q || p) = E_q[log q(z) - log p(z)]`; the two logits broadcast."""
+        """`KL(q || p) = E_q[log q(z) - log p(z)]`; the two logits broadcast.
+
+        Of nearly equal distributions it can be a rounding error, some 1e-7, below 0.
+        """
 
     @abc.abstractmethod
     def relaxed_log_prob(self, logits: Values, temperature: ArrayLike, z: Values) -> PerVariable:

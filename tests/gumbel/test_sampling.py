@@ -163,3 +163,14 @@ def test_rounding_of_the_cdf_never_spoils_a_sample(monkeypatch):
         z = np.asarray(CATEGORICAL.sample(jax.random.key(0), rows))
         assert (z.sum(axis=-1) == 1).all()
         assert z[np.isneginf(rows)].sum() == 0
+
+
+@pytest.mark.parametrize("size", [3, 30])
+def test_an_offset_of_all_float64_logits_changes_no_draw(size):
+    with jax.enable_x64(True):
+        logits = np.tile(np.linspace(-1.0, 3.0, size), (200, 1)).round(3)
+        shifted = logits.astype(np.float64) + 2.0**27
+        plain = CATEGORICAL.sample(jax.random.key(0), jnp.asarray(shifted - 2.0**27))
+        assert jnp.array_equal(CATEGORICAL.sample(jax.random.key(0), jnp.asarray(shifted)), plain)
+        assert plain.sum(axis=0).max() < 200  # the differences of the logits do count
+        assert plain[:, size // 2 :].sum() > 120

@@ -76,7 +76,7 @@ def test_the_costs_beside_the_mean_are_constants(chunk_size):
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_a_chunk_has_one_term_at_least(chunk_size):
     for function in (exact.mean_cost, exact.expected_cost):
-        with pytest.raises(ValueError, match=f"chunk_size={chunk_size}: give at least 1"):
+        with pytest.raises(ValueError, match="chunk_size must be an integer, 1 or more"):
             function(objective, PARAMS, IMAGES, KEY, CATEGORICAL, chunk_size=chunk_size)
 
 
@@ -180,3 +180,29 @@ def test_canonical_convolutions_are_the_same_ones(numbers, stride):
     expected, found = jax.jit(both)(lhs, rhs), jax.jit(canonical_convolutions(both))(lhs, rhs)
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+def squares(params, batch, key, sample):
+    z = sample("z", params + batch)
+    return (z * jnp.array([1.0, 2.0, 3.0])).sum(axis=-1) ** 2
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        jax.jit,
+        jax.checkpoint,
+        lambda loss: lambda p: jax.lax.scan(lambda c, _: (c + loss(p), None), 0.0, length=1)[0],
+    ],
+    ids=["jit", "checkpoint", "scan"],
+)
+def test_chunks_may_be_inside_of_what_is_differentiated(around):
+    """The rule of the derivative runs after the trace of what is around it has ended."""
+
+    def loss(params, chunk_size=3):
+        batch = jnp.zeros((2, 3))
+        return exact.mean_cost(squares, params, batch, KEY, BERNOULLI, chunk_size=chunk_size)[0]
+
+    params = jnp.array([0.5, -1.0, 0.2])
+    whole = jax.grad(lambda params: loss(params, None))(params)
+    np.testing.assert_allclose(jax.grad(around(loss))(params), whole, rtol=1e-5)

@@ -1,0 +1,76 @@
+"""Arguments that are not what is asked for, which are refused in one sentence that names them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gumbel import exact, samplers
+from gumbel.noise import gumbel_noise
+from gumbel.unimix import binary_unimix, unimix
+
+KEY = jax.random.key(0)
+
+
+def total(params, batch, key, sample):
+    return sample("z", params + batch).sum(axis=-1)
+
+
+def looped(length):
+    def objective(params, batch, key, sample):
+        def body(carry, _):
+            return carry + sample("z", params + batch).sum(axis=-1), None
+
+        return sample.scan(body, jnp.zeros(2), length=length)[0]
+
+    return objective
+
+
+def expected(objective=total, num_variables=2, **options):
+    params, batch = jnp.zeros(num_variables), jnp.zeros((2, num_variables))
+    return exact.expected_cost(objective, params, batch, KEY, "bernoulli", **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: expected(chunk_size=2.5), TypeError, "chunk_size must be an integer .* got 2.5"),
+        (lambda: expected(chunk_size=0), ValueError, "chunk_size must be an integer, 1 or more"),
+        (lambda: expected(max_values=None), TypeError, "max_values must be an integer"),
+        (
+            lambda: expected(num_variables=33, max_values=1 << 40),
+            ValueError,
+            "8589934592 joint values .* over max_values=2147483647",
+        ),
+        (lambda: expected(looped(-1)), ValueError, "the length of sample.scan .* 0 or more"),
+        (lambda: expected(looped(3.0)), TypeError, "the length of sample.scan must be an integer"),
+        (lambda: expected(looped(True)), ValueError, "the length of sample.scan .* got True"),
+        (
+            lambda: expected(lambda p, b, k, sample: sample("z", p + b, family=3)),
+            TypeError,
+            "family is 3: give gumbel.BERNOULLI",
+        ),
+        (
+            lambda: expected(samplers.condition(total, {"z": jnp.array([[3.0, 0.0], [0.0, 1.0]])})),
+            ValueError,
+            "observed value of site 'z' is not within 0 and 1",
+        ),
+        (lambda: gumbel_noise(KEY, (3,), jnp.int32), TypeError, "a floating one, got int32"),
+        (lambda: gumbel_noise(KEY, 3), TypeError, "a tuple of integers, got 3"),
+        (
+            lambda: unimix(jnp.zeros(3), jnp.full((5, 1), 0.1)),
+            ValueError,
+            r"share of shape \(5, 1\) does not broadcast to logits of \(3,\)",
+        ),
+        (lambda: binary_unimix(jnp.zeros(3), jnp.full((5, 1), 0.1)), ValueError, "share of shape"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_observed_value_may_be_relaxed_or_nan():
+    for value in (0.5, jnp.nan):
+        observed = samplers.condition(total, {"z": jnp.full((2, 2), value)})
+        cost = observed(jnp.zeros(2), jnp.zeros((2, 2)), KEY, samplers.mean_field("bernoulli"))
+        assert jnp.array_equal(cost, jnp.full(2, 2 * value), equal_nan=True)

@@ -1,0 +1,59 @@
+"""What an objective depends on is found whatever the size of its other numbers."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gumbel import estimators, exact
+
+KEY = jax.random.key(0)
+FAMILIES = {"gate": "bernoulli", "expert": "categorical"}
+PARAMS = {"gate": jnp.zeros(1), "expert": jnp.ones(1)}
+BATCH = jnp.zeros((4, 1))
+
+
+def experts(gate_to_logit, ruled_out):
+    """The last of three experts is ruled out; a gate decides about the others."""
+
+    def objective(params, batch, key, sample):
+        gate = sample("gate", params["gate"] + batch)
+        logit = params["expert"] * gate_to_logit(gate)
+        out = jnp.full_like(gate, ruled_out)
+        expert = sample("expert", jnp.stack([logit, jnp.zeros_like(gate), out], axis=-1))
+        return 2 * expert[:, 0, 0] + 0.1 * gate[:, 0]
+
+    return objective
+
+
+# A logit of -1e9 is no unit in which the others are small.
+@pytest.mark.parametrize("ruled_out", [-1e6, -1e9, -jnp.inf])
+def test_a_value_that_is_ruled_out_hides_nothing(ruled_out):
+    coupled = experts(lambda gate: 3 * gate.mean(0, keepdims=True) + 0 * gate, ruled_out)
+    with pytest.raises(ValueError, match="one example at site 'gate' change the cost of another"):
+        exact.expected_cost(coupled, PARAMS, BATCH, KEY, FAMILIES)
+    stepped = experts(lambda gate: (gate > 0.5).astype(gate.dtype), ruled_out)
+    with pytest.raises(ValueError, match=r"site 'gate'.* has no derivative"):
+        estimators.make("rebar", FAMILIES).init(stepped, PARAMS, BATCH, KEY)
+    smooth = experts(lambda gate: 3 * gate, ruled_out)
+    estimators.make("rebar", FAMILIES).init(smooth, PARAMS, BATCH, KEY)
+
+
+def test_a_leak_of_a_millionth_of_the_cost_is_seen():
+    def coupled(params, batch, key, sample):
+        z = sample("z", params + batch)[:, 0]
+        return 1e6 + 3 * z.mean() * z
+
+    with pytest.raises(ValueError, match="site 'z' change the cost of another"):
+        exact.expected_cost(coupled, jnp.zeros(1), BATCH, KEY, "bernoulli")
+
+
+def test_rounding_is_no_leak():
+    """What is subtracted and added again is of the whole batch, as in a stable log-sum-exp."""
+
+    def shifted(params, batch, key, sample):
+        x = sample("z", params + batch) @ jnp.array([1.0, 2.1, 3.3])
+        largest = x.max() + 0.3
+        return (x - largest) + largest
+
+    params, batch = jnp.zeros(3), jnp.zeros((16, 3))
+    exact.expected_cost(shifted, params, batch, KEY, "bernoulli")
