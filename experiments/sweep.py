@@ -74,6 +74,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     def chosen(arguments: list[str]) -> int:
         if any(re.match("--?report(=|$)", argument) for argument in arguments):
+            for argument in arguments:
+                if re.match(r"--?(config|workdir|grid)\b", argument):
+                    raise UserError(f"--report=DIR takes no other flags: leave out {argument}")
             return command.launch(report_again, define_report_flags, arguments)
         return cli.run(main, arguments, define_flags)
 

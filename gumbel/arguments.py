@@ -119,8 +119,8 @@ def check_temperature(temperature: ArrayLike) -> None:
     ):
         got = type(temperature).__name__ if dtype is None else dtype.name
         raise TypeError(
-            f"temperature must be a real number or an array of them, got {got}: one temperature"
-            " per site goes to the estimator"
+            f"temperature must be a real number or an array of them, got {got}: only estimators"
+            " take a mapping, from sites to temperatures"
         )
     value = concrete_or_none(temperature)
     if value is None:

@@ -189,7 +189,7 @@ def check_objective(
         deterministic=not any(map(changed, outputs(drawn), outputs(again))),
         has_aux=plan.aux is not None,
         estimators=tuple(
-            _estimator(estimators.spec(name), sites, plan) for name in estimators.names()
+            _estimator(estimators.spec(name), sites, plan, batch) for name in estimators.names()
         ),
         problems=(),
     )
@@ -233,8 +233,23 @@ def _trained(
     return trained
 
 
-def _estimator(spec: Spec, sites: tuple[SiteReport, ...], plan: Pass) -> EstimatorReport:
-    return EstimatorReport(spec.name, passes(spec, plan), reason(spec, sites))
+def _estimator(
+    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, batch: Batch
+) -> EstimatorReport:
+    why = reason(spec, sites) or _unread(spec, batch)
+    return EstimatorReport(spec.name, passes(spec, plan), why)
+
+
+def _unread(spec: Spec, batch: Batch) -> str:
+    """Why an estimator cannot read the batch; empty if it can, or need not."""
+    reads = spec.reads
+    if reads is None:
+        return ""
+    try:
+        jax.eval_shape(lambda: reads(batch))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def reason(

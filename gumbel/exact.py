@@ -49,7 +49,8 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
         whole = ", of the whole batch, as its examples share one cost" if plan.coupled else ""
         raise ValueError(
             f"enumeration needs {readable(count)} joint values ({sites}){whole}, over max_values="
-            f"{limit}: use fewer or smaller variables, or an estimator that samples"
+            f"{limit}: raise max_values if there is time for so many passes, use fewer or smaller "
+            "variables, or an estimator that samples"
         )
     return count
 

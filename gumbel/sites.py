@@ -379,8 +379,8 @@ def check_new(site: str, sampled: Sequence[Container[str]]) -> None:
     """
     if not isinstance(site, str):
         raise TypeError(
-            f"the name of a site is a {type(site).__name__}: call sample(site, logits), the name "
-            "first"
+            f"the name of a site must be a string, got {type(site).__name__}: call "
+            "sample(site, logits), the name first"
         )
     if any(site in known for known in sampled):
         raise ValueError(

@@ -42,7 +42,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "reference_draws",
         10_000,
-        "estimates by muprop, whose mean is the true gradient if enumeration is too expensive",
+        "where enumeration is too expensive: estimates by muprop, or by rloo if the cost has no "
+        "derivative, whose mean stands for the true gradient",
         lower_bound=10,
         **define,
     )

@@ -115,6 +115,8 @@ class Spec(NamedTuple):
         to another value.
       passes_if: the passes with an option at a value that changes them, by `(option, value)`.
       options: the keyword options of the factory, by name.
+      reads: what it makes of the batch by default, such as the inputs of a baseline; it raises a
+        ValueError for a batch that it cannot read.
       aliases: other names that `make` and `spec` accept.
     """
 
@@ -132,6 +134,7 @@ class Spec(NamedTuple):
     passes: str
     passes_if: Mapping[tuple[str, Any], str]
     options: dict[str, Option]
+    reads: Callable[[Batch], Any] | None = None
     aliases: tuple[str, ...] = ()
 
 
@@ -156,6 +159,7 @@ def register(
     passes_if: Mapping[tuple[str, Any], str] | None = None,
     ranges: Mapping[str, Range] | None = None,
     kinds: Mapping[str, type] | None = None,
+    reads: Callable[[Batch], Any] | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Factory], Factory]:
     """Registers a factory under a name, for `make` and the configs.
@@ -166,7 +170,7 @@ def register(
     Args:
       name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
-      independent, smooth, slopes, derivatives, passes, passes_if, aliases: see `Spec`.
+      independent, smooth, slopes, derivatives, passes, passes_if, reads, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
 
@@ -207,6 +211,7 @@ def register(
             passes=passes,
             passes_if=passes_if or {},
             options=known,
+            reads=reads,
             aliases=aliases,
         )
         _REGISTRY[name] = made._replace(factory=_checked(made))
@@ -371,4 +376,4 @@ def _nearest(word: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.lower(), valid, n=3, cutoff=0.5)
     if near:
         return f": did you mean {' or '.join(near)}?"
-    return f": choose one of {', '.join(valid)}" if valid else ": it has none"
+    return f": choose one of {', '.join(valid)}" if valid else ": it takes no options"

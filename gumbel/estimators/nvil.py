@@ -65,6 +65,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
         "baseline_hidden": Range(minimum=1),
         "baseline_learning_rate": Range(minimum=0.0),
     },
+    reads=flat_features,
 )
 def nvil(
     family: Families,

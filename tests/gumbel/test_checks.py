@@ -536,3 +536,14 @@ def test_an_estimator_of_one_family_cannot_serve_the_other():
 def test_it_wants_values():
     with pytest.raises(ValueError, match="compares values: call it outside of jit"):
         jax.jit(lambda params: check(simple, params).batch_size)(jnp.zeros(2))
+
+
+def test_a_batch_that_a_baseline_cannot_read():
+    def objective(params, batch, key, sample):
+        return sample("z", params + batch["x"]).sum(axis=-1) - batch["statistics"].sum()
+
+    batch = {"x": jnp.zeros((3, 2)), "statistics": jnp.zeros(5)}
+    [(name, reason)] = refusals(check(objective, batch=batch)).items()
+    assert name == "nvil"
+    assert reason.startswith("nvil's baseline sees all of the batch")
+    assert reason.endswith("give features=, a function of the batch to [B, F]")

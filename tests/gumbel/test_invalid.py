@@ -379,7 +379,7 @@ def test_what_is_no_key_is_refused(name):
 @pytest.mark.parametrize("fam", FAMILIES, ids=str)
 def test_a_temperature_that_is_no_number_is_refused(fam, temperature, got):
     logits = jnp.zeros((2, 3))
-    message = rf"^temperature must be a real number [^\n]+, got {got}: one temperature per site"
+    message = rf"^temperature must be a real number [^\n]+, got {got}: only estimators take"
     with pytest.raises(TypeError, match=message):
         fam.relax(KEY, logits, temperature)
     with pytest.raises(TypeError, match=message):

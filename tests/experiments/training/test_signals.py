@@ -19,7 +19,7 @@ def test_a_signal_sets_the_flag(signum, capfd):
         os.kill(os.getpid(), signum)
         assert stop.requested
         assert stop.exit_status == 128 + signum
-    assert "Ctrl-C once more quits" in capfd.readouterr().err
+    assert "a second Ctrl-C quits" in capfd.readouterr().err
 
 
 def test_a_deadline_sets_the_flag_and_a_signal_says_more():
