@@ -24,7 +24,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators.options import Range
-from gumbel.numerics import upcast, zero_where_not_finite
+from gumbel.numerics import finite_or, upcast, zero_where_not_finite
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -66,12 +66,14 @@ class Learner(NamedTuple):
     def step(self, state: ControlState, gradient: Coefficients) -> ControlState:
         """One step of the optimizer; what is not finite in the gradient counts as 0.
 
-        Otherwise a single infinite cost would spoil the coefficients for good.
+        Otherwise a single infinite cost would spoil the coefficients for good, as would one so
+        large that the optimizer's averages overflow: such a step is left out.
         """
         finite = zero_where_not_finite(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
             updates, optimizer = self.optimizer.update(finite, state.optimizer, state.coefficients)
-        return ControlState(optax.apply_updates(state.coefficients, updates), optimizer)
+        moved = ControlState(optax.apply_updates(state.coefficients, updates), optimizer)
+        return finite_or(moved, state)
 
 
 def learner(optimizer: str, learning_rate: Any) -> Learner:

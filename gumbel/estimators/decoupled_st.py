@@ -39,7 +39,7 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
       family: family of the sites.
       draw_temperature: positive; above 1, samples are closer to uniform.
 
-    Source: Shah, Yan, Mozer and Liu (2024).
+    Source: Shah, Yan, Mozer and Liu (2024), version 2 of arXiv 2410.13331.
     """
 
     def draw_at(temperature: Temperature) -> Draw:

@@ -15,7 +15,7 @@ from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.networks import Network, apply_network, init_network
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.numerics import zero_where_not_finite
+from gumbel.numerics import finite_or, zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -174,14 +174,16 @@ def nvil(
 
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
             updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        fitted = (optax.apply_updates(state.baselines, updates), optimizer_state)
+        # A cost that overflows the optimizer's averages would spoil them, too.
+        fitted = finite_or(fitted, (state.baselines, state.optimizer))
         residual = target[None] - values
         next_state = NVILState(
             normalizer.update(
                 state.signal, drawn.cost, spread_of=residual, of_one=drawn.cost.size == 1
             ),
             state.unit,
-            optax.apply_updates(state.baselines, updates),
-            optimizer_state,
+            *fitted,
         )
         baseline_loss = loss * jnp.square(unit)
         metrics = {"signal_scale": jnp.std(residual) / scale, "baseline_loss": baseline_loss}

@@ -115,7 +115,7 @@ def slope_annealed_st(
       slope: a schedule, `step -> slope`; if `None`, the other options define one.
       slope_rate, slope_maximum, slope_interval: see `gumbel.schedules.slope`.
 
-    Source: Chung, Ahn and Bengio (2017), section 4.
+    Source: Chung, Ahn and Bengio (2017), section 3.3.
     """
     if slope is None:
         slope = schedules.slope(slope_rate, slope_maximum, interval=slope_interval)

@@ -54,7 +54,7 @@ def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
 
 @register("zgr", unbiased=False, independent=False, smooth=True)
 def zgr(family: Families) -> Estimator:
-    """ZGR, the zero-temperature limit of Gumbel-Rao: half straight-through, half score function.
+    """ZGR, the zero-temperature limit of exact Gumbel-Rao: half straight-through, half DARN.
 
         dz/dlogits := [J(p) + (z - p)(z - p)^T] / 2,    J(p) = diag(p) - p p^T
 

@@ -194,6 +194,6 @@ class Comparison:
             f"measured, {errors} of the squared norm of the gradient.\n"
             "This assumes that the time goes into averaging independent estimates, that these "
             "parameters and this batch are typical of training, that each estimator runs with the "
-            "options given here, and that times are those of this machine; a bias within its "
-            "interval of 0 may be noise."
+            "options and after the warm-up given here, and that times are those of this machine; a "
+            "bias within its interval of 0 may be noise."
         )

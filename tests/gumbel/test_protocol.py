@@ -447,3 +447,19 @@ def test_the_noise_of_coupled_layers_sets_the_scale_of_nvil():
         _, (state, info) = step(key, state)
         costs.append(float(info.cost))
     assert 0.5 < state.signal.variance**0.5 / np.std(costs) < 2
+
+
+@pytest.mark.parametrize("name", ["nvil", "rebar", "rodeo"])
+def test_a_cost_that_overflows_the_optimizer_leaves_what_was_learned(name):
+    """Its gradient is finite, but not the square that Adam averages."""
+
+    def scaled(params, batch, key, sample):
+        z = sample("z", params + jnp.zeros((len(batch), 1)))
+        return batch * (z.sum(axis=-1) - 0.4) ** 2
+
+    estimator, params, batch = estimators.make(name, BERNOULLI), jnp.zeros(2), jnp.ones(8)
+    start = estimator.init(scaled, params, batch, KEY)
+    gradient = jax.jit(jax.grad(estimator.surrogate, argnums=1, has_aux=True), static_argnums=0)
+    for largest in (1e21, 1e30):
+        _, (state, _) = gradient(scaled, params, batch.at[0].set(largest), KEY, 0.5, start)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
