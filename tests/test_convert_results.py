@@ -98,7 +98,9 @@ def test_a_conversion_that_was_stopped_is_finished(old):
 
 
 def test_the_committed_results_are_converted():
-    for path in (convert_results.Path(__file__).parents[1] / "results").rglob("*.json"):
+    paths = list((convert_results.Path(__file__).parents[1] / "results").rglob("*.json"))
+    assert len(paths) > 1000
+    for path in paths:
         value = json.loads(path.read_text())
         assert convert_results.converted(value) == value, path
 

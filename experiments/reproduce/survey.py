@@ -81,6 +81,7 @@ class Survey(Table1):
         self.runs = Runs(table1.NAME, workdir, results)
         self.times = step_times.read(results)
         self._plans: dict[str, Pass] = {}  # by row
+        self._shares: dict[Cell, Share] = {}
 
     def waves(self) -> Iterator[Wave]:
         """As for Table 1; the runs at equal cost follow those of equal steps."""
@@ -120,12 +121,14 @@ class Survey(Table1):
 
     def share(self, cell: Cell) -> Share:
         """What the cell gets at equal cost."""
-        settings = self.settings_of(cell.row, cell.estimator)
-        if cell.row not in self._plans:
-            self._plans[cell.row] = plan_of(settings)
-        spec, plan = estimators.spec(cell.estimator), self._plans[cell.row]
-        cost = count_passes(spec, plan, settings.estimator.options) / 2
-        return Share(cost, max(1, math.floor(self.preset.final_steps / cost)))
+        if cell not in self._shares:  # a table asks hundreds of times
+            settings = self.settings_of(cell.row, cell.estimator)
+            if cell.row not in self._plans:
+                self._plans[cell.row] = plan_of(settings)
+            spec, plan = estimators.spec(cell.estimator), self._plans[cell.row]
+            cost = count_passes(spec, plan, settings.estimator.options) / 2
+            self._shares[cell] = Share(cost, max(1, math.floor(self.preset.final_steps / cost)))
+        return self._shares[cell]
 
     def equals(self, cell: Cell) -> list[Record]:
         """The records of a cell's runs at equal cost, by seed."""
@@ -160,14 +163,8 @@ class Survey(Table1):
     def _equal_cell(self, cell: Cell) -> dict[str, Any]:
         found, share = self.equals(cell), self.share(cell)
         values = [record["test_bound"] for record in found if record["test_bound"] is not None]
-        entry: dict[str, Any] = {
-            "row": cell.row,
-            "estimator": cell.estimator,
-            "cost": share.cost,
-            "equal_steps": share.steps,
-            "seeds": len(values),
-            "values": values,
-        }
+        entry: dict[str, Any] = {"row": cell.row, "estimator": cell.estimator, "cost": share.cost}
+        entry |= {"equal_steps": share.steps, "seeds": len(values), "values": values}
         if values:
             return entry | summary(values) | provenance(found)
         jobs = self._equal_jobs(cell, range(self.preset.seeds))

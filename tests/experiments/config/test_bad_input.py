@@ -254,13 +254,33 @@ def get_config():
 @pytest.mark.parametrize(
     ("model", "arguments", "said"),
     [
-        ("sbn", ["layers=(1000000,1000000)"], "config.layers=(1000000, 1000000): the model"),
+        pytest.param(
+            "sbn",
+            ["layers=(1000000,1000000)"],
+            "config.layers=(1000000, 1000000): the model",
+            marks=pytest.mark.slow,
+        ),
         ("sbn", ["layers=(2147483647,2147483647)"], "PiB of memory"),
-        ("sbn", ["layers=(100000,100000)", "estimator.name=vimco"], "lower config.layers"),
-        ("vae", ["decoder=(1000000000,)"], "config.decoder=(1000000000,): the model"),
+        pytest.param(
+            "sbn",
+            ["layers=(100000,100000)", "estimator.name=vimco"],
+            "lower config.layers",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "vae",
+            ["decoder=(1000000000,)"],
+            "config.decoder=(1000000000,): the model",
+            marks=pytest.mark.slow,
+        ),
         ("vae", ["decoder=(1000000,1000000)"], "lower config.decoder"),
         ("sbn", ["estimator.name=vimco", "estimator.num_samples=1000000000"], "a step needs"),
-        ("vae", ["estimator.name=vimco", "estimator.num_samples=2147483647"], "a step needs"),
+        pytest.param(
+            "vae",
+            ["estimator.name=vimco", "estimator.num_samples=2147483647"],
+            "a step needs",
+            marks=pytest.mark.slow,
+        ),
         ("sbn", ["estimator.name=nvil", "estimator.baseline_hidden=1000000000"], "a step needs"),
         ("sbn", ["eval_batch_size=2147483647"], "config.eval_batch_size=2147483647: a batch of"),
         (

@@ -19,9 +19,11 @@ COMMITTED += [(target, "full", RESULTS / "full") for target in drawings.CURVES]
 @pytest.mark.parametrize(("target", "preset", "results"), COMMITTED)
 def test_committed_figures_are_of_the_committed_records(target, preset, results, tmp_path):
     drawing = targets.drawing(target, preset, tmp_path, results)
-    outdated = drawing.outdated(results / "figures" / f"{target}.png")
+    assert drawing.lines
+    path = results / "figures" / f"{target}.png"
     command = f"python -m experiments.reproduce {target} --preset={preset} --results={results}"
-    assert outdated == [], f"draw it again: {command} --workdir=DIR"
+    assert drawing.outdated(path) == [], f"draw it again: {command} --workdir=DIR"
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(name="table")

@@ -1,5 +1,7 @@
 """The laboratory while a model trains: measured once at every step, and drawn."""
 
+import shutil
+
 import pytest
 
 from experiments.errors import UserError
@@ -23,49 +25,61 @@ PRESET = stages.PRESETS["smoke"]._replace(
 )
 
 
-def test_an_estimator_that_is_new_is_measured_beside_the_others(tmp_path):
-    """And a setting that is new has had its default."""
-    preset = PRESET._replace(steps=(0,))
+@pytest.fixture(scope="module", name="measured")
+def fixture_measured(tmp_path_factory):
+    """The stages, and the directory of their runs and records."""
+    home = tmp_path_factory.mktemp("stages")
+    return run(home), home
 
-    def run():
-        [stage] = stages.stages(preset, tmp_path, tmp_path, lambda *_: None)
+
+@pytest.fixture(name="copy")
+def fixture_copy(measured, tmp_path):
+    return shutil.copytree(measured[1], tmp_path / "copy")
+
+
+def run(home, preset=PRESET):
+    return list(stages.stages(preset, home / "work", home / "results", lambda *_: None))
+
+
+def test_an_estimator_that_is_new_is_measured_beside_the_others(measured, copy):
+    """And a setting that is new has had its default."""
+
+    def numbers(stage):
         return {(row.estimator, row.group, row.variance) for row in stage.found.rows}
 
-    first = run()
-    [path] = (tmp_path / "lab").glob("*.json")
-    for file in (path, tmp_path / "lab" / "measured" / path.stem / "lab.json"):
-        numbers = records.read_json(file)
-        numbers["rows"] = [row for row in numbers["rows"] if row["estimator"] != "st"]
-        del numbers["request"]["config"]["standardize"]
-        records.write_json(file, numbers)
-    assert run() == first
+    name = "sbn_bernoulli-0"
+    record = copy / "results" / "lab" / f"{name}.json"
+    for file in (record, copy / "work" / "lab" / "measured" / name / "lab.json"):
+        kept = records.read_json(file)
+        kept["rows"] = [row for row in kept["rows"] if row["estimator"] != "st"]
+        del kept["request"]["config"]["standardize"]
+        records.write_json(file, kept)
+    assert numbers(run(copy)[0]) == numbers(measured[0][0])
 
 
-def test_every_stage_is_measured_once_and_drawn(tmp_path, monkeypatch):
-    def run():
-        return list(stages.stages(PRESET, tmp_path / "work", tmp_path / "results", lambda *_: None))
-
-    first = run()
+def test_every_stage_is_measured_once_and_drawn(measured, copy, tmp_path, monkeypatch):
+    first, _ = measured
     assert [(stage.row, stage.step) for stage in first] == [
         ("sbn_bernoulli", 0),
         ("sbn_bernoulli", 20),
     ]
     norms = {stage.found.of_group()[0].norm for stage in first}
     assert len(norms) == 2  # the model has learned in between
-    paths = sorted(path.name for path in (tmp_path / "results" / "lab").iterdir())
+    results = copy / "results"
+    paths = sorted(path.name for path in (results / "lab").iterdir())
     assert paths == [f"sbn_bernoulli-{step}.json" for step in (0, 20)]
 
     monkeypatch.setattr(stages.run, "train", None)  # what is recorded is not trained again
     monkeypatch.setattr(stages.measure, "measure", None)
-    assert run() == first
+    assert run(copy) == first
     other = PRESET._replace(request=PRESET.request._replace(num_draws=20))
     with pytest.raises(UserError, match=r"sbn_bernoulli-0\.json is of another request: delete it"):
-        next(stages.stages(other, tmp_path / "work", tmp_path / "results", lambda *_: None))
+        run(copy, other)
     monkeypatch.undo()
-    (tmp_path / "results" / "lab" / "sbn_bernoulli-20.json").unlink()
-    assert run()[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
-    (tmp_path / "results" / "lab" / "sbn_bernoulli-0-old.json").write_text("no stage")
-    drawing = drawings.of_lab(tmp_path / "results")
+    (results / "lab" / "sbn_bernoulli-20.json").unlink()
+    assert run(copy)[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
+    (results / "lab" / "sbn_bernoulli-0-old.json").write_text("no stage")
+    drawing = drawings.of_lab(results)
     assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20)]
     drawing.write(tmp_path / "lab.png")
     assert (tmp_path / "lab.png").stat().st_size > 10_000

@@ -9,26 +9,29 @@ from gumbel import estimators
 
 
 def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkeypatch):
-    monkeypatch.setattr(toys, "names", lambda: ["sf", "reinmax"])
+    monkeypatch.setattr(toys, "names", lambda: ["reinmax"])
     path = tmp_path / "toys.json"
-    rows = toys.write(path, num_steps=300, num_draws=200)
-    by = {(row["estimator"], row["target"]): row for row in rows}
-    assert set(by) == {(name, target) for name in ("sf", "reinmax") for target in toys.TARGETS}
+    rows = toys.write(path, num_steps=3000, num_draws=200)
+    assert [(row["estimator"], row["target"]) for row in rows] == [
+        ("reinmax", target) for target in toys.TARGETS
+    ]
     for row in rows:
         target = row["target"]
         assert row["cost"][0] == pytest.approx((target**2 + (1 - target) ** 2) / 2, abs=1e-5)
-    assert by["reinmax", 0.45]["cost"][-1] < 0.25
+    assert rows[0]["cost"][-1] < 0.22  # from 0.2525; the least is 0.2025
     # The straight-through estimates that are exact for quadratics: slope times a half, by value.
     values = np.array([0.0, 1.0])
     slopes = 0.25 * 2 * (values - 0.45)
-    found = np.exp(by["reinmax", 0.45]["log_variance"][0])
-    assert found == pytest.approx(slopes.var(), rel=0.2)
+    # That of 200 draws is smaller by a chi-square over 200 and this is its mean over 5 seeds: more
+    # than 4 % once in a million.
+    found = np.exp(rows[0]["log_variance"][0])
+    assert found == pytest.approx(slopes.var(), rel=0.04)
 
     monkeypatch.setattr(toys, "train", None)  # what is there is not trained again
-    assert toys.write(path, num_steps=300, num_draws=200) == rows
+    assert toys.write(path, num_steps=3000, num_draws=200) == rows
     before = path.read_text()
-    with pytest.raises(UserError, match=r"of another setting \(num_steps is 300, not 400\)"):
-        toys.write(path, num_steps=400, num_draws=200)
+    with pytest.raises(UserError, match=r"of another setting \(num_steps is 3000, not 4000\)"):
+        toys.write(path, num_steps=4000, num_draws=200)
     assert path.read_text() == before
     assert toys.read(path) == rows
     figures_beyond.toys(tmp_path / "toys.png", rows, toys.TARGETS)

@@ -54,10 +54,11 @@ def finish(child: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
 
 def numbers(workdir: Path) -> dict[str, Any]:
     """All that the runs of a sweep recorded, but for times, paths and where it ran."""
-    times = {"train_seconds", "eval_seconds", "steps_per_second", "trained_together", "git"}
+    apart = {"train_seconds", "eval_seconds", "steps_per_second", "trained_together", "git"}
+    apart |= {"device"}  # several workers share the cores
 
     def kept(row: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in row.items() if key not in times}
+        return {key: value for key, value in row.items() if key not in apart}
 
     return {
         path.parent.name: (

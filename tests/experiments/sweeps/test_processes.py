@@ -1,6 +1,8 @@
 """Sweeps as processes that are interrupted and resumed: the numbers stay."""
 
+import contextlib
 import fcntl
+import io
 import os
 import random
 import shutil
@@ -9,13 +11,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from experiments import command
+from experiments import command, sweep
+from experiments.config import cli
 from experiments.sweeps import grids
 from experiments.training import records
+from experiments.training.run_state import RunState
 from tests.experiments.sweeps.launching import (
     SIX,
     finish,
@@ -25,37 +29,73 @@ from tests.experiments.sweeps.launching import (
     wait_for,
 )
 
+GOOD = SIX[:4]
+# Of the six, the two of the third learning rate fail.
+QUICK = ("--grid=learning_rate=1e-3,1e-2,3e38;seed=0,1", "--config.num_steps=40")
+
+
+class Swept(NamedTuple):
+    """A sweep that is over, and what it printed."""
+
+    workdir: Path
+    out: str
+    err: str
+
 
 @pytest.fixture(scope="module", name="by_process")
-def fixture_by_process(home: Path) -> Path:
-    """The directory of an undisturbed sweep of six runs."""
-    out, err = finish(start(home, "process", "--engine=process", "--workers=1"))
-    assert "table: " in out
-    assert err.count("done: ") == 6
-    return home / "process"
+def fixture_by_process(home: Path) -> Swept:
+    """Processes of their own train, one run after the other."""
+    child = start(home, "process", "--engine=process", "--workers=1", *QUICK)
+    return Swept(home / "process", *finish(child, command.FAILED))
+
+
+@pytest.fixture(scope="module", name="by_vmap")
+def fixture_by_vmap(home: Path) -> Swept:
+    """This process trains, all runs at once; it draws none of them, which takes long."""
+    out, err = io.StringIO(), io.StringIO()
+    files = [f"--config={home / 'config.py'}", f"--workdir={home / 'vmap'}"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(RunState, "draw", lambda *_: None)
+        status = cli.run(sweep.main, [*files, "--engine=vmap", *QUICK], sweep.define_flags)
+    assert status == command.FAILED
+    return Swept(home / "vmap", out.getvalue(), err.getvalue())
 
 
 def test_every_run_has_a_directory_of_its_own(by_process):
-    assert set(numbers(by_process)) == {grids.name(trial) for trial in SIX}
-    for trial in SIX:
-        result = records.read_json(by_process / "runs" / grids.name(trial) / "result.json")
+    assert by_process.err.count("done: ") == len(GOOD)
+    assert set(numbers(by_process.workdir)) == {grids.name(trial) for trial in GOOD}
+    for trial in GOOD:
+        result = records.read_json(run_of(by_process, trial) / "result.json")
         assert result["overrides"] == trial
         assert result["config"]["learning_rate"] == trial["learning_rate"]
         assert result["seed"] == trial["seed"]
 
 
+def run_of(swept: Swept, trial: dict[str, Any]) -> Path:
+    return swept.workdir / "runs" / grids.name(trial)
+
+
 def test_the_table_and_the_plot(by_process):
-    table = records.read_json(by_process / "table.json")
-    bounds = [row["mean"] for row in table["rows"]]
+    assert "table: " in by_process.out
+    table = records.read_json(by_process.workdir / "table.json")
+    *good, failed = table["rows"]
+    bounds = [row["mean"] for row in good]
     assert table["keys"] == ["learning_rate"]
+    assert len(good) == 2
     assert bounds == sorted(bounds)
-    for row in table["rows"]:
+    for row in good:
         assert row["mean"] == pytest.approx(sum(row["by_seed"].values()) / 2)
         for seed, bound in row["by_seed"].items():
-            path = by_process / "runs" / grids.name(row["overrides"] | {"seed": int(seed)})
+            path = run_of(by_process, row["overrides"] | {"seed": int(seed)})
             assert records.read_json(path / "result.json")["validation_bound"] == bound
-    assert len((by_process / "table.md").read_text().splitlines()) == 2 + 3
-    assert (by_process / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert failed["overrides"] == {"learning_rate": 3e38}
+    assert failed["mean"] is None
+    assert len((by_process.workdir / "table.md").read_text().splitlines()) == 2 + 3
+    assert (by_process.workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def assert_close(actual: Path, expected: Path) -> None:
@@ -72,26 +112,40 @@ def assert_close(actual: Path, expected: Path) -> None:
             assert row == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
-@pytest.fixture(scope="module", name="by_vmap")
-def fixture_by_vmap(home: Path) -> Path:
-    finish(start(home, "vmap", "--engine=vmap"))
-    return home / "vmap"
-
-
 def test_vmap_gives_the_numbers_of_process(by_vmap, by_process):
-    together = records.read_json(next(by_vmap.glob("runs/*/result.json")))["trained_together"]
-    assert together == 6
-    assert_close(by_vmap, by_process)
+    result = records.read_json(run_of(by_vmap, GOOD[0]) / "result.json")
+    assert result["trained_together"] == 6
+    assert_close(by_vmap.workdir, by_process.workdir)
+
+
+@pytest.mark.parametrize("engine", ["process", "vmap"])
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(engine, request):
+    swept = request.getfixturevalue(f"by_{engine}")
+    for seed in (0, 1):
+        trial = {"learning_rate": 3e38, "seed": seed}
+        failure = records.read_json(run_of(swept, trial) / "failure.json")
+        assert failure["overrides"]["learning_rate"] == 3e38
+        assert "the training cost is" in failure["reason"]
+        assert f"{grids.name(trial)}: the training cost is" in swept.out
+        assert grids.name(trial) in swept.err
+
+
+@pytest.fixture(scope="module", name="undisturbed")
+def fixture_undisturbed(home: Path) -> Path:
+    """The directory of a sweep of six longer runs, for those that are disturbed."""
+    _, err = finish(start(home, "undisturbed", "--engine=process", "--workers=1"))
+    assert err.count("done: ") == 6
+    return home / "undisturbed"
 
 
 @pytest.mark.slow
-def test_only_what_is_missing_is_done(home, by_process):
+def test_only_what_is_missing_is_done(home, undisturbed):
     """Two runs are missing, one of which another process holds until the other is done.
 
     With two workers, where there was one before, the numbers are the same to the bit.
     """
     workdir = home / "missing"
-    shutil.copytree(by_process, workdir)
+    shutil.copytree(undisturbed, workdir)
     gone, held = (workdir / "runs" / grids.name(trial) for trial in SIX[:2])
     shutil.rmtree(gone)
     shutil.rmtree(held)
@@ -105,7 +159,7 @@ def test_only_what_is_missing_is_done(home, by_process):
     _, err = finish(child)
     assert err.count("done: ") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert numbers(workdir) == numbers(by_process)
+    assert numbers(workdir) == numbers(undisturbed)
     out, err = finish(start(home, "missing", "--engine=process"))
     assert "done: " not in err
     assert "table: " in out
@@ -141,7 +195,7 @@ def workers_of(child: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, by_process):
+def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, undisturbed):
     workdir = home / "interrupted"
 
     def more_steps(steps: int) -> Any:
@@ -168,7 +222,7 @@ def test_interrupted_in_every_way_it_comes_to_the_same_numbers(home, by_process)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
 
     finish(start(home, "interrupted", "--engine=process", "--workers=1"))
-    assert numbers(workdir) == numbers(by_process)
+    assert numbers(workdir) == numbers(undisturbed)
 
 
 def kill_at_random(home: Path, workdir: str, times: int, *arguments: str) -> None:
@@ -194,22 +248,22 @@ def kill_at_random(home: Path, workdir: str, times: int, *arguments: str) -> Non
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_come_to_the_same_numbers(home, by_process):
+def test_twenty_kills_at_random_come_to_the_same_numbers(home, undisturbed):
     kill_at_random(home, "killed", 20, "--engine=process", "--workers=2")
     finish(start(home, "killed", "--engine=process", "--workers=2"))
-    assert numbers(home / "killed") == numbers(by_process)
+    assert numbers(home / "killed") == numbers(undisturbed)
 
 
 @pytest.mark.slow
-def test_two_sweeps_on_one_directory(home, by_process):
+def test_two_sweeps_on_one_directory(home, undisturbed):
     both = [start(home, "two", f"--engine={engine}") for engine in ("process", "vmap")]
     for child in both:
         finish(child)
-    assert_close(home / "two", by_process)
+    assert_close(home / "two", undisturbed)
 
 
 @pytest.mark.slow
-def test_vmap_goes_on_from_any_mixture_of_checkpoints(home, by_process):
+def test_vmap_goes_on_from_any_mixture_of_checkpoints(home, undisturbed):
     """Begun by two processes, so that the runs have come to different steps."""
     child = start(home, "mixed", "--engine=process", "--workers=2")
     wait_for(lambda: steps_of(home / "mixed") >= 250)
@@ -223,17 +277,17 @@ def test_vmap_goes_on_from_any_mixture_of_checkpoints(home, by_process):
     child.send_signal(signal.SIGTERM)
     child.communicate()
     finish(start(home, "mixed", "--engine=vmap"))
-    assert_close(home / "mixed", by_process)
+    assert_close(home / "mixed", undisturbed)
 
 
 @pytest.mark.ray
-def test_ray_gives_the_numbers_of_process(home, by_process):
+def test_ray_gives_the_numbers_of_process(home, undisturbed):
     finish(start(home, "ray", "--engine=ray", "--workers=2"))
-    assert_close(home / "ray", by_process)
+    assert_close(home / "ray", undisturbed)
 
 
 @pytest.mark.ray
-def test_ray_replaces_a_killed_worker_and_stops_when_asked(home, by_process):
+def test_ray_replaces_a_killed_worker_and_stops_when_asked(home, undisturbed):
     def ray_workers() -> Iterator[int]:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -252,19 +306,4 @@ def test_ray_replaces_a_killed_worker_and_stops_when_asked(home, by_process):
     child.send_signal(signal.SIGTERM)
     finish(child, 128 + signal.SIGTERM)
     finish(start(home, "ray-killed", "--engine=ray", "--workers=1"))
-    assert_close(workdir, by_process)
-
-
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(home, by_vmap):
-    grid = "--grid=learning_rate=1e-3,1e-2,3e38;seed=0,1"
-    out, err = finish(start(home, "failing", "--engine=vmap", grid), command.FAILED)
-    failing = {grids.name({"learning_rate": 3e38, "seed": seed}) for seed in (0, 1)}
-    good, wanted = numbers(home / "failing"), numbers(by_vmap)
-    assert set(good) == set(wanted) - {grids.name(trial) for trial in SIX[4:]}
-    assert all(good[name] == wanted[name] for name in good)
-    for name in failing:
-        failure = records.read_json(home / "failing" / "runs" / name / "failure.json")
-        assert failure["overrides"]["learning_rate"] == 3e38
-        assert "the training cost is" in failure["reason"]
-        assert f"{name}: the training cost is" in out
-        assert name in err
+    assert_close(workdir, undisturbed)

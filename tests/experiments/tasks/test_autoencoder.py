@@ -15,6 +15,7 @@ from experiments.data import load
 from experiments.tasks import autoencoder, layers
 from experiments.training import records
 from gumbel import CATEGORICAL, exact, samplers
+from tests.experiments import small
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -57,9 +58,12 @@ def written_out(model, images, kl_weight):
 @pytest.mark.parametrize("kl_weight", [1.0, 0.25])
 def test_the_cost_is_the_bound_written_out(model, images, kl_weight):
     objective = layers.objective(model, kl_weight=kl_weight)
-    found = exact.expected_cost(
-        objective, layers.params_of(model), model.batch(images), KEY, CATEGORICAL
-    )
+
+    @small.quick_jit
+    def expected(params, batch):
+        return exact.expected_cost(objective, params, batch, KEY, CATEGORICAL)
+
+    found = expected(layers.params_of(model), model.batch(images))
     np.testing.assert_allclose(found, written_out(model, images, kl_weight), rtol=1e-5)
 
 
@@ -95,8 +99,10 @@ def test_usage_counts_codes_and_their_perplexity():
 
 
 def test_a_run_says_how_many_codes_it_uses(tmp_path, capsys):
-    small = {
+    sizes = {
         "num_classes": 8,
+        "hidden": 16,
+        "embedding": 4,
         "layers": "(16,)",
         "num_steps": 20,
         "log_every": 10,
@@ -106,7 +112,7 @@ def test_a_run_says_how_many_codes_it_uses(tmp_path, capsys):
         "test_num_samples": 2,
         "eval_batch_size": 150,
     }
-    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    flags = [f"--config.{key}={value}" for key, value in sizes.items()]
     files = [f"--config={config_file.__file__}", f"--workdir={tmp_path}"]
     assert cli.run(train.main, [*files, *flags]) == 0
     assert "perplexity: test " in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The semi-supervised model: its cost term by term, its labels, a run from end to end."""
 
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 NUM_CLASSES, STYLE_DIM = 3, 2
 KEY = jax.random.key(3)
-QUICK = ("marginalization", "gumbel_softmax")  # compiling the others takes a minute
+QUICK = "marginalization"  # compiling the others takes a minute
 
 
 @pytest.fixture(name="images", scope="module")
@@ -61,12 +62,25 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
+@cache
+def jitted(model):
+    """`style`, `decode` and the expected cost, `(images, key, annealed)`, of a model."""
+    params = layers.params_of(model)
+
+    def expected_cost(images, key, annealed):
+        objective = layers.objective(model, **annealed)
+        return exact.expected_cost(objective, params, images, key, CATEGORICAL)
+
+    return tuple(map(jax.jit, (model.style, model.decode, expected_cost)))
+
+
 def one_image(model, image, noise, label, beta=1.0):
     """`-log p(x | y, z) + beta KL(q(z | x, y) || p(z))` of an image and class, pixel by pixel."""
     y = np.eye(NUM_CLASSES, dtype=np.float32)[[label]]
-    mean, log_scale = (np.asarray(a[0], np.float64) for a in model.style(image[None], y))
+    style, decode, _ = jitted(model)
+    mean, log_scale = (np.asarray(a[0], np.float64) for a in style(image[None], y))
     z = [m + math.exp(s) * float(e) for m, s, e in zip(mean, log_scale, noise, strict=True)]
-    logits = np.asarray(model.decode(y, jnp.asarray([z], jnp.float32))[0], np.float64)
+    logits = np.asarray(decode(y, jnp.asarray([z], jnp.float32))[0], np.float64)
     cost = 0.0
     for pixel, logit in zip(np.asarray(image).ravel(), logits.ravel(), strict=True):
         cost -= math.log(sigmoid(logit) if pixel else sigmoid(-logit))
@@ -79,11 +93,6 @@ def class_probabilities(model, images):
     logits = np.asarray(model.class_logits(images), np.float64)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
-
-
-def expected(model, images, key, **annealed):
-    params, objective = layers.params_of(model), layers.objective(model, **annealed)
-    return exact.expected_cost(objective, params, images, key, CATEGORICAL)
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
@@ -101,7 +110,7 @@ def test_the_unlabeled_cost_is_the_bound_written_out(model, images, beta):
             entropy -= q[index, label] * math.log(q[index, label])
         bounds.append(bound - entropy)
     assert np.ptp(q) > 0.1
-    found = expected(model, images, KEY, style_beta=beta)
+    found = jitted(model)[2](images, KEY, {"style_beta": beta})
     np.testing.assert_allclose(found, bounds, rtol=1e-5)
 
 
@@ -123,14 +132,14 @@ def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     """At discrete classes and with both KL terms at the sample; |z| < 4.5 is 1 error in 150,000."""
     image, num_samples = images[:1], 20_000
     objective = layers.objective(model, hard=True)
-    params = layers.params_of(model)
+    params, expected = layers.params_of(model), jitted(model)[2]
 
     def draw(key):
         made = samplers.trace(objective, params, image, key, CATEGORICAL, samplers.hard_draw)
         return made.cost[0]
 
     def bound(key):
-        return expected(model, image, key)[0]
+        return expected(image, key, {})[0]
 
     keys = jax.random.split(KEY, num_samples)
     hard, exact_cost = (np.asarray(jax.jit(jax.vmap(f))(keys), np.float64) for f in (draw, bound))
@@ -263,7 +272,7 @@ def test_only_the_labeled_images_show_their_labels(program):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name not in QUICK else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name != QUICK else [])
         for name in estimators.names()
     ],
 )
@@ -297,16 +306,26 @@ def test_alpha_weighs_the_labels_alone_and_is_dynamic(program):
         trace = program.run(dynamic, images, start, program.indices(0, 0, num_steps=1))[1]
         return trace.cost[0], trace.metrics["labeled_cost"][0]
 
-    (free, without), (same, some), (_, more) = (
-        costs(dynamic | {"alpha": jnp.asarray(alpha), "labeled_weight": jnp.ones(())})
-        for alpha in (0.0, 0.1, 0.2)
-    )
+    def at(alpha, weight):
+        return costs(dynamic | {"alpha": jnp.asarray(alpha), "labeled_weight": jnp.asarray(weight)})
+
+    (free, without), (same, some), (_, more) = (at(alpha, 1.0) for alpha in (0.0, 0.1, 0.2))
     assert float(free) == float(same)
     # At weight 1 every image counts once in the bound, which at first is about the same for all.
     assert float(without / free) == pytest.approx(100 / len(images), rel=0.2)
     cross_entropy = (some - without) / (0.1 * len(images) / 100)
     assert 1 < float(cross_entropy) < 4  # of ten classes, before training: about log 10
     assert float(more - some) == pytest.approx(float(some - without), rel=1e-3)
+    assert float(at(0.0, 2.0)[1]) == pytest.approx(2 * float(without), rel=1e-5)
+
+
+def test_random_labels_are_of_the_same_images():
+    digits = load("digits")
+    found = labels.prepare(settings_of(labels="random"), digits)
+    for split in ("train", "validation", "test"):
+        true, random = getattr(digits, split), getattr(found, split)
+        np.testing.assert_array_equal(random.images, true.images)
+        assert np.mean(random.labels == true.labels) < 0.2  # a tenth of them by chance
 
 
 def test_beta_falls_to_one_over_its_share_of_the_steps():

@@ -35,7 +35,11 @@ BATCH = {
     "batch_size": 8,
     "eval_batch_size": 300,
     "learning_rate": 0.1,
-    "num_steps": 40,
+    "num_steps": 20,
+    "log_every": 10,
+    "eval_every": 10,
+    "checkpoint_every": 10,
+    "steps_per_call": 10,
     "test_num_samples": 1,
 }
 
@@ -54,7 +58,7 @@ class Way(NamedTuple):
     programs: Programs
 
     def train(self, jobs: Sequence[Job], *, to_the_end: bool = True) -> None:
-        """Trains the jobs, or takes them twenty steps further."""
+        """Trains the jobs, or takes them ten steps further."""
         stop = Stop(None if to_the_end else signal.SIGTERM)
         with contextlib.suppress(Stopped):
             run.train_together(jobs, stop=stop, programs=self.programs, place=self.place)
@@ -131,24 +135,24 @@ def undrawn(*_: object) -> None:
 
 
 def resumed(home: Path, settings: Settings, ways: Mapping[int, Way]) -> dict[str, Any]:
-    """Runs alone, one that moves from one device to four, and sweeps of five on four devices."""
+    """Runs alone, one that moves from one device to four, and sweeps of three on two devices."""
     each = [
         dataclasses.replace(settings, seed=seed, learning_rate=0.02 * (seed + 1))
-        for seed in range(5)
+        for seed in range(3)
     ]
     names = ("alone", "moved", "sweep", "mixed")
     alone, moved, sweep, mixed = (
         [Job(settings, home / f"{name}{settings.seed}", {}) for settings in each] for name in names
     )
-    single, four = ways[1], among(4)
+    single, two = ways[1], among(2)
     for job in alone:
         single.train([job])
     single.train(moved[:1], to_the_end=False)
     ways[4].train(moved[:1])
-    four.train(sweep)
+    two.train(sweep)
     for job in mixed[:2]:
         single.train([job], to_the_end=False)
-    four.train(mixed)
+    two.train(mixed)
     wanted = [numbers(job.workdir) for job in alone]
     result = records.read_json(sweep[0].workdir / "result.json")
     return {

@@ -150,7 +150,7 @@ def damages(file):
         yield f"flipped at {place}", data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_damage_to_any_file_goes_unnoticed(three, tmp_path, caplog, capfd, every):
     """Every file of the newest checkpoint in turn: the right state or the one before, no other."""
     fell_back = 0
@@ -335,11 +335,12 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 """
 
 
-def test_a_kill_while_saving_loses_nothing_complete(tmp_path):
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_kill_while_saving_loses_nothing_complete(tmp_path, rounds):
     root = Path(__file__).parents[3]
     delays = random.Random(0)
     newest = 0
-    for _ in range(2):
+    for _ in range(rounds):
         child = subprocess.Popen(
             [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)],
             stdout=subprocess.PIPE,

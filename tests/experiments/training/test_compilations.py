@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import pytest
+
 from experiments.training import compilations
 
 ROOT = Path(__file__).parents[3]
@@ -56,15 +59,27 @@ def test_programs_are_found_again_and_give_the_same_bits(tmp_path):
     assert len(directories(tmp_path)) == 2
 
 
-def test_a_directory_of_the_environment_is_used_as_it_is(tmp_path):
-    mine = tmp_path / "mine"
-    compiled(tmp_path, JAX_COMPILATION_CACHE_DIR=str(mine))
+@pytest.fixture(name="told")
+def fixture_told(tmp_path, monkeypatch):
+    """The options that jax is told in this process, where they have no effect."""
+    told = {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    return told
+
+
+def test_a_directory_of_the_environment_is_used_as_it_is(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    compilations.keep_compilations()
+    assert told == {}
     assert not (tmp_path / "gumbel").exists()
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(told, tmp_path):
     (tmp_path / "gumbel").write_text("")
-    assert compiled(tmp_path)[0] == 0
+    compilations.keep_compilations()
+    assert told == {}
 
 
 def test_processors_have_directories_of_their_own(monkeypatch):
@@ -75,16 +90,16 @@ def test_processors_have_directories_of_their_own(monkeypatch):
     assert compilations.fingerprint() != one
 
 
-def test_what_no_process_has_used_for_a_month_goes(tmp_path):
+def test_what_no_process_has_used_for_a_month_goes(told, tmp_path):
     stale, fresh = tmp_path / "gumbel/compiled/stale", tmp_path / "gumbel/compiled/fresh"
     for directory in (stale, fresh):
         directory.mkdir(parents=True)
         (directory / "program").write_text("x")
     before = time.time() - 40 * 24 * 3600
     os.utime(stale, (before, before))
-    compiled(tmp_path)
+    compilations.keep_compilations()
     assert not stale.exists()
-    assert fresh.exists()
+    assert set(directories(tmp_path)) == {fresh, Path(told["jax_compilation_cache_dir"])}
 
 
 def test_commands_import_what_they_need_when_they_need_it():

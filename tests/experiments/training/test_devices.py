@@ -62,8 +62,8 @@ def test_a_run_resumes_on_another_number_of_devices(found):
     assert found["resumed"]["moved"] < ROUNDING
 
 
-def test_a_sweep_on_four_devices_has_the_numbers_of_one(found):
-    assert found["resumed"]["together"] == 5
+def test_a_sweep_on_two_devices_has_the_numbers_of_one(found):
+    assert found["resumed"]["together"] == 3  # and an idle one
     assert found["resumed"]["sweep"] < ROUNDING
 
 

@@ -42,12 +42,14 @@ from experiments.training.job import Job
 from experiments.training.program import Program, Trace, dynamic_of
 from scripts import run_numbers
 from tests.experiments import small
+from tests.experiments.training.tensorboard import events
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ROOT = Path(__file__).parents[3]
 NUM_STEPS, LOG_EVERY, SAVE_EVERY = 60, 5, 10
 SEED = 3  # of the kills: one in a save, one before and one after
+DRAW = run_state.RunState.draw
 
 # NVIL's state is the largest: moving averages, a network and its optimizer.
 CONFIG = f"""
@@ -84,7 +86,11 @@ def settings(home: Path, *, cached: bool) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", name="home", autouse=True)
 def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with a config file; programs that are compiled are kept for this module."""
+    """A directory with a config file; programs that are compiled are kept for this module.
+
+    Pictures are not drawn, which takes long, but by `finished`. And the state of the checkout is
+    that of the start: an edit while the tests run would be another origin of a run.
+    """
     home = tmp_path_factory.mktemp("runs")
     (home / "config.py").write_text(CONFIG)
     wanted = settings(home, cached=True)
@@ -92,7 +98,11 @@ def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, value in wanted.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
-    yield home
+    git = provenance.provenance()["git"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "_git", lambda _: git)
+        patch.setattr(run_state.RunState, "draw", lambda *_: None)
+        yield home
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -108,7 +118,7 @@ def launched(home: Path, workdir: Path, *arguments: str) -> Ended:
     out, err = io.StringIO(), io.StringIO()
     files = [f"--config={home / 'config.py'}", f"--workdir={workdir}"]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.run(train.main, [*files, *arguments])
+        status = cli.run(train.main, [*files, *arguments], train.define_flags)
     return Ended(status, out.getvalue(), err.getvalue())
 
 
@@ -131,7 +141,9 @@ def signal_at(step: int, signum: int) -> Iterator[None]:
 @pytest.fixture(scope="module", name="finished")
 def fixture_finished(home) -> tuple[Path, Ended]:
     """An undisturbed run."""
-    ended = launched(home, home / "finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_state.RunState, "draw", DRAW)
+        ended = launched(home, home / "finished")
     assert ended.status == 0, ended.err
     return home / "finished", ended
 
@@ -161,6 +173,11 @@ def numbers(workdir: Path) -> dict[str, Any]:
         },
         "rows": [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows],
     }
+
+
+def scalars(workdir: Path) -> list[tuple[int, str, float]]:
+    """The TensorBoard events of a run but its speed, and its picture, which few have here."""
+    return [event for event in run_numbers.scalars(workdir) if event[1] != "picture"]
 
 
 def checkpoints(workdir: Path) -> set[str]:
@@ -195,9 +212,11 @@ def test_the_files_of_a_run(finished, home):
     picture = (workdir / "picture.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
-    events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
-    for name in (b"train_cost", b"validation_bound", b"temperature", b"steps_per_second"):
-        assert name in events
+    shown = {(step, name): value for step, name, value in events(workdir)}
+    for name in ("train_cost", "validation_bound", "temperature", "steps_per_second", "picture"):
+        assert (NUM_STEPS, name) in shown
+    bound = json.loads((workdir / "result.json").read_text())["test_bound"]
+    assert shown[NUM_STEPS, "final/test_bound"] == pytest.approx(bound)
     assert f"numbers: {workdir / 'result.json'}" in ended.out
     assert f"picture: {workdir / 'picture.png'}" in ended.out
 
@@ -226,7 +245,7 @@ def test_the_result_of_a_run(finished):
     assert result["versions"]["jax"] == jax.__version__
     assert result["device"]["platform"] == jax.default_backend()
     assert result["matmul_precision"]
-    assert set(result["git"] or {"commit", "dirty"}) == {"commit", "dirty"}
+    assert result["git"] == provenance.provenance()["git"]
     assert f"test {result['test_bound']:.2f} (5-sample bound, nats), " in ended.out
     assert f"validation {result['validation_bound']:.2f} (5-sample)" in ended.out
 
@@ -310,13 +329,25 @@ def test_a_finished_run_says_so_and_does_nothing(finished, launch):
 
 
 def test_overrides_are_recorded(launch, tmp_path):
-    launch(tmp_path, "--config.num_steps=5", "--config.learning_rate=0.5")
+    launch(tmp_path, "--config.num_steps=55", "--config.learning_rate=0.05")
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["overrides"] == {"num_steps": 5, "learning_rate": 0.5}
-    assert (result["config"]["num_steps"], result["steps"]) == (5, 5)
+    assert result["overrides"] == {"num_steps": 55, "learning_rate": 0.05}
+    assert (result["config"]["num_steps"], result["steps"]) == (55, 55)
 
 
-# Stopping and going on
+def test_numbers_of_samples(finished, launch, tmp_path):
+    """More while training, and fewer for the final bound of the validation images alone."""
+    launch(tmp_path, "--config.monitor_num_samples=20", "--config.validation_num_samples=1")
+    found, usual = numbers(tmp_path), numbers(finished[0])
+    assert found["rows"][0]["validation_bound"] < usual["rows"][0]["validation_bound"]
+    assert found["result"]["validation_bound"] > usual["result"]["validation_bound"]
+    assert found["result"]["test_bound"] == usual["result"]["test_bound"]
+
+
+def test_flags_change_no_number(finished, launch, tmp_path):
+    assert launch(tmp_path, "--tracker=none", "--devices=all").status == 0
+    assert not (tmp_path / "tensorboard").exists()
+    assert numbers(tmp_path) == numbers(finished[0])
 
 
 def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
@@ -330,6 +361,9 @@ def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
     ]
 
 
+# Stopping and going on
+
+
 def test_sigterm_saves_and_leaves(stopped):
     workdir, ended = stopped
     assert ended.status == 128 + signal.SIGTERM
@@ -341,9 +375,33 @@ def test_sigterm_saves_and_leaves(stopped):
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(halfway, finished, launch):
-    assert launch(halfway).status == 0
+    ended = launch(halfway)
+    assert ended.status == 0
+    assert ended.err.startswith("step 40 ")  # the first bound after 35: no step was taken again
     assert numbers(halfway) == numbers(finished[0])
-    assert run_numbers.scalars(halfway) == run_numbers.scalars(finished[0])
+    assert scalars(halfway) == scalars(finished[0])
+
+
+def test_a_result_names_the_commits_and_versions_of_all_its_steps(halfway, launch, monkeypatch):
+    here = provenance.provenance()
+    later = here | {"git": {"commit": "later", "dirty": True}}
+    monkeypatch.setattr(provenance, "provenance", lambda: later)
+    assert launch(halfway).status == 0
+    assert json.loads((halfway / "result.json").read_text())["origins"] == [
+        {"from_step": 0, **provenance.origin(here)},
+        {"from_step": 35, **provenance.origin(later)},
+    ]
+
+
+def test_a_tracker_is_given_what_was_logged_and_the_final_numbers(halfway, launch, recorder):
+    [made, _] = recorder
+    assert launch(halfway, "--tracker=tensorboard", "--tracker=recorder").status == 0
+    result = json.loads((halfway / "result.json").read_text())
+    assert [row["step"] for row in made[0].run.rows] == list(range(0, 36, LOG_EVERY))
+    assert [row["step"] for row in made[0].rows] == list(range(40, NUM_STEPS + 1, LOG_EVERY))
+    assert made[0].result["test_bound"] == result["test_bound"]
+    assert made[0].picture == halfway / "picture.png"
+    assert made[0].closed == 1
 
 
 @pytest.mark.parametrize("step", [0, NUM_STEPS])
@@ -382,7 +440,7 @@ def append_and_count(self, logged, **scalars):
         sys.setprofile(count)
 
 metrics.MetricsLog.append = append_and_count
-cli.run(train.main)
+cli.run(train.main, define_flags=train.define_flags)
 """
 
 
@@ -415,7 +473,7 @@ def test_sigkill_at_random_moments_changes_no_number(home, finished, launch, tmp
         assert logged[-1] >= step
     assert launch(tmp_path).status == 0
     assert numbers(tmp_path) == numbers(finished[0])
-    assert run_numbers.scalars(tmp_path) == run_numbers.scalars(finished[0])
+    assert scalars(tmp_path) == scalars(finished[0])
 
 
 # Made longer
@@ -440,7 +498,7 @@ def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
     assert ended.status == 0, ended.err
     assert "holds a finished run" not in ended.out
     assert numbers(workdir) == numbers(long)
-    assert run_numbers.scalars(workdir) == run_numbers.scalars(long)
+    assert scalars(workdir) == scalars(long)
     kept = json.loads((workdir / f"result-{steps}.json").read_text())
     assert kept["steps"] == steps
     assert "holds a finished run" in launch(workdir, "--config.num_steps=80").out
@@ -566,6 +624,7 @@ OTHER = {
     "jax_enable_x64": (False, True),
     "jax_disable_most_optimizations": (False, True),
 }
+OTHER_FLAGS = "--xla_cpu_enable_fast_math=true"  # for a process that XLA has read them in before
 
 
 def test_every_setting_that_changes_numbers_is_here():
@@ -594,12 +653,27 @@ def test_keys_whose_draws_depend_on_the_others_of_a_batch_are_refused(launch, ot
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.parametrize("name", sorted(OTHER.keys() - {"jax_default_prng_impl"}))
-def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
-    metrics = (halfway / "metrics.jsonl").read_text()
+def change(name, other):
+    """Gives the option its other value; both values."""
     mine = provenance.numerics()[name]
     [theirs] = {*OTHER[name]} - {mine}
     other(name, theirs)
+    return mine, theirs
+
+
+@pytest.mark.parametrize("name", sorted(OTHER))
+def test_every_setting_of_jax_is_noticed(name, other):
+    """A checkpoint compares them all: here with one of them, for the others would compile anew."""
+    _, theirs = change(name, other)
+    assert provenance.numerics()[name] == theirs
+
+
+def test_a_run_under_another_setting_of_jax_is_refused_and_goes_on_under_its_own(
+    halfway, finished, launch, other
+):
+    name = "jax_enable_x64"
+    metrics = (halfway / "metrics.jsonl").read_text()
+    mine, theirs = change(name, other)
     assert refused(launch(halfway)) == (
         f"error: checkpoint {halfway / 'checkpoints' / '35'} was written with {name}={mine}, this "
         f"process has {name}={theirs}: set {name.upper()}={mine} to resume, or take another "
@@ -607,6 +681,9 @@ def test_a_run_under_another_setting_of_jax(name, halfway, launch, other):
     )
     assert (halfway / "metrics.jsonl").read_text() == metrics
     assert checkpoints(halfway) == {"20", "30", "35"}
+    other(name, mine)
+    assert launch(halfway).status == 0
+    assert numbers(halfway) == numbers(finished[0])
 
 
 def test_a_run_under_other_flags_of_xla(halfway, launch, monkeypatch):
@@ -628,29 +705,25 @@ def test_a_log_that_was_lost_is_missed(halfway, launch, caplog):
     assert said.startswith(f"{halfway / 'metrics.jsonl'} has no step, but the checkpoint is of 35")
 
 
-def test_a_refused_run_goes_on_as_it_was_started(halfway, finished, launch, other):
-    other("jax_threefry_partitionable", False)
-    refused(launch(halfway))
-    other("jax_threefry_partitionable", True)
-    assert launch(halfway).status == 0
-    assert numbers(halfway) == numbers(finished[0])
-
-
-def test_a_run_from_before_settings_were_recorded_goes_on(launch, other, tmp_path):
+def test_a_run_from_before_settings_were_recorded_goes_on(launch, monkeypatch, tmp_path):
     here = provenance.provenance()
     with pytest.MonkeyPatch.context() as patch, signal_at(35, signal.SIGTERM):
         patch.setattr(provenance, "numerics", dict)
         patch.setattr(provenance, "provenance", lambda: here)
         launch(tmp_path / "run")
     assert checkpoints(tmp_path / "run") == {"20", "30", "35"}
-    other("jax_default_matmul_precision", "highest")
+    monkeypatch.setenv("XLA_FLAGS", OTHER_FLAGS)
     assert launch(tmp_path / "run").status == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["matmul_precision"] == "highest"
+    assert result["xla_flags"] == OTHER_FLAGS
 
 
-def test_a_finished_run_is_read_under_any_setting(finished, launch, other):
-    other("jax_enable_x64", True)
+def test_a_finished_run_is_read_under_any_setting(finished, launch, other, monkeypatch):
+    before = provenance.numerics()
+    for name in OTHER:
+        change(name, other)
+    monkeypatch.setenv("XLA_FLAGS", OTHER_FLAGS)
+    assert not before.items() & provenance.numerics().items()
     assert launch(finished[0]).status == 0
 
 

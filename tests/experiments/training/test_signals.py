@@ -86,8 +86,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("place", ["importing", "compiling"])
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("place", "times"), [("importing", 2), ("compiling", 1)])
 def test_ctrl_c_before_training_ends_a_command(tmp_path, place, times):
     root = Path(__file__).parents[3]
     flags = [f"--config={root / 'configs' / 'quickstart.py'}", f"--workdir={tmp_path / 'run'}"]

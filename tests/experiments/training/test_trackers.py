@@ -9,60 +9,13 @@ from typing import Any
 import pytest
 
 from experiments.errors import UserError
-from experiments.training import records, run, trackers
+from experiments.training import records, trackers
 from experiments.training.trackers import Trackers
 from tests.experiments import small
 from tests.experiments.training.tensorboard import events
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 ROWS = [{"step": 0, "validation_bound": 9.0}, {"step": 20, "train_cost": 8.0, "grad": None}]
 RESULT = {"steps": 40, "test_bound": 7.5, "validation_bound": 7.25, "config": {"a": 1}}
-
-
-class Recorder(types.SimpleNamespace):
-    """A tracker that keeps what it is given; `breaks` names a method that fails."""
-
-    id = "mine"
-
-    def __init__(self, run: Any, breaks: str = ""):
-        super().__init__(run=run, rows=[], result=None, closed=0, breaks=breaks)
-
-    def log(self, row):
-        if self.breaks == "log":
-            raise OSError("no\nnetwork")
-        self.rows.append(row)
-
-    def finish(self, result, picture):
-        self.result, self.picture = result, picture
-
-    def close(self):
-        self.closed += 1
-
-
-@pytest.fixture(name="recorder")
-def fixture_recorder(monkeypatch):
-    """`made`, the trackers named `recorder` that were started, and what they are to break at."""
-    made: list[Recorder] = []
-    module = types.ModuleType("recorder")
-    module.breaks = ""
-    module.start = lambda run: made.append(Recorder(run, module.breaks)) or made[-1]
-    monkeypatch.setitem(sys.modules, "recorder", module)
-    monkeypatch.setitem(trackers.TRACKERS, "recorder", ("recorder", "recorder", "recorder"))
-    return made, module
-
-
-def test_a_run_gives_its_tracker_the_final_numbers(recorder, tmp_path):
-    [made, _] = recorder
-    settings = small.settings(num_steps=20, test_num_samples=2)
-    result = run.train(settings, tmp_path, progress=False, shown_by=("tensorboard", "recorder"))
-    assert [row["step"] for row in made[0].rows] == [0, 20]
-    assert made[0].result["test_bound"] == result["test_bound"]
-    assert made[0].picture == tmp_path / "picture.png"
-    assert made[0].closed == 1
-    shown = {(step, name): value for step, name, value in events(tmp_path)}
-    assert shown[20, "final/test_bound"] == pytest.approx(result["test_bound"])
-    assert (20, "picture") in shown
 
 
 def test_the_runs_of_a_sweep_are_grouped_by_it(recorder, tmp_path):
