@@ -29,7 +29,8 @@ TRACED = {
 }
 TEMPERATURE = {"edge": 0.5, "gate": 1.0}
 every_estimator = pytest.mark.parametrize("name", walk())
-NAN_CHECKED = {"gumbel_softmax", "marginalization", "muprop", "vimco"}
+# Relaxed samples are looked at in `test_modes`.
+NAN_CHECKED = {"marginalization", "muprop", "vimco"}
 # Tracing is cheap: also one of each mechanism that the other walks leave to `make slow`.
 MECHANISMS = {"arms", "indecater", "relax", "rodeo", "unordered_set"}
 
@@ -105,7 +106,10 @@ def test_float64_models_stay_float64_in_strict_modes_too(name):
     )
 
 
-@pytest.mark.parametrize("name", ["rebar", "relax", "rodeo", "nvil", "muprop"])
+@pytest.mark.parametrize(
+    "name",  # what `rebar` holds `relax` does too
+    [pytest.param("rebar", marks=pytest.mark.slow), "relax", "rodeo", "nvil", "muprop"],
+)
 def test_the_first_state_can_be_donated(name):
     """A buffer that two leaves share could not be."""
 
