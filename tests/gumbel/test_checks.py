@@ -157,13 +157,12 @@ def unless_all_are_flipped(z):
 LEAKS = [of_the_mean, of_the_same_parity, of_one_pair, unless_all_are_flipped]
 
 
-@pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.__name__)
-def test_examples_that_leak_into_each_other(leak, size):
+def test_examples_that_leak_into_each_other(leak):
     def objective(params, batch, key, sample):
         return leak(sample("leaking", params + batch)) + sample("own", batch)[:, 0]
 
-    report = check(objective, batch=jnp.zeros((size, 2)))
+    report = check(objective, batch=jnp.zeros((8, 2)))
     leaking, own = report.sites
     assert (leaking.leaks, own.leaks) == (True, False)
     assert not report.ok
@@ -178,33 +177,26 @@ def test_examples_that_leak_into_each_other(leak, size):
 
 @pytest.mark.parametrize("unit", [1e-8, 1.0, 1e6])
 def test_whatever_the_unit_of_the_cost_is(unit):
-    def leaking(params, batch, key, sample):
-        z = sample("z", params + batch)
-        return unit * jnp.square(z - z.mean(0)).sum(-1)
+    def objective(params, batch, key, sample):
+        leaking, flat, plain = (sample(name, params + batch) for name in ("a", "b", "c"))
+        leak = jnp.square(leaking - leaking.mean(0)).sum(-1)
+        return unit * (leak + above_half(flat) + plain.sum(-1))
 
-    def flat(params, batch, key, sample):
-        return unit * above_half(sample("z", params + batch))
-
-    def plain(params, batch, key, sample):
-        return unit * sample("z", params + batch).sum(-1)
-
-    assert [site.leaks for site in check(leaking).sites] == [True]
-    assert [site.smooth for site in check(flat).sites] == [False]
-    [site] = check(plain).sites
-    assert (site.used, site.leaks, site.smooth) == (True, False, True)
+    sites = check(objective).sites
+    assert [site.used for site in sites] == [True, True, True]
+    assert [site.leaks for site in sites] == [True, False, False]
+    assert [site.smooth for site in sites] == [True, False, True]
 
 
 @pytest.mark.parametrize("offset", [1e3, -1e5])
 def test_a_large_constant_in_the_cost_hides_nothing(offset):
-    def leaking(params, batch, key, sample):
-        z = sample("z", params + batch)[:, 0]
-        return offset + 1e-4 * abs(offset) * (z + jnp.roll(z, 1))
+    def objective(params, batch, key, sample):
+        z, flat = sample("leaking", params + batch)[:, 0], sample("flat", params + batch)
+        return offset + 1e-4 * abs(offset) * (z + jnp.roll(z, 1) + above_half(flat))
 
-    def flat(params, batch, key, sample):
-        return offset + 1e-4 * abs(offset) * above_half(sample("z", params + batch))
-
-    assert [site.leaks for site in check(leaking).sites] == [True]
-    assert [(site.used, site.smooth) for site in check(flat).sites] == [(True, False)]
+    leaking, flat = check(objective).sites
+    assert (leaking.leaks, leaking.smooth) == (True, True)
+    assert (flat.used, flat.leaks, flat.smooth) == (True, False, False)
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 8, 100])
@@ -278,8 +270,17 @@ def rounded(z):
     return jnp.round(z).sum(-1)
 
 
-@pytest.mark.parametrize("flat", [picked, above_half, stopped, rounded])
-def test_a_sample_in_which_the_cost_has_no_derivative(flat):
+# `init` refuses by what the registry says, as the report does: one estimator of each file for one.
+@pytest.mark.parametrize(
+    ("flat", "names"),
+    [
+        (picked, ["st"]),
+        (above_half, ["st", "darn", "rebar"]),
+        (stopped, ["st"]),
+        (rounded, ["st"]),
+    ],
+)
+def test_a_sample_in_which_the_cost_has_no_derivative(flat, names):
     """Whatever flows through the sample would be 0, and nobody would notice."""
 
     def objective(params, batch, key, sample):
@@ -290,7 +291,7 @@ def test_a_sample_in_which_the_cost_has_no_derivative(flat):
     assert set(refusals(report)) == THROUGH_THE_SAMPLE
     assert len(report.problems) == 1
     assert "no derivative in the samples of site 'flat': estimators whose" in report.problems[0]
-    for name in THROUGH_THE_SAMPLE:
+    for name in names:
         with pytest.raises(ValueError, match=f"of site 'flat', through which .* '{name}' flows"):
             estimators.make(name, BERNOULLI).init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
 
@@ -418,7 +419,7 @@ def behind_a_gate(interact):
     return objective
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_leak_behind_a_rare_gate(seed):
     objective = behind_a_gate(lambda gate, act: -act * (gate * act).sum())
     arguments = (objective, RARE, jnp.zeros(4), jax.random.key(seed))
@@ -428,7 +429,7 @@ def test_a_leak_behind_a_rare_gate(seed):
         estimators.make("sf", BERNOULLI).init(*arguments)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_comparison_behind_a_rare_gate(seed):
     objective = behind_a_gate(lambda gate, act: jnp.where(act > 0.5, 2.0, 0.0))
     arguments = (objective, RARE, jnp.zeros(4), jax.random.key(seed))
@@ -438,7 +439,7 @@ def test_a_comparison_behind_a_rare_gate(seed):
         estimators.make("gumbel_softmax", BERNOULLI).init(*arguments)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_draw_that_ends_all_episodes_hides_nothing(seed):
     def objective(params, batch, key, sample):
         alive = sample("stop", params["stop"] + batch) < 0.5

@@ -249,13 +249,15 @@ def test_a_mask_that_samples_set_leaves_the_noise_of_what_it_masks_alone(name):
 
     params, batch = jnp.array([0.3, -0.4]), jnp.zeros(2)
     estimator = estimators.make(name, BERNOULLI)
-    state = estimator.init(objective, params, batch, KEY)
-    _, expected = exact.value_and_grad(objective, params, batch, KEY, BERNOULLI)
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
 
-    def estimate(key):
-        return gradient(objective, params, batch, key, 0.5, state)[0]
+    @jax.jit
+    def run(params, keys):
+        state = estimator.init(objective, params, batch, KEY)
+        _, expected = exact.value_and_grad(objective, params, batch, KEY, BERNOULLI)
+        one = lambda key: gradient(objective, params, batch, key, 0.5, state)[0]  # noqa: E731
+        return jax.vmap(one)(keys), expected
 
-    estimates = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 40_000))
+    estimates, expected = run(params, jax.random.split(KEY, 40_000))
     error = estimates.std(axis=0) / len(estimates) ** 0.5
     assert jnp.max(abs(estimates.mean(axis=0) - expected) / error) < critical_z(2)

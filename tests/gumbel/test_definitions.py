@@ -70,6 +70,23 @@ def test_vimco_leaves_one_sample_out_by_the_geometric_mean_of_the_other_weights(
         assert np.abs(expected(other) - geometric).max() > 0.01
 
 
+def test_rloo_has_the_other_samples_for_a_baseline():
+    """Of two samples the estimate is half the difference of the costs if they differ, else 0."""
+    estimator = estimators.make("rloo", BERNOULLI, num_samples=2)
+
+    @jax.jit
+    @jax.vmap
+    def estimates(key):
+        gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return gradient(objective, jnp.array([LOGIT]), jnp.zeros((1, 1)), key, 1.0, ())[0][0]
+
+    found = np.asarray(estimates(jax.random.split(jax.random.key(0), 200)))
+    values = np.array([0.0, (COSTS[1] - COSTS[0]) / 2])
+    nearest = np.abs(found[:, None] - values)
+    assert nearest.min(axis=1).max() < 1e-5
+    assert set(nearest.argmin(axis=1)) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("sf", {}), ("nvil", {"baseline_learning_rate": 0.0}), ("muprop", {}), ("vimco", {})],

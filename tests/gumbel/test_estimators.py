@@ -16,7 +16,7 @@ from scipy import stats
 from gumbel import BERNOULLI, CATEGORICAL, Family, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info, taylor
 from tests.gumbel.nets import FAMILIES, Net, stack, two_layer
-from tests.gumbel.variances import squared_distances, wrong_orders
+from tests.gumbel.variances import squared_distances, total, wrong_orders
 from tests.gumbel.walks import QUICK, SINGLE_SAMPLE_UNBIASED
 
 slow = pytest.mark.slow
@@ -129,7 +129,8 @@ def test_centering_leaves_the_estimate_unbiased(name):
     "family", [BERNOULLI, pytest.param(CATEGORICAL, marks=slow)], ids=lambda family: family.name
 )
 @pytest.mark.parametrize(
-    ("num_layers", "expansion"), [(2, "mean_field"), (3, "local"), (3, "mean_field")]
+    ("num_layers", "expansion"),
+    [(2, "mean_field"), (3, "local"), pytest.param(3, "mean_field", marks=slow)],
 )
 def test_muprop_matches_enumeration_in_stacks(num_layers, expansion, family):
     """Two layers with `local`, the default, are in the test of all unbiased estimators."""
@@ -154,9 +155,10 @@ def test_the_z_test_sees_that_a_middle_layer_of_muprop_lacks_its_correction(expa
 
 @pytest.mark.parametrize(
     ("family", "num_layers"),
-    [(BERNOULLI, 2), *[pytest.param(family, 3, marks=slow) for family in FAMILIES]],
+    [(BERNOULLI, 2), *[(family, 3) for family in FAMILIES]],
     ids=lambda it: getattr(it, "name", it),
 )
+@slow
 def test_a_local_expansion_lowers_the_variance_of_muprop_s_later_layers(family, num_layers):
     """That of the first one it leaves, since there both expansions are the same."""
     net, found = stack(family, num_layers), {}
@@ -184,7 +186,15 @@ def test_vimco_matches_enumeration_of_the_multi_sample_bound(family, options):
     assert largest_z(mean, standard_error, exact_gradient(net)) > 10
 
 
-@pytest.mark.parametrize(("name", "family"), with_families(BIASED))
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        pytest.param(name, family, id=f"{name}-{family.name}", marks=[] if quick else slow)
+        for name in BIASED
+        for family in FAMILIES
+        for quick in [(name, family) in {("st", BERNOULLI), ("gumbel_softmax", CATEGORICAL)}]
+    ],
+)
 def test_biased_estimators_are_told_from_enumeration(name, family):
     assert not is_accepted(two_layer(family), make(name, family))
 
@@ -315,19 +325,21 @@ def test_st_is_exact_for_linear_and_darn_for_quadratic_costs(name, cost):
     assert is_accepted(net, estimators.make(name, BERNOULLI))
 
 
-def spread(net, name, **options):
-    """The variance of the estimate, summed over the parameters."""
-    _, standard_error = estimates(net, make(name, net.family, **options))
-    return float(np.sum(standard_error**2)) * NUM_ESTIMATES
-
-
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_control_variates_lower_the_variance(family):
-    net = two_layer(family)
-    plain = spread(net, "sf")
-    assert spread(net, "sf", centering=True) < plain
-    assert spread(net, "nvil") < plain
-    assert spread(net, "muprop") < 0.5 * plain
+    """That of `muprop` is less than half of it."""
+    net, distances = two_layer(family), {}
+    options = {"sf": {}, "centering": {"centering": True}, "nvil": {}, "muprop": {}}
+    if family is CATEGORICAL:  # whose baselines are the same
+        del options["nvil"]
+    for label, chosen in options.items():
+        name = "sf" if label == "centering" else label
+        estimator = make(name, family, **chosen)
+        found = squared_distances(net, estimator, initial_state(net, estimator), 4000)
+        distances[label] = total(found)
+    distances["half of sf"] = distances["sf"] / 2
+    pairs = [(label, "sf") for label in options if label not in {"sf", "muprop"}]
+    assert wrong_orders(distances, [*pairs, ("muprop", "half of sf")]) == {}
 
 
 def with_variance(state, variance):
@@ -380,7 +392,11 @@ def test_muprop_may_normalize_its_signal_alone():
 
 @pytest.mark.parametrize(("sees", "explained"), [(True, 0.5), (False, 1.0)])
 def test_nvil_baseline_of_a_later_layer_sees_the_samples_below(sees, explained):
-    """The first layer's coins decide the cost, so its own baseline explains none of it."""
+    """The first layer's coins decide the cost, so its own baseline explains none of it.
+
+    A square of what is left is 100, give or take 10 by the second layer's coin: the mean of 200
+    batches has a standard error of 0.2 %. The rest of the 5 % is what is not learned yet.
+    """
 
     def objective(params, batch, key, sample):
         first = sample("first", params + batch)

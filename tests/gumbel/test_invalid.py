@@ -74,9 +74,8 @@ def test_nan_logits_give_nan_for_their_variable_and_no_other(fam, size):
         np.testing.assert_array_equal(np.isnan(value), where, err_msg=name)
 
 
-@pytest.mark.parametrize("bad", [NAN, 0.0, -1.0, INF])
 @pytest.mark.parametrize("fam", FAMILIES, ids=str)
-def test_an_invalid_temperature_that_is_traced_gives_nan(fam, bad):
+def test_an_invalid_temperature_that_is_traced_gives_nan(fam):
     logits = jnp.array([[0.0, 1.0, -jnp.inf]])
 
     @jax.jit
@@ -91,7 +90,8 @@ def test_an_invalid_temperature_that_is_traced_gives_nan(fam, bad):
             fam.relaxed_log_prob(logits, temperature, y),
         )
 
-    assert all(np.isnan(value).all() for value in results(bad))
+    for bad in (NAN, 0.0, -1.0, INF):
+        assert all(np.isnan(value).all() for value in results(bad)), bad
     assert not any(np.isnan(value).any() for value in results(0.5))
 
 
@@ -256,11 +256,12 @@ def test_one_value_is_always_drawn(shape):
 @pytest.mark.parametrize("shape", [(2, 0, 3), (0, 2, 3), (0, 40), (2, 0, 40)])
 @pytest.mark.parametrize("fam", FAMILIES, ids=str)
 def test_empty_arrays(fam, shape):
-    logits = jnp.zeros(shape)
-    for name, value in all_of(draws(fam), logits).items():
-        assert value.shape == shape, name
-    for name, value in all_of(in_nats(fam), logits).items():
-        assert value.shape == shape[: len(shape) - fam.event_ndims], name
+    def shapes(functions):
+        found = {name: jax.eval_shape(f, jnp.zeros(shape)).shape for name, f in functions.items()}
+        return set(found.values())
+
+    assert shapes(draws(fam)) == {shape}
+    assert shapes(in_nats(fam)) == {shape[: len(shape) - fam.event_ndims]}
 
 
 def test_no_values_are_refused():

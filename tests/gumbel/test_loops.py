@@ -70,7 +70,12 @@ def test_enumeration_of_a_loop_is_that_of_the_unrolled_net(family):
     np.testing.assert_allclose(gradient, unrolled, rtol=1e-4, atol=1e-5)
 
 
-@every_family
+# Categorical loops are among the objectives of `test_objectives`.
+@pytest.mark.parametrize(
+    "family",
+    [BERNOULLI, pytest.param(CATEGORICAL, marks=pytest.mark.slow)],
+    ids=lambda family: family.name,
+)
 @pytest.mark.parametrize(
     "name", walk(name for name in SINGLE_SAMPLE_UNBIASED if name != "marginalization")
 )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from gumbel import densities, relaxations, schedules
 from gumbel.families import BERNOULLI, CATEGORICAL
@@ -17,12 +18,11 @@ from gumbel.families import BERNOULLI, CATEGORICAL
 MODES = {
     "strict dtypes": lambda: jax.numpy_dtype_promotion("strict"),
     "strict ranks": lambda: jax.numpy_rank_promotion("raise"),
-    "debug_nans": lambda: jax.debug_nans(True),
-    "x64": lambda: jax.enable_x64(True),
-    "x64, strict dtypes": lambda: both(jax.enable_x64(True), jax.numpy_dtype_promotion("strict")),
     "checking_leaks": jax.checking_leaks,
+    "x64, strict dtypes": lambda: both(jax.enable_x64(True), jax.numpy_dtype_promotion("strict")),
     "disable_jit": jax.disable_jit,
 }
+TRACED = ("strict dtypes", "strict ranks", "checking_leaks")  # these fail while tracing, or never
 FAMILIES = {"bernoulli": BERNOULLI, "categorical": CATEGORICAL}
 LOGITS = {
     "bernoulli": [[0.5, -np.inf, np.inf], [-1e9, 0.0, 30.0]],
@@ -34,6 +34,18 @@ LOGITS = {
 def both(first, second):
     with first, second:
         yield
+
+
+def with_nan_checks(function):
+    """Jitted, with a check of each operation's result; `debug_nans` sees those of a jit alone."""
+    checked = jax.jit(checkify.checkify(function, errors=checkify.nan_checks))
+
+    def run(*arguments):
+        error, results = checked(*arguments)
+        error.throw()
+        return results
+
+    return run
 
 
 def family_results(fam, key, logits, temperature):
@@ -59,71 +71,102 @@ def family_results(fam, key, logits, temperature):
     return sum(jnp.sum(value.astype(jnp.float32)) for value in values.values()), values
 
 
+def assert_dtypes(values, dtype):
+    for name, value in values.items():
+        in_nats = name in {"log_prob", "log_prob of a row", "entropy", "kl", "kl to a row"}
+        wide = jnp.float32 if in_nats or name == "relaxed_log_prob" else dtype
+        assert value.dtype == wide, name
+
+
 def assert_right(values, logits):
+    assert_dtypes(values, logits.dtype)
     for name, value in values.items():
         assert np.isfinite(np.asarray(value, np.float32)).all(), name
-        in_nats = name in {"log_prob", "log_prob of a row", "entropy", "kl", "kl to a row"}
-        wide = jnp.float32 if in_nats or name == "relaxed_log_prob" else logits.dtype
-        assert value.dtype == wide, name
     impossible = np.asarray(logits, np.float32) <= -1e8
     for name in ("sample", "relaxed", "hard", "softened", "mean", "uniform_mean"):
         assert (np.asarray(values[name], np.float32)[impossible] == 0).all(), name
 
 
-@pytest.mark.parametrize(
-    ("mode", "dtype"),
-    [
-        *((mode, jnp.float32) for mode in MODES if mode != "disable_jit"),
-        ("x64, strict dtypes", jnp.bfloat16),
-    ],
-)
+def values_and_slopes(name):
+    results = partial(family_results, FAMILIES[name])
+    return jax.value_and_grad(results, argnums=(1, 2), has_aux=True)
+
+
+def arguments(name, dtype):
+    return jax.random.key(0), jnp.asarray(LOGITS[name], dtype), jnp.asarray(0.5, dtype)
+
+
+def assert_all_right(found, logits):
+    (_, values), slopes = found
+    assert_right(values, logits)
+    for slope in slopes:
+        assert np.isfinite(np.asarray(slope, np.float32)).all()
+
+
+@pytest.mark.parametrize("mode", TRACED)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_families(mode, dtype, name):
-    fam, key = FAMILIES[name], jax.random.key(0)
+def test_families_are_traced(mode, name):
     with MODES[mode]():
-        logits, temperature = jnp.asarray(LOGITS[name], dtype), jnp.asarray(0.5, dtype)
-        results = jax.value_and_grad(partial(family_results, fam), argnums=(1, 2), has_aux=True)
-        (_, values), slopes = jax.jit(results)(key, logits, temperature)
-        assert_right(values, logits)
-        for slope in slopes:
-            assert np.isfinite(np.asarray(slope, np.float32)).all()
+        (_, values), _ = jax.eval_shape(values_and_slopes(name), *arguments(name, jnp.float32))
+    assert_dtypes(values, jnp.float32)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_operation_of_a_family_gives_nan(name):
+    with MODES["x64, strict dtypes"]():
+        given = arguments(name, jnp.float32)
+        assert_all_right(with_nan_checks(values_and_slopes(name))(*given), given[1])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_in_sixteen_bits(name):
+    with MODES["x64, strict dtypes"]():
+        given = arguments(name, jnp.bfloat16)
+        assert_all_right(jax.jit(values_and_slopes(name))(*given), given[1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["debug_nans", "disable_jit"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_families_one_operation_at_a_time(mode, name):
-    # Without jit each operation's result is looked at, not only the last.
-    with MODES[mode]():
+def test_families_one_operation_at_a_time(name):
+    with jax.disable_jit():
         logits = jnp.asarray(LOGITS[name], jnp.float32)
         _, values = family_results(FAMILIES[name], jax.random.key(0), logits, 0.5)
         assert_right(values, logits)
 
 
+def relaxations_and_densities(key, logits, odds, temperature):
+    row = jnp.broadcast_to(temperature, (*logits.shape[:-1], 1))
+    log_y = relaxations.exp_gumbel_softmax(key, logits, row)
+    logit_y = relaxations.logit_binary_concrete(key, odds, temperature)
+    return {
+        "gumbel_max": relaxations.gumbel_max(key, logits),
+        "log density": densities.exp_gumbel_softmax_log_prob(log_y, logits, row),
+        "density": densities.gumbel_softmax_log_prob(jnp.exp(log_y), logits[0], temperature),
+        "log odds density": densities.logit_binary_concrete_log_prob(logit_y, odds, 0.5),
+        "odds density": densities.binary_concrete_log_prob(
+            jax.nn.sigmoid(logit_y), odds, temperature
+        ),
+    }
+
+
+def of_both_families():
+    logits = jnp.asarray(LOGITS["categorical"], jnp.float32)
+    odds = jnp.asarray(LOGITS["bernoulli"], jnp.float32)
+    return jax.random.key(1), logits, odds, jnp.asarray(0.5, jnp.float32)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_relaxations_and_densities(mode):
-    def results(key, logits, odds, temperature):
-        row = jnp.broadcast_to(temperature, (*logits.shape[:-1], 1))
-        log_y = relaxations.exp_gumbel_softmax(key, logits, row)
-        logit_y = relaxations.logit_binary_concrete(key, odds, temperature)
-        return {
-            "gumbel_max": relaxations.gumbel_max(key, logits),
-            "log density": densities.exp_gumbel_softmax_log_prob(log_y, logits, row),
-            "density": densities.gumbel_softmax_log_prob(jnp.exp(log_y), logits[0], temperature),
-            "log odds density": densities.logit_binary_concrete_log_prob(logit_y, odds, 0.5),
-            "odds density": densities.binary_concrete_log_prob(
-                jax.nn.sigmoid(logit_y), odds, temperature
-            ),
-        }
-
     with MODES[mode]():
-        logits = jnp.asarray(LOGITS["categorical"], jnp.float32)
-        odds = jnp.asarray(LOGITS["bernoulli"], jnp.float32)
-        temperature = jnp.asarray(0.5, jnp.float32)
-        values = jax.jit(results)(jax.random.key(1), logits, odds, temperature)
+        if mode in TRACED:
+            values = jax.eval_shape(relaxations_and_densities, *of_both_families())
+        elif mode == "disable_jit":
+            values = relaxations_and_densities(*of_both_families())
+        else:
+            values = with_nan_checks(relaxations_and_densities)(*of_both_families())
     for name, value in values.items():
         assert value.dtype == jnp.float32
-        assert np.isfinite(np.asarray(value)).all(), name
+        assert mode in TRACED or np.isfinite(np.asarray(value)).all(), name
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -137,11 +180,21 @@ def test_schedules(mode):
             schedules.cosine(floor, 0.1, 100),
             schedules.slope(rate, 2.0),
         ]
-        values = jax.jit(lambda step: [schedule(step) for schedule in made])(jnp.asarray(25))
+
+        def values(step):
+            return [schedule(step) for schedule in made]
+
+        if mode in TRACED:
+            jax.eval_shape(values, jnp.asarray(25))
+            return
+        found = jax.jit(values)(jnp.asarray(25))
     expected = [0.5, np.exp(-0.02), 0.875, 0.1 + 0.4 * (1 + np.cos(np.pi / 4)) / 2, 1.025]
-    np.testing.assert_allclose(np.asarray(values, np.float64), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=1e-6)
 
 
-def test_debug_nans_finds_a_nan_that_valid_input_did_not_bring():
+def test_the_checks_find_a_nan_that_valid_input_did_not_bring():
+    sample = partial(CATEGORICAL.sample, jax.random.key(0))
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
-        CATEGORICAL.sample(jax.random.key(0), jnp.full(3, -jnp.inf))
+        sample(jnp.full(3, -jnp.inf))
+    with pytest.raises(checkify.JaxRuntimeError, match="nan generated"):
+        with_nan_checks(sample)(jnp.full(3, -jnp.inf))

@@ -34,6 +34,12 @@ def test_distribution(draw):
     assert scipy.stats.kstest(1.01 * draws, exact.cdf).pvalue < LEVEL
 
 
+def independence_p_value(cells, distance):
+    """Chi-square of pairs of entries this far apart, each in one of 16 cells."""
+    pairs = np.bincount(16 * cells[:-distance] + cells[distance:], minlength=256)
+    return scipy.stats.chisquare(pairs).pvalue
+
+
 @DRAWS
 def test_entries_that_share_words_are_independent(draw):
     # Entry i shares a pair of words with entry i + n/4, in each half.
@@ -41,8 +47,10 @@ def test_entries_that_share_words_are_independent(draw):
     cells = np.minimum(16 * DISTRIBUTIONS[draw].cdf(draws), 15).astype(int)
     quarter = NUM_DRAWS // 4
     for distance in (1, quarter, 2 * quarter):
-        pairs = np.bincount(16 * cells[:-distance] + cells[distance:], minlength=256)
-        assert scipy.stats.chisquare(pairs).pvalue > LEVEL
+        assert independence_p_value(cells, distance) > LEVEL
+        copied = cells.copy()
+        copied[distance::20] = cells[:-distance:20]  # one pair in 20
+        assert independence_p_value(copied, distance) < LEVEL
 
 
 def of_words(draw, words, size):
@@ -162,7 +170,14 @@ def test_no_word_is_used_twice():
 @DRAWS
 def test_other_kinds_of_keys(impl, draw):
     draws = np.asarray(draw(jax.random.key(7, impl=impl), (100_000,)), np.float64)
-    assert scipy.stats.kstest(draws, DISTRIBUTIONS[draw].cdf).pvalue > LEVEL
+    exact = DISTRIBUTIONS[draw]
+    assert scipy.stats.kstest(draws, exact.cdf).pvalue > LEVEL
+    assert scipy.stats.kstest(1.05 * draws, exact.cdf).pvalue < LEVEL
+    # And a quarter that is a copy of another one shows.
+    cells = np.minimum(16 * exact.cdf(draws), 15).astype(int)
+    assert independence_p_value(cells, 25_000) > LEVEL
+    cells[25_000:50_000] = cells[:25_000]
+    assert independence_p_value(cells, 25_000) < LEVEL
 
 
 @DRAWS
@@ -175,8 +190,13 @@ def test_raw_keys_and_vmapped_keys_draw_the_same(draw):
     assert len(np.unique(together)) == 3 * 35
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (0,), (2, 0, 3), (5, 1, 3)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *((shape, jnp.float32) for shape in [(), (1,), (3,), (0,), (2, 0, 3), (5, 1, 3)]),
+        *((shape, dtype) for shape in [(), (5, 1, 3)] for dtype in (jnp.bfloat16, jnp.float16)),
+    ],
+)
 @DRAWS
 def test_shapes_and_dtypes(draw, shape, dtype):
     draws = draw(jax.random.key(9), shape, dtype)

@@ -14,7 +14,15 @@ from gumbel import densities, numerics, relaxations
 from gumbel.families import BERNOULLI, CATEGORICAL
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
-CLASSES_AND_DTYPES = [(10, jnp.float32), *((k, dtype) for k in (2, 1000) for dtype in DTYPES)]
+slow = pytest.mark.slow
+CLASSES_AND_DTYPES = [
+    *((10, jnp.float32), (2, jnp.bfloat16), (1000, jnp.float16)),
+    *(
+        pytest.param(k, dtype, marks=slow)
+        for k, left in ((2, jnp.float16), (1000, jnp.bfloat16))
+        for dtype in (jnp.float32, left)
+    ),
+]
 TEMPERATURES = [0.01, 0.1, 1.0, 10.0, 100.0]
 
 
@@ -121,8 +129,17 @@ def test_bernoulli_relaxations_and_densities(dtype):
     assert np.isin(np.asarray(named["hard"][0], np.float32), [0.0, 1.0]).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("fam", "size"), [(BERNOULLI, 9), (CATEGORICAL, 1000)])
+@pytest.mark.parametrize(
+    ("fam", "size", "dtype"),
+    [
+        (BERNOULLI, 9, jnp.bfloat16),
+        (CATEGORICAL, 1000, jnp.float32),
+        (CATEGORICAL, 1000, jnp.float16),
+        pytest.param(BERNOULLI, 9, jnp.float32, marks=slow),
+        pytest.param(BERNOULLI, 9, jnp.float16, marks=slow),
+        pytest.param(CATEGORICAL, 1000, jnp.bfloat16, marks=slow),
+    ],
+)
 def test_families(fam, size, dtype):
     q = extreme_rows(size, dtype)
     p = jnp.roll(q, 1, axis=0)

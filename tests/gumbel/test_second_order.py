@@ -117,7 +117,7 @@ def test_the_test_tells_a_surrogate_that_is_right_to_first_order_only():
     assert largest_z(*found, expected) > 10
 
 
-@pytest.mark.parametrize("name", walk(FIRST))
+@pytest.mark.parametrize("name", walk(FIRST, quick={"st"}))
 def test_estimators_without_a_second_derivative_refuse_it(name):
     net = two_layer(BERNOULLI)
     estimator = estimators.make(name, BERNOULLI)
@@ -159,20 +159,6 @@ def test_relaxed_second_derivatives_are_those_of_the_relaxed_cost():
     np.testing.assert_allclose(
         found, (gradients[0] - gradients[1]) / (2 * step), rtol=0.02, atol=0.02
     )
-
-
-@pytest.mark.parametrize("name", walk())
-def test_the_value_of_a_surrogate_is_the_mean_cost(name):
-    net = two_layer(BERNOULLI)
-    estimator = estimators.make(name, BERNOULLI)
-
-    @jax.jit
-    def step(params):
-        state = estimator.init(net.objective, params, net.batch, KEY)
-        return estimator.surrogate(net.objective, params, net.batch, KEY, 0.7, state)
-
-    value, (_, info) = step(net.params)
-    assert float(value) == pytest.approx(float(jnp.mean(info.cost)), rel=1e-5)
 
 
 def test_derivatives_of_the_magic_box():

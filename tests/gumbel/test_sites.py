@@ -17,6 +17,10 @@ from tests.gumbel.walks import INDEPENDENT, SINGLE_SAMPLE_UNBIASED, walk
 KEY = jax.random.key(4)
 every_estimator = pytest.mark.parametrize("name", walk())
 every_unbiased = pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED))
+# Of several paths, and of every value; what the others have of their own is in the walk above.
+several_unbiased = pytest.mark.parametrize(
+    "name", walk(SINGLE_SAMPLE_UNBIASED, quick={"marginalization", "rloo"})
+)
 
 
 @cache
@@ -212,7 +216,7 @@ def test_what_is_masked_has_no_value_and_no_gradient(name, family):
 
     def objective(params, batch, key, sample):
         z = sample("z", params, where=where)
-        return jnp.square(z.reshape(2, -1).sum(-1)), z
+        return jnp.square((z * jnp.arange(1.0, 1 + shape[-1])).reshape(2, -1).sum(-1)), z
 
     estimator = estimators.make(name, family)
 
@@ -225,6 +229,7 @@ def test_what_is_masked_has_no_value_and_no_gradient(name, family):
     gradient, (_, info) = gradient_and_info(logits)
     assert np.all(np.asarray(info.aux)[~np.asarray(expanded)] == 0)
     assert np.all(np.asarray(gradient)[~np.asarray(expanded)] == 0)
+    assert np.any(np.asarray(gradient)[np.asarray(expanded)] != 0)
     assert np.isfinite(gradient).all()
     if family is CATEGORICAL:
         np.testing.assert_allclose(np.asarray(info.aux).sum(-1), where, atol=1e-6)
@@ -245,46 +250,60 @@ def test_masks_of_another_shape_or_kind_are_refused(where):
 # Shapes.
 
 
+# The last ones have no variable, or one value.
 SHAPES = {
-    "bernoulli": (BERNOULLI, [(3,), (3, 2), (3, 2, 2)]),
-    "bernoulli, none": (BERNOULLI, [(3, 0)]),
-    "categorical": (CATEGORICAL, [(3, 4), (3, 2, 4), (3, 2, 1, 4)]),
-    "categorical, none": (CATEGORICAL, [(3, 0, 4), (3, 2, 1)]),
+    "bernoulli": (BERNOULLI, [(3,), (3, 2), (3, 2, 2), (3, 0)]),
+    "categorical": (CATEGORICAL, [(3, 4), (3, 2, 4), (3, 2, 1, 4), (3, 0, 4), (3, 2, 1)]),
 }
+
+
+def squares(params, batch, key, sample):
+    """`sum_i (i + 1) (z_i - 0.3)^2` over the entries of each site."""
+    cost = jnp.zeros(3)
+    for index, (shift, logits) in enumerate(zip(params, batch, strict=True)):
+        z = sample(f"z{index}", shift + logits).reshape(3, -1)
+        cost += jnp.square(z - 0.3) @ jnp.arange(1.0, 1 + z.shape[1])
+    return cost
+
+
+def slope_of_squares(family, logits):
+    """A square is 0.09, and 0.4 more where the entry is 1."""
+    mean = jax.nn.sigmoid if family is BERNOULLI else jax.nn.softmax
+    return jax.grad(lambda x: 0.4 * mean(x).ravel() @ jnp.arange(1.0, 1 + x.size))(logits)
 
 
 @every_estimator
 @pytest.mark.parametrize(("family", "shapes"), SHAPES.values(), ids=SHAPES)
 def test_logits_may_have_any_number_of_axes(name, family, shapes):
-    def objective(params, batch, key, sample):
-        cost = jnp.zeros(3)
-        for index, (shift, logits) in enumerate(zip(params, batch, strict=True)):
-            z = sample(f"z{index}", shift + logits)
-            cost += jnp.square(z.reshape(3, -1) - 0.3).sum(-1)
-        return cost
-
     params = [jax.random.normal(KEY, shape[1:]) for shape in shapes]
     batch = [jnp.zeros(shape) for shape in shapes]
     options = {"features": lambda batch: jnp.ones((3, 1))} if name == "nvil" else {}
     estimator = estimators.make(name, family, **options)
-    first = shapes[0]
-    num_values = family.num_values(first) ** family.num_variables(first[1:])
-    if name == "unordered_set" and num_values < 2:
-        with pytest.raises(ValueError, match=r"draws num_samples=2 distinct values, .*, has 1:"):
-            estimator.init(objective, params, batch, KEY)
-        return
 
     @jax.jit
     def gradient_and_info(params):
-        state = estimator.init(objective, params, batch, KEY)
-        arguments = (objective, params, batch, KEY, 0.5, state)
+        state = estimator.init(squares, params, batch, KEY)
+        arguments = (squares, params, batch, KEY, 0.5, state)
         return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)
 
     gradient, (_, info) = gradient_and_info(params)
     assert info.cost.shape == (3,)
-    for shape, leaf in zip(shapes, gradient, strict=True):
-        assert leaf.shape == shape[1:]
+    for logits, leaf in zip(params, gradient, strict=True):
+        assert leaf.shape == logits.shape
         assert np.isfinite(leaf).all()
+        expected = slope_of_squares(family, logits)
+        assert np.any(np.abs(leaf) > 1e-6) == np.any(expected != 0)
+        if name == "marginalization":
+            np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"), [(BERNOULLI, (3, 0)), (CATEGORICAL, (3, 0, 4)), (CATEGORICAL, (3, 2, 1))]
+)
+def test_unordered_set_wants_two_values_at_its_first_site(family, shape):
+    init = estimators.make("unordered_set", family).init
+    with pytest.raises(ValueError, match=r"draws num_samples=2 distinct values, .*, has 1:"):
+        init(squares, [jnp.zeros(shape[1:])], [jnp.zeros(shape)], KEY)
 
 
 @cache
@@ -298,7 +317,7 @@ def lone_variable(family):
     return Net(family, objective, params, jnp.zeros((2, *shape)))
 
 
-@every_unbiased
+@several_unbiased
 @pytest.mark.parametrize("family", [BERNOULLI, CATEGORICAL], ids=lambda family: family.name)
 def test_a_single_variable_needs_no_axis(name, family):
     check_unbiased(lone_variable(family), name)
@@ -309,7 +328,7 @@ def time_major(params, batch, key, sample):
     return jnp.square(z.sum(axis=0) - batch[0])
 
 
-@pytest.mark.parametrize("name", walk(INDEPENDENT))
+@pytest.mark.parametrize("name", walk(INDEPENDENT, quick={"sf"}))  # `make` checks for them all
 @pytest.mark.parametrize("num_steps", [3, 4])
 def test_time_major_logits_are_refused_also_where_steps_are_as_many_as_examples(name, num_steps):
     batch = jnp.zeros((num_steps, 4))
@@ -348,7 +367,7 @@ def coupled_by_hand():
     return float(value), np.asarray(gradient, np.float64)
 
 
-@every_unbiased
+@several_unbiased
 def test_a_scalar_cost_couples_the_examples(name):
     value, gradient = coupled_by_hand()
     assert value == pytest.approx(2.0550, abs=1e-4)
@@ -368,7 +387,7 @@ def test_vimco_takes_a_scalar_cost():
     assert largest_z(*found, expected) < critical_z(3)
 
 
-@pytest.mark.parametrize("name", walk(INDEPENDENT))
+@pytest.mark.parametrize("name", walk(INDEPENDENT, quick={"sf"}))  # `make` checks for them all
 def test_a_cost_an_example_whose_examples_leak_is_refused(name):
     def objective(params, batch, key, sample):
         z = sample("z", params[:, None])[:, 0]
@@ -504,7 +523,7 @@ def test_a_checkpointed_or_jitted_part_without_a_site_is_fine():
         return jax.checkpoint(lambda z: jnp.sin(z).sum(-1))(z)
 
     gradient = jax.grad(lambda p: exact.value_and_grad(objective, p, None, KEY, BERNOULLI)[0])
-    assert np.isfinite(gradient(jnp.ones((2, 2)))).all()
+    assert np.isfinite(jax.jit(gradient)(jnp.ones((2, 2)))).all()
 
 
 def test_observed_sites_are_checked():
@@ -567,7 +586,9 @@ def test_an_observed_objective_serves_any_estimator():
 
     params = jnp.zeros((2, 1))
     observed = samplers.condition(objective, {"label": jnp.array([[1.0], [0.0]])})
-    value, gradient = exact.value_and_grad(observed, params, None, KEY, BERNOULLI)
+    value, gradient = jax.jit(
+        lambda params: exact.value_and_grad(observed, params, None, KEY, BERNOULLI)
+    )(params)
     assert float(value) == pytest.approx(2.0)  # 3/2 and 1/2
     np.testing.assert_allclose(gradient, 0.125)
 
@@ -578,11 +599,11 @@ def test_vimco_gives_an_infinite_cost_weight_zero():
         return jnp.where(z[:, 0] > 0.5, jnp.inf, 1.0 + z[:, 1])
 
     estimator = estimators.make("vimco", BERNOULLI, num_samples=5)
-    state = estimator.init(objective, jnp.zeros(2), None, jax.random.key(1))
 
     @jax.jit
     @jax.vmap
     def gradients(key):
+        state = estimator.init(objective, jnp.zeros(2), None, jax.random.key(1))
         return jax.grad(estimator.surrogate, 1, has_aux=True)(
             objective, jnp.zeros(2), None, key, 1.0, state
         )

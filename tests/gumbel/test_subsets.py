@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import gumbel
 from gumbel import gumbel_top_k, ordered_log_prob, relaxed_top_k
+from tests.gumbel.test_multisample import ordered_probability
 
 KEY = jax.random.key(6)
 LOGITS = jnp.array([0.0, 1.0, -0.5, 0.3])
@@ -21,14 +22,18 @@ def test_top_k_draws_every_order_as_often_as_its_log_probability_says():
     draw = jax.jit(jax.vmap(lambda key: gumbel_top_k(key, LOGITS, 2)))
     z, log_prob = draw(jax.random.split(KEY, count))
     orders = list(itertools.permutations(range(4), 2))
-    one_hot = jnp.eye(4)[jnp.array(orders)]
-    expected = np.exp(np.asarray(ordered_log_prob(LOGITS, one_hot), np.float64))
-    assert expected.sum() == pytest.approx(1, rel=1e-5)
+    p = special.softmax(np.asarray(LOGITS, np.float64))
+    expected = np.array([ordered_probability(p, order) for order in orders])
     index = np.asarray(z.argmax(-1))
     observed = [np.sum(np.all(index == order, axis=-1)) for order in orders]
-    assert stats.chisquare(observed, count * expected / expected.sum()).pvalue > 1e-4
+    assert stats.chisquare(observed, count * expected).pvalue > 1e-4
+    # With replacement, less what is equal, the orders have other probabilities.
+    independent = np.array([p[first] * p[second] for first, second in orders])
+    assert stats.chisquare(observed, count * independent / independent.sum()).pvalue < 1e-4
     own = expected[[orders.index(tuple(pair)) for pair in index[:50].tolist()]]
     np.testing.assert_allclose(np.exp(log_prob[:50]), own, rtol=1e-5)
+    one_hot = jnp.eye(4)[jnp.array(orders)]
+    np.testing.assert_allclose(np.exp(ordered_log_prob(LOGITS, one_hot)), expected, rtol=1e-5)
 
 
 def test_the_gradient_of_the_log_probability_is_the_score():
