@@ -33,12 +33,14 @@ def compare(workdir, *flags):
 
 def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
     assert compare(workdir) == 0
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
     numbers = json.loads((workdir / "lab" / measure.NUMBERS).read_text())
     assert numbers["reference"] == "enumeration of 64 joint values"
     assert {row["estimator"] for row in numbers["rows"]} == {"st", "gumbel_softmax"}
     assert numbers["skipped"] == {"vimco": "it descends a multi-sample bound"}
     assert "use " in shown.splitlines()[-5]
+    measured = [line.split()[1] for line in told.splitlines() if line.startswith("measuring: ")]
+    assert measured == ["truth,", "st", "gumbel_softmax"]
     assert (workdir / "lab" / measure.PICTURE).stat().st_size > 10_000
 
     monkeypatch.setattr("gumbel.lab.measure.measurer", None)  # what is there is not measured again
