@@ -40,7 +40,7 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
     assert numbers["skipped"] == {"vimco": "it descends a multi-sample bound"}
     assert "use " in shown.splitlines()[-5]
     measured = [line.split()[1] for line in told.splitlines() if line.startswith("measuring: ")]
-    assert measured == ["truth,", "st", "gumbel_softmax"]
+    assert measured == ["st", "gumbel_softmax"]  # the true gradient is enumerated
     assert (workdir / "lab" / measure.PICTURE).stat().st_size > 10_000
 
     monkeypatch.setattr("gumbel.lab.measure.measurer", None)  # what is there is not measured again
