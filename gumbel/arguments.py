@@ -52,23 +52,38 @@ def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
 
 
-def check_integer(value: Any, name: str, *, least: int) -> int:
+def as_integer(value: Any, name: str) -> int:
     """`value` as an int.
 
     Raises:
       TypeError: it is no integer, or one that is traced.
-      ValueError: it is below `least`.
 
     Example:
-      >>> check_integer(2.5, "chunk_size", least=1)
+      >>> as_integer(2.5, "chunk_size")
       Traceback (most recent call last):
       ...
       TypeError: chunk_size must be an integer that is not traced, got 2.5
     """
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError as error:
         raise TypeError(f"{name} must be an integer that is not traced, got {value}") from error
+
+
+def check_integer(value: Any, name: str, *, least: int) -> int:
+    """`value` as an int of at least `least`.
+
+    Raises:
+      TypeError: it is no integer, or one that is traced.
+      ValueError: it is below `least`, or a boolean.
+
+    Example:
+      >>> check_integer(0, "chunk_size", least=1)
+      Traceback (most recent call last):
+      ...
+      ValueError: chunk_size must be an integer, 1 or more, got 0
+    """
+    number = as_integer(value, name)
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an integer, {least} or more, got {value}")
     return number

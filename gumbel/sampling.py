@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gumbel.noise import exponential, uniform, words
+from gumbel.numerics import upcast
 from gumbel.types import PRNGKey
 
 Indices = Int[Array, "*batch"]
@@ -39,11 +40,7 @@ def categorical(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, 
     """Draws one-hot vectors; NaN where a logit is NaN or inf, or all of a variable are -inf."""
     if not logits.size:
         return jnp.zeros_like(logits)
-    wide = jax.lax.stop_gradient(logits)
-    if wide.dtype == np.float64:  # in float32 a large offset of all would round their differences
-        largest = jnp.max(wide, axis=-1, keepdims=True)
-        wide = wide - jnp.where(jnp.isfinite(largest), largest, 0)
-    wide = wide.astype(jnp.float32)
+    wide = upcast(jax.lax.stop_gradient(logits))
     draw = _by_cdf if logits.shape[-1] <= _MAX_BY_CDF else _by_race
     index, zero = (value[..., None] for value in draw(key, wide))
     values = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
@@ -94,10 +91,14 @@ def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Z
 
 
 def _weights(logits: Array, axis: int | tuple[int, int]) -> tuple[Array, Zero]:
-    """`exp(logits)` over its largest along `axis`, and 0 if that one is finite, else NaN."""
+    """`exp(logits)` over its largest along `axis`, and 0 if that one is finite, else NaN.
+
+    In float32 from the differences on: a large offset of float64 logits would round them before.
+    """
     largest = jnp.max(logits, axis=axis, keepdims=True)
     zero = largest - largest
-    return jnp.exp(logits - jnp.where(jnp.isnan(zero), 0, largest)), zero
+    below = logits - jnp.where(jnp.isnan(zero), 0, largest)
+    return jnp.exp(below.astype(jnp.float32)), zero
 
 
 def _winner(key: PRNGKey, weights: Float[Array, "*batch K"]) -> Indices:

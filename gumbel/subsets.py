@@ -1,13 +1,17 @@
 """Subsets of k of K values: sampled without replacement, their probabilities, and relaxations."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_key, check_point, noise_temperature
+from gumbel.arguments import (
+    as_integer,
+    categorical_logits,
+    check_key,
+    check_point,
+    noise_temperature,
+)
 from gumbel.numerics import CERTAIN, upcast
 from gumbel.relaxations import perturb, straight_through
 from gumbel.types import PRNGKey
@@ -158,10 +162,7 @@ def relaxed_top_k(
 
 
 def _checked_size(k: int, num_values: int) -> int:
-    try:
-        k = operator.index(k)
-    except TypeError as error:
-        raise TypeError(f"k must be an integer that is not traced, got {k}") from error
+    k = as_integer(k, "k")
     if not 1 <= k <= num_values:
         raise ValueError(
             f"k={k} distinct values of {num_values} cannot be drawn: give k from 1 to {num_values}"

@@ -4,9 +4,21 @@ import sys
 import types
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from experiments.training import trackers
+from tests.experiments import small
+
+
+@pytest.fixture(scope="module", name="dataset")
+def fixture_dataset():
+    return small.dataset()
+
+
+@pytest.fixture(scope="module", name="images")
+def fixture_images(dataset):
+    return jnp.asarray(dataset.train.images)
 
 
 class Recorder(types.SimpleNamespace):

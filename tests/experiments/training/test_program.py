@@ -1,7 +1,5 @@
 """A run as pure functions: its batches, its pixels and its temperature."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,26 +10,10 @@ from experiments.training import temperature
 from experiments.training.program import Program, dynamic_of
 from gumbel import estimators
 from tests.experiments import small
+from tests.experiments.training.small_batches import BATCH_SIZE, NUM_IMAGES, batch_indices
 
-NUM_IMAGES, BATCH_SIZE = 23, 5
 PER_EPOCH = NUM_IMAGES // BATCH_SIZE
 NUM_STEPS = 60
-
-
-@pytest.fixture(scope="module", name="dataset")
-def fixture_dataset():
-    return small.dataset()
-
-
-@pytest.fixture(scope="module", name="images")
-def fixture_images(dataset):
-    return jnp.asarray(dataset.train.images)
-
-
-batch_indices = jax.jit(
-    partial(batches.batch_indices, size=NUM_IMAGES, batch_size=BATCH_SIZE),
-    static_argnames="num_steps",
-)
 
 
 # Batches

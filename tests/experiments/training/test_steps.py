@@ -1,6 +1,5 @@
 """The steps of a run: how they are grouped, what may vary in a sweep, and the optimizers."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,32 +8,15 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments.data import batches
 from experiments.tasks.layers import objective as objective_of
 from experiments.training.program import Program, dynamic_of
 from gumbel import BERNOULLI, exact
 from tests.experiments import small
+from tests.experiments.training.small_batches import BATCH_SIZE, batch_indices
 
 pytestmark = pytest.mark.usefixtures("optimized")  # for the bits that training gives
 
-NUM_IMAGES, BATCH_SIZE = 23, 5
 NUM_STEPS = 60
-
-
-@pytest.fixture(scope="module", name="dataset")
-def fixture_dataset():
-    return small.dataset()
-
-
-@pytest.fixture(scope="module", name="images")
-def fixture_images(dataset):
-    return jnp.asarray(dataset.train.images)
-
-
-batch_indices = jax.jit(
-    partial(batches.batch_indices, size=NUM_IMAGES, batch_size=BATCH_SIZE),
-    static_argnames="num_steps",
-)
 
 
 def assert_identical(actual: Any, expected: Any) -> None:
