@@ -133,8 +133,7 @@ def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
     zero = jnp.zeros((), jnp.float32)
     for array in map(jnp.asarray, arrays):
         if array.size and not jnp.issubdtype(array.dtype, jax.dtypes.extended):  # PRNG keys
-            first = array.ravel()[0]
-            zero = jnp.where(first == first, zero, 0)  # noqa: PLR0124
+            zero += jnp.max(jnp.where(array == array, 0.0, 0.0))  # noqa: PLR0124
     return zero
 
 

@@ -34,7 +34,7 @@ from gumbel.sites import (
     loop_length,
     value_mask,
 )
-from gumbel.tracing import trace_state
+from gumbel.tracing import divided_as, trace_state
 from gumbel.types import (
     Batch,
     Cost,
@@ -341,7 +341,7 @@ class _ObservingSampler:
             )
         for step in steps if looped else ():
             value = jax.lax.dynamic_index_in_dim(value, step.number, axis=lead, keepdims=False)
-        return value
+        return divided_as(value, like=logits)
 
     def scan(
         self,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.arguments import check_integer, floating
 from gumbel.families import Family, family
-from gumbel.tracing import trace_state
+from gumbel.tracing import divided_as, trace_state
 from gumbel.types import Logits, Mask, PRNGKey, Sample
 
 FamilyLike: TypeAlias = "Family | str | Mapping[str, Family | str] | Families | None"
@@ -239,7 +239,8 @@ class RecordingSampler:
         logits = apply_mask(logits, mask, found)
         position = self._next(level)
         key = None if level.key is None else jax.random.fold_in(level.key, position)
-        asked = Site(site, logits, found, level.given.get(site), mask)
+        given = divided_as(level.given.get(site), like=logits)
+        asked = Site(site, logits, found, given, mask)
         z = self._draw(asked, key)  # type: ignore[arg-type]
         if jnp.shape(z) != logits.shape:
             raise ValueError(

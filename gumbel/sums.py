@@ -90,7 +90,8 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
             return jnp.mean(cost), cost, slopes
 
         value, cost, slopes = _add(canonical_convolutions(gradient), arrays, chunks)
-        products = [jnp.vdot(g, moves[index]) for index, g in zip(moved, slopes, strict=True)]
+        pairs = zip(moved, slopes, strict=True)
+        products = [jnp.sum(slope * moves[index]).real for index, slope in pairs]
         zero = jnp.zeros_like(value)
         return (value, cost), (sum(products, zero), jnp.zeros_like(cost))
 
@@ -133,7 +134,7 @@ def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarr
     """The sum over chunks of what a function returns of each, one after the other."""
     shapes = jax.eval_shape(function, arrays, chunks[0])
     zero = zero_that_varies_as(*arrays)
-    start = jax.tree.map(lambda leaf: jnp.full(leaf.shape, zero.astype(leaf.dtype)), shapes)
+    start = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), shapes)
 
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None

@@ -7,7 +7,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 _NAME = "get_opaque_trace_state"
 _HOME = jax.extend.core if hasattr(jax.extend.core, _NAME) else jax.core  # jax.core before 0.10
@@ -31,8 +31,22 @@ def gathered(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.asarray(leaf) if _is_divided(leaf) else leaf, tree)
 
 
+def divided_as(tree: PyTree, like: Array) -> PyTree:
+    """Arrays, divided as `like` is among the devices of an explicit mesh, along the same axes.
+
+    There JAX does not combine arrays that are divided differently, and a loop's carry has to stay
+    divided as it began.
+    """
+    if not _has_divided_axis(like):
+        return tree
+    return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, jax.typeof(like).sharding), tree)
+
+
 def _is_divided(leaf: object) -> bool:
     if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return False
-    divided = any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
-    return divided and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return _has_divided_axis(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _has_divided_axis(array: Array) -> bool:
+    return any(axis is not None for axis in jax.typeof(array).sharding.spec)

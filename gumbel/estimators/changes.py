@@ -66,15 +66,15 @@ class Changes(NamedTuple):
         given[self.name] = jnp.broadcast_to(shift if self.coupled else shift[None], shape)
         return given
 
-    def expected(self, record: Record, differences: Float[Array, "V m *B"]) -> Costs:
+    def expected(self, record: Record, differences: Float[Array, "m *B V"]) -> Costs:
         """`sum_d sum_c p_d(c) (f(z_1, .., c, .., z_D) - f(z))` for each path and cost.
 
         Args:
           record: of the paths, without a change.
           differences: of the costs, one for each change.
         """
-        costs, others = differences.shape[1:], self.num_values - 1
-        by_shift = jnp.moveaxis(differences.reshape(-1, others, *costs), (0, 1), (-2, -1))
+        costs, others = differences.shape[:-1], self.num_values - 1
+        by_shift = differences.reshape(*costs, -1, others)
         by_shift = jnp.concatenate([jnp.zeros_like(by_shift[..., :1]), by_shift], axis=-1)
         p, z = value_probs(record.logits, record.family), jax.lax.stop_gradient(upcast(record.z))
         number = jnp.argmax(z, axis=-1) if record.family.event_ndims else z.astype(jnp.int32)

@@ -17,6 +17,7 @@ from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
 from gumbel.numerics import same_rank, upcast, zero_that_varies_as
 from gumbel.samplers import Record, Site, possible_value
+from gumbel.tracing import divided_as
 from gumbel.types import PRNGKey, Sample
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -43,6 +44,14 @@ def distinct_values(
     """
     num_variables, num_values = log_probs.shape
     noise = gumbel_noise(key, (num_variables, count, num_values), log_probs.dtype)
+    return _most_likely(log_probs, noise)
+
+
+def _most_likely(
+    log_probs: Float[Array, "D C"], noise: Float[Array, "D count C"]
+) -> Int[Array, "count D"]:
+    """The joint values of the largest perturbed log probabilities; see `distinct_values`."""
+    num_values, count = log_probs.shape[1], noise.shape[1]
 
     def step(beam: _Pair, inputs: _Pair) -> tuple[_Pair, _Pair]:
         log_q, largest = beam
@@ -57,7 +66,8 @@ def distinct_values(
         return (log_q, best), (parent, value)
 
     start = jnp.where(jnp.arange(count) == 0, 0, -jnp.inf).astype(noise.dtype)
-    start += zero_that_varies_as(log_probs, noise).astype(start.dtype)
+    zero = zero_that_varies_as(log_probs, noise)
+    start += zero.astype(start.dtype)
     _, (parents, values) = jax.lax.scan(step, (jnp.zeros_like(start), start), (log_probs, noise))
 
     def back(index: Array, inputs: _Pair) -> _Pair:
@@ -65,7 +75,7 @@ def distinct_values(
         return parent[index], value[index]
 
     numbers = jnp.arange(count, dtype=parents.dtype)
-    numbers += zero_that_varies_as(parents).astype(numbers.dtype)
+    numbers += zero.astype(numbers.dtype)
     _, chosen = jax.lax.scan(back, numbers, (parents, values), reverse=True)
     return jnp.swapaxes(chosen, 0, 1)
 
@@ -159,8 +169,10 @@ def draw_distinct(
     shape = log_probs.shape[:-1]  # [B, *D], or [*D] if a coupled site has no batch axis
     rows = 1 if coupled else shape[0]
     flat = log_probs.reshape(rows, -1, log_probs.shape[-1])
-    keys = jax.random.split(key, rows)
-    chosen = jax.vmap(lambda key, row: distinct_values(key, row, size)[path])(keys, flat)
+    num_variables, num_values = flat.shape[1:]
+    noise = jax.vmap(lambda key: gumbel_noise(key, (num_variables, size, num_values), flat.dtype))
+    by_row = divided_as(noise(jax.random.split(key, rows)), like=flat)
+    chosen = jax.vmap(_most_likely)(flat, by_row)[:, path]
     chosen = chosen.reshape(shape)
     one_hot = site.family.event_ndims
     z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen

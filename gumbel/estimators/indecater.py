@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.changes import Changes, changed_draw
 from gumbel.estimators.derivatives import without_value
-from gumbel.estimators.multi import Paths, trace_paths
+from gumbel.estimators.multi import Costs, Paths, trace_paths
 from gumbel.estimators.options import Range
 from gumbel.layouts import layout
 from gumbel.sites import Families
@@ -88,9 +88,13 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
     return Estimator(no_state, surrogate)
 
 
-def _mapped(function: Callable[[Array], Array], count: int, chunk_size: int) -> Array:
+def _mapped(
+    function: Callable[[Array], Costs], count: int, chunk_size: int
+) -> Float[Array, "m *B V"]:
     """`function` of 0 to `count - 1`, at most `chunk_size` of them at once."""
-    indices = jnp.arange(count)
-    if count <= chunk_size:
-        return jax.vmap(function)(indices)
-    return jax.lax.map(function, indices, batch_size=chunk_size)
+    num_chunks = -(-count // chunk_size)
+    indices = jnp.arange(num_chunks * -(-count // num_chunks)).reshape(num_chunks, -1)
+    # Not map's own chunks, whose first axes it merges: on an explicit mesh JAX may refuse that.
+    found = jax.lax.map(jax.vmap(function, out_axes=-1), indices)
+    found = jnp.moveaxis(found, 0, -2)
+    return found.reshape(*found.shape[:-2], -1)[..., :count]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gumbel
-from gumbel import BERNOULLI, check_objective, estimators, exact, lab, schedules
+from gumbel import BERNOULLI, check_objective, estimators, exact, lab, samplers, schedules
 from gumbel.estimators.nvil import flat_features
 from gumbel.noise import gumbel_noise
 from tests.gumbel.walks import THROUGH_THE_SAMPLE
@@ -346,6 +346,48 @@ def test_a_batch_that_an_explicit_mesh_divides():
         for name in ("rloo", "marginalization"):
             slope, _ = gradient(name, square, params, batch, BERNOULLI)
             assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((name, "bernoulli") for name in estimators.names()),
+        ("indecater", "categorical"),
+        ("unordered_set", "categorical"),
+    ],
+)
+def test_every_estimator_is_traced_on_an_explicit_mesh(name, family):
+    """Where JAX refuses to combine arrays that are divided differently, and loops' carries that
+    become so.
+    """
+
+    def objective(params, batch, key, sample):
+        def body(x, _):
+            logits = x[..., None] * params
+            where = (logits if family == "bernoulli" else x) > 0
+            z = sample("loop", logits, where=where)
+            return z.sum(-1), sample("seen", x, family="bernoulli")
+
+        x, _ = sample.scan(body, batch, length=2)
+        z = sample("after", x[..., None] * params)
+        return jnp.square(z - 0.3).sum((1, 2))
+
+    observed = samplers.condition(objective, {"seen": jnp.ones((4, 2, 2))})
+    options = {"chunk_size": 2} if "chunk_size" in estimators.spec(name).options else {}
+    estimator = estimators.make(name, family, **options)
+
+    def slope(params, batch):
+        state = estimator.init(observed, params, batch, KEY)
+        found = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return found(observed, params, batch, KEY, 1.0, state)
+
+    mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(jnp.ones((4, 2)), jax.NamedSharding(mesh, spec("x")))
+        params = jax.device_put(jnp.zeros(2), jax.NamedSharding(mesh, spec()))
+        found, _ = jax.eval_shape(slope, params, batch)
+    assert found.shape == (2,)
 
 
 def test_a_mistake_in_the_objective_is_not_one_of_the_state():

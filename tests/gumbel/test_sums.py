@@ -211,3 +211,18 @@ def test_chunks_may_be_inside_of_what_is_differentiated(around):
     params = jnp.array([0.5, -1.0, 0.2])
     whole = jax.grad(lambda params: loss(params, None))(params)
     np.testing.assert_allclose(jax.grad(around(loss))(params), whole, rtol=1e-5)
+
+
+def test_what_is_shared_by_chunks_may_be_complex():
+    def blurred(params, batch, key, sample):
+        z = sample("z", params["logits"] + batch)
+        seen = jnp.fft.ifft(jnp.fft.fft(z) * jnp.fft.fft(params["kernel"])).real
+        return jnp.square(seen - 0.3).sum(-1)
+
+    def loss(params, chunk_size):
+        batch = jnp.zeros((2, 3))
+        return exact.mean_cost(blurred, params, batch, KEY, BERNOULLI, chunk_size=chunk_size)[0]
+
+    params = {"logits": jnp.array([0.5, -1.0, 0.2]), "kernel": jnp.array([1.0, -2.0, 0.5])}
+    whole, found = (jax.jit(jax.grad(loss), static_argnums=1)(params, size) for size in (8, 3))
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5), found, whole)
