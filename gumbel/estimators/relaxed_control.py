@@ -30,7 +30,7 @@ from gumbel.estimators.control import ControlState, Learner, squared_estimate
 from gumbel.estimators.derivatives import without_value
 from gumbel.estimators.pathwise import check_sites, temperature_of
 from gumbel.layouts import layout
-from gumbel.numerics import upcast, wide_dtype
+from gumbel.numerics import upcast, wide_dtype, zero_where_not_finite
 from gumbel.samplers import Pass, Record, Records, Site, hard_draw, spare_key, total, trace
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
@@ -167,6 +167,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         )
         # The pass back for the temperature is dead code where nothing asks for its result.
         by_temperature = jax.tree.map(jnp.add, pullback(by_pass)[0], direct)
+        by_temperature = zero_where_not_finite(by_temperature)
         pull = jax.tree.map(lambda g, t: g * t, by_temperature, scaled)
         if control.learn_temperature:
             slope["log_factor"] += jnp.asarray(sum(jax.tree.leaves(pull)), factor.dtype)
@@ -236,7 +237,9 @@ def relaxed_passes(
 
         own = {site: noise[site] for site, record in records.items() if record.block == layer}
         slopes, cost = jax.grad(summed, has_aux=True)(own)
-        return Relaxed(cost, slopes)
+        # A relaxed value that underflows to 0 has a derivative of 0 in its noise, and not the NaN
+        # that this times the infinite one of a square root or a norm would be.
+        return Relaxed(cost, zero_where_not_finite(slopes))
 
     return {layer: one(layer) for layer in dict.fromkeys(r.block for r in records.values())}
 

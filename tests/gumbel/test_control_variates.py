@@ -261,3 +261,30 @@ def test_a_mask_that_samples_set_leaves_the_noise_of_what_it_masks_alone(name):
     estimates, expected = run(params, jax.random.split(KEY, 40_000))
     error = estimates.std(axis=0) / len(estimates) ** 0.5
     assert jnp.max(abs(estimates.mean(axis=0) - expected) / error) < critical_z(2)
+
+
+@both
+def test_a_cost_with_an_infinite_slope_where_relaxed_values_underflow(name):
+    """At this temperature nearly all of them do, to 0 or 1."""
+    estimator, num_draws = estimators.make(name, BERNOULLI), 1000
+
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return jnp.sqrt(z).sum(-1) + jnp.sqrt(1 - z).sum(-1) * z[:, 0]
+
+    @jax.jit
+    def draws(params):
+        def estimate(key):
+            found = jax.grad(estimator.surrogate, argnums=(1, 4), has_aux=True)
+            return found(objective, params, jnp.zeros((1, 1)), key, 0.05, state)[0]
+
+        state = estimator.init(objective, params, jnp.zeros((1, 1)), KEY)
+        return jax.vmap(estimate)(jax.random.split(KEY, num_draws))
+
+    params = jnp.array([0.5, 4.0])
+    _, expected = exact.value_and_grad(objective, params, jnp.zeros((1, 1)), KEY, BERNOULLI)
+    found, by_temperature = draws(params)
+    assert np.isfinite(found).all()
+    assert np.isfinite(by_temperature).all()
+    error = np.std(found, axis=0) / np.sqrt(num_draws)
+    assert np.all(np.abs(np.mean(found, axis=0) - expected) < critical_z(2) * error)
