@@ -1,9 +1,15 @@
 """Whether the examples of a batch are as independent as a cost of one per example says."""
 
-from gumbel.probes import Probe, halves
-from gumbel.sites import FamilyLike
-from gumbel.tracing import is_concrete
-from gumbel.types import Batch, Objective, Params, PRNGKey
+import jax
+from jaxtyping import Array
+
+from gumbel.layouts import layout
+from gumbel.probes import Probe, halves, outputs
+from gumbel.programs import depends_across_devices
+from gumbel.samplers import hard_draw, trace
+from gumbel.sites import FamilyLike, Site
+from gumbel.tracing import is_concrete, varying_axes
+from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 # `leaks` flips at least so many sets of examples, from at least so many starts.
 MIN_FLIPS = 64
@@ -39,16 +45,55 @@ def require_independent(
     """Refuses an objective of one cost per example whose examples depend on each other.
 
     It runs the objective, compiled, some 60 to 100 times. Where `params`, `batch`, `key` or the
-    cost are traced, values cannot be compared, and nothing is checked.
+    cost are traced, values cannot be compared, and only `require_local` is checked.
 
     Raises:
       ValueError: it names a site whose samples change another example's cost.
     """
     if not is_concrete(params, batch, key):
+        require_local(objective, params, batch, key, family)
         return
     probe = Probe(objective, params, batch, key, family)
     if probe.concrete and (found := leaks(probe)):
         raise ValueError(
             f"the samples of one example at site {found[0]!r} change the cost of another: return a "
             "scalar cost, which couples the examples, or put the batch axis first in the logits"
+        )
+
+
+def require_local(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> None:
+    """Refuses an objective whose cost depends on the samples of other devices, under `shard_map`.
+
+    The score of a device's own samples is not all of that cost's gradient. The objective is only
+    traced, and outside of `shard_map` and `pmap` not even that.
+
+    Raises:
+      ValueError: a collective leads from the samples to the cost, or to the logits of a site.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return
+    arguments = (objective, params, batch, key, family)
+    records = layout(*arguments).records
+    axes: set[str] = set()
+
+    def note() -> None:
+        drawn = trace(*arguments, hard_draw)
+        axes.update(varying_axes(record.z for record in drawn.records.values()))
+
+    def found(values: dict[str, Sample]) -> list[Array]:
+        def given(site: Site, _key: PRNGKey) -> Sample:
+            return site.given + 0 * site.logits  # so that it differs between devices as these do
+
+        return outputs(trace(*arguments, given, given=values, like=records))
+
+    jax.eval_shape(note)
+    values = {site: record.z for site, record in records.items()}
+    if depends_across_devices(found, values, axes=frozenset(axes)):
+        raise ValueError(
+            "a collective of the objective, such as psum or all_gather, makes the cost depend on "
+            "the samples of other devices, whose scores are missing here: divide the batch by "
+            "jax.jit with shardings instead of shard_map, or use an estimator whose gradient flows "
+            "through the sample"
         )

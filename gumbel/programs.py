@@ -3,8 +3,11 @@
 XLA compiles the body of a loop separately. It does not hoist loop-invariant code, at least in the
 backward pass, and on CPU it optimizes the layouts of convolutions only outside of loops; inside
 one, the gradients of a convolution take about twenty times as long.
+
+`depends_across_devices` only reads a program.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ from jax.extend import core
 from jaxtyping import Array, PyTree
 
 Evaluate = Callable[[Any, list[Any]], Sequence[Any]]
+_PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
 
 
 class _Later:
@@ -111,6 +115,55 @@ def num_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
 
     _run(program.jaxpr, program.consts, jax.tree.leaves(arguments), evaluate)
     return total
+
+
+class _Dependence(enum.Enum):
+    """How a value depends on a program's arguments: on this device, or also on the others'."""
+
+    LOCAL = enum.auto()
+    ACROSS = enum.auto()
+
+
+def depends_across_devices(
+    function: Callable[..., PyTree], *arguments: PyTree, axes: frozenset[str]
+) -> bool:
+    """Whether a result depends on the arguments of other devices, through a collective.
+
+    Args:
+      function: of arrays, under `shard_map` or `pmap`; it is only traced.
+      arguments: its arguments, or their shapes.
+      axes: names of the mesh axes along which they differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> depends_across_devices(jnp.exp, jnp.ones(2), axes=frozenset({"data"}))
+      False
+    """
+    program = jax.make_jaxpr(function)(*arguments)
+
+    def evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:
+        found = [value for value in values if isinstance(value, _Dependence)]
+        if not found:
+            return [None] * len(eqn.outvars)
+        across = _Dependence.ACROSS in found or _communicates(eqn, axes)
+        return [_Dependence.ACROSS if across else _Dependence.LOCAL] * len(eqn.outvars)
+
+    own = [_Dependence.LOCAL] * len(program.jaxpr.invars)
+    consts = [None] * len(program.consts)
+    return _Dependence.ACROSS in _run(program.jaxpr, consts, own, evaluate)
+
+
+def _communicates(eqn: Any, axes: frozenset[str]) -> bool:
+    """Whether an equation, or one of the programs in it, combines the data of several devices."""
+    name = eqn.primitive.name
+    if name in ("axis_index", "pvary", "shard_map"):  # the axes of the last are its own
+        return False
+    own = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+    if not axes.isdisjoint(own if isinstance(own, tuple) else (own,)):
+        return True
+    parts = jax.tree.leaves(eqn.params, is_leaf=lambda part: isinstance(part, _PROGRAMS))
+    programs = [getattr(part, "jaxpr", part) for part in parts if isinstance(part, _PROGRAMS)]
+    return any(_communicates(inner, axes) for program in programs for inner in program.eqns)
 
 
 def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any) -> Array:

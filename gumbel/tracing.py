@@ -1,6 +1,6 @@
 """The state of JAX's traces, used to detect sampling inside a transformation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -40,6 +40,28 @@ def divided_as(tree: PyTree, like: Array) -> PyTree:
     if not _has_divided_axis(like):
         return tree
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, jax.typeof(like).sharding), tree)
+
+
+def varying_axes(arrays: Iterable[Array]) -> frozenset[str]:
+    """The axes of `shard_map` or `pmap` along which arrays may differ between devices.
+
+    Without `check_vma`, as in `pmap`, JAX does not know, and these are all.
+    """
+    arrays = list(arrays)
+    found = set()
+    for axis in jax.sharding.get_abstract_mesh().manual_axes:
+        known = _varies(jax.lax.pcast(jnp.zeros(()), axis, to="varying"), axis)
+        if not known or any(_varies(array, axis) for array in arrays):
+            found.add(axis)
+    return frozenset(found)
+
+
+def _varies(array: Array, axis: str) -> bool:
+    try:
+        jax.lax.pcast(array, axis, to="varying")
+    except ValueError:  # it does so already
+        return True
+    return False
 
 
 def _is_divided(leaf: object) -> bool:

@@ -79,7 +79,9 @@ class Objective(Protocol):
 
     A cost of shape `[B]` declares that examples are independent: the cost of example `b` depends
     on its own samples only. A cost that couples examples (batch normalization after a sample,
-    in-batch negatives, a variable shared by the batch) has to be a scalar, `[]`. `key` is for the
+    in-batch negatives, a variable shared by the batch) has to be a scalar, `[]`. Under `shard_map`,
+    a collective must not lead from the samples to the cost unless the gradient flows through them;
+    with `jax.vmap(..., axis_name=)` nothing detects that. `key` is for the
     objective's own noise (a Gaussian latent, dropout); `sample` has its own keys. It is not the key
     that a surrogate, or `gumbel.exact`, is given but one made from it, and not the same in both: an
     objective with noise of its own has the same gradient in both only on average over keys.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.arguments import check_key
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
-from gumbel.independence import require_independent
+from gumbel.independence import require_independent, require_local
 from gumbel.sites import Families, FamilyLike, as_families
 from gumbel.smoothness import require_smooth, undifferentiable
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -241,7 +241,7 @@ def _checked(spec: Spec) -> Factory:
         init, surrogate = spec.factory(restricted, **options)
         return Estimator(
             _checked_init(spec, init, restricted),
-            _checked_surrogate(name, init, surrogate, spec.derivatives),
+            _checked_surrogate(spec, init, surrogate, restricted),
         )
 
     return checked
@@ -276,10 +276,9 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
     return checked
 
 
-def _checked_surrogate(
-    name: str, init: Init, surrogate: Surrogate, derivatives: Derivatives
-) -> Surrogate:
-    """The surrogate, which refuses a foreign state, and the derivatives that it does not have."""
+def _checked_surrogate(spec: Spec, init: Init, surrogate: Surrogate, family: Families) -> Surrogate:
+    """The surrogate, which refuses a foreign state, and derivatives that it does not have."""
+    first_only = spec.derivatives == "first"
 
     @functools.wraps(surrogate)
     def checked(
@@ -290,17 +289,19 @@ def _checked_surrogate(
         temperature: Temperature,
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
+        if spec.independent:
+            require_local(objective, params, batch, key, family)
         try:
             value, aux = surrogate(objective, params, batch, key, temperature, state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if _is_first_state(state, functools.partial(init, objective), params, batch, key):
                 raise
             raise ValueError(
-                f"estimator {name!r} cannot use a {type(state).__name__} as its state: start from"
-                " estimator.init(objective, params, batch, key), then pass the state that the"
-                " surrogate returns"
+                f"estimator {spec.name!r} cannot use a {type(state).__name__} as its state: start "
+                "from estimator.init(objective, params, batch, key), then pass the state that the "
+                "surrogate returns"
             ) from error
-        return first_derivative_only(value, name) if derivatives == "first" else value, aux
+        return first_derivative_only(value, spec.name) if first_only else value, aux
 
     return checked
 

@@ -1,5 +1,6 @@
 """Inputs at the edge of what is documented: right, or refused by name."""
 
+import functools
 import json
 import types
 
@@ -15,6 +16,11 @@ from gumbel.noise import gumbel_noise
 from tests.gumbel.walks import THROUGH_THE_SAMPLE
 
 KEY = jax.random.key(0)
+MESH = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
+PLACED = {
+    "in_specs": (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("x")),
+    "out_specs": jax.sharding.PartitionSpec(),
+}
 
 
 def gradient(name, objective, params, batch, family=None, *, checked=False, **options):
@@ -224,11 +230,77 @@ def test_loops_run_under_shard_map(name, options):
         found = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
         return found(objective, params, batch, *arguments[2:])[0]
 
-    spec = jax.sharding.PartitionSpec
-    placed = {"in_specs": (spec(), spec("x")), "out_specs": spec()}
-    mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
-    sharded = jax.shard_map(slope, mesh=mesh, **placed)
+    sharded = jax.shard_map(slope, mesh=MESH, **PLACED)
     np.testing.assert_allclose(jax.jit(sharded)(*arguments[:2]), slope(*arguments[:2]), rtol=1e-5)
+
+
+def per_device(cost, name):
+    """The shape of a gradient under `shard_map`, of which nothing is run."""
+
+    def objective(params, batch, key, sample):
+        return cost(sample("z", params + batch), batch)
+
+    @functools.partial(jax.shard_map, mesh=MESH, **PLACED)
+    def slope(params, batch):
+        if name == "exact":
+            return exact.value_and_grad(objective, params, batch, KEY, BERNOULLI)[1]
+        estimator = estimators.make(name, BERNOULLI)
+        state = estimator.init(objective, params, batch, KEY)
+        return jax.grad(estimator.surrogate, argnums=1, has_aux=True)(
+            objective, params, batch, KEY, 1.0, state
+        )[0]
+
+    return jax.eval_shape(slope, jnp.zeros(3), jnp.ones((4, 3)))
+
+
+@pytest.mark.parametrize("name", ["sf", "rloo", "exact"])
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda z, x: jnp.square(jax.lax.pmean(z.mean(), "x") - 0.3),
+        lambda z, x: (z @ jax.lax.all_gather(z, "x", tiled=True).T).sum(),
+        lambda z, x: jax.checkpoint(lambda z: z.sum() - jax.lax.psum(z.sum(), "x"))(z),
+    ],
+    ids=["pmean", "all_gather", "checkpoint"],
+)
+def test_a_cost_of_other_devices_samples_is_refused(cost, name):
+    """Or the estimate would be that of a part of the gradient."""
+    with pytest.raises(ValueError, match="depend on the samples of other devices"):
+        per_device(cost, name)
+    assert per_device(cost, "st").shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda z, x: ((z - x).sum(-1), jax.lax.pmean(z.mean(), "x")),
+        lambda z, x: (z - jax.jit(lambda x: jax.lax.pmean(x.mean(), "x"))(x)).sum(-1),
+        lambda z, x: (z * jax.lax.axis_index("x")).sum(-1),
+    ],
+    ids=["aux", "batch", "index"],
+)
+def test_collectives_of_anything_else_are_served(cost):
+    assert per_device(cost, "sf").shape == (3,)
+
+
+def test_a_collective_along_an_axis_on_which_the_samples_do_not_differ():
+    """Such as that of a decoder whose weights are divided among devices."""
+    mesh = jax.make_mesh((1, 1), ("x", "m"), (jax.sharding.AxisType.Auto,) * 2)
+
+    def value(params, batch):
+        estimator = estimators.make("sf", BERNOULLI)
+
+        def objective(params, batch, key, sample):
+            part = sample("z", params + batch)[:, 0] * jax.lax.axis_index("m")
+            return jax.lax.psum(part, "m")
+
+        state = estimator.init(objective, params, batch, KEY)
+        return jax.lax.pmean(estimator.surrogate(objective, params, batch, KEY, 1.0, state)[0], "x")
+
+    arguments = jnp.zeros(3), jnp.ones((4, 3))
+    jax.eval_shape(jax.shard_map(value, mesh=mesh, **PLACED), *arguments)
+    with pytest.raises(ValueError, match="depend on the samples of other devices"):
+        jax.eval_shape(jax.shard_map(value, mesh=mesh, check_vma=False, **PLACED), *arguments)
 
 
 def square(params, batch, key, sample):
