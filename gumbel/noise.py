@@ -17,6 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt32
 
@@ -160,11 +161,13 @@ def _draw(transform: Transform, key: PRNGKey, shape: tuple[int, ...], dtype: DTy
 
 def _pairs(key: PRNGKey, chunk: int) -> Callable[[Array], tuple[Words, Words]]:
     """A function from the number of a chunk to `chunk` pairs of words."""
-    if str(jax.random.key_impl(key)) == "threefry2x32" and chunk * _NUM_CHUNKS < 2**32:
+    # The size of a program for export may be unknown, and is taken to be below 2^32.
+    few = export.is_symbolic_dim(chunk) or chunk * _NUM_CHUNKS < 2**32
+    if str(jax.random.key_impl(key)) == "threefry2x32" and few:
         data = jax.random.key_data(key)
 
         def hashed(index: Array) -> tuple[Words, Words]:
-            counter = index * np.uint32(chunk) + jax.lax.iota(jnp.uint32, chunk)
+            counter = index * jnp.asarray(chunk, jnp.uint32) + jax.lax.iota(jnp.uint32, chunk)
             return threefry(data[0], data[1], jnp.zeros_like(counter), counter)
 
         return hashed

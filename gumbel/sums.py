@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Float
 
 from gumbel.arguments import check_integer
@@ -104,7 +104,9 @@ def _fitting(terms: Terms) -> int:
     """How many terms have intermediate results of `CACHE_BYTES`, without what all of them share."""
     number = jnp.zeros((), jnp.int32)
     arrays, rest = hoist(terms, number)
-    return max(1, CACHE_BYTES // max(1, num_bytes(rest, arrays, number)))
+    size = num_bytes(rest, arrays, number)
+    # In a program for export the batch may be of any size.
+    return 1 if export.is_symbolic_dim(size) else max(1, CACHE_BYTES // max(1, size))
 
 
 def _chunked(

@@ -126,7 +126,7 @@ def nvil(
             by_layer.setdefault(record.block, inputs)
             # The samples that coupled examples share have no axis of examples.
             if baseline_sees_samples and record.z.shape[:1] == inputs.shape[:1]:
-                flat = record.z.reshape(len(inputs), -1).astype(inputs.dtype)
+                flat = record.z.reshape(inputs.shape[0], -1).astype(inputs.dtype)
                 inputs = jnp.concatenate([inputs, stop_gradient(flat)], axis=1)
         return list(by_layer.values())
 

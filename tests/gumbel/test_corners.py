@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import gumbel
 from gumbel import BERNOULLI, check_objective, estimators, exact, lab, samplers, schedules
@@ -518,3 +519,25 @@ def test_a_name_that_is_like_no_other():
         estimators.make("xyz")
     with pytest.raises(ValueError, match=r"unknown estimator 'VIMCO': did you mean vimco"):
         estimators.make("VIMCO")
+
+
+@pytest.mark.parametrize("name", ["gumbel_softmax", "nvil", "marginalization", None])
+def test_programs_are_exported_for_batches_of_any_size(name):
+    """With the numbers of the program for this size; `None` only samples."""
+
+    def objective(params, batch, key, sample):
+        return (sample("z", batch + params) * jnp.arange(3.0)).sum(-1)
+
+    def found(batch):
+        if name is None:
+            return objective(0.0, batch, KEY, samplers.hard(BERNOULLI, KEY))
+        slope = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return slope(objective, jnp.zeros(3), batch, KEY, 0.5, state)[0]
+
+    batch = jnp.linspace(-1.0, 1.0, 15).reshape(5, 3)
+    if name is not None:
+        estimator = estimators.make(name, BERNOULLI)
+        state = estimator.init(objective, jnp.zeros(3), batch, KEY)
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("b, 3"), batch.dtype)
+    exported = export.export(jax.jit(found))(shape)
+    np.testing.assert_allclose(exported.call(batch), jax.jit(found)(batch), rtol=1e-6, atol=1e-6)
