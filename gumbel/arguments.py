@@ -5,6 +5,7 @@ is invalid about it becomes NaN in the result.
 """
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -133,10 +134,9 @@ def check_temperature(temperature: ArrayLike) -> None:
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     ):
         got = type(temperature).__name__ if dtype is None else dtype.name
-        raise TypeError(
-            f"temperature must be a real number or an array of them, got {got}: only estimators"
-            " take a mapping, from sites to temperatures"
-        )
+        mapping = isinstance(temperature, Mapping)
+        hint = ": only estimators take a mapping, from sites to temperatures" if mapping else ""
+        raise TypeError(f"temperature must be a real number or an array of them, got {got}{hint}")
     value = concrete_or_none(temperature)
     if value is None:
         return

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -16,7 +17,7 @@ from gumbel.layouts import count_values, layout, readable
 from gumbel.passes import passes
 from gumbel.probes import NUM_STARTS, Probe, changed, outputs
 from gumbel.samplers import Pass, hard_draw, replayed, trace
-from gumbel.sites import FamilyLike
+from gumbel.sites import FamilyLike, Site
 from gumbel.smoothness import dependence, derivatives
 from gumbel.tracing import gathered, is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
@@ -80,6 +81,8 @@ class Report:
       finite: whether the cost is finite.
       deterministic: whether the same key gives the same cost.
       has_aux: whether the objective returns `(cost, aux)`.
+      vectorizes: whether the objective runs under `jax.vmap`, as estimators of several samples
+        require.
       estimators: reports on all registered estimators.
       problems: one sentence for each problem.
     """
@@ -89,6 +92,7 @@ class Report:
     finite: bool
     deterministic: bool
     has_aux: bool
+    vectorizes: bool
     estimators: tuple[EstimatorReport, ...]
     problems: tuple[str, ...]
 
@@ -165,6 +169,7 @@ def check_objective(
     found = dependence(probe.targets(plan.records), slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
     leaking, trained = leaks(probe), _trained(*arguments, probe)
+    vectorizes = _vectorizes(*arguments)
     sites = tuple(
         SiteReport(
             name=name,
@@ -188,8 +193,10 @@ def check_objective(
         finite=bool(np.isfinite(drawn.cost).all()),
         deterministic=not any(map(changed, outputs(drawn), outputs(again))),
         has_aux=plan.aux is not None,
+        vectorizes=vectorizes,
         estimators=tuple(
-            _estimator(estimators.spec(name), sites, plan, batch) for name in estimators.names()
+            _estimator(estimators.spec(name), sites, plan, batch, vectorizes=vectorizes)
+            for name in estimators.names()
         ),
         problems=(),
     )
@@ -233,10 +240,33 @@ def _trained(
     return trained
 
 
+def _vectorizes(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> bool:
+    """Whether the objective, which is only traced, runs under `jax.vmap`."""
+
+    def cost(number: Array) -> Array:
+        def draw(site: Site, key: PRNGKey) -> Sample:
+            return hard_draw(site, jax.random.fold_in(key, number))
+
+        return trace(objective, params, batch, key, family, draw).cost
+
+    try:
+        jax.eval_shape(jax.vmap(cost), jnp.arange(2))
+    except NotImplementedError:  # of JAX, for a callback without a vmap_method
+        return False
+    return True
+
+
 def _estimator(
-    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, batch: Batch
+    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, batch: Batch, *, vectorizes: bool
 ) -> EstimatorReport:
     why = reason(spec, sites) or _unread(spec, batch)
+    if not why and spec.vectorizes and not vectorizes:
+        why = (
+            "JAX cannot vmap the objective, which it runs for several samples at once: give "
+            "jax.pure_callback vmap_method='sequential'"
+        )
     return EstimatorReport(spec.name, passes(spec, plan), why)
 
 

@@ -185,7 +185,8 @@ def _cost_and_aux(returned: Any) -> tuple[Array, PyTree]:
     cost = jnp.asarray(returned)
     if not jnp.issubdtype(cost.dtype, jnp.floating):
         raise TypeError(
-            f"objective returned a cost of dtype {cost.dtype}, whose gradient is 0: return floats"
+            f"objective returned a cost of dtype {cost.dtype}: return floats, such as "
+            "cost.astype(jnp.float32)"
         )
     if cost.ndim > 1:
         raise ValueError(

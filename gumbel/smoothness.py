@@ -1,6 +1,6 @@
 """Whether the cost is differentiable in the samples, as some estimators require."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -154,14 +154,15 @@ def require_smooth(
         return
     if some_flat:
         found = dependence(probe.targets(records), slopes)
-        for site in (site for site in records if site in found.breaks - found.smooth):
+        if (site := _first(records, found.breaks - found.smooth)) is not None:
             raise ValueError(
                 f"the cost has no derivative in the samples of site {site!r}, through which the "
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
                 "or a stop_gradient of the sample, or use a score-function estimator such as 'nvil'"
             )
     if some_may_jump:
-        for site in dependence(probe.targets(records, relaxed=True), slopes).breaks:
+        jumps = dependence(probe.targets(records, relaxed=True), slopes).breaks
+        if (site := _first(records, jumps)) is not None:
             raise ValueError(
                 f"something that depends on the samples of site {site!r}, such as a mask, has no "
                 f"derivative in them, which biases {estimator!r}: multiply by the sample instead, "
@@ -180,6 +181,11 @@ def undifferentiable(
     records = layout(*arguments).records
     tried = ((site, derivatives(*arguments, records, site)) for site in records)
     return next((site for site, found in tried if found is None), None)
+
+
+def _first(records: Records, sites: Collection[str]) -> str | None:
+    """The first of these sites, in the order of the calls."""
+    return next((site for site in records if site in sites), None)
 
 
 def _later(records: Records, site: str) -> Targets:

@@ -137,6 +137,11 @@ class Spec(NamedTuple):
     reads: Callable[[Batch], Any] | None = None
     aliases: tuple[str, ...] = ()
 
+    @property
+    def vectorizes(self) -> bool:
+        """Whether it runs the objective under `jax.vmap`, for several samples at once."""
+        return any(letter in self.passes for letter in "mNV")
+
 
 _REGISTRY: dict[str, Spec] = {}
 _PASSES = re.compile(r"[\dLmNV+*() ]+")

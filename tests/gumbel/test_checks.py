@@ -3,6 +3,8 @@
 The objectives are tiny, and one jit serves many calls where that is possible.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +125,7 @@ def test_a_cost_that_is_not_finite():
     [
         (lambda z: z, r"cost of shape \(3, 2\): return one cost per example"),
         (lambda z: z.sum(0), r"cost has shape \(2,\)"),
-        (lambda z: z.sum(-1).astype(int), "dtype int32, whose gradient is 0"),
+        (lambda z: z.sum(-1).astype(int), "dtype int32: return floats"),
         (lambda z: (z.sum(-1), 0, 0), "a tuple of 3"),
     ],
 )
@@ -406,6 +408,15 @@ def test_a_mask_that_depends_on_a_sample_biases_what_must_be_smooth_everywhere()
             init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
 
 
+def test_the_first_of_several_sites_at_fault_is_named():
+    def objective(params, batch, key, sample):
+        z = [sample(f"site{number}", params + batch) for number in range(8)]
+        return jnp.stack([rounded(one) for one in z]).sum((0, -1))
+
+    with pytest.raises(ValueError, match="in the samples of site 'site0'"):
+        estimators.make("st", BERNOULLI).init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+
+
 # What shows at rare samples only: the model opens the gate once in 20 draws.
 
 RARE = {"gate": jnp.array(-3.0), "act": jnp.array(-0.5)}
@@ -548,3 +559,18 @@ def test_a_batch_that_a_baseline_cannot_read():
     assert name == "nvil"
     assert reason.startswith("nvil's baseline sees all of the batch")
     assert reason.endswith("give features=, a function of the batch to [B, F]")
+
+
+def test_a_callback_that_jax_cannot_vmap():
+    def objective(params, batch, key, sample, *, method=None):
+        z = sample("z", params + batch)
+        shape = jax.ShapeDtypeStruct(batch.shape[:1], jnp.float32)
+        return jax.pure_callback(lambda z: np.sum(z, axis=-1), shape, z, vmap_method=method)
+
+    report = check(objective)
+    refused = refusals(report)
+    assert not report.vectorizes
+    assert "vmap_method='sequential'" in refused["rloo"]
+    assert "sf" in report.serving()
+    mended = check(functools.partial(objective, method="sequential"))
+    assert {"rloo", "arms", "marginalization"} <= set(mended.serving())
