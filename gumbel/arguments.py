@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from gumbel.numerics import concrete_or_none, same_rank, upcast_saturating
 from gumbel.types import PRNGKey
@@ -51,6 +51,27 @@ def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
         )
     if len(shape) != event_ndim:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
+
+
+def check_params(params: PyTree) -> None:
+    """Raises TypeError if a leaf of the parameters is not an array or a number.
+
+    Example:
+      >>> check_params({"w": jnp.ones(2), "activation": jnp.tanh})
+      Traceback (most recent call last):
+      ...
+      TypeError: params['activation'] is a PjitFunction: keep only arrays in params, and close over
+      the rest in the objective
+    """
+    for path, leaf in jax.tree.leaves_with_path(params):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            at, what = jax.tree_util.keystr(path), type(leaf).__name__
+            raise TypeError(
+                f"params{at} is a {what}: keep only arrays in params, and close over the rest in "
+                "the objective"
+            ) from None
 
 
 def as_integer(value: Any, name: str) -> int:

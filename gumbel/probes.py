@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from gumbel.arguments import check_params
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike, value_mask
@@ -97,6 +98,7 @@ class Probe:
         key: PRNGKey,
         family: FamilyLike,
     ) -> None:
+        check_params(params)
         params, batch = gathered((params, batch))
         self.drawn = trace(objective, params, batch, key, family, hard_draw)
         records = self.drawn.records

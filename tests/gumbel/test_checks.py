@@ -574,3 +574,14 @@ def test_a_callback_that_jax_cannot_vmap():
     assert "sf" in report.serving()
     mended = check(functools.partial(objective, method="sequential"))
     assert {"rloo", "arms", "marginalization"} <= set(mended.serving())
+
+
+def test_parameters_that_are_not_arrays_are_named():
+    def objective(params, batch, key, sample):
+        return params["act"](sample("z", params["w"] + batch)).sum(-1)
+
+    params = {"w": jnp.zeros(2), "act": jnp.sin}
+    with pytest.raises(TypeError, match=r"params\['act'\] is a PjitFunction: keep only arrays"):
+        estimators.make("sf", BERNOULLI).init(objective, params, jnp.zeros((3, 2)), KEY)
+    with pytest.raises(TypeError, match=r"params\['act'\] is a PjitFunction: keep only arrays"):
+        check(objective, params)
