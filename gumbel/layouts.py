@@ -31,7 +31,8 @@ def layout(
             )
             for site, record in drawn.records.items()
         }
-        found.append(Pass(_shape(drawn.cost), records, None if drawn.aux is None else ()))
+        aux = None if drawn.aux is None else ()
+        found.append(Pass(_shape(drawn.cost), records, aux, drawn.observed))
 
     jax.eval_shape(note)
     return found[0]

@@ -69,11 +69,13 @@ class Pass(NamedTuple):
       cost: `[B]` in nats, or `[]` if examples are coupled; at least float32.
       records: `{site: Record}`, in the order of the calls.
       aux: the second value that the objective returned, or None.
+      observed: the sites that `condition` gave values.
     """
 
     cost: Cost
     records: Records
     aux: PyTree
+    observed: frozenset[str] = frozenset()
 
     @property
     def coupled(self) -> bool:
@@ -137,7 +139,7 @@ def trace(
         )
     if cost.ndim:
         _check_batch(cost.shape[0], records)
-    return Pass(upcast(cost), records, aux)
+    return Pass(upcast(cost), records, aux, frozenset(sample.observed))
 
 
 def replayed(
@@ -280,6 +282,7 @@ class _ObservingSampler:
         self._otherwise = otherwise
         # Another sampler's families are not known; it has to say them with the call.
         self.families: Families = getattr(otherwise, "families", as_families(None))
+        self.observed: set[str] = getattr(otherwise, "observed", set())
         self._traces = [trace_state()]
         self._steps: list[_Step] = []
         self._seen: set[str] = set()  # outside of the loops that are being traced
@@ -306,6 +309,7 @@ class _ObservingSampler:
         seen = [self._seen, *(step.seen for step in self._steps)]
         check_new(site, seen)
         seen[-1].add(site)
+        self.observed.add(site)
         # No estimator need serve what is not sampled.
         found = self.families._replace(served=()).at(site, family)
         logits = check_logits(site, logits, found)

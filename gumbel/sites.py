@@ -212,6 +212,7 @@ class RecordingSampler:
     ) -> None:
         self._draw = draw
         self.families = families
+        self.observed: set[str] = set()  # filled by `samplers.condition`
         self._like = like or {}
         self._levels = [_Loop(key, (), given or {}, {}, trace_state(), [0])]
 

@@ -11,7 +11,7 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state
 from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
-from gumbel.samplers import Records, trace
+from gumbel.samplers import Pass, trace
 from gumbel.schedules import Schedule
 from gumbel.sites import Draw, Families, Site
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
@@ -160,16 +160,15 @@ def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | fl
     return temperature[site]
 
 
-def check_sites(temperature: Temperature, records: Records) -> None:
-    """Refuses a mapping of temperatures that names a site which was not sampled.
+def check_sites(temperature: Temperature, drawn: Pass) -> None:
+    """Raises ValueError if a mapping of temperatures names a site that the pass does not have.
 
-    Raises:
-      ValueError: it names the site.
+    The sites that were observed may have one, so that one mapping serves all objectives of a model.
     """
     if isinstance(temperature, Mapping):
         for site in temperature:
-            if site not in records:
-                known = ", ".join(map(repr, records))
+            if site not in drawn.records and site not in drawn.observed:
+                known = ", ".join(map(repr, drawn.records))
                 raise ValueError(
                     f"temperature names site {site!r}, which was not sampled: sites are {known}"
                 )
@@ -192,7 +191,7 @@ def single_pass(family: Families, draw_at: Callable[[Temperature], Draw]) -> Est
         state: State,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, draw_at(temperature))
-        check_sites(temperature, drawn.records)
+        check_sites(temperature, drawn)
         return jnp.mean(drawn.cost), (state, Info(drawn.cost, {}, drawn.aux))
 
     return Estimator(no_state, surrogate)

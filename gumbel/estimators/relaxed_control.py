@@ -134,7 +134,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         state: ControlState,
     ) -> tuple[Float[Array, ""], tuple[State, Info]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
-        check_sites(temperature, drawn.records)
+        check_sites(temperature, drawn)
         temperature = _scalars(temperature)
         keys = noise_keys(key, drawn.records)
         coefficients = state.coefficients

@@ -133,6 +133,24 @@ def test_each_site_may_have_its_temperature(name):
         value({"edge": 0.7, "gate": 0.7, "gaet": 1.0})
 
 
+@pytest.mark.parametrize("name", ["gumbel_softmax", "rebar"])
+def test_a_mapping_of_temperatures_may_name_observed_sites(name):
+    """So that it serves the labeled and the unlabeled examples of a model."""
+    estimator = estimators.make(name, BERNOULLI)
+
+    def objective(params, batch, key, sample):
+        y = sample("y", params + batch)
+        return (sample("z", params + y) * y).sum(-1)
+
+    labeled = samplers.condition(objective, {"y": jnp.ones((4, 3))})
+    arguments = labeled, jnp.zeros(3), jnp.zeros((4, 3)), KEY
+    state = estimator.init(*arguments)
+    alone, _ = estimator.surrogate(*arguments, {"z": 0.7}, state)
+    assert estimator.surrogate(*arguments, {"y": 0.5, "z": 0.7}, state)[0] == alone
+    with pytest.raises(ValueError, match="temperature names site 'x', which was not sampled"):
+        estimator.surrogate(*arguments, {"x": 0.5, "z": 0.7}, state)
+
+
 def test_families_that_are_missing_wrong_or_two_are_refused():
     net = mixed_net()
 
