@@ -37,7 +37,7 @@ def divided_as(tree: PyTree, like: Array) -> PyTree:
     There JAX does not combine arrays that are divided differently, and a loop's carry has to stay
     divided as it began.
     """
-    if not _has_divided_axis(like):
+    if not has_divided_axis(like):
         return tree
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, jax.typeof(like).sharding), tree)
 
@@ -67,8 +67,9 @@ def _varies(array: Array, axis: str) -> bool:
 def _is_divided(leaf: object) -> bool:
     if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return False
-    return _has_divided_axis(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return has_divided_axis(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _has_divided_axis(array: Array) -> bool:
+def has_divided_axis(array: Array) -> bool:
+    """Whether an explicit mesh divides an array among its devices."""
     return any(axis is not None for axis in jax.typeof(array).sharding.spec)
