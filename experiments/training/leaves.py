@@ -79,8 +79,8 @@ def _like(target: Any, array: np.ndarray) -> Any:
 
 def first_difference(saved: Sequence[Leaf], wanted: Sequence[Leaf]) -> tuple[str, str]:
     """The first leaf in which two descriptions differ, in words, from both sides."""
-    ours, theirs = ({leaf.name: leaf for leaf in leaves} for leaves in (saved, wanted))
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            return str(ours.get(name, f"no {name}")), str(theirs.get(name, f"no {name}"))
+    before, after = ({leaf.name: leaf for leaf in leaves} for leaves in (saved, wanted))
+    for name in [*before, *after]:
+        if before.get(name) != after.get(name):
+            return str(before.get(name, f"no {name}")), str(after.get(name, f"no {name}"))
     return "its leaves in one order", "them in another"
