@@ -135,7 +135,12 @@ _MOST_LAYERS = 100  # more take minutes to compile, and nothing learns through t
 
 
 def check_layers(settings: Settings, number: int | None = None) -> None:
-    """Refuses layers that are empty or no multiples of the classes; if given, another number."""
+    """Checks the latent layers.
+
+    Raises:
+      UserError: a layer is empty or not a multiple of `num_classes`, or there are not `number`
+        layers.
+    """
     layers, classes = settings.layers, settings.num_classes
     if not layers or not _positive_integers(layers):
         refuse("layers", layers, "give at least one layer, of 1 unit or more")
