@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
-Settings = Mapping[str, str | bool]
+# Settings of jax and XLA that change a run's numbers, by name: see `provenance.numerics`.
+Numerics = Mapping[str, str | bool]
 
 
 class Leaf(NamedTuple):
@@ -49,10 +50,10 @@ def described(state: PyTree) -> list[Leaf]:
 
 
 def digest(
-    step: int, leaves: Sequence[Leaf], settings: Settings, arrays: Sequence[np.ndarray]
+    step: int, leaves: Sequence[Leaf], numerics: Numerics, arrays: Sequence[np.ndarray]
 ) -> str:
-    """SHA-256 of the step, the leaves' names, dtypes and shapes, the settings, and the bytes."""
-    head = json.dumps([step, leaves, dict(settings)], sort_keys=True)
+    """SHA-256 of the step, the leaves' names, dtypes and shapes, the numerics, and the bytes."""
+    head = json.dumps([step, leaves, dict(numerics)], sort_keys=True)
     found = hashlib.sha256(head.encode() + b"\0")
     for array in arrays:
         found.update(array.tobytes())

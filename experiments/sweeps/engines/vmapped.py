@@ -13,7 +13,7 @@ import jax
 
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
-from experiments.training.placement import Placement, chosen
+from experiments.training.placement import Placement, select_devices
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
 
@@ -65,7 +65,8 @@ def most_together(runs: int, options: Options) -> int:
     Raises:
       UserError: there are fewer devices than the options ask for.
     """
-    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
+    # Too few are refused now, or else by each run in turn.
+    devices = select_devices(jax.local_devices(), options.devices)
     return min(most_open(runs), options.workers or _RUNS_A_DEVICE * len(devices))
 
 
