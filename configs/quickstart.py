@@ -5,8 +5,7 @@ Run:
   make quickstart
 
 Takes 20,000 steps, half a minute on a CPU. Expect a test bound of 17.4 nats, and 17.4 on
-validation
-(results/configs/vae-categorical-gumbel_softmax-20000-seed0.json).
+validation (results/configs/vae-categorical-gumbel_softmax-20000-seed0.json).
 """
 
 from ml_collections import ConfigDict

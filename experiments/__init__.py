@@ -28,8 +28,8 @@ _IS_COMMAND = sys.argv[:1] == ["-m"]
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)
 
-# Of each compiled program that jax 0.9 finds in its cache it logs two errors of 2,000 characters,
-# about features of the processor that are none. What goes wrong raises an exception all the same.
+# jax 0.9 logs two errors of 2,000 characters about CPU features for each program that it loads from
+# its cache. They are harmless; real failures raise exceptions.
 with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its import says so better
     if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

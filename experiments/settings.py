@@ -232,8 +232,8 @@ class Settings:
             "test": self.test_num_samples,
         }
 
-    def groups(self) -> Iterator[tuple[str, Key, Any]]:
-        """Each dotted key that a dataclass declares, with its value."""
+    def items(self) -> Iterator[tuple[str, Key, Any]]:
+        """Yields `(dotted key, Key, value)` for each declared key."""
         groups: list[Any] = [self, self.temperature, self.options]
         for group, prefix in zip(groups, ("", "temperature.", ""), strict=True):
             kind: Any = type(group)
@@ -243,13 +243,13 @@ class Settings:
     def flat(self) -> dict[str, Any]:
         """`{dotted key: value}` as JSON has it: tuples become lists."""
         values: dict[str, Any] = {"task": self.task, "estimator.name": self.estimator.name}
-        values |= {dotted: value for dotted, _, value in self.groups()}
+        values |= {dotted: value for dotted, _, value in self.items()}
         values |= {f"estimator.{name}": value for name, value in self.estimator.values.items()}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def dynamic(self) -> dict[str, float | int]:
         """The dynamic hyperparameters by dotted key: the numbers that the program takes."""
-        found = {dotted: value for dotted, key, value in self.groups() if key.dynamic}
+        found = {dotted: value for dotted, key, value in self.items() if key.dynamic}
         options = self.estimator.dynamic
         return found | {f"estimator.{name}": value for name, value in options.items()}
 

@@ -49,7 +49,7 @@ def main(
       overrides: of the config.
       given: the flags; the default of those left out.
     """
-    shown = trackers.chosen(given.get("tracker", trackers.DEFAULT))
+    shown = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:

@@ -21,7 +21,7 @@ def check(settings: Settings) -> None:
     Raises:
       UserError: the first mistake found, and how to fix it.
     """
-    for dotted, key, value in settings.groups():
+    for dotted, key, value in settings.items():
         if value is not None:
             key.valid.check(dotted, value)
     for every in ("eval_every", "checkpoint_every"):

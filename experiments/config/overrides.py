@@ -57,7 +57,7 @@ def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
 def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
     """Overrides the keys in place, locks the config, and returns what was overridden.
 
-    Of a key that is given several times, the last value counts.
+    If a key is given more than once, the last value wins.
 
     Raises:
       UserError: an unknown key, a group of keys, a value of the wrong type, or a required key

@@ -12,7 +12,7 @@ from gumbel.types import PRNGKey
 
 _KIND = "threefry2x32"
 
-Images = UInt8[Array, "N H W"]
+RawImages = UInt8[Array, "N H W"]
 Indices = Int[Array, "steps batch"]
 
 
@@ -83,7 +83,9 @@ def batch_indices(
     return jax.lax.dynamic_slice_in_dim(batches, start - first_epoch * per_epoch, num_steps)
 
 
-def pixels(images: Images, max_value: int, key: PRNGKey, *, dynamic: bool) -> Float[Array, "B H W"]:
+def pixels(
+    images: RawImages, max_value: int, key: PRNGKey, *, dynamic: bool
+) -> Float[Array, "B H W"]:
     """Images with pixels in [0, 1]; if `dynamic`, gray ones become draws of 0 or 1."""
     scaled = images.astype(jnp.float32) / max_value
     if not dynamic or max_value == 1:

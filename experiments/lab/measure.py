@@ -127,13 +127,14 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
 def _measure(
     run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
+    here = provenance()  # of the code that measures, not of a later commit
     objective, params, batch = arguments(run, request.batch_size)
     requested = asked(run.settings, run.step, request)
     known = _known(output, requested)
     key, family = jax.random.key(0), run.settings.family
 
     def keep(found: lab.Comparison) -> None:
-        numbers = {"request": requested, **found.as_dict(), **provenance()}
+        numbers = {"request": requested, **found.as_dict(), **here}
         records.write_json(output / NUMBERS, numbers)
 
     truth = _truth(output) if known else None

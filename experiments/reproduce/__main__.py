@@ -141,7 +141,7 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
             f"--seeds={given['seeds']}: --preset={preset.name} has {preset.seeds} final runs of a "
             "cell: give no more, or leave it out"
         )
-    return Part(rows, these, given["seeds"], together=engines.chosen(given)[0] == "vmap")
+    return Part(rows, these, given["seeds"], together=engines.engine_of_flags(given)[0] == "vmap")
 
 
 def _these(flag: str, given: Mapping[str, Any], valid: Sequence[str]) -> tuple[str, ...] | None:
@@ -161,7 +161,7 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
       given: the flags.
       began: when the command did, by `time.monotonic()`.
     """
-    engine, options = engines.chosen(given)
+    engine, options = engines.engine_of_flags(given)
     seconds = given["slice"]
     if given["plan"]:
         table.refuse_another()

@@ -160,11 +160,8 @@ def write(
 def _write(
     path: Path, changes: Overrides, classes: Sequence[int], **options: Any
 ) -> dict[str, Any]:
-    setting = {
-        "program": _program(changes),
-        "cores": num_cores(),
-        "device": provenance()["device"],
-    }
+    here = provenance()
+    setting = {"program": _program(changes), "cores": num_cores(), "device": here["device"]}
     rows = measurements.resume(path, _SHAPE, setting)
     for count in tqdm(classes, desc="figure 5a", unit="K", disable=None):
         if any(row["num_classes"] == count for row in rows):
@@ -172,7 +169,7 @@ def _write(
         rows = sorted(
             [*rows, *measure(changes, count, **options)], key=lambda row: row["num_classes"]
         )
-        rows = measurements.write(path, setting, rows, ratios=_ratios(rows))
+        rows = measurements.write(path, here, setting, rows, ratios=_ratios(rows))
     return read(path)
 
 

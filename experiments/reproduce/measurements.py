@@ -9,7 +9,7 @@ from experiments import config
 from experiments.errors import UserError
 from experiments.files import Shape, read_json
 from experiments.training import records, rundir
-from experiments.training.provenance import ORIGIN, origin, provenance
+from experiments.training.provenance import ORIGIN, origin
 
 Row = dict[str, Any]
 
@@ -49,9 +49,26 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
     return [{"from": origin(kept)} | row for row in kept["rows"]]
 
 
-def write(path: Path, setting: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> list[Row]:
-    """Writes the file; returns its rows, of which the new ones now say where they are from."""
-    here = provenance()
+def write(
+    path: Path,
+    here: Mapping[str, Any],
+    setting: Mapping[str, Any],
+    rows: Sequence[Row],
+    **more: Any,
+) -> list[Row]:
+    """Writes the file.
+
+    Args:
+      path: path of the file.
+      here: the provenance of the new rows, read before they were measured: by now another commit
+        may be checked out.
+      setting: see `resume`.
+      rows: the rows of the file, and new ones.
+      more: other top-level keys.
+
+    Returns:
+      All rows. The new ones now record their origin.
+    """
     rows = [{"from": origin(here)} | row for row in rows]
     records.write_json(path, {**here, **setting, "rows": rows, **more})
     return rows

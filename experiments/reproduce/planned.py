@@ -96,7 +96,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
 def _groups(jobs: Sequence[Job], engine: str, options: Options) -> list[Group]:
     together = [[job] for job in jobs]
     if engine == "vmap" and jobs:
-        together = vmapped.grouped(jobs, vmapped.most_together(len(jobs), options))
+        together = vmapped.grouped(jobs, vmapped.limits_of(jobs, options))
     return [Group(of[0].settings, len(of), max(map(_steps_left, of))) for of in together]
 
 

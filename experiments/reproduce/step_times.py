@@ -76,11 +76,12 @@ def write(
       UserError: the file has times of other turns, models of another size, another device, or
         another number of cores.
     """
+    here = provenance()
     with measurements.locked(path):
         setting = {
             "setting": {"rounds": rounds, "num_steps": num_steps, "cores": num_cores()},
             "program": _program(settings_of(rows[0], BESIDE)),
-            "device": provenance()["device"],
+            "device": here["device"],
         }
         found = measurements.resume(path, _SHAPE, setting)
         known = {(each["row"], each["estimator"]) for each in found}
@@ -91,7 +92,7 @@ def write(
                 beside = {row: Side(settings_of(row, BESIDE), num_steps)}
             measured = measure(beside[row], Side(settings_of(row, name), num_steps), rounds)
             found = [*found, {"row": row, "estimator": name, **measured}]
-            found = measurements.write(path, setting, found)
+            found = measurements.write(path, here, setting, found)
         return found
 
 

@@ -19,6 +19,7 @@ from experiments.files import read_json
 from experiments.lab.measure import centered
 from experiments.reproduce import measurements
 from experiments.training import records
+from experiments.training.provenance import provenance
 from gumbel import Objective, estimators
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
 
@@ -123,13 +124,14 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
     """
     sizes = {"num_steps": NUM_STEPS, "num_draws": NUM_DRAWS} | sizes
     setting = {"learning_rate": LEARNING_RATE, "temperature": TEMPERATURE, "seeds": SEEDS, **sizes}
+    here = provenance()
     with measurements.locked(path):
         rows = measurements.resume(path, _SHAPE, {"setting": setting})
         for name in tqdm(names(), desc="toys", unit="estimator", disable=None):
             if any(row["estimator"] == name for row in rows):
                 continue
             rows = [*rows, *records.plain(train(name, **sizes))]
-            rows = measurements.write(path, {"setting": setting}, rows)
+            rows = measurements.write(path, here, {"setting": setting}, rows)
         return rows
 
 

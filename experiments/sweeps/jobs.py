@@ -24,7 +24,7 @@ RUNS = "runs"
 def jobs_of(base: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
     """The runs of a grid, each in a directory named by a hash of what it overrides.
 
-    Of trials that come to the same settings, such as `sf` and `reinforce`, the first counts.
+    If several trials give the same settings (`sf` and `reinforce`, for example), the first is kept.
 
     Raises:
       UserError: the config that a trial gives is not valid.

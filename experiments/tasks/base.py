@@ -114,8 +114,8 @@ class Task:
       extra: `(settings, dataset, model) -> Extra`, if there is one.
       metrics: of a split other than the bound, if there are any.
       ranking: what a sweep ranks its runs by.
-      bound_to_length: which of its options depends on the number of steps, as `key=value`, or None:
-        such a run cannot be made longer.
+      depends_on_num_steps: `settings -> str | None`, the option that depends on the number of
+        steps, as `key=value`: a run that has one cannot be made longer.
       unread: the keys of `Settings` that its models do not read.
     """
 
@@ -127,7 +127,7 @@ class Task:
     extra: Callable[[Settings, Dataset, Any], Extra] | None = None
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
-    bound_to_length: Callable[[Settings], str | None] = lambda _settings: None
+    depends_on_num_steps: Callable[[Settings], str | None] = lambda _settings: None
     unread: tuple[str, ...] = ()
 
 
@@ -135,7 +135,12 @@ _MOST_LAYERS = 100  # more take minutes to compile, and nothing learns through t
 
 
 def check_layers(settings: Settings, number: int | None = None) -> None:
-    """Refuses layers that are empty or no multiples of the classes; if given, another number."""
+    """Checks the latent layers.
+
+    Raises:
+      UserError: a layer is empty or not a multiple of `num_classes`, or there are not `number`
+        layers.
+    """
     layers, classes = settings.layers, settings.num_classes
     if not layers or not _positive_integers(layers):
         refuse("layers", layers, "give at least one layer, of 1 unit or more")

@@ -118,7 +118,7 @@ def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
 
     def mean_cost(
         dynamic: Dynamic,
-        images: batches.Images,
+        images: batches.RawImages,
         params: Params,
         step: Int[Array, ""],
         indices: Int[Array, " labeled"],

@@ -211,7 +211,7 @@ def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
     return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
 
 
-def bound_to_length(settings: Settings) -> str | None:
+def depends_on_num_steps(settings: Settings) -> str | None:
     """The share of the steps over which the style's KL is annealed, if it is."""
     options: Options = settings.options
     if options.style_beta == 1 or options.style_beta_share == 0:
@@ -254,6 +254,6 @@ TASK = Task(
     extra=labeled_images,
     metrics=labels.METRICS,
     ranking=labels.RANKING,
-    bound_to_length=bound_to_length,
+    depends_on_num_steps=depends_on_num_steps,
     unread=("layers", "standardize"),
 )

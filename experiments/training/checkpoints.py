@@ -11,7 +11,6 @@ import logging
 import shlex
 import shutil
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +20,7 @@ import numpy as np
 from experiments.errors import UserError, one_line
 from experiments.training import hosts, orbax_errors
 from experiments.training import leaves as of_leaves
-from experiments.training.leaves import Leaf, PyTree, Settings
+from experiments.training.leaves import Leaf, Numerics, PyTree
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Checkpoints:
       keep: how many of the newest checkpoints stay, at least 1.
       read_only: leave the directory as it is, which another process may be writing to; it has to
         exist.
-      settings: JSON data by name, stored in each checkpoint. A checkpoint with other settings is
+      numerics: settings of jax and XLA, stored in each checkpoint. A checkpoint with others is
         refused, one without any is not. None stores and compares none.
 
     Example:
@@ -56,7 +55,7 @@ class Checkpoints:
         keep: int = 3,
         *,
         read_only: bool = False,
-        settings: Mapping[str, str | bool] | None = None,
+        numerics: Numerics | None = None,
     ) -> None:
         import orbax.checkpoint as ocp  # takes half a second to import
         from orbax.checkpoint import checkpoint_managers
@@ -65,7 +64,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()  # orbax refuses a relative path, but late
         self._read_only = read_only
-        self._settings = dict(settings or {})
+        self._numerics = dict(numerics or {})
         self._args = ocp.args
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -120,8 +119,8 @@ class Checkpoints:
             return
         leaves = of_leaves.described(state)
         arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-        digest = of_leaves.digest(step, leaves, self._settings, arrays)
-        record = {"leaves": leaves, "settings": self._settings, "sha256": digest}
+        digest = of_leaves.digest(step, leaves, self._numerics, arrays)
+        record = {"leaves": leaves, "settings": self._numerics, "sha256": digest}
         # Orbax stores no empty arrays; the record has their shapes.
         stored = jax.tree.map(lambda leaf: np.asarray(leaf) if np.size(leaf) else None, state)
         args = self._args
@@ -145,12 +144,12 @@ class Checkpoints:
 
         Raises:
           UserError: every checkpoint is damaged, or the newest whole one holds another structure
-              than `like` or was written under other settings.
+              than `like` or was written under other settings of jax and XLA.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
-                leaves, settings, arrays = self._load(step)
+                leaves, numerics, arrays = self._load(step)
             except UserError:
                 raise
             except Exception as error:  # whatever orbax makes of damaged files
@@ -161,7 +160,7 @@ class Checkpoints:
                     ": falling back to the one before it" if step != steps[0] else "",
                 )
             else:
-                self._refuse_other(settings, step)
+                self._refuse_other(numerics, step)
                 state = self._fill(step, like, leaves, arrays)
                 if not self._read_only:
                     self._set_aside([later for later in steps if later > step])
@@ -173,7 +172,7 @@ class Checkpoints:
             raise UserError(f"{what}: delete that directory to start anew")
         return None
 
-    def _load(self, step: int) -> tuple[list[Leaf], Settings, list[np.ndarray]]:
+    def _load(self, step: int) -> tuple[list[Leaf], Numerics, list[np.ndarray]]:
         """Reads the checkpoint of `step` and compares it with its digest."""
         args = self._args
         wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
@@ -198,14 +197,14 @@ class Checkpoints:
             raise ValueError("its data does not match its SHA-256 digest")
         return leaves, record["settings"], arrays
 
-    def _refuse_other(self, settings: Settings, step: int) -> None:
-        """Raises UserError if a checkpoint was written under other settings than ours."""
-        ours = self._settings
-        names = [name for name in ours if settings.get(name, ours[name]) != ours[name]]
+    def _refuse_other(self, numerics: Numerics, step: int) -> None:
+        """Raises UserError if a checkpoint was written under other settings of jax and XLA."""
+        ours = self._numerics
+        names = [name for name in ours if numerics.get(name, ours[name]) != ours[name]]
         if names:
-            written = [f"{name}={settings[name]}" for name in names]
+            written = [f"{name}={numerics[name]}" for name in names]
             found = [f"{name}={ours[name]}" for name in names]
-            variables = [f"{name.upper()}={shlex.quote(str(settings[name]))}" for name in names]
+            variables = [f"{name.upper()}={shlex.quote(str(numerics[name]))}" for name in names]
             raise UserError(
                 f"checkpoint {self.directory / str(step)} was written with {', '.join(written)},"
                 f" this process has {', '.join(found)}: set {' '.join(variables)} to resume, or"

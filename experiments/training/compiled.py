@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 from experiments import tasks
 from experiments.data import Dataset, load
-from experiments.data.batches import Images, Indices
+from experiments.data.batches import Indices, RawImages
 from experiments.errors import one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
@@ -198,7 +198,7 @@ def _moving(run: Callable[..., tuple[TrainState, Trace]]) -> Any:
 
     def call(
         dynamic: Dynamic,
-        images: Images,
+        images: RawImages,
         state: TrainState,
         indices: Indices,
         moving: Bool[Array, " runs"],

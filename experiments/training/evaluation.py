@@ -32,8 +32,8 @@ def streaming_bound(
 ) -> Float[Array, " B"]:
     """`-log (1/m) sum_i exp(-cost_i)` for each example, in nats, from discrete samples.
 
-    The sum is carried as a maximum and a scaled rest, so memory does not grow with `m`. Sample `i`
-    has the key `fold_in(key, i)`: how many are drawn at once changes rounding only.
+    A running log-sum-exp is carried, so memory does not grow with `m`. Sample `i` uses
+    `fold_in(key, i)`, so how many are taken at once affects only rounding.
 
     Args:
       objective: its cost is the negative log weight of a discrete sample.

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
-Settings = Mapping[str, str | bool]
+# Settings of jax and XLA that change a run's numbers, by name: see `provenance.numerics`.
+Numerics = Mapping[str, str | bool]
 
 
 class Leaf(NamedTuple):
@@ -49,10 +50,10 @@ def described(state: PyTree) -> list[Leaf]:
 
 
 def digest(
-    step: int, leaves: Sequence[Leaf], settings: Settings, arrays: Sequence[np.ndarray]
+    step: int, leaves: Sequence[Leaf], numerics: Numerics, arrays: Sequence[np.ndarray]
 ) -> str:
-    """SHA-256 of the step, the leaves' names, dtypes and shapes, the settings, and the bytes."""
-    head = json.dumps([step, leaves, dict(settings)], sort_keys=True)
+    """SHA-256 of the step, the leaves' names, dtypes and shapes, the numerics, and the bytes."""
+    head = json.dumps([step, leaves, dict(numerics)], sort_keys=True)
     found = hashlib.sha256(head.encode() + b"\0")
     for array in arrays:
         found.update(array.tobytes())
@@ -79,8 +80,8 @@ def _like(target: Any, array: np.ndarray) -> Any:
 
 def first_difference(saved: Sequence[Leaf], wanted: Sequence[Leaf]) -> tuple[str, str]:
     """The first leaf in which two descriptions differ, in words, from both sides."""
-    ours, theirs = ({leaf.name: leaf for leaf in leaves} for leaves in (saved, wanted))
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            return str(ours.get(name, f"no {name}")), str(theirs.get(name, f"no {name}"))
+    before, after = ({leaf.name: leaf for leaf in leaves} for leaves in (saved, wanted))
+    for name in [*before, *after]:
+        if before.get(name) != after.get(name):
+            return str(before.get(name, f"no {name}")), str(after.get(name, f"no {name}"))
     return "its leaves in one order", "them in another"

@@ -13,23 +13,23 @@ from experiments.settings import SCHEDULES, Settings
 from experiments.training import rundir
 
 
-def bound_to_length(settings: Settings) -> str | None:
+def depends_on_num_steps(settings: Settings) -> str | None:
     """What of the settings depends on `num_steps`, as `key=value`; None if nothing does.
 
     Example:
       >>> from experiments import config
       >>> mine = config.base("structured_prediction")
-      >>> bound_to_length(config.read(mine)) is None
+      >>> depends_on_num_steps(config.read(mine)) is None
       True
       >>> mine.learning_rate_schedule = "cosine"
-      >>> bound_to_length(config.read(mine))
+      >>> depends_on_num_steps(config.read(mine))
       'learning_rate_schedule=cosine'
     """
     if "share" in SCHEDULES[settings.temperature.name]:
         return f"temperature.name={settings.temperature.name}"
     if settings.learning_rate_schedule != "constant":
         return f"learning_rate_schedule={settings.learning_rate_schedule}"
-    return tasks.load(settings.task).bound_to_length(settings)
+    return tasks.load(settings.task).depends_on_num_steps(settings)
 
 
 def shorter_steps(workdir: Path, settings: Settings) -> int | None:
@@ -50,7 +50,7 @@ def shorter_steps(workdir: Path, settings: Settings) -> int | None:
         rundir.refuse_another(theirs, ours, workdir)
     if steps == settings.num_steps:
         return None
-    if reason := bound_to_length(settings):
+    if reason := depends_on_num_steps(settings):
         raise UserError(
             f"--workdir={workdir} has a run of {steps} steps that cannot be made longer: its "
             f"config.{reason} depends on config.num_steps; choose another directory"

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import config
 from experiments.data import Dataset
-from experiments.data.batches import Images
+from experiments.data.batches import RawImages
 from experiments.errors import UserError
 from experiments.files import path_of
 from experiments.settings import Settings
@@ -83,7 +83,7 @@ def _without_checkpoint(workdir: Path) -> UserError:
     return UserError(f"{workdir} has no checkpoint yet: train it first")
 
 
-def _prepared(settings: Settings) -> tuple[Dataset, Program, Images]:
+def _prepared(settings: Settings) -> tuple[Dataset, Program, RawImages]:
     """The data, the program, and a batch of images."""
     dataset = prepared_dataset(settings)
     images = jnp.asarray(dataset.train.images[: settings.batch_size])

@@ -200,7 +200,7 @@ def _largest(settings: Settings, extra: frozenset[str]) -> tuple[str, Any]:
     """The size that is the most times its default, with its value."""
     sizes: list[tuple[str, Any, Any]] = [
         (dotted, value, key.default)
-        for dotted, key, value in settings.groups()
+        for dotted, key, value in settings.items()
         if dotted in extra or (key.kind in (int, tuple) and dotted not in _NOT_SIZES)
     ]
     known = settings.estimator.spec.options

@@ -75,12 +75,12 @@ class MetricsLog:
     def append(self, step: int, **scalars: Any) -> dict[str, Any]:
         """Logs the scalars of one step; NaN and infinity become null and no event.
 
-        Returns:
-          The line.
-
         Args:
           step: not below that of any line before.
           **scalars: numbers, jax or numpy scalars, or None.
+
+        Returns:
+          The row that was written.
 
         Raises:
           ValueError: `step` lies before the last one.

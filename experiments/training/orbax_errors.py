@@ -12,7 +12,7 @@ import absl.logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What orbax and its asyncio tasks log is not shown; their exceptions tell."""
+    """Silences the loggers of orbax and asyncio; failures still raise exceptions."""
     loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
     levels = [logger.level for logger in loggers]
     for logger in loggers:

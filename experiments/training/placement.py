@@ -49,7 +49,7 @@ class Placement:
         Raises:
           UserError: there are fewer devices, or a batch does not divide among them.
         """
-        devices = chosen(jax.devices(), count)
+        devices = select_devices(jax.devices(), count)
         if len(devices) == 1:
             return cls()
         sizes = {name: getattr(settings, name) for name in ("batch_size", "eval_batch_size")}
@@ -74,7 +74,7 @@ class Placement:
         Raises:
           UserError: there are fewer devices.
         """
-        devices = chosen(jax.local_devices(), count)
+        devices = select_devices(jax.local_devices(), count)
         each = -(-runs // len(devices))
         used = -(-runs // each)  # 5 runs on 4 devices are 2 each on 3 of them
         if used == 1:
@@ -151,7 +151,7 @@ class Placement:
 
 
 # Of the settings of runs that share a program, and their number.
-Place = Callable[[Settings, int], Placement]
+PlacementRule = Callable[[Settings, int], Placement]
 ALONE = Placement()
 
 
@@ -160,7 +160,7 @@ def one_device(_settings: Settings, runs: int) -> Placement:
     return Placement(runs)
 
 
-def chosen(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
+def select_devices(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
     """The first devices, or all.
 
     Raises:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from experiments import tasks
 from experiments.data import Dataset
-from experiments.data.batches import Images, Indices, Purpose, batch_indices, key_for, pixels
+from experiments.data.batches import Indices, Purpose, RawImages, batch_indices, key_for, pixels
 from experiments.settings import Estimator, Settings
 from experiments.tasks.base import Dynamic, Extra, Model, Task
 from experiments.tasks.layers import objective, params_of
@@ -94,7 +94,7 @@ class Program:
             return rows
         return jnp.concatenate([rows, self.extra.indices(seed, start, num_steps=num_steps)], axis=1)
 
-    def init(self, dynamic: Dynamic, images: Images) -> TrainState:
+    def init(self, dynamic: Dynamic, images: RawImages) -> TrainState:
         """The state before the first step."""
         key = key_for(dynamic["seed"], Purpose.INIT)
         weight_key, batch_key, estimator_key = jax.random.split(key, 3)
@@ -112,7 +112,7 @@ class Program:
         return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state, adaptation)
 
     def run(
-        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Indices
+        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Indices
     ) -> tuple[TrainState, Trace]:
         """One step per row of `indices`; the trace's leaves have a leading axis of steps."""
         if indices.shape[0] == 1:  # outside of a loop, where convolutions are fast on CPU
@@ -121,7 +121,7 @@ class Program:
         return jax.lax.scan(lambda s, i: self._step(dynamic, images, s, i), state, indices)
 
     def _step(
-        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Int[Array, " batch"]
+        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
     ) -> tuple[TrainState, Trace]:
         gradient, (estimator_state, info, tau) = jax.grad(self._surrogate, has_aux=True)(
             state.params, dynamic, images, state, indices
@@ -145,7 +145,7 @@ class Program:
         self,
         params: Params,
         dynamic: Dynamic,
-        images: Images,
+        images: RawImages,
         state: TrainState,
         indices: Int[Array, " batch"],
     ) -> tuple[Float[Array, ""], tuple[estimators.State, estimators.Info, Float[Array, ""]]]:
@@ -183,7 +183,7 @@ class Program:
         return jax.random.fold_in(key_for(dynamic["seed"], Purpose.STEP), state.step)
 
     def _adapt(
-        self, dynamic: Dynamic, images: Images, state: TrainState, indices: Int[Array, " batch"]
+        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
     ) -> tuple[Float[Array, ""], temperature.Adaptation | None]:
         """The learned temperature after a step, every so many of them; else what it was."""
         raw, adaptation = state.temperature, state.adaptation
@@ -212,7 +212,7 @@ class Program:
         annealed = self.task.annealed(self.settings, dynamic, step)
         return objective(self.model, temperature=tau, hard=hard, **annealed)
 
-    def _batch(self, images: Images, key: PRNGKey) -> Batch:
+    def _batch(self, images: RawImages, key: PRNGKey) -> Batch:
         dynamic = self.settings.dynamic_binarization
         drawn = pixels(self.spread(images), self.max_value, key, dynamic=dynamic)
         return self.model.batch(drawn)

@@ -12,7 +12,7 @@ from experiments.training.compiled import Compiled
 from experiments.training.job import Job
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results
-from experiments.training.placement import Place, Placement, one_device
+from experiments.training.placement import Placement, PlacementRule, one_device
 from experiments.training.run_state import of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, Stopped, graceful_stop
@@ -78,7 +78,7 @@ def train_together(
     stop: Stop | None = None,
     programs: Programs | None = None,
     progress: bool = False,
-    place: Place = one_device,
+    place: PlacementRule = one_device,
 ) -> list[dict[str, Any] | Exception]:
     """Trains runs as one program, each with the numbers that it has alone, to float32 rounding.
 

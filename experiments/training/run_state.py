@@ -100,7 +100,7 @@ class RunState:
         self, stack: contextlib.ExitStack, state: TrainState, here: Mapping[str, Any]
     ) -> tuple[int, float, TrainState]:
         job, seconds = self.job, np.zeros(())
-        checkpoints = Checkpoints(job.workdir / CHECKPOINTS, settings=provenance.numerics())
+        checkpoints = Checkpoints(job.workdir / CHECKPOINTS, numerics=provenance.numerics())
         self.checkpoints = stack.enter_context(checkpoints)
         restored = self.checkpoints.restore(like=Saved(state, seconds))
         step, (state, seconds) = restored or (0, (state, seconds))

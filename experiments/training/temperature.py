@@ -91,8 +91,8 @@ def adapt(
 ) -> tuple[Raw, Adaptation]:
     """A step of Adam down the squared error of the gradient estimate.
 
-    The two halves of the batch give the two independent estimates. So noise counts double, and
-    is averaged over twice as many.
+    The halves of the batch give two independent estimates. Each has twice the variance of the whole
+    batch, so `average_over` is doubled.
     """
     halves, keys = _halves(step.batch), jax.random.split(step.key, (2, 2))
     reference = _reference(family)

@@ -8,7 +8,7 @@ from experiments import command
 from experiments.errors import UserError
 from experiments.lab import __main__ as lab
 from experiments.lab import figures, measure
-from experiments.training import loading, run
+from experiments.training import loading, provenance, run
 from gumbel.lab import Comparison, Row
 from tests.experiments import small
 
@@ -50,6 +50,14 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
 
     assert compare(workdir, "--draws=30") == 2
     assert "holds a comparison of another request or step" in capsys.readouterr().err
+
+
+def test_the_numbers_record_the_commit_at_which_measuring_began(workdir, tmp_path, monkeypatch):
+    commits = iter(["first", *["later"] * 100])
+    monkeypatch.setattr(provenance, "_git", lambda _: {"commit": next(commits), "dirty": False})
+    output = tmp_path / "lab"
+    assert compare(workdir, f"--output={output}") == 0
+    assert json.loads((output / measure.NUMBERS).read_text())["git"]["commit"] == "first"
 
 
 def test_a_damaged_true_gradient_is_named(workdir, capsys):

@@ -25,9 +25,9 @@ __all__ = [
     "Options",
     "Outcome",
     "Report",
-    "chosen",
     "default",
     "define_flags",
+    "engine_of_flags",
     "load",
 ]
 
@@ -126,7 +126,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def chosen(given: Mapping[str, Any]) -> tuple[str, Options]:
+def engine_of_flags(given: Mapping[str, Any]) -> tuple[str, Options]:
     """The engine that the flags ask for, by name, and its options.
 
     Raises:

@@ -12,7 +12,7 @@ from experiments.files import is_no_space, read_json
 from experiments.training import records, run
 from experiments.training.job import Job
 from experiments.training.memory import OutOfMemoryError
-from experiments.training.placement import Place, one_device
+from experiments.training.placement import PlacementRule, one_device
 from experiments.training.run import Programs
 from experiments.training.rundir import InUseError
 from experiments.training.signals import Stop, Stopped
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 def attempt(
-    jobs: Sequence[Job], stop: Stop, programs: Programs, place: Place = one_device
+    jobs: Sequence[Job], stop: Stop, programs: Programs, place: PlacementRule = one_device
 ) -> list[Outcome]:
     """Trains jobs that share a program, and records those that fail in their directories.
 

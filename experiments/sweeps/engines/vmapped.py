@@ -7,13 +7,13 @@ import contextlib
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
-from experiments.training.placement import Placement, chosen
+from experiments.training.placement import Placement, select_devices
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
 
@@ -25,18 +25,18 @@ _RUNS_A_DEVICE = 256  # of one program: what a larger sweep holds in memory does
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`; `options.workers` is the most runs of one program."""
-    most = most_together(len(jobs), options)
+    limits = limits_of(jobs, options)
     programs = Programs()
     waiting = list(jobs)
     while waiting:
-        groups, waiting = grouped(waiting, most), []
+        groups, waiting = grouped(waiting, limits), []
         for group in groups:
             outcomes = attempt(
                 group, stop, programs, lambda _, runs: Placement.of_runs(runs, options.devices)
             )
             if outcomes[0].status == "no_memory":
-                most = len(group) // 2
-                _log.warning("%s; training %d runs at a time", outcomes[0].reason, most)
+                fewer = limits[group[0].settings.program_key()] = len(group) // 2
+                _log.warning("%s; training %d runs at a time", outcomes[0].reason, fewer)
                 waiting += group
                 continue
             waiting += _settle(group, outcomes, report)
@@ -65,12 +65,19 @@ def most_together(runs: int, options: Options) -> int:
     Raises:
       UserError: there are fewer devices than the options ask for.
     """
-    devices = chosen(jax.local_devices(), options.devices)  # refused now, or by each run in turn
+    # Too few are refused now, or else by each run in turn.
+    devices = select_devices(jax.local_devices(), options.devices)
     return min(most_open(runs), options.workers or _RUNS_A_DEVICE * len(devices))
 
 
-def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """The jobs, by the program that they share, at most so many together.
+def limits_of(jobs: Sequence[Job], options: Options) -> dict[str, int]:
+    """How many runs of each program, by its key, may train together; see `most_together`."""
+    keys = (job.settings.program_key() for job in jobs)
+    return dict.fromkeys(keys, most_together(len(jobs), options))
+
+
+def grouped(jobs: Sequence[Job], limits: Mapping[str, int]) -> list[list[Job]]:
+    """The jobs, by the program that they share, at most as many together as its limit allows.
 
     Groups of one program are of one size as far as possible, so that it is compiled once.
     """
@@ -78,8 +85,8 @@ def grouped(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     for job in jobs:
         groups.setdefault(job.settings.program_key(), []).append(job)
     found = []
-    for group in groups.values():
-        size = -(-len(group) // -(-len(group) // most))
+    for key, group in groups.items():
+        size = -(-len(group) // -(-len(group) // limits[key]))
         found += [group[first : first + size] for first in range(0, len(group), size)]
     return found
 

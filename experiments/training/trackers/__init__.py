@@ -153,14 +153,14 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def chosen(names: Sequence[str]) -> tuple[str, ...]:
+def trackers_of_flags(names: Sequence[str]) -> tuple[str, ...]:
     """The trackers that the flag names.
 
     Raises:
       UserError: `none` beside others, or a package that is not installed.
 
     Example:
-      >>> chosen(["none"]), chosen(["tensorboard"])
+      >>> trackers_of_flags(["none"]), trackers_of_flags(["tensorboard"])
       ((), ('tensorboard',))
     """
     unique = tuple(dict.fromkeys(names))

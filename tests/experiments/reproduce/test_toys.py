@@ -5,6 +5,7 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.reproduce import figures_beyond, measurements, toys
+from experiments.training import provenance
 from gumbel import estimators
 
 
@@ -36,6 +37,19 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
     assert toys.read(path) == rows
     figures_beyond.toys(tmp_path / "toys.png", rows, toys.TARGETS)
     assert (tmp_path / "toys.png").stat().st_size > 10_000
+
+
+def test_rows_record_the_commit_at_which_measuring_began(tmp_path, monkeypatch):
+    def train(name, **_):
+        monkeypatch.setattr(provenance, "_git", lambda _: {"commit": "later", "dirty": False})
+        row = {"estimator": name, "target": 0.45, "steps": [0], "cost": [0.2]}
+        return [row | {"log_variance": [0.0]}]
+
+    monkeypatch.setattr(provenance, "_git", lambda _: {"commit": "first", "dirty": False})
+    monkeypatch.setattr(toys, "names", lambda: ["st", "sf"])
+    monkeypatch.setattr(toys, "train", train)
+    rows = toys.write(tmp_path / "toys.json")
+    assert [row["from"]["git"]["commit"] for row in rows] == ["first", "first"]
 
 
 def test_two_processes_do_not_measure_at_once(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from experiments.sweeps import grids, jobs
-from experiments.sweeps.engines import process, vmapped
+from experiments.sweeps.engines import Options, process, vmapped
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
@@ -15,13 +15,17 @@ def test_runs_of_one_program_are_grouped(tmp_path):
     config = small.config("sbn")
     trials = grids.parse("seed=0,1;batch_size=4,5;learning_rate=1,2", config)
     ours = jobs.jobs_of(config, trials, tmp_path)
-    groups = vmapped.grouped(ours, 100)
+
+    def grouped(jobs, most):
+        return vmapped.grouped(jobs, vmapped.limits_of(jobs, Options(workers=most)))
+
+    groups = grouped(ours, 100)
     sizes = [{job.settings.batch_size for job in group} for group in groups]
     assert sizes == [{4}, {5}]
     assert [len(group) for group in groups] == [4, 4]
-    assert [len(group) for group in vmapped.grouped(ours, 3)] == [2, 2, 2, 2]
+    assert [len(group) for group in grouped(ours, 3)] == [2, 2, 2, 2]
     seven = (groups[0] * 2)[:7]
-    assert [len(group) for group in vmapped.grouped(seven, 3)] == [3, 3, 1]
+    assert [len(group) for group in grouped(seven, 3)] == [3, 3, 1]
 
 
 @pytest.mark.parametrize(

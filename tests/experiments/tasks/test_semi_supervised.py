@@ -346,7 +346,7 @@ def test_beta_is_one_from_the_first_step_if_its_share_is_0():
 def test_a_run_whose_beta_falls_cannot_be_made_longer():
     def reason(**values):
         settings = settings_of(learning_rate_schedule="constant", **values)
-        return lengthening.bound_to_length(settings)
+        return lengthening.depends_on_num_steps(settings)
 
     assert reason(style_beta=4.0, style_beta_share=0.5) == "style_beta_share=0.5"
     assert reason(style_beta=1.0) is None

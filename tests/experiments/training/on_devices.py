@@ -22,7 +22,7 @@ from experiments.settings import Settings
 from experiments.training import records, run
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
-from experiments.training.placement import Place, Placement
+from experiments.training.placement import Placement, PlacementRule
 from experiments.training.program import dynamic_of
 from experiments.training.run import Programs
 from experiments.training.run_state import RunState
@@ -54,7 +54,7 @@ def settings_of(estimator: str, **overrides: Any) -> Settings:
 class Way(NamedTuple):
     """A way to train, with what it has compiled."""
 
-    place: Place
+    place: PlacementRule
     programs: Programs
 
     def train(self, jobs: Sequence[Job], *, to_the_end: bool = True) -> None:

@@ -241,16 +241,16 @@ def test_another_structure_is_refused(tmp_path, like, difference):
         assert checkpoints.steps() == [1]
 
 
-SETTINGS = {"jax_default_matmul_precision": "default", "jax_enable_x64": False}
+NUMERICS = {"jax_default_matmul_precision": "default", "jax_enable_x64": False}
 
 
 def test_other_settings_are_refused(tmp_path):
     state = {"w": np.zeros(3, np.float32)}
-    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+    with Checkpoints(tmp_path, numerics=NUMERICS) as checkpoints:
         checkpoints.save(1, state)
         assert checkpoints.restore(state)[0] == 1
     other = {"jax_default_matmul_precision": "highest", "jax_enable_x64": True}
-    with Checkpoints(tmp_path, settings=other) as checkpoints:
+    with Checkpoints(tmp_path, numerics=other) as checkpoints:
         with pytest.raises(UserError) as raised:
             checkpoints.restore(state)
         assert checkpoints.steps() == [1]
@@ -275,13 +275,13 @@ def test_a_checkpoint_without_settings_is_restored_under_any(tmp_path):
     state = {"w": np.arange(3, dtype=np.float32)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
-    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+    with Checkpoints(tmp_path, numerics=NUMERICS) as checkpoints:
         step, restored = checkpoints.restore(state)
         checkpoints.save(2, restored)
     assert step == 1
     assert_same(restored, state)
     with (
-        Checkpoints(tmp_path, settings=SETTINGS | {"jax_enable_x64": True}) as checkpoints,
+        Checkpoints(tmp_path, numerics=NUMERICS | {"jax_enable_x64": True}) as checkpoints,
         pytest.raises(UserError, match="2 was written with jax_enable_x64=False"),
     ):
         checkpoints.restore(state)
@@ -315,7 +315,7 @@ def test_the_layout_of_version_0_1_is_named(tmp_path):
     ],
 )
 def test_damage_to_the_settings_is_noticed(tmp_path, change):
-    with Checkpoints(tmp_path, settings=SETTINGS) as checkpoints:
+    with Checkpoints(tmp_path, numerics=NUMERICS) as checkpoints:
         checkpoints.save(1, make_state(1))
         checkpoints.save(2, make_state(2))
     edit_record(tmp_path / "2", change)

@@ -33,11 +33,11 @@ def fixture_compiled_fast():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def jobs(directory: Path, names: tuple[str, ...]) -> list[Job]:
+def jobs(directory: Path, names: tuple[str, ...], **overrides: Any) -> list[Job]:
+    every = {"num_steps": 4, "log_every": 2, "eval_every": 4, "checkpoint_every": 2}
+
     def settings(seed: int) -> Settings:
-        return small.settings(
-            layers=(4,), num_steps=4, log_every=2, eval_every=4, checkpoint_every=2, seed=seed
-        )
+        return small.settings(layers=(4,), seed=seed, **every, **overrides)
 
     return [Job(settings(seed), directory / name, {}) for seed, name in enumerate(names)]
 
@@ -118,6 +118,24 @@ def test_a_group_that_needs_too_much_memory_is_split(tmp_path, monkeypatch, capl
     [said] = caplog.messages
     assert said.endswith("; training 2 runs at a time")
     assert "is out of memory: 5 runs together need more than it has" in said
+
+
+def test_each_program_has_a_limit_of_its_own(tmp_path, monkeypatch):
+    ours = jobs(tmp_path, ("a", "b"), batch_size=10) + jobs(tmp_path, tuple("cdefgh"))
+    fits, tried = {10: 1, 5: 3}, []
+
+    def train_together(group, **_):
+        batch_size = group[0].settings.batch_size
+        tried.append((batch_size, len(group)))
+        with memory.refusals(len(group)):
+            if len(group) > fits[batch_size]:
+                raise refusal()
+        return [{} for _ in group]
+
+    monkeypatch.setattr(attempt.run, "train_together", train_together)
+    monkeypatch.setattr(vmapped, "_RETRY_SECONDS", 0)
+    vmapped.train(ours, Options(), Stop(), lambda *_: None)
+    assert tried == [(10, 2), (5, 6), (10, 1), (10, 1), (5, 3), (5, 3)]
 
 
 def test_other_errors_of_the_device_are_not_put_in_other_words():

@@ -75,8 +75,11 @@ def test_a_tracker_that_cannot_start_is_named(recorder, tmp_path):
 def test_what_cannot_be_chosen(names, message, monkeypatch):
     monkeypatch.setattr(trackers, "_installed", lambda package: package != "wandb")
     with pytest.raises(UserError, match=message):
-        trackers.chosen(names)
-    assert trackers.chosen(["mlflow", "tensorboard", "mlflow"]) == ("mlflow", "tensorboard")
+        trackers.trackers_of_flags(names)
+    assert trackers.trackers_of_flags(["mlflow", "tensorboard", "mlflow"]) == (
+        "mlflow",
+        "tensorboard",
+    )
 
 
 def test_tensorboard_has_the_config_the_picture_and_the_bounds(tmp_path):
