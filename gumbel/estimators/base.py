@@ -329,8 +329,12 @@ def no_state(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -
 
 
 def unregister(name: str) -> None:
-    """Removes an estimator from the registry."""
-    del _REGISTRY[name]
+    """Removes an estimator, by its name or an alias, from the registry.
+
+    Raises:
+      ValueError: there is no such estimator; the message suggests similar names.
+    """
+    del _REGISTRY[spec(name).name]
 
 
 def names() -> tuple[str, ...]:

@@ -362,6 +362,17 @@ def test_an_estimator_of_one_family_refuses_the_other():
         estimators.unregister("only_bernoulli")
 
 
+def test_an_alias_unregisters_its_estimator_and_an_unknown_name_is_told_so():
+    @estimators.register("longer_name", unbiased=False, aliases=("ln",))
+    def longer_name(family):
+        return estimators.st(family)
+
+    estimators.unregister("ln")
+    assert "longer_name" not in estimators.names()
+    with pytest.raises(ValueError, match="unknown estimator 'gumbel_sofmax': did you mean"):
+        estimators.unregister("gumbel_sofmax")
+
+
 def test_objectives_that_break_the_protocol_are_told_so():
     def plain(params, batch, key, sample):
         return sample("z", params).sum(axis=-1)
