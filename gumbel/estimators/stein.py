@@ -110,7 +110,7 @@ def by_value(record: Record, changes: Float[Array, "m B *D changes"]) -> Float[A
     return jnp.where(jnp.stack([record.z == 0, record.z == 1], axis=-1), 0, changes)
 
 
-def estimator(name: str, family: Families, num_samples: int, operator: Operator) -> Estimator:
+def estimator(family: Families, num_samples: int, operator: Operator) -> Estimator:
     """The estimator with this operator."""
 
     def draw_all(
