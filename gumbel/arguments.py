@@ -4,8 +4,9 @@ Shapes and dtypes are always known. A value that JAX is tracing is not, so it pa
 is invalid about it becomes NaN in the result.
 """
 
+import difflib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -88,6 +89,22 @@ def check_integer(value: Any, name: str, *, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an integer, {least} or more, got {value}")
     return number
+
+
+def suggestion(word: object, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown word; empty if there are no valid ones.
+
+    Example:
+      >>> suggestion("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
+      'did you mean gumbel_softmax?'
+      >>> suggestion(3, ["sf", "st"])
+      'choose one of sf, st'
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(str(word).lower(), valid, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose one of {', '.join(valid)}" if valid else ""
 
 
 def floating(logits: ArrayLike) -> Float[Array, "..."]:

@@ -3,7 +3,6 @@
 A sampler decides which values the objective gets: discrete samples, means, or observed values.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import check_key, check_point
+from gumbel.arguments import check_key, check_point, suggestion
 from gumbel.families import Family
 from gumbel.numerics import concrete_or_none, upcast
 from gumbel.relaxations import one_hot_argmax
@@ -405,9 +404,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         returned = objective(params, batch, key, observing)
         if observing.unused:
             site = min(observing.unused)
-            sampled = getattr(sample, "records", {})
-            near = difflib.get_close_matches(site, sampled, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "leave it out, or correct its name"
+            sampled = map(repr, getattr(sample, "records", {}))
+            hint = suggestion(site, sampled) or "leave it out, or correct its name"
             raise ValueError(f"observed site {site!r} was never sampled: {hint}")
         return returned
 
