@@ -225,10 +225,10 @@ def hard_draw(site: Site, key: PRNGKey) -> Sample:
 
 
 def possible_value(site: Site, z: Sample) -> Sample:
-    """`z`, with the mode in place of each variable's value of probability 0 to underflow.
+    """Replaces values whose probability underflows to 0 by the mode.
 
-    So that an objective does not see what counts for nothing: its cost there may be infinite, or
-    have a derivative that is.
+    Such values have weight 0, but their cost, or its derivative, may be infinite, and 0 times
+    infinity is NaN.
     """
     logits = jax.lax.stop_gradient(site.logits)
     z = z + jnp.zeros_like(logits)  # divided among devices as they are

@@ -251,10 +251,10 @@ def _checked(spec: Spec) -> Factory:
 
 
 def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
-    """The init, which refuses an objective that the estimator cannot serve.
+    """Wraps `init` with checks of the objective.
 
-    It gets a key of its own: a state made of the samples of the first surrogate would bias it,
-    which one key for both would mean.
+    `init` gets its own key: with the key of the first surrogate, the state would depend on that
+    surrogate's samples and bias it.
     """
 
     @functools.wraps(init)

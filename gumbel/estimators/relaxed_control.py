@@ -51,7 +51,7 @@ class Relaxed(NamedTuple):
 
 
 class RelaxedControl(NamedTuple):
-    """What tells apart the estimators that have this control variate.
+    """The settings in which REBAR and RELAX differ.
 
     Attributes:
       learner: of the coefficients.

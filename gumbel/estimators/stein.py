@@ -75,7 +75,7 @@ def control(drawn: Paths, changes: PhiChanges) -> Costs:
 
 
 def score(drawn: Paths, changes: PhiChanges) -> Costs:
-    """For each path and cost, what has the score's part of the estimate for its gradient."""
+    """For each path and cost, a scalar with the score-function part of the estimate as gradient."""
     h = control(drawn, changes)
     augmented = stop_gradient(drawn.cost + h)
     box = magic_box(drawn.log_prob())
