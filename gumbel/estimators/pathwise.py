@@ -161,7 +161,7 @@ def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | fl
 
 
 def check_sites(temperature: Temperature, records: Records) -> None:
-    """Refuses a mapping of temperatures that names a site which was not sampled.
+    """Raises ValueError if a mapping of temperatures names a site that was not sampled.
 
     Raises:
       ValueError: it names the site.

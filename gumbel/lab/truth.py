@@ -59,7 +59,7 @@ def true_gradient(
       progress: called after each block of draws, `progress(what, done, total)`.
 
     Raises:
-      TypeError: `params` has leaves that are no floats, or `num_draws` is not an integer.
+      TypeError: `params` has leaves that are not floats, or `num_draws` is not an integer.
       ValueError: `reference` is biased, or `num_draws` is below 10.
     """
     num_draws = check_integer(num_draws, "num_draws", least=NUM_BLOCKS)
