@@ -4,8 +4,9 @@ Shapes and dtypes are always known. A value that JAX is tracing is not, so it pa
 is invalid about it becomes NaN in the result.
 """
 
+import difflib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -21,14 +22,14 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
-    """Refuses what is not one PRNG key.
+    """Raises TypeError unless `key` is a single PRNG key.
 
     Args:
       key: what was given as the key.
-      order: of the arguments, for the message.
+      order: order of the arguments, for the message.
 
     Raises:
-      TypeError: `key` is no key at all, or an array of several.
+      TypeError: `key` is not a key, or is an array of several.
 
     Example:
       >>> check_key(jax.random.key(0))
@@ -78,7 +79,7 @@ def as_integer(value: Any, name: str) -> int:
     """`value` as an int.
 
     Raises:
-      TypeError: it is no integer, or one that is traced.
+      TypeError: `value` is not an integer, or is traced.
 
     Example:
       >>> as_integer(2.5, "chunk_size")
@@ -96,7 +97,7 @@ def check_integer(value: Any, name: str, *, least: int) -> int:
     """`value` as an int of at least `least`.
 
     Raises:
-      TypeError: it is no integer, or one that is traced.
+      TypeError: `value` is not an integer, or is traced.
       ValueError: it is below `least`, or a boolean.
 
     Example:
@@ -109,6 +110,22 @@ def check_integer(value: Any, name: str, *, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an integer, {least} or more, got {value}")
     return number
+
+
+def suggestion(word: object, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown word; empty if there are no valid ones.
+
+    Example:
+      >>> suggestion("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
+      'did you mean gumbel_softmax?'
+      >>> suggestion(3, ["sf", "st"])
+      'choose one of sf, st'
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(str(word).lower(), valid, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose one of {', '.join(valid)}" if valid else ""
 
 
 def floating(logits: ArrayLike) -> Float[Array, "..."]:
@@ -130,7 +147,7 @@ def floating(logits: ArrayLike) -> Float[Array, "..."]:
 
 
 def check_temperature(temperature: ArrayLike) -> None:
-    """Refuses a temperature that is not a finite number of at least 1.2e-38.
+    """Raises unless `temperature` is finite and at least 1.2e-38.
 
     That is the smallest normal float32; smaller ones count as 0 on most devices. A traced
     temperature (under `jit`, `vmap` or `grad`) passes, as its value is not known.
@@ -175,7 +192,7 @@ def check_temperature(temperature: ArrayLike) -> None:
 
 
 def check_per_row(value: ArrayLike, name: str = "temperature") -> None:
-    """Refuses a temperature, or another parameter, per class: all classes of a variable share one.
+    """Raises ValueError if a parameter differs between the classes of a variable.
 
     Raises:
       ValueError: it is neither a scalar nor of shape `[..., 1]`.
@@ -215,7 +232,7 @@ def noise_temperature(
 
 
 def check_broadcasts_to(value: ArrayLike, logits: Array, name: str) -> None:
-    """Refuses a parameter that is larger than its logits, so that they would be repeated.
+    """Raises ValueError if a parameter is larger than its logits, which would repeat them.
 
     Raises:
       ValueError: it does not broadcast to the shape of `logits`.
@@ -252,7 +269,7 @@ def categorical_logits(logits: ArrayLike) -> Float[Array, "*batch K"]:
 
 
 def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str = "z") -> None:
-    """Refuses a value that does not fit its logits, such as labels where one-hot is meant.
+    """Raises ValueError unless `z` fits its logits; labels do not fit one-hot values, for example.
 
     Args:
       z: the value, of the rank of `logits` at least, or a scalar for elementwise logits.
@@ -288,7 +305,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
 
 
 def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> None:
-    """Refuses two logits that do not broadcast, or whose K differ.
+    """Raises ValueError if two logits do not broadcast, or their K differ.
 
     Raises:
       ValueError: they do not broadcast, or their K differ.

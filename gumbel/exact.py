@@ -36,7 +36,7 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
       max_values: the most joint values to enumerate; those over 2^31 - 1 are refused in any case.
 
     Raises:
-      TypeError: `max_values` is no integer.
+      TypeError: `max_values` is not an integer.
       ValueError: it names the sites and how many joint values they have.
     """
     count = count_joint(plan)

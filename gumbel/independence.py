@@ -42,7 +42,7 @@ def leaks(probe: Probe) -> tuple[str, ...]:
 def require_independent(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
 ) -> None:
-    """Refuses an objective of one cost per example whose examples depend on each other.
+    """Raises ValueError if there is one cost per example but examples depend on each other.
 
     It runs the objective, compiled, some 60 to 100 times. Where `params`, `batch`, `key` or the
     cost are traced, values cannot be compared, and only `require_local` is checked.
@@ -64,7 +64,7 @@ def require_independent(
 def require_local(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
 ) -> None:
-    """Refuses an objective whose cost depends on the samples of other devices, under `shard_map`.
+    """Raises ValueError if, under `shard_map`, the cost depends on samples of other devices.
 
     The score of a device's own samples is not all of that cost's gradient. The objective is only
     traced, and outside of `shard_map` and `pmap` not even that.

@@ -75,7 +75,8 @@ def gumbel_noise(
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:
-      TypeError: `key` is not one PRNG key, `shape` no tuple, or `dtype` not a floating one.
+      TypeError: `key` is not one PRNG key, `shape` is not a tuple, or `dtype` is not a floating
+        dtype.
 
     Example:
       >>> gumbel_noise(jax.random.key(0), (2, 3), jnp.bfloat16).shape
@@ -98,7 +99,8 @@ def logistic_noise(
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:
-      TypeError: `key` is not one PRNG key, `shape` no tuple, or `dtype` not a floating one.
+      TypeError: `key` is not one PRNG key, `shape` is not a tuple, or `dtype` is not a floating
+        dtype.
 
     Example:
       >>> logistic_noise(jax.random.key(0), (2, 3)).dtype.name

@@ -3,7 +3,6 @@
 A sampler decides which values the objective gets: discrete samples, means, or observed values.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import check_key, check_point
+from gumbel.arguments import check_key, check_point, suggestion
 from gumbel.families import Family
 from gumbel.numerics import concrete_or_none, upcast
 from gumbel.relaxations import one_hot_argmax
@@ -228,10 +227,10 @@ def hard_draw(site: Site, key: PRNGKey) -> Sample:
 
 
 def possible_value(site: Site, z: Sample) -> Sample:
-    """`z`, with the mode in place of each variable's value of probability 0 to underflow.
+    """Replaces values whose probability underflows to 0 by the mode.
 
-    So that an objective does not see what counts for nothing: its cost there may be infinite, or
-    have a derivative that is.
+    Such values have weight 0, but their cost, or its derivative, may be infinite, and 0 times
+    infinity is NaN.
     """
     logits = jax.lax.stop_gradient(site.logits)
     z = z + jnp.zeros_like(logits)  # divided among devices as they are
@@ -409,9 +408,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
         returned = objective(params, batch, key, observing)
         if observing.unused:
             site = min(observing.unused)
-            sampled = getattr(sample, "records", {})
-            near = difflib.get_close_matches(site, sampled, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "leave it out, or correct its name"
+            sampled = map(repr, getattr(sample, "records", {}))
+            hint = suggestion(site, sampled) or "leave it out, or correct its name"
             raise ValueError(f"observed site {site!r} was never sampled: {hint}")
         return returned
 

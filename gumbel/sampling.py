@@ -1,7 +1,7 @@
 """Discrete samples that keep the probability of rare values.
 
-Of any set of values whose probabilities sum to 1e-6 or more, out of up to 1,000,000, the share of
-the draws is right within 1 %, and a value of probability 0 never comes.
+For up to 1,000,000 values, the frequency of any set with total probability of at least 1e-6 is
+accurate to 1 %. A value of probability 0 is never drawn.
 """
 
 import itertools
@@ -28,7 +28,8 @@ _SCALE = 2.0**31 * (1 - 2.0**-18)
 def bernoulli(key: PRNGKey, logits: Float[Array, "..."]) -> Float[Array, "..."]:
     """Draws 1 with probability `sigmoid(logits)`, else 0; NaN where the logit is NaN.
 
-    The comparison decides about the rarer value, whose probability has all its digits.
+    The uniform number is compared with the probability of the rarer value, which has full relative
+    precision.
     """
     wide = jax.lax.stop_gradient(logits).astype(jnp.float32)
     rarer = uniform(key, wide.shape) < jax.nn.sigmoid(-jnp.abs(wide))

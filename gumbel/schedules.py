@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from gumbel.arguments import check_integer
 from gumbel.numerics import concrete_or_none
 
 Step = Int[Array, ""] | int
@@ -73,7 +74,7 @@ def exponential(
     return schedule
 
 
-def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
+def linear(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) -> Schedule:
     """A straight line from `value` at step 0 to `floor` at step `num_steps`, constant after that.
 
     With an interval, it reaches `floor` at the first refresh at or after `num_steps`.
@@ -81,10 +82,11 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
     Args:
       value: at step 0, positive.
       floor: at the end, positive.
-      num_steps: length of the line, >= 1.
+      num_steps: length of the line, an integer >= 1.
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
+      TypeError: `num_steps` is not an integer, or is traced.
       ValueError: a concrete (not traced) argument is out of range.
 
     Example:
@@ -92,7 +94,7 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       [1.0, 0.75, 0.5]
     """
     _check_positive(value=value, floor=floor)
-    _check_at_least(1, num_steps=num_steps)
+    num_steps = check_integer(num_steps, "schedule: num_steps", least=1)
     _check_interval(interval)
 
     def schedule(step: Step) -> Float[Array, ""]:
@@ -102,16 +104,17 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
     return schedule
 
 
-def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> Schedule:
+def cosine(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) -> Schedule:
     """`floor + (value - floor) * (1 + cos(pi * t / num_steps)) / 2`, then constant.
 
     Args:
       value: at step 0, positive.
       floor: at the end, positive.
-      num_steps: length of the half wave, >= 1.
+      num_steps: length of the half wave, an integer >= 1.
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
+      TypeError: `num_steps` is not an integer, or is traced.
       ValueError: a concrete (not traced) argument is out of range.
 
     Example:
@@ -119,7 +122,7 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, interval: Step = 1) -> 
       [1.0, 0.75, 0.5]
     """
     _check_positive(value=value, floor=floor)
-    _check_at_least(1, num_steps=num_steps)
+    num_steps = check_integer(num_steps, "schedule: num_steps", least=1)
     _check_interval(interval)
     wave = optax.schedules.cosine_decay_schedule(1.0, num_steps)
 

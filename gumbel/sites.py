@@ -321,7 +321,7 @@ class RecordingSampler:
 
 
 def check_trace(began: Any, site: str | None) -> None:
-    """Refuses a call inside a JAX transformation that began after the sampler did.
+    """Raises ValueError inside a JAX transformation that began after the sampler was made.
 
     Raises:
       ValueError: it names the site, and the way out.
@@ -359,7 +359,7 @@ def loop_length(xs: PyTree, length: int | None) -> int:
     """How many steps a loop over `xs` has.
 
     Raises:
-      TypeError: `length` is no integer.
+      TypeError: `length` is not an integer.
       ValueError: neither `xs` nor `length` says so, or `length` is negative.
     """
     leaves = jax.tree.leaves(xs)
@@ -373,10 +373,10 @@ def loop_length(xs: PyTree, length: int | None) -> int:
 
 
 def check_new(site: str, sampled: Sequence[Container[str]]) -> None:
-    """Refuses a site that a pass has sampled before, outside of the loops around it or in them.
+    """Raises ValueError if the pass has sampled this site, outside or inside the loops around it.
 
     Raises:
-      TypeError: its name is no string.
+      TypeError: `site` is not a string.
       ValueError: the site was sampled already.
     """
     if not isinstance(site, str):

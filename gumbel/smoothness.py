@@ -122,7 +122,7 @@ def require_smooth(
     *,
     everywhere: bool = False,
 ) -> None:
-    """Refuses an objective whose cost depends on samples but has no derivative in them.
+    """Raises ValueError if the cost depends on samples but has no derivative in them.
 
     It runs the objective only if something has no derivative, to see whether it depends on the
     samples all the same: compiled, 8 times and 8 more for each site. Where `params`, `batch`,

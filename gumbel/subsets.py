@@ -37,7 +37,8 @@ def gumbel_top_k(
 
     Raises:
       ValueError: k is not from 1 to K, or K is 0.
-      TypeError: `key` is not one PRNG key, `logits` are not floating-point, or `k` is no integer.
+      TypeError: `key` is not one PRNG key, `logits` are not floating-point, or `k` is not an
+        integer.
 
     References:
       Kool, van Hoof, Welling 2019, Stochastic beams and where to find them.

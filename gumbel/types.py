@@ -81,10 +81,11 @@ class Objective(Protocol):
     on its own samples only. A cost that couples examples (batch normalization after a sample,
     in-batch negatives, a variable shared by the batch) has to be a scalar, `[]`. Under `shard_map`,
     a collective must not lead from the samples to the cost unless the gradient flows through them;
-    with `jax.vmap(..., axis_name=)` nothing detects that. `key` is for the
-    objective's own noise (a Gaussian latent, dropout); `sample` has its own keys. It is not the key
-    that a surrogate, or `gumbel.exact`, is given but one made from it, and not the same in both: an
-    objective with noise of its own has the same gradient in both only on average over keys.
+    with `jax.vmap(..., axis_name=)` nothing detects that.
+
+    `key` is for the objective's own noise (a Gaussian latent, dropout); `sample` has its own keys.
+    `key` is derived from the key that the surrogate or `gumbel.exact` is given. Do not rely on how:
+    to compare gradients of an objective with noise of its own, average over keys.
 
     Pass mutable state, such as the statistics of batch normalization, in with the batch and return
     it as `aux`. In Flax NNX:

@@ -1,7 +1,7 @@
 """Gradient estimators for discrete variables, all with the same signature; see `Estimator`.
 
-The package imports all of its modules, and every registered factory is an attribute under its name
-and its aliases. So a new estimator is one new file, and no other module of the package changes.
+Importing the package imports all its modules and makes each built-in factory an attribute, under
+its name and aliases. Make estimators registered later with `make`.
 """
 
 import importlib
@@ -14,12 +14,15 @@ from gumbel.estimators.base import (
     Info,
     Spec,
     State,
+    Temperature,
     make,
     names,
+    no_state,
     register,
     spec,
     unregister,
 )
+from gumbel.estimators.options import Range
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -32,10 +35,13 @@ __all__ = [
     "Estimator",
     "Factory",
     "Info",
+    "Range",
     "Spec",
     "State",
+    "Temperature",
     "make",
     "names",
+    "no_state",
     "register",
     "spec",
     "unregister",

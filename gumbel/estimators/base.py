@@ -1,16 +1,15 @@
 """`Estimator`, and the registry that makes one by name."""
 
-import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import check_key
+from gumbel.arguments import check_key, suggestion
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.independence import require_independent, require_local
@@ -238,9 +237,8 @@ def _checked(spec: Spec) -> Factory:
                     "surrogate, so that a schedule can change it"
                 )
             if option not in known:
-                raise ValueError(
-                    f"estimator {name!r} has no option {option!r}{_nearest(option, known)}"
-                )
+                near = suggestion(option, known) or "it takes no options"
+                raise ValueError(f"estimator {name!r} has no option {option!r}: {near}")
             known[option].check(name, value)
         restricted = as_families(family).restricted(spec.families, name)
         init, surrogate = spec.factory(restricted, **options)
@@ -253,10 +251,10 @@ def _checked(spec: Spec) -> Factory:
 
 
 def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
-    """The init, which refuses an objective that the estimator cannot serve.
+    """Wraps `init` with checks of the objective.
 
-    It gets a key of its own: a state made of the samples of the first surrogate would bias it,
-    which one key for both would mean.
+    `init` gets its own key: with the key of the first surrogate, the state would depend on that
+    surrogate's samples and bias it.
     """
 
     @functools.wraps(init)
@@ -329,8 +327,12 @@ def no_state(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -
 
 
 def unregister(name: str) -> None:
-    """Removes an estimator from the registry."""
-    del _REGISTRY[name]
+    """Removes an estimator, by its name or an alias, from the registry.
+
+    Raises:
+      ValueError: there is no such estimator; the message suggests similar names.
+    """
+    del _REGISTRY[spec(name).name]
 
 
 def names() -> tuple[str, ...]:
@@ -345,13 +347,13 @@ def spec(name: str) -> Spec:
       ValueError: there is no such estimator; the message suggests similar names.
     """
     if (found := _find(name)) is None:
-        raise ValueError(f"unknown estimator {name!r}{_nearest(name, names())}")
+        raise ValueError(f"unknown estimator {name!r}: {suggestion(name, names())}")
     return found
 
 
 def _find(name: str) -> Spec | None:
     """The entry of that name or alias."""
-    if name in _REGISTRY:
+    if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
     return next((each for each in _REGISTRY.values() if name in each.aliases), None)
 
@@ -375,11 +377,3 @@ def make(name: str, family: FamilyLike = None, **options: Any) -> Estimator:
       >>> mixed = estimators.make("muprop", {"edge": "categorical", "gate": "bernoulli"})
     """
     return spec(name).factory(family, **options)
-
-
-def _nearest(word: str, valid: Iterable[str]) -> str:
-    valid = list(valid)
-    near = difflib.get_close_matches(word.lower(), valid, n=3, cutoff=0.5)
-    if near:
-        return f": did you mean {' or '.join(near)}?"
-    return f": choose one of {', '.join(valid)}" if valid else ": it takes no options"

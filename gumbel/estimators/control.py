@@ -38,8 +38,8 @@ RANGES = {
 }
 
 Coefficients: TypeAlias = PyTree
-Logits: TypeAlias = dict[str, Float[Array, "..."]]
-Score: TypeAlias = Callable[[Coefficients, Logits], Float[Array, ""]]
+SiteLogits: TypeAlias = dict[str, Float[Array, "..."]]
+Score: TypeAlias = Callable[[Coefficients, SiteLogits], Float[Array, ""]]
 
 
 class ControlState(NamedTuple):
@@ -89,7 +89,7 @@ def learner(optimizer: str, learning_rate: Any) -> Learner:
 
 
 def squared_estimate(
-    score: Score, coefficients: Coefficients, logits: Logits, num_costs: int
+    score: Score, coefficients: Coefficients, logits: SiteLogits, num_costs: int
 ) -> Float[Array, ""]:
     """`sum_site |d score / d logits_site|^2` per cost: what the coefficients make small.
 

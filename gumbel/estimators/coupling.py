@@ -44,7 +44,8 @@ class Bits(NamedTuple):
       logits: log odds, differentiable in the logits of the site.
       z: 0 or 1.
       active: whether the path takes part: not masked or constant, and no earlier value was chosen.
-      noise: what decided: the rarer of 0 and 1 where it is below that one's probability.
+      noise: the uniform number that determined `z`, which is the rarer of 0 and 1 if the number is
+        below that value's probability.
     """
 
     logits: Noise
@@ -124,7 +125,10 @@ def bits_of(record: Record, noise: Noise) -> Bits:
 
 
 def coefficients(drawn: Paths, bits: Bits, scores: Scores, *, shared: bool) -> Noise:
-    """What multiplies each path's log odds in the surrogate, so that the mean over paths is it."""
+    """The coefficient of each path's log odds.
+
+    The mean of `coefficient * log odds` over paths is the surrogate's score-function part.
+    """
     cost = drawn.spread(stop_gradient(drawn.cost), bits.z.ndim)
     pair, alone = scores(bits._replace(logits=stop_gradient(bits.logits)))
     difference = cost[:, None] - cost[None]
@@ -138,7 +142,7 @@ def coefficients(drawn: Paths, bits: Bits, scores: Scores, *, shared: bool) -> N
 def score_part(
     drawn: Paths, noise: dict[str, Noise], shared: frozenset[str], scores: Scores
 ) -> Costs:
-    """For each path and cost a number whose gradient is the score's part of the estimate."""
+    """For each path and cost, a scalar with the score-function part of the estimate as gradient."""
     parts = jnp.zeros_like(drawn.cost)
     for name, record in drawn.records.items():
         bits = bits_of(record, noise[name])

@@ -90,9 +90,9 @@ def _with_maximum(
 
 
 def log_prob(record: Record) -> Float[Array, "B *D"]:
-    """As `record.log_prob()`, with the digits of what a probability lacks to 1; no gradient.
+    """`record.log_prob()`, accurate also where the probability is close to 1; no gradient.
 
-    Those are what `leave_out` needs, and `log_softmax` rounds to 0 what is over -6e-8.
+    `leave_out` needs `1 - p`, and `log_softmax` rounds log probabilities above -6e-8 to 0.
     """
     if not record.family.event_ndims:
         return jax.lax.stop_gradient(record.log_prob())

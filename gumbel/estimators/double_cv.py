@@ -43,7 +43,7 @@ def double_cv(family: Families, *, num_samples: int = 4, decay: float = 0.99) ->
 
     Source: Titsias and Shi (2022).
     """
-    return stein.estimator("double_cv", family, num_samples, _Linear(decay))
+    return stein.estimator(family, num_samples, _Linear(decay))
 
 
 class DoubleCVState(NamedTuple):

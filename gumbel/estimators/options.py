@@ -66,7 +66,7 @@ class Option(NamedTuple):
     range: Range
 
     def check(self, estimator: str, value: Any) -> None:
-        """Refuses a known value of another kind or out of range.
+        """Raises ValueError if a known value is of another kind or out of range.
 
         Raises:
           ValueError: it names the estimator, the option and what it may be.

@@ -47,5 +47,5 @@ def rebar(
     Source: Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein (2017).
     """
     fitted = learner(control_optimizer, control_learning_rate)
-    control = relaxed_control.RelaxedControl("rebar", fitted, eta, learn_temperature)
+    control = relaxed_control.RelaxedControl(fitted, eta, learn_temperature)
     return relaxed_control.estimator(family, control)

@@ -65,7 +65,7 @@ def relax(
 
     fitted = learner(control_optimizer, control_learning_rate)
     control = relaxed_control.RelaxedControl(
-        "relax", fitted, eta, learn_temperature, init_residual, _residual
+        fitted, eta, learn_temperature, init_residual, _residual
     )
     return relaxed_control.estimator(family, control)
 

@@ -51,10 +51,9 @@ class Relaxed(NamedTuple):
 
 
 class RelaxedControl(NamedTuple):
-    """What tells apart the estimators that have this control variate.
+    """The settings in which REBAR and RELAX differ.
 
     Attributes:
-      name: of the estimator.
       learner: of the coefficients.
       eta: the coefficients of the relaxed cost start here.
       learn_temperature: whether a factor of the temperature is learned with them.
@@ -62,7 +61,6 @@ class RelaxedControl(NamedTuple):
       residual: that addition, or None.
     """
 
-    name: str
     learner: Learner
     eta: Any
     learn_temperature: bool

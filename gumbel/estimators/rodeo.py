@@ -55,7 +55,7 @@ def rodeo(
     """
     fitted = learner(control_optimizer, control_learning_rate)
     network = _Network(control_hidden, fitted, Normalizer(True, True, decay))
-    return estimator("rodeo", family, num_samples, network)
+    return estimator(family, num_samples, network)
 
 
 class RodeoState(NamedTuple):

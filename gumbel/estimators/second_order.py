@@ -81,7 +81,7 @@ def zgr(family: Families) -> Estimator:
 
 
 def _as_mean(family: Family, logits: Values, q: Values) -> Values:
-    """What has the derivative in the logits that the mean has where it is `q`."""
+    """A function of the logits whose derivative is `J(q)`, the Jacobian of the mean at mean `q`."""
     q, finite = jax.lax.stop_gradient(q), _finite(logits)
     if family.event_ndims:
         return q * (finite - jnp.sum(q * finite, axis=-1, keepdims=True))

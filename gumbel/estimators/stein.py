@@ -75,7 +75,7 @@ def control(drawn: Paths, changes: PhiChanges) -> Costs:
 
 
 def score(drawn: Paths, changes: PhiChanges) -> Costs:
-    """For each path and cost, what has the score's part of the estimate for its gradient."""
+    """For each path and cost, a scalar with the score-function part of the estimate as gradient."""
     h = control(drawn, changes)
     augmented = stop_gradient(drawn.cost + h)
     box = magic_box(drawn.log_prob())
@@ -110,7 +110,7 @@ def by_value(record: Record, changes: Float[Array, "m B *D changes"]) -> Float[A
     return jnp.where(jnp.stack([record.z == 0, record.z == 1], axis=-1), 0, changes)
 
 
-def estimator(name: str, family: Families, num_samples: int, operator: Operator) -> Estimator:
+def estimator(family: Families, num_samples: int, operator: Operator) -> Estimator:
     """The estimator with this operator."""
 
     def draw_all(

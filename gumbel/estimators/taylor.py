@@ -248,7 +248,9 @@ def _from(expansion: _Expansion, layer: int) -> list[Cost]:
 
 
 def _control_variate(log_q: dict[int, Cost], expansions: dict[int, _Expansion]) -> Cost:
-    """What has expectation 0 whatever the parameters, and MuProp's baselines for a derivative.
+    """MuProp's control variate.
+
+    Its expectation is 0 for all parameters, and its derivative gives the baselines.
 
     With `D(x)` the magic box, layer `l` has the terms
 

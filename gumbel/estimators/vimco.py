@@ -57,7 +57,7 @@ def vimco(
     def samples(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
     ) -> tuple[Costs, Costs, PyTree]:
-        # Not `multi.passes`: every sample has its own key, for the objective's own noise, too.
+        # Not `trace_paths`: every sample also gets its own key for the objective's noise.
         def one_sample(key: PRNGKey) -> tuple[Cost, Cost, PyTree]:
             drawn = trace(objective, params, batch, key, family, hard_draw)
             return drawn.cost, drawn.log_prob(), drawn.aux

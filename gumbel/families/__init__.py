@@ -17,8 +17,7 @@ Log probabilities, entropies and KLs are in nats, one for each variable, `[..., 
 at least for 16-bit logits too, because they are there to be summed.
 """
 
-import difflib
-
+from gumbel.arguments import suggestion
 from gumbel.families.base import Family
 from gumbel.families.bernoulli import BERNOULLI, Bernoulli
 from gumbel.families.categorical import CATEGORICAL, Categorical
@@ -42,7 +41,6 @@ def family(name: str) -> Family:
       ...
       ValueError: unknown family 'bernouli': did you mean 'bernoulli'?
     """
-    if name in _FAMILIES:
+    if isinstance(name, str) and name in _FAMILIES:
         return _FAMILIES[name]
-    nearest = difflib.get_close_matches(name, _FAMILIES, n=1) or list(_FAMILIES)
-    raise ValueError(f"unknown family {name!r}: did you mean {' or '.join(map(repr, nearest))}?")
+    raise ValueError(f"unknown family {name!r}: {suggestion(name, map(repr, _FAMILIES))}")

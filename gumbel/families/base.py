@@ -33,8 +33,8 @@ class Family(abc.ABC):
     def sample(self, key: PRNGKey, logits: Values) -> Values:
         """Draws `z`, of the shape and dtype of `logits`; no gradient flows through it.
 
-        For K up to 1,000,000 any set of values whose probabilities sum to 1e-6 or more comes as
-        often as it should, within 1 %; a value of probability 0 never comes.
+        For up to 1,000,000 values, the frequency of any set with total probability of at least 1e-6
+        is accurate to 1 %. A value of probability 0 is never drawn.
         """
 
     @abc.abstractmethod

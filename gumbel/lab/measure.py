@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gumbel import estimators as registry
-from gumbel.arguments import check_temperature
+from gumbel.arguments import check_integer, check_temperature
 from gumbel.checks import check_objective, reason
 from gumbel.estimators import Estimator, Spec
 from gumbel.lab.moments import NUM_BLOCKS, Measured, measurer, squared_bias
@@ -56,7 +56,7 @@ def compare(
         the objective, or minimize a multi-sample bound, are skipped with a reason.
       options: options of the estimators, by name.
       temperatures: used for each estimator that reads the temperature.
-      num_draws: number of estimates, rounded up to a multiple of 10.
+      num_draws: number of estimates, at least 10, rounded up to a multiple of 10.
       num_warmup: number of surrogates before the measurement, during which baselines and other
         learned state settle.
       reference: unbiased estimator whose long run stands in for the true gradient if there are
@@ -75,7 +75,8 @@ def compare(
       A `Comparison`, with a row for each estimator, temperature, and group of parameters.
 
     Raises:
-      TypeError: `estimators` or `temperatures` is not a sequence.
+      TypeError: `estimators` or `temperatures` is not a sequence, or `num_draws` or
+        `reference_draws` is not an integer.
       ValueError: `reference` is biased, or an argument is out of range.
 
     Example:
@@ -151,10 +152,9 @@ def _check(
     num_draws: int,
     reference_draws: int | None,
 ) -> None:
-    if num_draws < NUM_BLOCKS:
-        raise ValueError(
-            f"num_draws is {num_draws}: give at least {NUM_BLOCKS}, one for each block"
-        )
+    check_integer(num_draws, "num_draws", least=NUM_BLOCKS)  # one for each block
+    if reference_draws is not None:
+        check_integer(reference_draws, "reference_draws", least=NUM_BLOCKS)
     if isinstance(estimators, str):
         raise TypeError(f"estimators is {estimators!r}: give a sequence of names, such as ['sf']")
     if np.ndim(temperatures) != 1:
@@ -163,10 +163,6 @@ def _check(
         raise ValueError("temperatures are empty: give one or more above 0")
     for temperature in temperatures:
         check_temperature(temperature)
-    if reference_draws is not None and reference_draws < NUM_BLOCKS:
-        raise ValueError(
-            f"reference_draws is {reference_draws}: give at least {NUM_BLOCKS}, one for each block"
-        )
 
 
 def _serving(

@@ -9,6 +9,7 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
+from gumbel.arguments import check_integer
 from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
@@ -52,15 +53,22 @@ def true_gradient(
         for the same key.
       reference: unbiased estimator for the long run; if None, `muprop`, or `rloo` where JAX cannot
         differentiate the cost in the samples.
-      num_draws: number of estimates in that run.
+      num_draws: number of estimates in that run, at least 10, rounded up to a multiple of 10.
       temperature: temperature passed to it.
       max_values: largest number of joint values to enumerate.
       progress: called after each block of draws, `progress(what, done, total)`.
 
     Raises:
-      TypeError: `params` has leaves that are no floats.
-      ValueError: `reference` is biased.
+      TypeError: `params` has leaves that are not floats, or `num_draws` is not an integer.
+      ValueError: `reference` is biased, or `num_draws` is below 10.
     """
+    num_draws = check_integer(num_draws, "num_draws", least=NUM_BLOCKS)
+    spec = registry.spec(reference or "muprop")
+    if not spec.unbiased or spec.multi_sample:
+        raise ValueError(
+            f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
+            "cost: give one such as 'muprop'"
+        )
     noise_key, key, _ = jax.random.split(key, 3)
     arguments = (with_noise(objective, noise_key), params, batch)
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
@@ -75,12 +83,6 @@ def true_gradient(
         groups = {name: np.asarray(value) for name, value in grouped(enumerated(params)).items()}
         whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
         return Truth(whole, f"enumeration of {count} joint values")
-    spec = registry.spec(reference or "muprop")
-    if not spec.unbiased or spec.multi_sample:
-        raise ValueError(
-            f"reference {reference!r} is not an unbiased estimator of the gradient of the mean "
-            "cost: give one such as 'muprop'"
-        )
     if reference is None and undifferentiable(*arguments, key, family):
         spec = registry.spec("rloo")
     measure = measurer(arguments, spec.factory(family), zero, 0)

@@ -96,7 +96,7 @@ class OwnCoefficients(relaxed_control.RelaxedControl):
 
 @pytest.mark.parametrize("wrong", [WithoutSlopes, OwnCoefficients])
 def test_the_z_test_has_the_power_to_catch_a_wrong_control_variate(wrong):
-    control = wrong("rebar", learner("adam", 0.0), 1.0, learn_temperature=False)
+    control = wrong(learner("adam", 0.0), 1.0, learn_temperature=False)
     net = two_layer(BERNOULLI, batch_size=1)
     assert not is_accepted(net, relaxed_control.estimator(as_families(BERNOULLI), control))
 

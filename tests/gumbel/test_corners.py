@@ -183,7 +183,7 @@ def test_comparisons_take_arrays_and_refuse_what_has_no_gradient():
     assert json.loads(json.dumps(found.as_dict()))["rows"][0]["temperature"] == 0.5
     empty = lab.compare(objective, params, *arguments, **options | {"estimators": []})
     assert empty.rows == ()
-    with pytest.raises(ValueError, match="reference_draws is -5: give at least 10"):
+    with pytest.raises(ValueError, match="reference_draws must be an integer, 10 or more, got -5"):
         lab.compare(objective, params, *arguments, reference_draws=-5, **options)
     with pytest.raises(TypeError, match="params has int32 at 'steps', which has no gradient"):
         lab.compare(objective, params | {"steps": jnp.array(3)}, *arguments, **options)

@@ -262,5 +262,5 @@ def test_lookup_by_name(fam):
 def test_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"^unknown family 'categorial': .* 'categorical'\?$"):
         family("categorial")
-    with pytest.raises(ValueError, match="'bernoulli' or 'categorical'"):
+    with pytest.raises(ValueError, match="choose one of 'bernoulli', 'categorical'"):
         family("gaussian")

@@ -197,7 +197,7 @@ def test_the_advice_goes_by_the_time_for_a_gradient():
 def test_arguments_out_of_range_are_refused():
     for biased in ("st", "vimco"):
         with pytest.raises(ValueError, match=f"reference '{biased}' is not an unbiased estimator"):
-            compare(estimators=["st"], max_values=1, reference=biased)
+            compare(estimators=["st"], reference=biased)
     with pytest.raises(ValueError, match="temperatures are empty: give one or more above 0"):
         compare(temperatures=())
     for temperatures in ((0.0,), (0.5, -1.0), (float("nan"),), (float("inf"),)):
@@ -208,8 +208,11 @@ def test_arguments_out_of_range_are_refused():
             compare(temperatures=temperatures)
     with pytest.raises(TypeError, match="estimators is 'sf': give a sequence of names"):
         compare(estimators="sf")
-    with pytest.raises(ValueError, match="num_draws is 9: give at least 10"):
-        compare(num_draws=9)
+    for draws in ("num_draws", "reference_draws"):
+        with pytest.raises(ValueError, match=f"{draws} must be an integer, 10 or more, got 9"):
+            compare(**{draws: 9})
+        with pytest.raises(TypeError, match=f"{draws} must be an integer .*, got 25.0"):
+            compare(**{draws: 25.0})
     for names in ({"estimators": ["muprob"]}, {"options": {"muprob": {}}}):
         with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
             compare(**names)

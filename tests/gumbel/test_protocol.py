@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
+from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, family, samplers
 from gumbel.estimators import Estimator, Info
 from gumbel.estimators.signal import Normalizer, SignalState
 from gumbel.layouts import layout
@@ -280,6 +280,12 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
         estimators.make("gumbel_softmax", BERNOULLI, temperature=0.5)
     with pytest.raises(ValueError, match="did you mean 'bernoulli'"):
         estimators.make("st", "bernouli")
+    with pytest.raises(ValueError, match="unknown estimator 3: choose one of arm, arms, "):
+        estimators.make(3)
+    with pytest.raises(ValueError, match=r"unknown estimator \['sf'\]: did you mean sf"):
+        estimators.spec(["sf"])
+    with pytest.raises(ValueError, match="unknown family 3: choose one of 'bernoulli', 'categ"):
+        family(3)
 
 
 def test_an_estimator_may_have_further_names():
@@ -360,6 +366,17 @@ def test_an_estimator_of_one_family_refuses_the_other():
             estimators.register("only_bernoulli", unbiased=False)(only_bernoulli)
     finally:
         estimators.unregister("only_bernoulli")
+
+
+def test_an_alias_unregisters_its_estimator_and_an_unknown_name_is_told_so():
+    @estimators.register("longer_name", unbiased=False, aliases=("ln",))
+    def longer_name(family):
+        return estimators.st(family)
+
+    estimators.unregister("ln")
+    assert "longer_name" not in estimators.names()
+    with pytest.raises(ValueError, match="unknown estimator 'gumbel_sofmax': did you mean"):
+        estimators.unregister("gumbel_sofmax")
 
 
 def test_objectives_that_break_the_protocol_are_told_so():

@@ -36,8 +36,8 @@ CASES = {
         lambda interval: schedules.exponential(1e-3, 0.5, value=2.0, interval=interval),
         exponential,
     ),
-    "linear": (lambda interval: schedules.linear(2.0, 0.5, NUM_STEPS, interval), linear),
-    "cosine": (lambda interval: schedules.cosine(2.0, 0.5, NUM_STEPS, interval), cosine),
+    "linear": (lambda interval: schedules.linear(2.0, 0.5, NUM_STEPS, interval=interval), linear),
+    "cosine": (lambda interval: schedules.cosine(2.0, 0.5, NUM_STEPS, interval=interval), cosine),
     "slope": (
         lambda interval: schedules.slope(0.002, 3.0, initial=1.5, interval=interval),
         slope,
@@ -93,8 +93,8 @@ def test_parameters_may_be_traced():
             [
                 schedules.constant(floor)(step),
                 schedules.exponential(rate, floor, value=2.0, interval=interval)(step),
-                schedules.linear(2.0, floor, NUM_STEPS, interval)(step),
-                schedules.cosine(2.0, floor, NUM_STEPS, interval)(step),
+                schedules.linear(2.0, floor, NUM_STEPS, interval=interval)(step),
+                schedules.cosine(2.0, floor, NUM_STEPS, interval=interval)(step),
                 schedules.slope(rate, 1 / floor, initial=1.0, interval=interval)(step),
             ]
         )
@@ -134,3 +134,11 @@ def test_parameters_are_differentiable():
 def test_bad_parameters_are_refused_by_name_in_one_line(make, name):
     with pytest.raises(ValueError, match=rf"^schedule: {name} must be [^\n]+, got [^\n]+$"):
         make()
+
+
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_a_length_is_an_integer_and_an_interval_has_a_name(make):
+    with pytest.raises(TypeError, match=r"^schedule: num_steps must be an integer .*, got 10\.5$"):
+        make(1.0, 0.5, 10.5)
+    with pytest.raises(TypeError, match="positional"):
+        make(1.0, 0.5, 10, 5)
