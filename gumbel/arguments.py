@@ -275,7 +275,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
       z: the value, of the rank of `logits` at least, or a scalar for elementwise logits.
       logits: what it is a value of; leading axes broadcast.
       event_ndims: 1 if the last axis holds one-hot values, whose sizes then have to agree; else 0.
-      name: of `z`, for the message.
+      name: name of `z`, for the message.
 
     Raises:
       ValueError: the shapes do not fit, or integer values are known and not one-hot (not 0 or 1).

@@ -32,7 +32,7 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
     """Returns the number of joint values, or raises if it is over `max_values`.
 
     Args:
-      plan: of `gumbel.layouts.layout`.
+      plan: result of `gumbel.layouts.layout`.
       max_values: the most joint values to enumerate; those over 2^31 - 1 are refused in any case.
 
     Raises:

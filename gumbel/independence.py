@@ -23,8 +23,8 @@ def leaks(probe: Probe) -> tuple[str, ...]:
     so for sets of examples that separate any two, from several starts.
 
     Args:
-      probe: of an objective that returns a cost for each example, or one for all, which may depend
-        on the samples of all.
+      probe: probe of an objective that returns a cost for each example, or one for all, which may
+        depend on the samples of all.
     """
     drawn = probe.drawn
     if drawn.coupled or drawn.cost.shape[0] < 2:

@@ -71,7 +71,7 @@ def gumbel_noise(
 
     Args:
       key: PRNG key.
-      shape: of the result.
+      shape: shape of the result.
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:
@@ -95,7 +95,7 @@ def logistic_noise(
 
     Args:
       key: PRNG key.
-      shape: of the result.
+      shape: shape of the result.
       dtype: floating dtype of the result; 16-bit noise is drawn in float32 and then cast.
 
     Raises:

@@ -14,9 +14,9 @@ def passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> 
     """`Spec.passes` with numbers for its letters: forward + backward.
 
     Args:
-      spec: of the estimator.
-      plan: of the objective; see `gumbel.layouts.layout`.
-      options: of the estimator, where they are not its defaults.
+      spec: spec of the estimator.
+      plan: layout of the objective; see `gumbel.layouts.layout`.
+      options: options of the estimator that differ from its defaults.
     """
     return _filled(spec, plan, options, readable)
 

@@ -149,7 +149,7 @@ class Probe:
 
         Args:
           start: the samples before, and which of their variables are flipped.
-          sites: at which they are flipped.
+          sites: sites at which they are flipped.
           rows: the examples whose samples are flipped, and whose outputs are not looked at; if
             None, the samples of all examples are flipped, and all outputs looked at.
         """

@@ -33,7 +33,7 @@ def hoist(
     those of the function.
 
     Args:
-      function: of one array, to be mapped over many.
+      function: function of one array, to be mapped over many.
       example: an argument; its shape and dtype are read.
 
     Returns:
@@ -76,7 +76,7 @@ def canonical_convolutions(function: Callable[..., PyTree]) -> Callable[..., PyT
     Outside of loops XLA transposes their arrays itself, so there it changes nothing.
 
     Args:
-      function: of arrays; its derivatives, if it takes any, are rewritten, too.
+      function: function of arrays; its derivatives, if it takes any, are rewritten, too.
 
     Example:
       >>> import jax.numpy as jnp
@@ -130,7 +130,7 @@ def depends_across_devices(
     """Whether a result depends on the arguments of other devices, through a collective.
 
     Args:
-      function: of arrays, under `shard_map` or `pmap`; it is only traced.
+      function: function of arrays, under `shard_map` or `pmap`; it is only traced.
       arguments: its arguments, or their shapes.
       axes: names of the mesh axes along which they differ.
 

@@ -117,7 +117,7 @@ def trace(
         Two passes with the same key draw the same samples.
       family: family of the sites: one for all, a mapping by site, or None if every call names it.
       draw: `draw(site, key) -> z`, where `site` is a `gumbel.samplers.Site`.
-      given: by site, arrays in the layout of `Record.z`, which `draw` finds in `site.given`.
+      given: arrays by site, in the layout of `Record.z`, which `draw` finds in `site.given`.
       like: records of an earlier pass; required with `given`.
 
     Raises:
@@ -384,8 +384,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
 
     Args:
       objective: see `gumbel.Objective`.
-      values: by site, in the shape of its logits; one-hot if the site is categorical. For a site in
-        a loop: `[B, T, ...]`, or `[B, ...]` for one value at every step.
+      values: values by site, in the shape of its logits; one-hot if the site is categorical. For a
+        site in a loop: `[B, T, ...]`, or `[B, ...]` for one value at every step.
 
     Returns:
       An objective. It raises a ValueError if it does not sample every site of `values`, if the

@@ -48,7 +48,7 @@ def exponential(
     Args:
       rate: decay per step, >= 0; 1e-5, 3e-5 and 1e-4 in the paper.
       floor: smallest value, positive; 0.5 in the paper.
-      value: at step 0, positive.
+      value: value at step 0, positive.
       interval: steps from one refresh to the next, an integer >= 1; 500 to 2000 in the paper.
 
     Raises:
@@ -80,8 +80,8 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) 
     With an interval, it reaches `floor` at the first refresh at or after `num_steps`.
 
     Args:
-      value: at step 0, positive.
-      floor: at the end, positive.
+      value: value at step 0, positive.
+      floor: value at the end, positive.
       num_steps: length of the line, an integer >= 1.
       interval: steps from one refresh to the next, an integer >= 1.
 
@@ -108,8 +108,8 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) 
     """`floor + (value - floor) * (1 + cos(pi * t / num_steps)) / 2`, then constant.
 
     Args:
-      value: at step 0, positive.
-      floor: at the end, positive.
+      value: value at step 0, positive.
+      floor: value at the end, positive.
       num_steps: length of the half wave, an integer >= 1.
       interval: steps from one refresh to the next, an integer >= 1.
 

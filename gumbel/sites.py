@@ -20,8 +20,8 @@ class Families(NamedTuple):
     """The family of each site: one for all, one for each name, or as the call of a site says.
 
     Attributes:
-      default: of the sites that `by_site` does not name.
-      by_site: by the name of the site.
+      default: family of the sites that `by_site` does not name.
+      by_site: families by the name of the site.
       served: the names of the families that `server` can serve; all of them if empty.
       server: the estimator's name, for messages.
     """
@@ -115,9 +115,9 @@ class Site(NamedTuple):
     """What a draw is asked for.
 
     Attributes:
-      name: of the site.
+      name: name of the site.
       logits: 0 where masked.
-      family: of its variables.
+      family: family of its variables.
       given: this site's entry in what the pass was given, at this step of its loops.
       where: the mask of its variables, or None.
     """
@@ -138,7 +138,7 @@ class Record(NamedTuple):
     Attributes:
       logits: 0 where masked.
       z: the value that was returned for them.
-      family: of its variables.
+      family: family of its variables.
       where: the mask of its variables, or None.
       block: the sites of one outermost loop share a number; every other site has its own. Sites
         depend on those of lower numbers only, and within a loop on each other.
@@ -197,7 +197,7 @@ class RecordingSampler:
     Args:
       draw: gives the value of a site.
       key: the sites' keys are folded in by the order of the calls; None for draws without noise.
-      families: of the sites.
+      families: families of the sites.
       given: for each site what its draw is to find in `Site.given`: arrays of the site's layout.
       like: records of an earlier pass, or their shapes, which say in what loops those sites are.
     """

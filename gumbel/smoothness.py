@@ -43,7 +43,7 @@ def derivatives(
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
       family: family of the sites.
-      records: of a pass with these arguments, or their shapes.
+      records: records of a pass with these arguments, or their shapes.
       site: whose samples are asked about.
     """
     reached: set[Target] = set()

@@ -28,8 +28,8 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
     """The sum of `terms(0)` to `terms(count - 1)`; the backward pass recomputes each chunk.
 
     Args:
-      terms: of a number; what does not depend on it is computed once.
-      count: of the numbers.
+      terms: function of an index; what does not depend on the index is computed once.
+      count: number of terms.
       chunk_size: how many terms are held in memory at once; all if `None`.
 
     Example:

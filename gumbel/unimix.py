@@ -18,8 +18,8 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
 
     Args:
       logits: unnormalized log probabilities.
-      share: of the uniform distribution, in [0, 1], a scalar or one per row, `[..., 1]`; 0.01 is
-        usual. A traced value out of range gives NaN.
+      share: share of the uniform distribution, in [0, 1], a scalar or one per row, `[..., 1]`;
+        0.01 is usual. A traced value out of range gives NaN.
 
     Returns:
       Log probabilities, of the shape and dtype of `logits`.
@@ -56,7 +56,7 @@ def binary_unimix(logits: Float[Array, "..."], share: ArrayLike) -> Float[Array,
 
     Args:
       logits: log odds.
-      share: of the uniform distribution, in [0, 1], a scalar or one per variable. A
+      share: share of the uniform distribution, in [0, 1], a scalar or one per variable. A
         traced value out of range gives NaN.
 
     Returns:

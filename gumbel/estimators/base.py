@@ -280,7 +280,7 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
 
 
 def _checked_surrogate(spec: Spec, init: Init, surrogate: Surrogate, family: Families) -> Surrogate:
-    """The surrogate, which refuses a foreign state, and derivatives that it does not have."""
+    """Wraps `surrogate` with checks of the state, and of the order of derivatives."""
     first_only = spec.derivatives == "first"
 
     @functools.wraps(surrogate)

@@ -29,7 +29,7 @@ class Changes(NamedTuple):
     """All single changes at a site: of each variable to each of its other values.
 
     Attributes:
-      name: of the site.
+      name: name of the site.
       record: its shapes.
       coupled: whether the variables of all examples share a cost, and so are changed in turn.
     """
@@ -70,8 +70,8 @@ class Changes(NamedTuple):
         """`sum_d sum_c p_d(c) (f(z_1, .., c, .., z_D) - f(z))` for each path and cost.
 
         Args:
-          record: of the paths, without a change.
-          differences: of the costs, one for each change.
+          record: record of the paths, without a change.
+          differences: differences of the costs, one for each change.
         """
         costs, others = differences.shape[:-1], self.num_values - 1
         by_shift = differences.reshape(*costs, -1, others)

@@ -96,8 +96,8 @@ def squared_estimate(
     Args:
       score: `score(coefficients, logits)`, a sum over costs whose gradient in the logits is the
         estimate. All else in it is a constant, such as the costs.
-      coefficients: of the control variates.
-      logits: by site, as recorded; no gradient flows to them.
+      coefficients: coefficients of the control variates.
+      logits: recorded logits by site; no gradient flows to them.
       num_costs: 1 if examples are coupled, else the number of examples.
 
     Returns:

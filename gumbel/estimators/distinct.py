@@ -34,7 +34,7 @@ def distinct_values(
 
     Args:
       key: PRNG key.
-      log_probs: of the C values of each variable, normalized.
+      log_probs: log probabilities of the C values of each variable, normalized.
       count: at most C^D. Where fewer values are possible, what is left over is arbitrary.
 
     Example:
@@ -114,7 +114,7 @@ def leave_out(
     others of the set, except for the term of `s`: `p(s) f(s) + sum_{t != s} v_st f(t)`.
 
     Args:
-      log_p: of the k distinct values; k is small, as all 2^k subsets are looked at.
+      log_p: log probabilities of the k distinct values; k is small, as it tries all 2^k subsets.
       everything: whether the set holds all values that there are.
 
     Returns:

@@ -86,7 +86,7 @@ def trace_paths(
 
     Args:
       objective, params, batch, key, family, like: as for `gumbel.samplers.trace`.
-      draw: of each site and path.
+      draw: `draw(site, key, path) -> z`.
       num_samples: m.
       given: as for `trace`, with a leading axis of paths.
     """

@@ -51,12 +51,12 @@ class Option(NamedTuple):
     """One keyword option of an estimator's factory.
 
     Attributes:
-      name: of the keyword.
-      default: of the factory's signature.
+      name: name of the keyword.
+      default: default in the factory's signature.
       kind: `bool`, `int`, `float`, `str` or `tuple`, and so a config key; None for other objects,
         such as functions.
       optional: whether None is a value too.
-      range: of its values.
+      range: range of its values.
     """
 
     name: str
@@ -110,9 +110,9 @@ def options_of(
     """The keyword-only options of a factory.
 
     Args:
-      factory: an estimator's.
-      ranges: by option, where it has one.
-      kinds: of options whose default, None, does not tell.
+      factory: factory of an estimator.
+      ranges: ranges by option, where it has one.
+      kinds: types of options whose default is None.
     """
     options = {}
     for name, parameter in inspect.signature(factory).parameters.items():

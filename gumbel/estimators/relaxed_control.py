@@ -54,7 +54,7 @@ class RelaxedControl(NamedTuple):
     """The settings in which REBAR and RELAX differ.
 
     Attributes:
-      learner: of the coefficients.
+      learner: learner of the coefficients.
       eta: the coefficients of the relaxed cost start here.
       learn_temperature: whether a factor of the temperature is learned with them.
       init_residual: `(records, key) -> {site: coefficients}` of what is added to the relaxed cost.

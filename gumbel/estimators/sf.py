@@ -21,7 +21,7 @@ def surrogate_cost(drawn: Pass, baseline: Cost, scale: Float[Array, ""]) -> Cost
     Args:
       drawn: a pass with discrete samples.
       baseline: constants that do not depend on the samples, of the shape of the cost or a scalar.
-      scale: of the score's part.
+      scale: scale of the score-function part.
     """
     baseline = jax.lax.stop_gradient(baseline)
     return drawn.cost + (magic_box(drawn.log_prob()) - 1) * (drawn.cost - baseline) / scale

@@ -33,7 +33,7 @@ class Normalizer(NamedTuple):
     Attributes:
       centering: subtract the moving average of the signal.
       variance_normalization: divide by `max(1, sigma)`.
-      decay: of both averages, in [0, 1).
+      decay: decay of both averages, in [0, 1).
 
     Source: Mnih and Gregor (2014), sections 2.3.1 and 2.3.3.
     """
@@ -63,7 +63,7 @@ class Normalizer(NamedTuple):
 
         Args:
           state: the averages of earlier batches.
-          signal: of this batch.
+          signal: signal of this batch.
           spread_of: what the variance is of, if not of the centered signal.
           of_one: whether the signal is of a single cost, maybe in several layers; by default, if it
             is a single number.

@@ -22,7 +22,7 @@ class Family(abc.ABC):
     """Discrete variables that are independent of each other given their logits.
 
     Attributes:
-      name: by which `family` finds it.
+      name: name by which `family` finds it.
       event_ndims: how many trailing axes of the logits belong to one variable.
     """
 
@@ -121,7 +121,7 @@ class Family(abc.ABC):
         Args:
           index: integer in [0, N), maybe traced, with `N = num_values ** num_variables`.
           event_shape: shape of the site's logits per example, `(D,)` or `(D, K)`.
-          dtype: of the result.
+          dtype: dtype of the result.
 
         Returns:
           One `z` of shape `event_shape`.
