@@ -353,9 +353,8 @@ def spec(name: str) -> Spec:
 
 def _find(name: str) -> Spec | None:
     """The entry of that name or alias."""
-    if isinstance(name, str) and name in _REGISTRY:
-        return _REGISTRY[name]
-    return next((each for each in _REGISTRY.values() if name in each.aliases), None)
+    entries = _REGISTRY.values()
+    return next((each for each in entries if name in (each.name, *each.aliases)), None)
 
 
 def make(name: str, family: FamilyLike = None, **options: Any) -> Estimator:

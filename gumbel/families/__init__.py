@@ -24,7 +24,7 @@ from gumbel.families.categorical import CATEGORICAL, Categorical
 
 __all__ = ["BERNOULLI", "CATEGORICAL", "Bernoulli", "Categorical", "Family", "family"]
 
-_FAMILIES: dict[str, Family] = {known.name: known for known in (BERNOULLI, CATEGORICAL)}
+_FAMILIES: tuple[Family, ...] = (BERNOULLI, CATEGORICAL)
 
 
 def family(name: str) -> Family:
@@ -41,6 +41,8 @@ def family(name: str) -> Family:
       ...
       ValueError: unknown family 'bernouli': did you mean 'bernoulli'?
     """
-    if isinstance(name, str) and name in _FAMILIES:
-        return _FAMILIES[name]
-    raise ValueError(f"unknown family {name!r}: {suggestion(name, map(repr, _FAMILIES))}")
+    for known in _FAMILIES:
+        if known.name == name:
+            return known
+    names = [repr(known.name) for known in _FAMILIES]
+    raise ValueError(f"unknown family {name!r}: {suggestion(name, names)}")
