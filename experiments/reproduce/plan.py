@@ -43,19 +43,16 @@ class Program(NamedTuple):
 class Speeds:
     """The estimates of some programs, and by them those of all.
 
+    No more are measured after `MOST_SECONDS`, but one of them is in any case.
+
     Args:
       groups: of the plan, in the order in which they train.
       options: of the engine.
       stated: run-steps a second of any group; None measures.
-      seconds: after which no more are measured; one of them is in any case.
     """
 
     def __init__(
-        self,
-        groups: Sequence[Group],
-        options: Options,
-        stated: float | None = None,
-        seconds: float = MOST_SECONDS,
+        self, groups: Sequence[Group], options: Options, stated: float | None = None
     ) -> None:
         self.stated = stated
         self.programs = {program_of(group): group for group in reversed(groups)}
@@ -63,7 +60,7 @@ class Speeds:
         began = time.monotonic()
         turns = _in_turn([program_of(group) for group in groups])
         for program in turns if stated is None else turns[:_MOST_PROGRAMS]:
-            if self.found and time.monotonic() - began >= seconds:
+            if self.found and time.monotonic() - began >= MOST_SECONDS:
                 break
             placement = Placement.of_runs(program.runs, options.devices)
             settings = self.programs[program].settings
@@ -110,7 +107,6 @@ def text(
     *,
     steps_per_second: float | None = None,
     slice_seconds: float | None = None,
-    seconds: float = MOST_SECONDS,
 ) -> str:
     """The plan, which nothing is trained for.
 
@@ -119,11 +115,10 @@ def text(
       engine, options: that are to train it.
       steps_per_second: run-steps a second of any group, all its runs counted; None measures.
       slice_seconds: of a slice, to say how many it takes; None for no slices.
-      seconds: after which no more programs are estimated.
     """
     waves = planned.waves(table, engine, options)
     groups = [group for wave in waves for group in wave.groups]
-    speeds = Speeds(groups, options, steps_per_second, seconds)
+    speeds = Speeds(groups, options, steps_per_second)
     total = sum(map(speeds.seconds, groups))
     devices = jax.local_devices()[: options.devices]
     held = memory.device_memory(len(devices))

@@ -106,16 +106,15 @@ def _last_rows(job: Job, shape: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Display:
-    """How a sweep stands: a table on a terminal, elsewhere one line per run that ends.
+    """How a sweep stands, on stderr: a table on a terminal, else one line per run that ends.
 
     Within the block a thread of its own keeps the table up to date.
 
     Args:
       jobs: all runs of the sweep, finished ones too.
-      console: to write to; by default stderr.
     """
 
-    def __init__(self, jobs: Sequence[Job], console: Console | None = None) -> None:
+    def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._standings = [standing(job) for job in jobs]
         self._failed: dict[Path, str] = {}
@@ -123,7 +122,7 @@ class Display:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._began, self._first = time.monotonic(), self._steps()
-        console = console or Console(stderr=True)
+        console = Console(stderr=True)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> Self:

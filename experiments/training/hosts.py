@@ -153,7 +153,10 @@ def by_each(function: Callable[[], Value]) -> Value:
 
 
 def agreed(stop: Stop) -> bool:
-    """Whether any of the processes was asked to stop; then all are."""
+    """Whether any of the processes was asked to stop; then all are.
+
+    Signals alone are shared: runs of several processes have no deadline.
+    """
     if several():
         signum = int(_gathered(np.int32(stop.signum or 0)).max())
         stop.signum = signum or None

@@ -166,9 +166,10 @@ def test_a_plan_says_what_it_takes_and_trains_nothing(tmp_path):
     assert 13.0 < float(program.split()[6]) < 15.0
 
 
-def test_a_plan_measures_some_programs_and_judges_the_others_by_them(tmp_path):
+def test_a_plan_measures_some_programs_and_judges_the_others_by_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_SECONDS", 0.0)
     table = small(tmp_path)
-    said = plan.text(table, "vmap", VMAP, seconds=0.0)
+    said = plan.text(table, "vmap", VMAP)
     assert "by a call of 1 of 2 programs, compiled and timed here; the others are taken" in said
     assert "and 1 more programs" in said
     finish_all = [job for wave in planned.waves(table, "vmap", VMAP) for job in wave.left]

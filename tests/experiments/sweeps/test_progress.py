@@ -78,7 +78,7 @@ def test_the_display_says_what_ended_and_what_is_left(tmp_path, capsys):
     assert failed.endswith("00:00 left)")
 
 
-def test_on_a_terminal_a_table_ranks_the_settings_and_names_the_failures(tmp_path):
+def test_on_a_terminal_a_table_ranks_the_settings_and_names_the_failures(tmp_path, monkeypatch):
     config = small.config("sbn", layers=(4,))
     trials = grids.product({"learning_rate": (1e-3, 1e-2, 1e-1), "seed": (0, 1)})
     ours = jobs.jobs_of(config, trials, tmp_path)
@@ -88,7 +88,8 @@ def test_on_a_terminal_a_table_ranks_the_settings_and_names_the_failures(tmp_pat
     ours[3].workdir.mkdir(parents=True)
     (ours[3].workdir / "metrics.jsonl").write_text('{"step": 20, "validation_bound": 6.0}\n')
     terminal = Console(file=io.StringIO(), force_terminal=True, width=70, color_system=None)
-    with progress.Display(ours, terminal) as display:
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    with progress.Display(ours) as display:
         display.failed(ours[4], "why")
     last = [line.strip() for line in terminal.file.getvalue().rpartition("setting")[2].splitlines()]
     lines = [line.split() for line in last if line.startswith("learning_rate")]
