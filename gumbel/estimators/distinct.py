@@ -133,7 +133,8 @@ def leave_out(
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0
     # By the set of values that are taken: log p(the others of the set are drawn next).
-    table = jnp.zeros((2**size, *[1] * log_rest.ndim), log_p.dtype) + jnp.zeros_like(log_rest)
+    empty = jnp.zeros((2**size, *[1] * log_rest.ndim), log_p.dtype)
+    table = empty + jnp.zeros_like(log_rest)[None]  # divided among devices as the costs are
     for number in reversed(range(size)):
         rows = np.flatnonzero(taken.sum(axis=1) == number)
         left = ~taken[rows].reshape(-1, size, *[1] * log_rest.ndim)
