@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from gumbel import estimators
 from gumbel.estimators import Spec
+from gumbel.estimators.multi import independent
 from gumbel.independence import leaks
 from gumbel.layouts import count_values, layout, readable
 from gumbel.passes import passes
@@ -245,9 +246,9 @@ def _vectorizes(
 ) -> bool:
     """Whether the objective, which is only traced, runs under `jax.vmap`."""
 
-    def cost(number: Array) -> Array:
+    def cost(path: Array) -> Array:
         def draw(site: Site, key: PRNGKey) -> Sample:
-            return hard_draw(site, jax.random.fold_in(key, number))
+            return independent(site, key, path)
 
         return trace(objective, params, batch, key, family, draw).cost
 
