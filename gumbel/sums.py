@@ -116,20 +116,31 @@ def _chunked(
 
     The chunks are of one size, the last one's filled up with numbers that add nothing.
     """
-    num_chunks = -(-count // chunk_size)
-    size = -(-count // num_chunks)
+    chunks = even_chunks(count, chunk_size)
     arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))
 
     def chunk(arrays: list[Array], numbers: Array) -> Cost:
         found = jax.vmap(rest, in_axes=(None, 0))(arrays, numbers)
-        if num_chunks * size > count:
+        if chunks.size > count:
             there = (numbers < count).reshape(-1, *[1] * (found.ndim - 1))
             found = jnp.where(there, found, 0)
         return jnp.sum(found, axis=0)
 
-    # Not of jax.numpy: the rule of `mean` runs after a trace that made them may have ended.
-    numbers = np.arange(num_chunks * size, dtype=np.int32).reshape(-1, size)
-    return arrays, chunk, numbers
+    return arrays, chunk, chunks
+
+
+def even_chunks(count: int, chunk_size: int) -> np.ndarray:
+    """The numbers from 0 to `count - 1` in rows of one size; the last row may go on beyond.
+
+    They are not of jax.numpy: the rule of `mean` runs after a trace that made them may have ended.
+
+    Example:
+      >>> even_chunks(5, 4).tolist()
+      [[0, 1, 2], [3, 4, 5]]
+    """
+    num_chunks = -(-count // chunk_size)
+    size = -(-count // num_chunks)
+    return np.arange(num_chunks * size, dtype=np.int32).reshape(num_chunks, size)
 
 
 def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarray) -> Any:

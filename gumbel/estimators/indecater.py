@@ -13,6 +13,7 @@ from gumbel.estimators.multi import Costs, Paths, trace_paths
 from gumbel.estimators.options import Range
 from gumbel.layouts import layout
 from gumbel.sites import Families
+from gumbel.sums import even_chunks
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 stop_gradient = jax.lax.stop_gradient
@@ -92,9 +93,9 @@ def _mapped(
     function: Callable[[Array], Costs], count: int, chunk_size: int
 ) -> Float[Array, "m *B V"]:
     """`function` of 0 to `count - 1`, at most `chunk_size` of them at once."""
-    num_chunks = -(-count // chunk_size)
-    indices = jnp.arange(num_chunks * -(-count // num_chunks)).reshape(num_chunks, -1)
+    chunks, together = even_chunks(count, chunk_size), jax.vmap(function, out_axes=-1)
+    if len(chunks) == 1:
+        return together(chunks[0])
     # Not map's own chunks, whose first axes it merges: on an explicit mesh JAX may refuse that.
-    found = jax.lax.map(jax.vmap(function, out_axes=-1), indices)
-    found = jnp.moveaxis(found, 0, -2)
+    found = jnp.moveaxis(jax.lax.map(together, chunks), 0, -2)
     return found.reshape(*found.shape[:-2], -1)[..., :count]
