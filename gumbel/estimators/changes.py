@@ -59,7 +59,7 @@ class Changes(NamedTuple):
         event = event_shape(self.record, coupled=self.coupled)
         variables = event[: len(event) - self.record.family.event_ndims]
         others = max(self.num_values - 1, 1)
-        chosen = jnp.arange(math.prod(variables)) == index // others
+        chosen = jnp.arange(math.prod(variables), dtype=index.dtype) == index // others
         shift = jnp.where(chosen, 1 + index % others, 0).astype(jnp.int32).reshape(variables)
         shift = shift[..., None] if self.record.family.event_ndims else shift
         shape = given[self.name].shape
