@@ -128,6 +128,7 @@ def main(given: Mapping[str, Any]) -> int:
     if processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
     command.check_output(output)
+    here = provenance()  # of the code that measures, not of a later commit
 
     steps = given["steps"] or MODELS[given["model"]].steps
     found = measure(given["model"], sides, cores[:processes], given["rounds"], steps)
@@ -138,7 +139,7 @@ def main(given: Mapping[str, Any]) -> int:
         **{f"{side}_steps_per_second": [turns[side] for turns in found] for side in sides},
         **{name: statistics.median(values) for name, values in compared.items()},
         **({"torch": importlib.metadata.version("torch")} if "torch" in sides else {}),
-        **provenance(),
+        **here,
     }
     for side in sides:
         median = statistics.median(turns[side] for turns in found)

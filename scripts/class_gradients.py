@@ -144,13 +144,14 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Measures the runs named on the command line."""
     output = command.path(given["output"], "output")
     command.check_output(output)
+    here = provenance()  # of the code that measures, not of a later commit
     rows = []
     for run in [load(Path(workdir)) for workdir in workdirs]:  # mistakes first
         row = measure(run, given["images"])
         print(json.dumps(row))
         rows.append(row)
     if output:
-        records.write_json(output, {"runs": rows, **provenance()})
+        records.write_json(output, {"runs": rows, **here})
     return 0
 
 

@@ -122,6 +122,7 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     rows, num_images, num_samples = [], given["images"], given["samples"]
     output = command.path(given["output"], "output")
     command.check_output(output)
+    here = provenance()  # of the code that measures, not of a later commit
     for workdir, run in [(workdir, loading.load(workdir)) for workdir in workdirs]:
         found = bounds(run, num_images, num_samples)
         print(
@@ -132,7 +133,7 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
         settings = {"task": run.settings.task, "latent": run.settings.latent, "step": run.step}
         rows.append(settings | found._asdict() | {"agree": found.agree()})
     if output:
-        records.write_json(output, {"samples": num_samples, "rows": rows, **provenance()})
+        records.write_json(output, {"samples": num_samples, "rows": rows, **here})
     return int(not all(row["agree"] for row in rows))
 
 
