@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax import lax
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
@@ -86,7 +85,7 @@ def canonical_convolutions(function: Callable[..., PyTree]) -> Callable[..., PyT
     """
 
     def evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:
-        if eqn.primitive is lax.conv_general_dilated_p:
+        if eqn.primitive is jax.lax.conv_general_dilated_p:
             return [_canonical(*values, **eqn.params)]
         return _bind(eqn, values)
 
@@ -172,10 +171,10 @@ def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any)
     last = lhs.ndim - 1
     spatial = tuple(range(1, last))
     channels_last = (0, last, *spatial)
-    numbers = lax.ConvDimensionNumbers(
+    numbers = jax.lax.ConvDimensionNumbers(
         channels_last, (last, last - 1, *range(last - 1)), channels_last
     )
-    result = lax.conv_general_dilated_p.bind(
+    result = jax.lax.conv_general_dilated_p.bind(
         lhs.transpose(batch, *space, feature),
         rhs.transpose(*kernel, inputs, outputs),
         dimension_numbers=numbers,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export, lax
+from jax import export
 from jaxtyping import Array, Float
 
 from gumbel.arguments import check_integer
@@ -63,7 +63,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
         chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
     if check_integer(chunk_size, "chunk_size", least=1) >= count:
         cost = total(terms, count, None)
-        return jnp.mean(cost), lax.stop_gradient(cost)
+        return jnp.mean(cost), jax.lax.stop_gradient(cost)
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
 
     def both(arrays: list[Array], numbers: Array) -> tuple[Float[Array, ""], Cost]:
@@ -97,7 +97,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
 
     found.defjvp(rule, symbolic_zeros=True)
     value, cost = found(arrays)
-    return value, lax.stop_gradient(cost)
+    return value, jax.lax.stop_gradient(cost)
 
 
 def _fitting(terms: Terms) -> int:
@@ -152,7 +152,7 @@ def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarr
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None
 
-    return lax.scan(step, start, jnp.asarray(chunks))[0]
+    return jax.lax.scan(step, start, jnp.asarray(chunks))[0]
 
 
 def _moves(tangent: Any) -> bool:

@@ -16,8 +16,6 @@ from gumbel.sites import Families
 from gumbel.sums import even_chunks
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
-stop_gradient = jax.lax.stop_gradient
-
 
 @register(
     "indecater",
@@ -72,16 +70,16 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
         name, record = next(iter(plan.records.items()))
         none = Changes(name, record, plan.coupled)
         drawn = with_change(params, none, jnp.asarray(-1))
-        base, score = stop_gradient(drawn.cost), jnp.zeros_like(drawn.cost)
+        base, score = jax.lax.stop_gradient(drawn.cost), jnp.zeros_like(drawn.cost)
         for name, record in plan.records.items():
             changes = Changes(name, record, plan.coupled)
 
             def difference(index: Array, changes: Changes = changes) -> Array:
-                return with_change(stop_gradient(params), changes, index).cost - base
+                return with_change(jax.lax.stop_gradient(params), changes, index).cost - base
 
             if changes.size:
                 found = _mapped(difference, changes.size, chunk_size)
-                score += changes.expected(drawn.records[name], stop_gradient(found))
+                score += changes.expected(drawn.records[name], jax.lax.stop_gradient(found))
         value = jnp.mean(drawn.cost + without_value(score))
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(base)}, drawn.first_aux)
         return value, (state, info)

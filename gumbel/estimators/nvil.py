@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
@@ -127,7 +126,7 @@ def nvil(
             # The samples that coupled examples share have no axis of examples.
             if baseline_sees_samples and record.z.shape[:1] == inputs.shape[:1]:
                 flat = record.z.reshape(inputs.shape[0], -1).astype(inputs.dtype)
-                inputs = jnp.concatenate([inputs, stop_gradient(flat)], axis=1)
+                inputs = jnp.concatenate([inputs, jax.lax.stop_gradient(flat)], axis=1)
         return list(by_layer.values())
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> NVILState:
@@ -139,7 +138,7 @@ def nvil(
             init_network(key, layer.shape[-1], baseline_hidden)
             for key, layer in zip(keys, inputs, strict=True)
         ]
-        cost = stop_gradient(drawn.cost).astype(jnp.float32)
+        cost = jax.lax.stop_gradient(drawn.cost).astype(jnp.float32)
         spread = jnp.std(cost) if cost.size > 1 else jnp.ones(())
         unit = jnp.where(jnp.isfinite(spread), jnp.maximum(spread, 1e-3), 1)
         return NVILState(normalizer.init(cost), unit, baselines, optimizer.init(baselines))
@@ -201,7 +200,7 @@ def _score(drawn: Pass, average: Float[Array, ""], baselines: Float[Array, "L *B
     log_q = list(drawn.log_prob_by_layer().values())
     controlled = (magic_box(total(log_q)) - 1) * (drawn.cost - average)
     below = jnp.zeros_like(log_q[0])
-    for own, baseline in zip(log_q, stop_gradient(baselines), strict=True):
+    for own, baseline in zip(log_q, jax.lax.stop_gradient(baselines), strict=True):
         controlled -= magic_box(below) * (magic_box(own) - 1) * baseline
         below = below + own
     return controlled

@@ -35,7 +35,6 @@ from gumbel.samplers import Pass, Record, Records, Site, hard_draw, spare_key, t
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
-stop_gradient = jax.lax.stop_gradient
 Coefficients: TypeAlias = dict[str, PyTree]
 Noise: TypeAlias = dict[str, Sample]
 # `residual(coefficients of a site, record, noise, temperature) -> (r, dr/dnoise)`, `r` with the
@@ -93,7 +92,7 @@ class RelaxedControl(NamedTuple):
 
             (f - eta c - r) log q(z; l) - (eta dc/du + dr/du) . n(l)
         """
-        cost, terms = stop_gradient(drawn.cost), []
+        cost, terms = jax.lax.stop_gradient(drawn.cost), []
         for site, record in drawn.records.items():
             at, eta, relaxed = (
                 record._replace(logits=logits[site]),
@@ -105,9 +104,9 @@ class RelaxedControl(NamedTuple):
             slopes = eta.astype(wide_dtype(relaxed.slopes[site])) * relaxed.slopes[site]
             if self.residual is not None:
                 own = coefficients["residual"][site]
-                fixed = record._replace(logits=stop_gradient(record.logits))
+                fixed = record._replace(logits=jax.lax.stop_gradient(record.logits))
                 at_site = temperature_of(site, temperature)
-                value, slope = self.residual(own, fixed, stop_gradient(noise), at_site)
+                value, slope = self.residual(own, fixed, jax.lax.stop_gradient(noise), at_site)
                 value = value.reshape(value.shape + (1,) * (log_q.ndim - value.ndim))
                 value, slope = value.astype(log_q.dtype), slope.astype(slopes.dtype)
                 terms.append(-drawn.sum(log_q * value))
@@ -139,7 +138,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         factor = jnp.exp(coefficients.get("log_factor", jnp.zeros((), jnp.float32)))
 
         def times_factor(temperature: Any) -> Float[Array, ""]:
-            wide = stop_gradient(upcast(temperature))
+            wide = jax.lax.stop_gradient(upcast(temperature))
             return wide * factor.astype(wide.dtype)
 
         scaled = jax.tree.map(times_factor, temperature)
@@ -149,7 +148,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
             return relaxed_passes(*arguments, drawn, keys, temperature)
 
         passes, pullback = jax.vjp(relaxed, scaled)
-        passes = stop_gradient(passes)
+        passes = jax.lax.stop_gradient(passes)
 
         def squared(
             coefficients: Coefficients, passes: dict[int, Relaxed], temperature: Temperature
@@ -174,12 +173,12 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
         for leaf, g in zip(
             jax.tree.leaves(temperature), jax.tree.leaves(by_temperature), strict=True
         ):
-            pulled = without_value(stop_gradient(g * factor.astype(g.dtype)) * upcast(leaf))
+            pulled = without_value(jax.lax.stop_gradient(g * factor.astype(g.dtype)) * upcast(leaf))
             value += pulled.astype(value.dtype)
         eta = jnp.mean(jnp.stack(list(coefficients["eta"].values())))
         metrics = {"squared_estimate": loss, "eta": eta, "temperature_factor": factor}
-        next_state = control.learner.step(state, stop_gradient(slope))
-        info = Info(drawn.cost, stop_gradient(metrics), drawn.aux)
+        next_state = control.learner.step(state, jax.lax.stop_gradient(slope))
+        info = Info(drawn.cost, jax.lax.stop_gradient(metrics), drawn.aux)
         return value, (next_state, info)
 
     return Estimator(init, surrogate)
@@ -217,7 +216,8 @@ def relaxed_passes(
 ) -> dict[int, Relaxed]:
     """For each layer the pass with discrete samples below it, and relaxed ones from there on."""
     records = drawn.records
-    noise = {site: stop_gradient(_noise(keys[site], record)) for site, record in records.items()}
+    noise = {site: _noise(keys[site], record) for site, record in records.items()}
+    noise = jax.lax.stop_gradient(noise)
 
     def one(layer: int) -> Relaxed:
         def draw(site: Site, _key: PRNGKey) -> Sample:
@@ -229,7 +229,7 @@ def relaxed_passes(
 
         def summed(own: Noise) -> tuple[Float[Array, ""], Cost]:
             values = {site: r.z if r.block < layer else noise[site] for site, r in records.items()}
-            arguments = (objective, stop_gradient(params), batch, key, family, draw)
+            arguments = (objective, jax.lax.stop_gradient(params), batch, key, family, draw)
             cost = trace(*arguments, given=values | own, like=records).cost
             return jnp.sum(cost), cost
 

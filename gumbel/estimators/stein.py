@@ -41,7 +41,6 @@ from gumbel.samplers import Pass, Record, Site, spare_key, total
 from gumbel.sites import Families
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
-stop_gradient = jax.lax.stop_gradient
 Slopes: TypeAlias = dict[str, Float[Array, "m B *event"]]
 # By site: `phi` with one variable changed to each of its values, less `phi`, `[m, B, *D, K]`.
 PhiChanges: TypeAlias = dict[str, Float[Array, "m B *D K"]]
@@ -77,9 +76,10 @@ def control(drawn: Paths, changes: PhiChanges) -> Costs:
 def score(drawn: Paths, changes: PhiChanges) -> Costs:
     """For each path and cost, a scalar with the score-function part of the estimate as gradient."""
     h = control(drawn, changes)
-    augmented = stop_gradient(drawn.cost + h)
+    augmented = jax.lax.stop_gradient(drawn.cost + h)
+    difference = jax.lax.stop_gradient(h) - mean_of_others(augmented)
     box = magic_box(drawn.log_prob())
-    return (box - 1) * (stop_gradient(h) - mean_of_others(augmented)) + box * without_value(h)
+    return (box - 1) * difference + box * without_value(h)
 
 
 def products(
@@ -119,7 +119,7 @@ def estimator(family: Families, num_samples: int, operator: Operator) -> Estimat
         """The paths; the same as constants; and the derivatives of each one's cost."""
         drawn = trace_paths(objective, params, batch, key, family, independent, num_samples)
         plan = layout(objective, params, batch, key, family)
-        frozen = stop_gradient(params)
+        frozen = jax.lax.stop_gradient(params)
         slopes = _slopes(objective, frozen, batch, key, family, num_samples, plan)
         return drawn, _constant(drawn), slopes
 
@@ -142,11 +142,11 @@ def estimator(family: Families, num_samples: int, operator: Operator) -> Estimat
         estimate = partial(_estimate, constant)
         changes, next_state = operator.step(state, constant, slopes, estimate)
         box = magic_box(drawn.log_prob())
-        value = jnp.mean(box * drawn.cost + score(drawn, stop_gradient(changes)))
+        value = jnp.mean(box * drawn.cost + score(drawn, jax.lax.stop_gradient(changes)))
         h = control(constant, changes)
         signal = constant.cost + h - mean_of_others(constant.cost + h)
         info = Info(drawn.mean_cost, {"signal_scale": jnp.std(signal)}, drawn.first_aux)
-        return value, (stop_gradient(next_state), info)
+        return value, (jax.lax.stop_gradient(next_state), info)
 
     return Estimator(init, surrogate)
 
@@ -168,11 +168,12 @@ def _estimate(drawn: Paths, changes: PhiChanges) -> dict[str, Float[Array, "B *e
 
 
 def _constant(drawn: Paths) -> Paths:
-    records = {
-        name: record._replace(logits=stop_gradient(record.logits), z=stop_gradient(record.z))
-        for name, record in drawn.records.items()
-    }
-    return drawn._replace(cost=stop_gradient(drawn.cost), records=records, aux=None)
+    def constant(record: Record) -> Record:
+        logits, z = jax.lax.stop_gradient((record.logits, record.z))
+        return record._replace(logits=logits, z=z)
+
+    records = {name: constant(record) for name, record in drawn.records.items()}
+    return drawn._replace(cost=jax.lax.stop_gradient(drawn.cost), records=records, aux=None)
 
 
 def _slopes(
