@@ -60,8 +60,7 @@ python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
 SECTIONS = (
-    "Args", "Arguments", "Attributes", "Example", "Examples", "Raises", "References", "Returns",
-    "Yields",
+    "Args", "Arguments", "Attributes", "Example", "Examples", "Raises", "Returns", "Yields",
 )  # fmt: skip
 
 

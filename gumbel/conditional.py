@@ -11,10 +11,8 @@ This is a race with rates `p`: the time `E` of the first arrival does not depend
 arrives first, and exponentials are memoryless. The noise is differentiable in the logits, for given
 `z`, `E` and `E_k`.
 
-References:
-  Maddison, Tarlow, Minka 2014, A* sampling; Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017,
-  REBAR; Paulus, Maddison, Krause 2021, Rao-Blackwellizing the straight-through
-  Gumbel-Softmax estimator.
+Source: Maddison, Tarlow and Minka (2014), A* sampling; Tucker, Mnih, Maddison, Lawson and
+Sohl-Dickstein (2017), REBAR; Paulus, Maddison and Krause (2021), Gumbel-Rao.
 """
 
 import jax

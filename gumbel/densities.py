@@ -51,8 +51,7 @@ def gumbel_softmax_log_prob(
         one per row, or shapes do not fit, or integers in place of `y` are not one-hot.
       TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
-    References:
-      Jang, Gu, Poole 2017, appendix B.
+    Source: Jang, Gu and Poole (2017), appendix B.
 
     Example:
       >>> float(gumbel_softmax_log_prob(jnp.array([0.5, 0.5]), jnp.zeros(2), 1.0))
@@ -89,8 +88,7 @@ def exp_gumbel_softmax_log_prob(
         one per row, or shapes do not fit, or integers in place of `y` are not one-hot.
       TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
-    References:
-      Maddison, Mnih, Teh 2017, The concrete distribution, appendix C.3.
+    Source: Maddison, Mnih and Teh (2017), appendix C.3.
 
     Example:
       >>> corner = jnp.array([0.0, -5000.0])
@@ -123,8 +121,8 @@ def binary_concrete_log_prob(
         not fit.
       TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
-    References:
-      Jang, Gu, Poole 2017, appendix B with k = 2; Maddison, Mnih, Teh 2017, appendix B.
+    Source: Jang, Gu and Poole (2017), appendix B with k = 2; Maddison, Mnih and Teh (2017),
+    appendix B.
 
     Example:
       >>> abs(float(binary_concrete_log_prob(jnp.array(0.25), jnp.array(0.0), 1.0))) < 1e-6
@@ -161,8 +159,7 @@ def logit_binary_concrete_log_prob(
         not fit.
       TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
-    References:
-      Maddison, Mnih, Teh 2017, appendix C.3.
+    Source: Maddison, Mnih and Teh (2017), appendix C.3.
 
     Example:
       >>> log_prob = logit_binary_concrete_log_prob(jnp.array(0.0), jnp.array(0.0), 1.0)

@@ -180,8 +180,7 @@ def _pairs(key: PRNGKey, chunk: int) -> Callable[[Array], tuple[Words, Words]]:
 def threefry(key0: Array, key1: Array, x0: Words, x1: Words) -> tuple[Words, Words]:
     """The Threefry-2x32 hash of the counters `(x0, x1)` under a key, in 20 rounds.
 
-    References:
-      Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
+    Source: Salmon, Moraes, Dror and Shaw (2011), Parallel random numbers: as easy as 1, 2, 3.
 
     Example:
       >>> zero = jnp.zeros(1, jnp.uint32)

@@ -41,9 +41,7 @@ def straight_through(hard: Float[Array, "..."], soft: Float[Array, "..."]) -> Fl
     Raises:
       ValueError: shapes or dtypes differ.
 
-    References:
-      Bengio, Leonard, Courville 2013, Estimating or propagating gradients through stochastic
-      neurons.
+    Source: Bengio, Léonard and Courville (2013).
 
     Example:
       >>> value, gradient = jax.value_and_grad(lambda x: straight_through(jnp.round(x), 2 * x))(0.7)
@@ -73,8 +71,7 @@ def gumbel_max(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, "
       ValueError: K is 0.
       TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
 
-    References:
-      Jang, Gu, Poole 2017, equation 1.
+    Source: Jang, Gu and Poole (2017), equation 1.
 
     Example:
       >>> gumbel_max(jax.random.key(0), jnp.array([0.0, 50.0, 0.0])).tolist()
@@ -114,8 +111,7 @@ def gumbel_softmax(
       TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
         not a number or an array.
 
-    References:
-      Jang, Gu, Poole 2017, equation 2 and section 2.2.
+    Source: Jang, Gu and Poole (2017), equation 2 and section 2.2.
 
     Example:
       >>> gumbel_softmax(jax.random.key(0), jnp.array([0.0, 50.0]), 1.0, hard=True).tolist()
@@ -150,8 +146,7 @@ def exp_gumbel_softmax(
       TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
         not a number or an array.
 
-    References:
-      Maddison, Mnih, Teh 2017, The concrete distribution, appendix C.3 (there ExpConcrete).
+    Source: Maddison, Mnih and Teh (2017), appendix C.3 (there ExpConcrete).
 
     Example:
       >>> log_y = exp_gumbel_softmax(jax.random.key(0), jnp.array([0.0, 500.0]), 0.1)
@@ -188,8 +183,8 @@ def binary_concrete(
       TypeError: `key` is not one PRNG key, or `logits` are not floating-point, or `temperature` is
         not a number or an array.
 
-    References:
-      Jang, Gu, Poole 2017, equation 2 with k = 2; Maddison, Mnih, Teh 2017, appendix B.
+    Source: Jang, Gu and Poole (2017), equation 2 with k = 2; Maddison, Mnih and Teh (2017),
+    appendix B.
 
     Example:
       >>> binary_concrete(jax.random.key(0), jnp.array([-50.0, 50.0]), 1.0, hard=True).tolist()

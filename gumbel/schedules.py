@@ -54,8 +54,7 @@ def exponential(
     Raises:
       ValueError: a concrete (not traced) argument is out of range.
 
-    References:
-      Jang, Gu, Poole 2017, sections 4.2 and 4.3.
+    Source: Jang, Gu and Poole (2017), sections 4.2 and 4.3.
 
     Example:
       >>> schedule = exponential(1e-4, 0.5, interval=1000)
@@ -145,8 +144,7 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
     Raises:
       ValueError: a concrete (not traced) argument is out of range.
 
-    References:
-      Chung, Ahn, Bengio 2017, Hierarchical multiscale recurrent neural networks.
+    Source: Chung, Ahn and Bengio (2017), section 3.3.
 
     Example:
       >>> [float(slope(0.25, 2.0)(step)) for step in (0, 2, 100)]

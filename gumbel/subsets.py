@@ -40,8 +40,7 @@ def gumbel_top_k(
       TypeError: `key` is not one PRNG key, `logits` are not floating-point, or `k` is not an
         integer.
 
-    References:
-      Kool, van Hoof, Welling 2019, Stochastic beams and where to find them.
+    Source: Kool, van Hoof and Welling (2019), stochastic beam search.
 
     Example:
       >>> z, log_prob = gumbel_top_k(jax.random.key(0), jnp.array([0.0, 100.0, 200.0]), 2)
@@ -76,8 +75,7 @@ def ordered_log_prob(
     Raises:
       ValueError: `z` does not fit `logits`.
 
-    References:
-      Plackett 1975, The analysis of permutations.
+    Source: Plackett (1975), The analysis of permutations.
 
     Example:
       >>> z = jnp.eye(3)[:2]
@@ -129,8 +127,7 @@ def relaxed_top_k(
       ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
       TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
 
-    References:
-      Xie, Ermon 2019, Reparameterizable subset sampling via continuous relaxations.
+    Source: Xie and Ermon (2019), Reparameterizable subset sampling via continuous relaxations.
 
     Example:
       >>> relaxed_top_k(jax.random.key(0), jnp.array([0.0, 90.0, 95.0]), 2, 1.0, hard=True).tolist()

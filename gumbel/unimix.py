@@ -28,8 +28,7 @@ def unimix(logits: Float[Array, "*batch K"], share: ArrayLike) -> Float[Array, "
       ValueError: a concrete `share` is not in [0, 1], or it does not broadcast to `logits`.
       TypeError: `logits` are not floating-point.
 
-    References:
-      Hafner, Pasukonis, Ba, Lillicrap 2023, Mastering diverse domains through world models.
+    Source: Hafner, Pasukonis, Ba and Lillicrap (2023), DreamerV3.
 
     Example:
       >>> [round(p, 3) for p in jnp.exp(unimix(jnp.array([1e4, 0.0]), 0.01)).tolist()]

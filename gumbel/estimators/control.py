@@ -10,9 +10,8 @@ backward pass through the model.
 The coefficients used in a step come from earlier steps. Those of the same step would depend on the
 samples that they are multiplied with, and bias the estimate.
 
-References:
-  Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017, REBAR; Grathwohl, Choi, Wu,
-  Roeder, Duvenaud 2018, Backpropagation through the void.
+Source: Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein (2017), REBAR; Grathwohl, Choi, Wu,
+Roeder and Duvenaud (2018), RELAX.
 """
 
 from collections.abc import Callable

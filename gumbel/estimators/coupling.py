@@ -10,9 +10,8 @@ A categorical variable with K values is a chain of K - 1 binary ones: `is it val
 is none before c?`. A path is active in the chain up to its own value. Where two paths are both
 active, they are dependent; where only one is, the other's cost is its baseline.
 
-References:
-  Yin and Zhou 2019, ARM; Dong, Mnih and Tucker 2020, DisARM; 2021, Coupled gradient estimators for
-  discrete latent variables; Dimitriev and Zhou 2021, ARMS.
+Source: Yin and Zhou (2019), ARM; Dong, Mnih and Tucker (2020), DisARM, and (2021) for
+categorical variables; Dimitriev and Zhou (2021), ARMS.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,7 @@
 """Distinct joint values of independent variables, drawn without replacement, and their weights.
 
-References:
-  Kool, van Hoof and Welling 2019, Stochastic beams and where to find them; 2020, Estimating
-  gradients for discrete random variables by sampling without replacement.
+Source: Kool, van Hoof and Welling (2019), stochastic beam search; Kool, van Hoof and Welling
+(2020), the estimator.
 """
 
 from typing import TypeAlias

@@ -9,10 +9,8 @@ has expectation 0 at each site, given the samples before it; under the magic box
 with `p` differentiable, so do its derivatives. RLOO of `f + h`, minus the contribution of `h` to
 the expectation, is therefore unbiased; estimators differ only in `phi`.
 
-References:
-  Titsias and Shi 2022, Double control variates for gradient estimation in discrete latent variable
-  models; Shi, Zhou, Hwang, Titsias and Mackey 2022, Gradient estimation with discrete Stein
-  operators.
+Source: Titsias and Shi (2022), double control variates; Shi, Zhou, Hwang, Titsias and Mackey
+(2022), RODEO.
 """
 
 from collections.abc import Callable
