@@ -1,8 +1,20 @@
 """The errors that users see, and the wording of their messages."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
+
+# How messages name the types of values, of config keys as of JSON.
+TYPE_NAMES: Mapping[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    tuple: "a tuple",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 class UserError(Exception):

@@ -59,8 +59,8 @@ class Choice(NamedTuple):
         check_choice(key, value, self.names)
 
 
-COUNT = Range(lambda v: 1 <= v <= LARGEST, f"give a whole number from 1 to {LARGEST}")
-SEED = Range(lambda v: 0 <= v <= LARGEST, f"give a whole number from 0 to {LARGEST}")
+COUNT = Range(lambda v: 1 <= v <= LARGEST, f"give an integer from 1 to {LARGEST}")
+SEED = Range(lambda v: 0 <= v <= LARGEST, f"give an integer from 0 to {LARGEST}")
 POSITIVE = Range(lambda v: SMALLEST_FLOAT <= v <= LARGEST_FLOAT, "give a finite number over 0")
 NOT_NEGATIVE = Range(lambda v: 0 <= v <= LARGEST_FLOAT, "give a finite number of at least 0")
 SHARE = Range(lambda v: 0 <= v <= 1, "give a number in [0, 1]")

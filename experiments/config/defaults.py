@@ -10,12 +10,11 @@ from ml_collections import ConfigDict, config_dict
 
 from experiments import settings, tasks
 from experiments.config import checks
-from experiments.errors import UserError, nearest, refuse, short
+from experiments.errors import TYPE_NAMES, UserError, nearest, refuse, short
 from experiments.settings import ANY, SHARED_OPTIONS, Estimator, Key, Settings, Temperature
 from gumbel import estimators
 
 _GROUPS = ("temperature.", "estimator.")
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 
 
 def base(task: str) -> ConfigDict:
@@ -196,14 +195,14 @@ def _require(config: ConfigDict, dotted: str, file: str) -> Any:
 
 
 def _typed(key: Key, value: Any, prefix: str) -> Any:
-    """The value as the key's type, a whole number as a float where that is asked for."""
+    """The value as the key's type, with integers converted where the key is a float."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None and key.optional:
         return value
     kinds = (int, float) if key.kind is float else key.kind
     if not isinstance(value, kinds) or isinstance(value, bool) != (key.kind is bool):
-        like = f"a value like {key.default!r}" if key.default is not None else _KINDS[key.kind]
+        like = f"a value like {key.default!r}" if key.default is not None else TYPE_NAMES[key.kind]
         refuse(prefix + key.name, value, f"give {like}")
     convert: Any = key.kind
     return convert(value) if convert in (tuple, float) else value

@@ -1,7 +1,7 @@
 """Overriding the keys of a config from the command line, with errors that name the fix."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -9,16 +9,13 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError, placeholder
 
 from experiments.config.defaults import get, keys, optional
-from experiments.errors import UserError, nearest
+from experiments.errors import TYPE_NAMES, UserError, nearest
 
 Overrides = dict[str, Any]
 
-_EXPECTED = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    tuple: "a tuple of the same types",
+# What a key takes, by its type; keys of other types cannot be set from the command line.
+_EXPECTED: Mapping[type, str] = {kind: TYPE_NAMES[kind] for kind in (bool, int, float, str)} | {
+    tuple: "a tuple of the same types"
 }
 
 
@@ -134,7 +131,7 @@ def _type(config: ConfigDict, key: str) -> type:
 
 
 def _check_key(config: ConfigDict, token: Token) -> None:
-    """Refuses an unknown key, and one that stands for a group of keys."""
+    """Raises UserError if the key is unknown, is a group of keys, or cannot be a flag."""
     known = list(keys(config))
     if token.key in known:
         if _type(config, token.key) not in _EXPECTED:

@@ -5,6 +5,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from experiments.errors import TYPE_NAMES
+
 
 class Maybe(NamedTuple):
     """The shape of a key that an object may lack."""
@@ -17,16 +19,6 @@ class Maybe(NamedTuple):
 # `object` for anything.
 Shape = Any
 
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
-
 
 def mismatch(value: Any, shape: Shape, where: str = "") -> str:
     """What first differs from the shape, in words; empty if nothing does.
@@ -36,7 +28,7 @@ def mismatch(value: Any, shape: Shape, where: str = "") -> str:
       >>> mismatch({"config": {}, "grid": [{"seed": 0}], "bound": None}, shape)
       ''
       >>> mismatch({"config": {}, "grid": [3], "bound": 1}, shape)
-      'grid[0] is a whole number, not an object'
+      'grid[0] is an integer, not an object'
       >>> mismatch({"config": {}, "grid": []}, shape)
       'it has no bound'
     """
@@ -81,6 +73,6 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _wrong(value: Any, wanted: Any, where: str) -> str:
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    names = " or ".join(_NAMES.get(kind, str(kind)) for kind in kinds)
-    found = _NAMES.get(type(value), type(value).__name__)
+    names = " or ".join(TYPE_NAMES.get(kind, str(kind)) for kind in kinds)
+    found = TYPE_NAMES.get(type(value), type(value).__name__)
     return f"{where or 'it'} is {found}, not {names}"

@@ -111,7 +111,7 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 
 def _check_flags(target: str, given: Mapping[str, Any]) -> None:
-    """Refuses the flags of training, a part, a slice, and a plan where they say nothing."""
+    """Checks that the target reads the flags that were given, and that they are in range."""
     for names, tables in (
         (("plan", "slice", "thin"), targets.TABLES),
         (("engine", "workers", "devices"), targets.TABLES),

@@ -115,7 +115,7 @@ class Autoencoder(nnx.Module):
 
 
 def check(settings: Settings) -> None:
-    """Refuses Bernoulli variables, more than one layer, and a KL unfit for the estimator."""
+    """Checks that there is one layer of categorical variables, and that the KL can be used."""
     if settings.latent != "categorical":
         refuse("latent", settings.latent, "codes are categorical")
     check_layers(settings, 1)

@@ -158,9 +158,9 @@ def _positive_integers(widths: Any) -> bool:
 
 WIDTHS = Range(
     lambda widths: len(widths) <= _MOST_LAYERS and _positive_integers(widths),
-    f"give whole numbers of at least 1, at most {_MOST_LAYERS} of them, such as (200,)",
+    f"give integers of at least 1, at most {_MOST_LAYERS} of them, such as (200,)",
 )
 THREE_WIDTHS = Range(
     lambda widths: len(widths) == 3 and _positive_integers(widths),
-    "give three whole numbers of at least 1, such as (16, 32, 8)",
+    "give three integers of at least 1, such as (16, 32, 8)",
 )

@@ -131,7 +131,7 @@ class Options:
 
 
 def check(settings: Settings) -> None:
-    """Refuses more than one layer, and a KL that does not suit the estimator."""
+    """Checks that there is one layer, and that the KL can be used with the estimator."""
     options: Options = settings.options
     check_layers(settings, 1)
     check_kl(options.kl, settings.estimator.spec)

@@ -24,7 +24,7 @@ Indices = Int[Array, " labels"]
 
 
 def check(settings: Settings) -> None:
-    """Refuses numbers of labels that do not suit the classes."""
+    """Checks that the labels can be shared equally among the classes."""
     options, classes = settings.options, settings.num_classes
     number = options.num_labels
     if number < classes:
@@ -51,7 +51,7 @@ def prepare(settings: Settings, dataset: Dataset) -> Dataset:
 
 
 def _check_dataset(dataset: Dataset, *, num_labels: int, num_classes: int) -> None:
-    """Refuses a dataset without labels, of other classes, or with too few images of a class."""
+    """Checks that a dataset has labels, as many classes, and enough images of each."""
     if dataset.num_classes is None or dataset.train.labels is None:
         raise UserError(
             f"config.dataset={dataset.name}: it has no labels; use mnist or digits, "

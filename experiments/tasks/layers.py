@@ -24,7 +24,7 @@ SMALL_KERNEL = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_norm
 
 
 def check_kl(kl: str, spec: estimators.Spec) -> None:
-    """Refuses a KL term that is no bound, or no log weight, with the estimator's samples."""
+    """Checks that with the estimator's samples the KL term gives a bound, or a log weight."""
     if kl == "relaxed" and spec.derivatives != "relaxed":
         refuse("kl", kl, f"estimator {spec.name!r} draws discrete samples; use sample or analytic")
     if kl == "analytic" and spec.multi_sample:

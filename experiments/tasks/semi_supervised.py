@@ -190,7 +190,7 @@ class SemiSupervised(nnx.Module):
 
 
 def check(settings: Settings) -> None:
-    """Refuses other classes than categorical ones, and what `labels` and `check_kl` refuse."""
+    """Checks that the classes are categorical, the numbers of labels, and the KL."""
     if settings.latent != "categorical":
         refuse("latent", settings.latent, "the class of semi_supervised is categorical")
     labels.check(settings)

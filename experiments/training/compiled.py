@@ -117,7 +117,7 @@ class Compiled:
             refuse("estimator.name", self.settings.estimator.name, one_line(error))
 
     def check_memory(self) -> None:
-        """Refuses what the devices cannot hold, before the first step is taken.
+        """Checks, before the first step, that the devices can hold the run.
 
         Raises:
           OutOfMemoryError: it says how much memory is needed, and which key to lower.

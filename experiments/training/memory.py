@@ -63,7 +63,7 @@ class Need(NamedTuple):
 
 
 def check(needs: Iterator[Need], settings: Settings, devices: int = 1) -> None:
-    """Refuses the first part that needs more than there is.
+    """Checks that the devices have the memory that each part needs.
 
     Args:
       needs: made one by one: the first are cheap to estimate.

@@ -62,7 +62,7 @@ def share_of(ray: ModuleType, options: Options) -> dict[str, float]:
     most = {name: max(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     gpus = float(most["GPU"] > 0) if options.ray_gpus is None else options.ray_gpus
     if gpus > 1 and not gpus.is_integer():
-        raise UserError(f"--ray_gpus_per_run={gpus}: give a whole number, or a part of 1")
+        raise UserError(f"--ray_gpus_per_run={gpus}: give an integer, or a part of 1")
     for flag, asked, name in (("cpus", options.ray_cpus, "CPU"), ("gpus", gpus, "GPU")):
         if asked > most[name]:
             raise UserError(

@@ -111,16 +111,16 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 WRONG = [
-    (trains, "config.json", {"task": 3, "num_steps": 1}, "task is a whole number, not a string"),
+    (trains, "config.json", {"task": 3, "num_steps": 1}, "task is an integer, not a string"),
     (trains, "config.json", {"task": "x", "num_steps": "1"}, "num_steps is a string"),
     (trains, "config.json", {"task": "x", "num_steps": None}, "num_steps is null"),
     (sweeps, "sweep.json", {"config": {}}, "it has no grid"),
     (sweeps, "sweep.json", {"config": [], "grid": []}, "config is a list, not an object"),
     (sweeps, "sweep.json", {"config": {}, "grid": {}}, "grid is an object, not a list"),
-    (sweeps, "sweep.json", {"config": {}, "grid": [0]}, "grid[0] is a whole number"),
+    (sweeps, "sweep.json", {"config": {}, "grid": [0]}, "grid[0] is an integer"),
     (collects, "result.json", changed(config=[]), "config is a list, not an object"),
     (collects, "result.json", changed(config={"task": "x"}), "config has no latent"),
-    (collects, "result.json", changed(steps=None), "steps is null, not a whole number"),
+    (collects, "result.json", changed(steps=None), "steps is null, not an integer"),
     (collects, "result.json", changed(steps="../1"), "steps is a string"),
     (collects, "result.json", changed(seed=[1]), "seed is a list"),
     (reproduces, "table1.json", {"preset": "smoke"}, "preset is a string, not an object"),
@@ -146,7 +146,7 @@ def test_a_file_of_another_shape(refused, give, name, value, said):
         ({"test_bound": []}, "test_bound is a list, not a number or null"),
         ({"validation_bound": True}, "validation_bound is true or false"),
         ({"config": None}, "config is null"),
-        ({"seed": 0.5}, "seed is a number, not a whole number"),
+        ({"seed": 0.5}, "seed is a number, not an integer"),
         ({"overrides": "none"}, "overrides is a string"),
     ],
 )

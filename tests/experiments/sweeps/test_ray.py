@@ -78,7 +78,7 @@ def test_shares_that_no_node_has_are_refused(joined):
     for options, said in (
         (Options(ray_gpus=3.0), "--ray_gpus_per_run=3: the largest node has 2"),
         (Options(ray_cpus=99.0), "--ray_cpus_per_run=99: the largest node has 2"),
-        (Options(ray_gpus=1.5), "--ray_gpus_per_run=1.5: give a whole number, or a part of 1"),
+        (Options(ray_gpus=1.5), "--ray_gpus_per_run=1.5: give an integer, or a part of 1"),
     ):
         with pytest.raises(UserError, match=said):
             ray_tasks.share_of(joined, options)

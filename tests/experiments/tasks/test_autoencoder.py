@@ -127,7 +127,7 @@ def test_a_run_says_how_many_codes_it_uses(tmp_path, capsys):
     [
         (["latent=bernoulli"], "config.latent='bernoulli': codes are categorical"),
         (["layers=(512,512)"], "give one layer"),
-        (["embedding=0"], "config.embedding=0: give a whole number from 1"),
+        (["embedding=0"], "config.embedding=0: give an integer from 1"),
         (["kl_weight=-1.0"], "config.kl_weight=-1.0: give a finite number of at least 0"),
         (["estimator.name=vimco"], "vimco needs the log weight of each sample; use sample"),
     ],

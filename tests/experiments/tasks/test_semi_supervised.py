@@ -406,8 +406,8 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
         (["labels=fake"], "choose one of true, random"),
         (["num_classes=20"], "digits has 10 classes; give that number, or config.labels=random"),
         (["latent=bernoulli"], "the class of semi_supervised is categorical"),
-        (["style_dim=0"], "config.style_dim=0: give a whole number from 1"),
-        (["encoder=(16, 32)"], "give three whole numbers of at least 1"),
+        (["style_dim=0"], "config.style_dim=0: give an integer from 1"),
+        (["encoder=(16, 32)"], "give three integers of at least 1"),
         (["dataset=binarized_mnist"], "it has no labels; use mnist or digits"),
     ],
 )
