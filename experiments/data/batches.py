@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     EXTRA_CHOICE = 6
     EXTRA_SHUFFLE = 7
     EXTRA_STEP = 8
+    TEMPERATURE = 9
 
 
 def key_for(seed: Int[Array, ""] | int, purpose: Purpose) -> PRNGKey:

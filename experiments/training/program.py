@@ -191,7 +191,8 @@ class Program:
             return raw, None
 
         def adapted() -> tuple[Float[Array, ""], temperature.Adaptation]:
-            batch_key, estimator_key = jax.random.split(self._key(dynamic, state))
+            batch_key, _ = jax.random.split(self._key(dynamic, state))
+            own_key = key_for(dynamic["seed"], Purpose.TEMPERATURE)
             step = temperature.Step(
                 make_estimator(self.settings.estimator, self.settings.family, dynamic),
                 state.estimator,
@@ -199,7 +200,7 @@ class Program:
                 self._objective(dynamic, state.step, None, hard=True),
                 state.params,
                 self._batch(images[indices[: self.settings.batch_size]], batch_key),
-                jax.random.fold_in(estimator_key, 2),  # 1 is that of the sites
+                jax.random.fold_in(own_key, state.step),
             )
             return temperature.adapt(self.settings.family, dynamic, raw, adaptation, step)
 
