@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import markdown_table, read_json
-from experiments.reproduce import stages
+from experiments.reproduce import lab_stages
 from scripts.results_tables import figure
 
 # What is read of `survey.json`.
@@ -70,7 +70,7 @@ def versions(cells: Sequence[Mapping[str, Any]]) -> str:
 
 def stages_of_training(results: Path) -> str:
     """Which estimator is best at each stage of training, by the lab's comparisons."""
-    found = stages.recorded(results)
+    found = lab_stages.recorded(results)
     if not found:
         return ""
     header = ("model", "step", "true gradient", "in the time of one estimate", "in 100 times that")

@@ -26,7 +26,7 @@ from absl import flags
 from experiments import command
 from experiments.errors import UserError, refuse_empty, suggestion
 from experiments.files import path_of
-from experiments.reproduce import plan, table1_presets, targets, waves
+from experiments.reproduce import plan_report, table1_presets, targets, waves
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Part
 from experiments.reproduce.table2 import Table2
@@ -166,7 +166,9 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
     if given["plan"]:
         table.refuse_another()
         speed = given["steps_per_second"]
-        planned = plan.text(table, engine, options, steps_per_second=speed, slice_seconds=seconds)
+        planned = plan_report.text(
+            table, engine, options, steps_per_second=speed, slice_seconds=seconds
+        )
         print(planned, end="")
         return 0
     deadline = None if seconds is None else began + seconds

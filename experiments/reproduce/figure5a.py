@@ -25,8 +25,8 @@ from experiments import config
 from experiments.config import Overrides
 from experiments.files import read_json
 from experiments.reproduce import measurements
-from experiments.reproduce.stretch import Stretch
 from experiments.reproduce.table import CONFIGS, PAPER
+from experiments.reproduce.timing import TimedSteps
 from experiments.settings import Settings
 from experiments.sweeps import grids
 from experiments.training.compiled import Compiled
@@ -46,7 +46,7 @@ _SHAPE = {
 }
 
 
-class Timed(Stretch):
+class Timed(TimedSteps):
     """A compiled program with a state to step from, its operations and its memory.
 
     Args:

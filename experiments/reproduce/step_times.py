@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments.files import read_json
 from experiments.reproduce import measurements
-from experiments.reproduce.stretch import Stretch
+from experiments.reproduce.timing import TimedSteps
 from experiments.settings import Settings
 from experiments.training.provenance import num_cores, provenance
 
@@ -41,15 +41,15 @@ class StepTimes(NamedTuple):
     cores: int | None
 
 
-class Side(Stretch):
-    """A stretch of training, compiled."""
+class Side(TimedSteps):
+    """Some steps of an estimator, compiled."""
 
     def __init__(self, settings: Settings, num_steps: int) -> None:
         super().__init__(settings, num_steps)
         self.seconds(1)  # compiles
 
     def milliseconds(self) -> float:
-        """The time of a step, over one stretch."""
+        """The time of a step, over one call."""
         return 1000 * self.seconds(1) / self.num_steps
 
 

@@ -22,7 +22,7 @@ from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
 from experiments.reproduce.table import Runs, Wave, provenance, shown, summary
 from experiments.reproduce.table1 import Table1
-from experiments.reproduce.table1_batches import batches
+from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings

@@ -18,7 +18,7 @@ from experiments.reproduce.table import (
     shown,
     summary,
 )
-from experiments.reproduce.table1_batches import Batch, batches
+from experiments.reproduce.table1_order import Batch, batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.training.job import Job

@@ -6,16 +6,16 @@ from typing import Any
 
 from experiments.lab.bar import progress_bar
 from experiments.reproduce import (
-    drawings,
     figure5a,
-    stages,
+    lab_stages,
+    recorded_figures,
     step_times,
     survey,
     table1_presets,
     table2,
     toys,
 )
-from experiments.reproduce.drawn import Drawing
+from experiments.reproduce.drawing import Drawing
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Part, Preset
@@ -23,7 +23,7 @@ from experiments.reproduce.table2 import Table2
 
 TABLES = ("table1", "table2", "survey")
 IN_PARTS = ("table1", "survey")  # whose rows and estimators can train apart
-DRAWN = (*drawings.CURVES, "figure5", "toys", "lab", "survey_curves")  # from records
+DRAWN = (*recorded_figures.CURVES, "figure5", "toys", "lab", "survey_curves")  # from records
 ALL = (*TABLES, "figure1", *DRAWN, "step_times")
 _SMOKE_TOYS = {"num_steps": 100, "num_draws": 20}
 _SMOKE_FIGURE5A: dict[str, Any] = {"classes": (5, 10), "turns": 1, "turn_seconds": 0.1}
@@ -89,14 +89,14 @@ def drawing(target: str, preset: str, workdir: Path, results: Path) -> Drawing:
       UserError: a record that it needs is missing.
     """
     if target == "toys":
-        return drawings.of_toys(results)
+        return recorded_figures.of_toys(results)
     if target == "lab":
-        return drawings.of_lab(results)
+        return recorded_figures.of_lab(results)
     if target == "survey_curves":
-        return drawings.survey_curves(_survey(preset, workdir, results))
+        return recorded_figures.survey_curves(_survey(preset, workdir, results))
     if target == "figure5":
-        return drawings.figure5(_table2(preset, workdir, results))
-    return drawings.curves(target, _table1(preset, workdir, results))
+        return recorded_figures.figure5(_table2(preset, workdir, results))
+    return recorded_figures.curves(target, _table1(preset, workdir, results))
 
 
 def _measured(target: str, preset: str, workdir: Path, results: Path) -> Iterator[None]:
@@ -104,14 +104,14 @@ def _measured(target: str, preset: str, workdir: Path, results: Path) -> Iterato
     smoke = preset == "smoke"
     if target == "lab":
         with progress_bar() as progress:
-            for _ in stages.stages(stages.PRESETS[preset], workdir, results, progress):
+            for _ in lab_stages.stages(lab_stages.PRESETS[preset], workdir, results, progress):
                 yield
         return
     if target == "toys":
         toys.write(results / "toys.json", **(_SMOKE_TOYS if smoke else {}))
     elif target == "figure5":
         table = _table2(preset, workdir, results)
-        drawings.analogies(table)  # refused before anything is measured
+        recorded_figures.analogies(table)  # refused before anything is measured
         options = _SMOKE_FIGURE5A if smoke else {}
         figure5a.write(results / "figure5a.json", table.preset.changes, **options)
     yield

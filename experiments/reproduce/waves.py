@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.command import FAILED
-from experiments.reproduce import planned
+from experiments.reproduce import plan
 from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
@@ -81,7 +81,7 @@ def _unfinished(todo: Sequence[Job]) -> bool:
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:
     """Writes the table, says what is left or where the table is, and gives the exit status."""
     table.write()
-    waves = planned.waves(table, engine, options)  # which writes the records that are not yet
+    waves = plan.waves(table, engine, options)  # which writes the records that are not yet
     if limit.thin:
         table.runs.store.thin()
     if status in (0, FAILED):

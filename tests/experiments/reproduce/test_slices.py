@@ -8,7 +8,7 @@ import pytest
 
 from experiments import command
 from experiments.errors import DivergedError, UserError
-from experiments.reproduce import plan, planned, waves
+from experiments.reproduce import plan, plan_report, waves
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
@@ -107,7 +107,7 @@ def test_a_slice_leaves_diverged_runs_alone(tmp_path, made_up, capsys):
     table = small(tmp_path)
     first = next(table.waves()).jobs[0]
     attempt.fail(first, DivergedError("the cost is not finite"))
-    wave = planned.waves(table, "vmap", VMAP)[0]
+    wave = plan.waves(table, "vmap", VMAP)[0]
     assert (wave.failed, len(wave.left)) == (1, 1)
     assert waves.train(table, "vmap", VMAP, Slice(time.monotonic() + 600)) == 1
     assert made_up.calls == [1, 1]
@@ -118,7 +118,7 @@ def test_what_is_planned_is_what_trains(tmp_path):
     preset = PRESETS["full"]._replace(rows=("vae_bernoulli",), columns=("gumbel_softmax",))
     preset = preset._replace(extra_columns=("sf",))
     table = Table1(preset, tmp_path / "work", tmp_path / "results")
-    expected = [wave for wave in planned.waves(table, "vmap", VMAP) if wave.left]
+    expected = [wave for wave in plan.waves(table, "vmap", VMAP) if wave.left]
     assert not (tmp_path / "work").exists()
     waves_trained = trained(table)
     assert [(w.name, len(w.left)) for w in expected] == [
@@ -128,7 +128,7 @@ def test_what_is_planned_is_what_trains(tmp_path):
         job.settings.num_steps for w in waves_trained for job in w.jobs
     )
     assert [len(w.groups) for w in expected][:2] == [1, 2]  # standardized inputs, and as they are
-    done = planned.waves(table, "vmap", VMAP)
+    done = plan.waves(table, "vmap", VMAP)
     assert sum(len(w.left) for w in done) == 0
     assert sum(w.done for w in done) == sum(len(w.jobs) for w in waves_trained)
 
@@ -138,7 +138,7 @@ def test_every_table_has_a_plan(tmp_path):
         (Table2(PRESETS2["smoke"], tmp_path, tmp_path), 2 + 3 + 2 + 1),
         (Survey(PRESETS["smoke"], tmp_path, tmp_path), 15),
     ):
-        found = planned.waves(table, "process", VMAP)
+        found = plan.waves(table, "process", VMAP)
         assert sum(len(wave.left) for wave in found) == runs
         assert all(group.runs == 1 for wave in found for group in wave.groups)
 
@@ -147,10 +147,12 @@ def test_a_plan_says_what_it_takes_and_trains_nothing(tmp_path):
     table = small(tmp_path)
     for job in next(table.waves()).jobs:
         finish(job, valid=60.0, test=60.0)
-    [final] = [job for wave in planned.waves(table, "vmap", VMAP) for job in wave.left]
+    [final] = [job for wave in plan.waves(table, "vmap", VMAP) for job in wave.left]
     (final.workdir / "checkpoints" / "20").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    said = plan.text(table, "vmap", VMAP, steps_per_second=2.0, slice_seconds=10.0).splitlines()
+    said = plan_report.text(
+        table, "vmap", VMAP, steps_per_second=2.0, slice_seconds=10.0
+    ).splitlines()
     assert sorted(tmp_path.rglob("*")) == before
     assert said[0].startswith("plan of table1, --preset=smoke, by --engine=vmap on 1 x cpu")
     rows = {line.split("  ")[0]: line.split() for line in said}
@@ -167,15 +169,15 @@ def test_a_plan_says_what_it_takes_and_trains_nothing(tmp_path):
 
 
 def test_a_plan_measures_some_programs_and_judges_the_others_by_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(plan_report, "MOST_SECONDS", 0.0)
     table = small(tmp_path)
-    said = plan.text(table, "vmap", VMAP)
+    said = plan_report.text(table, "vmap", VMAP)
     assert "by a call of 1 of 2 programs, compiled and timed here; the others are taken" in said
     assert "and 1 more programs" in said
-    finish_all = [job for wave in planned.waves(table, "vmap", VMAP) for job in wave.left]
+    finish_all = [job for wave in plan.waves(table, "vmap", VMAP) for job in wave.left]
     for job in finish_all:
         finish(job, valid=60.0, test=60.0)
-    assert plan.text(table, "vmap", VMAP).endswith("nothing to train\n")
+    assert plan_report.text(table, "vmap", VMAP).endswith("nothing to train\n")
 
 
 def test_thin_leaves_what_a_resume_needs(tmp_path):

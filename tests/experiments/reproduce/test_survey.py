@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduce import planned, survey
+from experiments.reproduce import plan, survey
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce.survey import MAX_COST, Survey, best_of, ranks
-from experiments.reproduce.table1_batches import batches
+from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part
 from experiments.sweeps.engines import Options
 from gumbel import estimators
@@ -71,7 +71,7 @@ def test_a_part_trains_alone_and_the_table_shows_all(tmp_path):
     part = Part(("sbn_bernoulli",), ("rloo", "reinmax"), seeds=1)
     preset = survey.preset("short")._replace(rows=("sbn_bernoulli", "vae_bernoulli"))
     table = Survey(preset, tmp_path / "work", tmp_path / "results", part)
-    left = [wave for wave in planned.waves(table, "process", Options()) if wave.left]
+    left = [wave for wave in plan.waves(table, "process", Options()) if wave.left]
     trained = {}
     for wave in table.waves():
         for job in wave.jobs:
@@ -98,7 +98,7 @@ def test_what_a_cell_borrows_is_picked_first(name, together, tmp_path):
     part = Part(("sbn_bernoulli",), ("indecater",), together=together)
     preset = survey.preset(name)
     table = Survey(preset, tmp_path / "work", tmp_path / "results", part)
-    left = [job for wave in planned.waves(table, "process", Options()) for job in wave.left]
+    left = [job for wave in plan.waves(table, "process", Options()) for job in wave.left]
     trained = []
     for wave in table.waves():
         for job in wave.jobs:

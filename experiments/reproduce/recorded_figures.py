@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.reproduce import figure5a, stages, table1_presets, toys
-from experiments.reproduce.drawn import Drawing
+from experiments.reproduce import figure5a, lab_stages, table1_presets, toys
+from experiments.reproduce.drawing import Drawing
 from experiments.reproduce.store import Record
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
@@ -88,7 +88,7 @@ def of_lab(results: Path) -> Drawing:
     """The laboratory's comparisons, as far as they are recorded."""
     from experiments.reproduce import figures_beyond
 
-    found = stages.recorded(results)
+    found = lab_stages.recorded(results)
     lines = {
         f"{row}-{step}": [dataclasses.asdict(measured) for measured in comparison.of_group()]
         for row, of_row in found.items()

@@ -5,17 +5,17 @@ import shutil
 import pytest
 
 from experiments.errors import UserError
-from experiments.reproduce import drawings, stages
+from experiments.reproduce import lab_stages, recorded_figures
 from experiments.reproduce.step_times import StepTimes
 from experiments.training import records
 from gumbel.lab import Comparison, Row
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
-PRESET = stages.PRESETS["smoke"]._replace(
+PRESET = lab_stages.PRESETS["smoke"]._replace(
     rows=("sbn_bernoulli",),
     steps=(0, 20),
-    request=stages.PRESETS["smoke"].request._replace(
+    request=lab_stages.PRESETS["smoke"].request._replace(
         estimators=("st", "gumbel_softmax"),
         num_draws=10,
         num_warmup=0,
@@ -38,7 +38,7 @@ def fixture_copy(measured, tmp_path):
 
 
 def run(home, preset=PRESET):
-    return list(stages.stages(preset, home / "work", home / "results", lambda *_: None))
+    return list(lab_stages.stages(preset, home / "work", home / "results", lambda *_: None))
 
 
 def test_an_estimator_that_is_new_is_measured_beside_the_others(measured, copy):
@@ -69,8 +69,8 @@ def test_every_stage_is_measured_once_and_drawn(measured, copy, tmp_path, monkey
     paths = sorted(path.name for path in (results / "lab").iterdir())
     assert paths == [f"sbn_bernoulli-{step}.json" for step in (0, 20)]
 
-    monkeypatch.setattr(stages.run, "train", None)  # what is recorded is not trained again
-    monkeypatch.setattr(stages.measure, "measure", None)
+    monkeypatch.setattr(lab_stages.run, "train", None)  # what is recorded is not trained again
+    monkeypatch.setattr(lab_stages.measure, "measure", None)
     assert run(copy) == first
     other = PRESET._replace(request=PRESET.request._replace(num_draws=20))
     with pytest.raises(UserError, match=r"sbn_bernoulli-0\.json is of another request: delete it"):
@@ -79,7 +79,7 @@ def test_every_stage_is_measured_once_and_drawn(measured, copy, tmp_path, monkey
     (results / "lab" / "sbn_bernoulli-20.json").unlink()
     assert run(copy)[1].found.of_group()[0].norm == first[1].found.of_group()[0].norm
     (results / "lab" / "sbn_bernoulli-0-old.json").write_text("no stage")
-    drawing = drawings.of_lab(results)
+    drawing = recorded_figures.of_lab(results)
     assert list(drawing.lines) == [f"sbn_bernoulli-{step}" for step in (0, 20)]
     drawing.write(tmp_path / "lab.png")
     assert (tmp_path / "lab.png").stat().st_size > 10_000
@@ -91,6 +91,6 @@ def test_a_comparison_takes_the_times_of_steps_where_they_are_known():
 
     found = Comparison("enumeration", (row("sf"), row("rloo")), {})
     times = StepTimes({("sbn_bernoulli", "sf"): 0.007, ("vae_bernoulli", "rloo"): 0.009}, 2)
-    timed = stages.at_step_times(found, "sbn_bernoulli", times)
+    timed = lab_stages.at_step_times(found, "sbn_bernoulli", times)
     assert [row.milliseconds for row in timed.rows] == [7.0, 3.0]
     assert timed.rows[1] == found.rows[1]

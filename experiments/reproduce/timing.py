@@ -1,4 +1,4 @@
-"""A stretch of training that is run again and again, to be timed."""
+"""Steps of training that are run again and again, to be timed."""
 
 import time
 
@@ -10,7 +10,7 @@ from experiments.training.compiled import Compiled
 from experiments.training.program import dynamic_of
 
 
-class Stretch:
+class TimedSteps:
     """Some steps of a run as one compiled call, with a state to step from.
 
     Args:

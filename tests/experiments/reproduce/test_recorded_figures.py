@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import UserError
-from experiments.reproduce import drawings, targets
-from experiments.reproduce.drawn import Drawing
+from experiments.reproduce import recorded_figures, targets
+from experiments.reproduce.drawing import Drawing
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import PRESETS
 from tests.experiments.reproduce.test_tables import finish
 
 RESULTS = Path(__file__).parents[3] / "results"
 COMMITTED = [(target, "short", RESULTS) for target in targets.DRAWN]
-COMMITTED += [(target, "full", RESULTS / "full") for target in drawings.CURVES]
+COMMITTED += [(target, "full", RESULTS / "full") for target in recorded_figures.CURVES]
 
 
 @pytest.mark.parametrize(("target", "preset", "results"), COMMITTED)
@@ -44,10 +44,10 @@ def finals(table):
 
 def test_a_figure_says_which_cells_have_changed_since(table, tmp_path):
     with pytest.raises(UserError, match="no final run of SBN"):
-        drawings.curves("figure3", table)
+        recorded_figures.curves("figure3", table)
     finals(table)
     path = tmp_path / "figure3.png"
-    drawing = drawings.curves("figure3", table.fresh())
+    drawing = recorded_figures.curves("figure3", table.fresh())
     cells = ["sbn_bernoulli-gumbel_softmax", "sbn_bernoulli-sf"]
     assert drawing.outdated(path) == cells  # never drawn
     drawing.write(path)
@@ -56,7 +56,7 @@ def test_a_figure_says_which_cells_have_changed_since(table, tmp_path):
     records = tmp_path / "results" / "table1" / "final" / "sbn_bernoulli-sf"
     for record in records.iterdir():
         record.write_text(record.read_text().replace("61.0", "61.5"))
-    assert drawings.curves("figure3", table.fresh()).outdated(path) == ["sbn_bernoulli-sf"]
+    assert recorded_figures.curves("figure3", table.fresh()).outdated(path) == ["sbn_bernoulli-sf"]
 
 
 def test_a_line_that_is_gone_is_found(tmp_path):
