@@ -34,7 +34,7 @@ def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: An
         spec.passes,
     )
     numbers = {
-        "L": len({record.block for record in records}),
+        "L": len({record.layer for record in records}),
         "m": chosen.get("num_samples", 1),
         "N": count_joint(plan),
         "V": sum(count_changes(record, coupled=plan.coupled) for record in records),

@@ -93,7 +93,7 @@ class Pass(NamedTuple):
         """`log_prob` by layer, in order. A layer is a site, or an outermost loop with its sites."""
         terms: dict[int, list[Cost]] = {}
         for record in self.records.values():
-            terms.setdefault(record.block, []).append(self.sum(record.log_prob()))
+            terms.setdefault(record.layer, []).append(self.sum(record.log_prob()))
         return {layer: total(found) for layer, found in terms.items()}
 
 

@@ -140,7 +140,7 @@ class Record(NamedTuple):
       z: the value that was returned for them.
       family: family of its variables.
       where: the mask of its variables, or None.
-      block: the sites of one outermost loop share a number; every other site has its own. Sites
+      layer: the sites of one outermost loop share a number; every other site has its own. Sites
         depend on those of lower numbers only, and within a loop on each other.
       loops: which loops the site is in, from the outermost one.
       first: the index of each loop's first step: 0, or the last one if the loop runs backward.
@@ -150,7 +150,7 @@ class Record(NamedTuple):
     z: Sample
     family: Family
     where: Mask | None = None
-    block: int = 0
+    layer: int = 0
     loops: tuple[int, ...] = ()
     first: tuple[int, ...] = ()
 

@@ -194,7 +194,7 @@ def _later(records: Records, site: str) -> Targets:
     sites = {
         name
         for name, record in records.items()
-        if record.block > own.block or (record.block == own.block and own.loops)
+        if record.layer > own.layer or (record.layer == own.layer and own.loops)
     }
     masked = {MaskOf(site) for site in sites if records[site].where is not None}
     return frozenset({None, *sites, *masked})

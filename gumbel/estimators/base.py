@@ -169,7 +169,8 @@ def register(
     """Registers a factory under a name, for `make` and the configs.
 
     The decorated factory checks its options and families; its surrogates refuse a state that is
-    not theirs and, unless `derivatives` says that they have one, a second derivative.
+    not theirs and, unless `derivatives` says that they have one, a second derivative. A factory
+    that is defined again, in a notebook's cell or a reloaded module, replaces the earlier one.
 
     Args:
       name: the name for `make`.
@@ -177,6 +178,9 @@ def register(
       independent, smooth, slopes, derivatives, passes, passes_if, reads, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
+
+    Raises:
+      ValueError: another factory has the name or an alias, or `passes` cannot be read.
 
     Example:
       >>> from gumbel import estimators
@@ -189,7 +193,7 @@ def register(
     """
 
     def add(factory: Factory) -> Factory:
-        if taken := [each for each in (name, *aliases) if _find(each)]:
+        if taken := [each for each in (name, *aliases) if _is_taken(each, name, factory)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         known = options_of(factory, ranges or {}, kinds or {})
         for text in (passes, *(passes_if or {}).values()):
@@ -222,6 +226,17 @@ def register(
         return _REGISTRY[name].factory
 
     return add
+
+
+def _is_taken(wanted: str, name: str, factory: Factory) -> bool:
+    """Whether an estimator other than `name` as this very factory has the wanted name or alias."""
+    found = _find(wanted)
+    if found is None:
+        return False
+    before, after = (
+        (each.__module__, getattr(each, "__qualname__", None)) for each in (found.factory, factory)
+    )
+    return found.name != name or before != after or None in after  # a partial has no name
 
 
 def _checked(spec: Spec) -> Factory:

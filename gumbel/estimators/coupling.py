@@ -32,7 +32,6 @@ from gumbel.samplers import Pass, Record, Site, spare_key
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
 
-stop_gradient = jax.lax.stop_gradient
 Noise: TypeAlias = Float[Array, "m B *bits"]
 
 
@@ -77,7 +76,7 @@ def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
 
 def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     """Values by the noise that is given, `[B, *D]` or `[B, *D, K]`, of which the last is unused."""
-    logits = stop_gradient(site.logits)
+    logits = jax.lax.stop_gradient(site.logits)
     odds = binary_logits(logits, site.family)
     noise = site.given[..., :-1] if site.family.event_ndims else site.given
     noise = noise.astype(odds.dtype)
@@ -120,7 +119,7 @@ def bits_of(record: Record, noise: Noise) -> Bits:
     if record.family.event_ndims:
         before = jnp.cumsum(z, axis=-1) - z
         active, z, noise = ((active & (before < 0.5))[..., :-1], z[..., :-1], noise[..., :-1])
-    return Bits(odds, stop_gradient(z), active & ~constant, noise.astype(odds.dtype))
+    return Bits(odds, jax.lax.stop_gradient(z), active & ~constant, noise.astype(odds.dtype))
 
 
 def coefficients(drawn: Paths, bits: Bits, scores: Scores, *, shared: bool) -> Noise:
@@ -128,8 +127,8 @@ def coefficients(drawn: Paths, bits: Bits, scores: Scores, *, shared: bool) -> N
 
     The mean of `coefficient * log odds` over paths is the surrogate's score-function part.
     """
-    cost = drawn.spread(stop_gradient(drawn.cost), bits.z.ndim)
-    pair, alone = scores(bits._replace(logits=stop_gradient(bits.logits)))
+    cost = drawn.spread(jax.lax.stop_gradient(drawn.cost), bits.z.ndim)
+    pair, alone = scores(bits._replace(logits=jax.lax.stop_gradient(bits.logits)))
     difference = cost[:, None] - cost[None]
     terms = jnp.where(bits.active[:, None], difference * alone[:, None], 0)
     if shared:
@@ -177,7 +176,7 @@ def estimator(family: Families, scores: Scores, *, size: int, groups: int) -> Es
         noise_keys = jax.random.split(spare_key(key), groups)
         cost, score, aux = jax.vmap(group)(noise_keys)
         value = jnp.mean(cost) + jnp.mean(without_value(score))
-        constant = stop_gradient(cost)
+        constant = jax.lax.stop_gradient(cost)
         metrics = {"signal_scale": jnp.std(constant - jnp.mean(constant, axis=1, keepdims=True))}
         info = Info(
             jnp.mean(constant, axis=(0, 1)), metrics, jax.tree.map(lambda leaf: leaf[0], aux)

@@ -122,7 +122,7 @@ def nvil(
         inputs = zero_where_not_finite(inputs)  # what is missing, and the objective leaves out
         by_layer: dict[int, Float[Array, "B F"]] = {}
         for record in drawn.records.values():
-            by_layer.setdefault(record.block, inputs)
+            by_layer.setdefault(record.layer, inputs)
             # The samples that coupled examples share have no axis of examples.
             if baseline_sees_samples and record.z.shape[:1] == inputs.shape[:1]:
                 flat = record.z.reshape(inputs.shape[0], -1).astype(inputs.dtype)

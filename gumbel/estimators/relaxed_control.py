@@ -97,7 +97,7 @@ class RelaxedControl(NamedTuple):
             at, eta, relaxed = (
                 record._replace(logits=logits[site]),
                 coefficients["eta"][site],
-                passes[record.block],
+                passes[record.layer],
             )
             log_q = at.log_prob()
             noise = _noise(keys[site], at)
@@ -221,25 +221,25 @@ def relaxed_passes(
 
     def one(layer: int) -> Relaxed:
         def draw(site: Site, _key: PRNGKey) -> Sample:
-            if records[site.name].block < layer:
+            if records[site.name].layer < layer:
                 return site.given
             return site.family.soften(
                 site.logits, site.given, temperature_of(site.name, temperature)
             )
 
         def summed(own: Noise) -> tuple[Float[Array, ""], Cost]:
-            values = {site: r.z if r.block < layer else noise[site] for site, r in records.items()}
+            values = {site: r.z if r.layer < layer else noise[site] for site, r in records.items()}
             arguments = (objective, jax.lax.stop_gradient(params), batch, key, family, draw)
             cost = trace(*arguments, given=values | own, like=records).cost
             return jnp.sum(cost), cost
 
-        own = {site: noise[site] for site, record in records.items() if record.block == layer}
+        own = {site: noise[site] for site, record in records.items() if record.layer == layer}
         slopes, cost = jax.grad(summed, has_aux=True)(own)
         # A relaxed value that underflows to 0 has a derivative of 0 in its noise, and not the NaN
         # that this times the infinite one of a square root or a norm would be.
         return Relaxed(cost, zero_where_not_finite(slopes))
 
-    return {layer: one(layer) for layer in dict.fromkeys(r.block for r in records.values())}
+    return {layer: one(layer) for layer in dict.fromkeys(r.layer for r in records.values())}
 
 
 def _scalars(temperature: Temperature) -> Temperature:

@@ -15,7 +15,6 @@ from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
-stop_gradient = jax.lax.stop_gradient
 Slopes = dict[str, Sample]
 
 
@@ -89,7 +88,7 @@ def darn(
         baseline = normalizer.baseline(state, drawn.cost)
         scale = normalizer.scale(state, drawn.cost)
         score = [
-            drawn.sum(stop_gradient((signal[site] - baseline) / scale) * record.log_prob())
+            drawn.sum(jax.lax.stop_gradient((signal[site] - baseline) / scale) * record.log_prob())
             for site, record in drawn.records.items()
         ]
         scores = total(score)
@@ -167,7 +166,7 @@ def muprop(
         objective: Objective, params: Params, batch: Batch, key: PRNGKey
     ) -> tuple[Pass, dict[int, _Expansion], Float[Array, "L ..."]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
-        layers = list(dict.fromkeys(record.block for record in drawn.records.values()))
+        layers = list(dict.fromkeys(record.layer for record in drawn.records.values()))
         expansions: dict[int, _Expansion] = {}
         for layer in layers:
             if expansion == "mean_field" and expansions:
@@ -178,7 +177,7 @@ def muprop(
             drawn.cost - expansions[layer].cost - total(_from(expansions[layer], layer))
             for layer in layers
         ]
-        return drawn, expansions, stop_gradient(jnp.stack(residuals))
+        return drawn, expansions, jax.lax.stop_gradient(jnp.stack(residuals))
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
         return normalizer.init(expanded(objective, params, batch, key)[2])
@@ -221,12 +220,12 @@ def _expand(
     records = drawn.records
 
     def draw(site: Site, _key: PRNGKey) -> Sample:
-        if records[site.name].block < layer:
+        if records[site.name].layer < layer:
             return site.given
         return site.family.mean(site.logits) + site.given
 
     given = {
-        site: record.z if record.block < layer else jnp.zeros_like(record.z)
+        site: record.z if record.layer < layer else jnp.zeros_like(record.z)
         for site, record in records.items()
     }
     found = _slopes(objective, params, batch, key, family, draw, records, given)
@@ -234,17 +233,17 @@ def _expand(
     cost, slopes = zero_where_not_finite(found)
     innovations: dict[int, list[Cost]] = {}
     for site, record in records.items():
-        if record.block >= layer:
-            product = slopes[site] * (stop_gradient(record.z) - record.mean())
-            innovations.setdefault(record.block, []).append(
+        if record.layer >= layer:
+            product = slopes[site] * (jax.lax.stop_gradient(record.z) - record.mean())
+            innovations.setdefault(record.layer, []).append(
                 drawn.sum(product.astype(drawn.cost.dtype))
             )
-    return _Expansion(cost, {block: total(terms) for block, terms in innovations.items()})
+    return _Expansion(cost, {layer: total(terms) for layer, terms in innovations.items()})
 
 
 def _from(expansion: _Expansion, layer: int) -> list[Cost]:
     """The innovations of a layer and of those above it."""
-    return [value for block, value in expansion.innovations.items() if block >= layer]
+    return [value for later, value in expansion.innovations.items() if later >= layer]
 
 
 def _control_variate(log_q: dict[int, Cost], expansions: dict[int, _Expansion]) -> Cost:
@@ -290,9 +289,9 @@ def _slopes(
     """
 
     def summed(given: Slopes) -> tuple[Float[Array, ""], Cost]:
-        args = (stop_gradient(params), batch, key)
+        args = (jax.lax.stop_gradient(params), batch, key)
         cost = trace(objective, *args, family, draw, given=given, like=records).cost
         return jnp.sum(cost), cost
 
-    slopes, cost = jax.grad(summed, has_aux=True)(stop_gradient(given))
-    return stop_gradient(cost), stop_gradient(slopes)
+    slopes, cost = jax.grad(summed, has_aux=True)(jax.lax.stop_gradient(given))
+    return jax.lax.stop_gradient(cost), jax.lax.stop_gradient(slopes)

@@ -177,7 +177,7 @@ def test_hard_sampler_and_its_records_in_nested_loops():
     record = drawn.records["z"]
     assert record.z.shape == (4, 3, 2, 5, 6)
     assert list(drawn.records) == ["z", "after"]
-    assert drawn.records["after"].block > record.block
+    assert drawn.records["after"].layer > record.layer
     # aux holds the same values, stacked by the loops: [T1, T2, B, ...].
     np.testing.assert_array_equal(np.moveaxis(np.asarray(drawn.aux), 2, 0), record.z)
     # All 6 steps and 4 examples differ.

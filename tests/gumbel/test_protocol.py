@@ -363,9 +363,30 @@ def test_an_estimator_of_one_family_refuses_the_other():
         with pytest.raises(ValueError, match="cannot serve categorical variables"):
             estimators.make("only_bernoulli", CATEGORICAL)
         with pytest.raises(ValueError, match="registered already"):
-            estimators.register("only_bernoulli", unbiased=False)(only_bernoulli)
+            estimators.register("only_bernoulli", unbiased=False)(estimators.st)
     finally:
         estimators.unregister("only_bernoulli")
+
+
+def test_an_estimator_that_is_defined_again_replaces_the_earlier_one():
+    """As in a cell of a notebook that runs again, or a module that is reloaded."""
+
+    def defined(name, **options):
+        @estimators.register(name, unbiased=False, **options)
+        def mine(family):
+            return estimators.st(family)
+
+    defined("mine", aliases=("m",))
+    try:
+        defined("mine", aliases=("m", "my_own"))
+        assert estimators.spec("my_own").aliases == ("m", "my_own")
+        with pytest.raises(ValueError, match="'m' is registered already"):
+            defined("other", aliases=("m",))
+        with pytest.raises(ValueError, match="'mine' is registered already"):
+            estimators.register("mine", unbiased=False)(partial(estimators.st))
+    finally:
+        estimators.unregister("mine")
+    assert not {"mine", "other"} & set(estimators.names())
 
 
 def test_an_alias_unregisters_its_estimator_and_an_unknown_name_is_told_so():
