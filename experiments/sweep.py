@@ -78,7 +78,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                 if re.match(r"--?(config|workdir|grid)\b", argument):
                     raise UserError(f"--report=DIR takes no other flags: leave out {argument}")
             return command.launch(report_again, define_report_flags, arguments)
-        return cli.run(main, arguments, define_flags)
+        return cli.run(main, arguments, define_flags, _swept)
 
     return command.expanding(chosen, argv)
 
@@ -111,6 +111,15 @@ def main(
         withdraw(Path(directory), jobs)
         raise
     return conclude(Path(directory), jobs, failures, exit_status)
+
+
+def _swept(given: Mapping[str, Any]) -> set[str]:
+    """The keys that every run of the grid sets."""
+    if given["grid"] is not None:
+        trials = [dict.fromkeys(grids.keys(text)) for text in given["grid"]]
+    else:
+        trials = configs.load_sweep(given["config"])
+    return set.intersection(*map(set, trials)) if trials and grids.are_trials(trials) else set()
 
 
 def _grid(config: ConfigDict, overridden: Overrides, given: Mapping[str, Any]) -> Grid:

@@ -3,7 +3,8 @@
 python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE ...]
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -17,6 +18,7 @@ from experiments.errors import UserError
 from experiments.files import path_of
 
 Main = Callable[..., int | None]
+SweptOf = Callable[[Mapping[str, Any]], Set[str]]
 
 
 class Command(NamedTuple):
@@ -34,7 +36,10 @@ class Command(NamedTuple):
 
 
 def run(
-    main: Main, argv: Sequence[str] | None = None, define_flags: DefineFlags | None = None
+    main: Main,
+    argv: Sequence[str] | None = None,
+    define_flags: DefineFlags | None = None,
+    swept: SweptOf | None = None,
 ) -> int:
     """Runs `main(config, workdir, overrides)` as the command line says.
 
@@ -47,6 +52,8 @@ def run(
       argv: the command line without the program's name; by default that of this process.
       define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
         `main` gets a fourth argument, the values of all flags by name.
+      swept: by the values of all flags, the keys to which `main` gives values; see
+        `overrides.apply`.
 
     Returns:
       The exit status; see `command.launch`.
@@ -56,7 +63,7 @@ def run(
         if command.wants_help(arguments):
             print("\n".join(_help(main, arguments, define_flags)))
             return 0
-        read, values = _read(arguments, define_flags)
+        read, values = _read(arguments, define_flags, swept)
         return main(*read, *([values] if define_flags else []))
 
     return command.expanding(launch, argv)
@@ -72,7 +79,7 @@ def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Comma
 
 
 def _read(
-    argv: Sequence[str], define_flags: DefineFlags | None
+    argv: Sequence[str], define_flags: DefineFlags | None, swept: SweptOf | None = None
 ) -> tuple[Command, Mapping[str, Any]]:
     """The command, and the values of all flags."""
     tokens, rest = overrides.split(argv)
@@ -90,7 +97,8 @@ def _read(
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = files.load(file)
-    return Command(config, str(workdir), overrides.apply(config, tokens)), values
+    set_later = partial(swept, values) if swept else None
+    return Command(config, str(workdir), overrides.apply(config, tokens, set_later)), values
 
 
 def _define(define_flags: DefineFlags | None) -> DefineFlags:

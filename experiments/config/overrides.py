@@ -1,17 +1,18 @@
 """Overriding the keys of a config from the command line, with errors that name the fix."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError, placeholder
 
-from experiments.config.defaults import get, keys, optional
+from experiments.config.defaults import base, flatten, get, keys, optional
 from experiments.errors import TYPE_NAMES, UserError, nearest
 
 Overrides = dict[str, Any]
+Swept = Callable[[], Set[str]]
 
 # What a key takes, by its type; keys of other types cannot be set from the command line.
 _EXPECTED: Mapping[type, str] = {kind: TYPE_NAMES[kind] for kind in (bool, int, float, str)} | {
@@ -51,10 +52,16 @@ def split(argv: Sequence[str]) -> tuple[list[Token], list[str]]:
     return tokens, rest
 
 
-def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
+def apply(config: ConfigDict, tokens: Sequence[Token], swept: Swept | None = None) -> Overrides:
     """Overrides the keys in place, locks the config, and returns what was overridden.
 
     If a key is given more than once, the last value wins.
+
+    Args:
+      config: to be changed.
+      tokens: the overrides.
+      swept: the keys that every run of a sweep sets itself. Those of them that are required and
+        have no value get the task's default here.
 
     Raises:
       UserError: an unknown key, a group of keys, a value of the wrong type, or a required key
@@ -68,7 +75,12 @@ def apply(config: ConfigDict, tokens: Sequence[Token]) -> Overrides:
     overridden: Overrides = {}
     for token in tokens:  # one by one: together, a tuple given twice becomes one of both
         overridden |= _override(config, token, before[token.key], may_be_none)
-    if missing := [key for key in needed if get(config, key) is None]:
+    missing = [key for key in needed if get(config, key) is None]
+    if missing and swept is not None and (set_later := swept() & set(missing)):
+        defaults = flatten(base(config.task))
+        config.update_from_flattened_dict({key: defaults.get(key) for key in set_later})
+        missing = [key for key in missing if key not in set_later]
+    if missing:
         named = ", ".join(f"config.{key}" for key in missing)
         fix = " ".join(f"--config.{key}=..." for key in missing)
         raise UserError(f"{named} {'has' if len(missing) == 1 else 'have'} no value: give {fix}")

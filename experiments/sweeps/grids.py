@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ml_collections import ConfigDict
 
@@ -75,12 +75,32 @@ def checked(trials: object, config: ConfigDict, source: str) -> Grid:
     Raises:
       UserError: not such a list, no trial, an unknown key or a value of the wrong type.
     """
-    if not isinstance(trials, Sequence) or not all(map(_has_named_keys, trials)):
+    if not are_trials(trials):
         raise UserError(f"{source} must return a list of {{'dotted.key': value}}")
     if not trials:
         raise UserError(f"{source} returns no run: name one at least, or use {_EXAMPLE}")
     typed = _reader(config, source)
     return _distinct({key: typed(key, str(value)) for key, value in t.items()} for t in trials)
+
+
+def keys(text: str) -> list[str]:
+    """The keys that the text of a grid names.
+
+    Example:
+      >>> keys("learning_rate=1e-4,1e-3;seed=0..4")
+      ['learning_rate', 'seed']
+    """
+    return [part.partition("=")[0].strip() for part in text.split(";")]
+
+
+def are_trials(trials: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether this is a list of `{dotted key: value}`.
+
+    Example:
+      >>> are_trials([{"seed": 0}]), are_trials([0]), are_trials(None)
+      (True, False, False)
+    """
+    return isinstance(trials, Sequence) and all(map(_has_named_keys, trials))
 
 
 def union(grids: Iterable[Grid]) -> Grid:

@@ -54,6 +54,28 @@ def test_a_config_without_a_sweep_needs_a_grid(fail, home):
     assert "returns no run" in line
 
 
+def test_a_required_key_has_a_value_in_every_run_of_the_grid(home, tmp_path, capsys, monkeypatch):
+    required = "    config.learning_rate = config_dict.required_placeholder(float)\n"
+    text = "from ml_collections import config_dict\n" + CONFIG.replace(
+        "    return small", "    config = small"
+    ).replace("\ndef get_sweep", required + "    return config\n\ndef get_sweep")
+    (home / "required.py").write_text(text)
+    monkeypatch.setattr(sweep, "train", lambda jobs, *_: ({}, trained.extend(jobs) or 0))
+    monkeypatch.setattr(sweep, "conclude", lambda *_: 0)
+    for grids_given, rates in (
+        ([], {1e-3, 1e-2, 3e-2}),
+        (["--grid=learning_rate=0.1,0.2"], {0.1, 0.2}),
+        (["--grid=seed=1"], set()),
+        (["--grid=learning_rate=0.1", "--grid=seed=1"], set()),
+    ):
+        trained: list = []
+        workdir = f"--workdir={tmp_path / str(len(rates))}"
+        status = sweep.run([f"--config={home / 'required.py'}", workdir, *grids_given])
+        assert {job.settings.learning_rate for job in trained} == rates
+        assert status == (0 if rates else 2)
+        assert rates or "config.learning_rate has no value" in capsys.readouterr().err
+
+
 def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
     assert "give at most that" in fail("--config.batch_size=5000", workdir="mended")
     assert not (home / "mended" / "sweep.json").exists()
