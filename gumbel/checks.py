@@ -86,6 +86,8 @@ class Report:
         require.
       estimators: reports on all registered estimators.
       problems: one sentence for each problem.
+      notes: one sentence for each limit that is no mistake: a cost without a derivative in the
+        samples, which a part of the estimators cannot serve.
     """
 
     sites: tuple[SiteReport, ...]
@@ -96,6 +98,7 @@ class Report:
     vectorizes: bool
     estimators: tuple[EstimatorReport, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
@@ -125,6 +128,8 @@ class Report:
             said = f"no: {report.reason}" if report.reason else report.passes
             lines.append(f"  {report.name:{width}}  {said}")
         lines += ["problems:", *(f"  {problem}" for problem in self.problems or ("none",))]
+        if self.notes:
+            lines += ["notes:", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines)
 
 
@@ -200,6 +205,12 @@ def check_objective(
             for name in estimators.names()
         ),
         problems=(),
+        notes=tuple(
+            f"the cost has no derivative in the samples of site {site.name!r}: estimators whose "
+            "gradient flows through the sample cannot train it"
+            for site in sites
+            if site.used and site.breaks and not site.smooth
+        ),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
 
@@ -329,11 +340,6 @@ def _problems(report: Report) -> list[str]:
             )
         if not site.used:
             problems.append(f"the cost does not depend on the samples of {at}")
-        elif site.breaks and not site.smooth:
-            problems.append(
-                f"the cost has no derivative in the samples of {at}: estimators whose gradient "
-                "flows through the sample cannot train it"
-            )
         if not site.trained:
             problems.append(f"the logits of {at} do not depend on the parameters")
     return problems

@@ -52,8 +52,8 @@ def test_every_estimator_serves_it_or_refuses_in_one_sentence(name):
     case = CASES[name]()
     arguments = (case.objective, case.params, case.batch, KEY)
     report = gumbel.check_objective(*arguments, case.family)
-    assert all("no derivative in the samples" in problem for problem in report.problems)
-    assert report.ok == ("st" not in case.refused), str(report)
+    assert report.ok, str(report)
+    assert bool(report.notes) == ("st" in case.refused), str(report)
     with_defaults = set(estimators.names()) - set(case.refused)
     if "features" in case.options.get("nvil", {}):  # by default it would read all of the batch
         with_defaults -= {"nvil"}
