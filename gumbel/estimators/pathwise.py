@@ -147,7 +147,7 @@ def slope_annealed_st(
 
 
 def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | float:
-    """The temperature of a site, of one for all or of a mapping.
+    """The temperature of a site: the one for all sites, or its entry of a mapping.
 
     Raises:
       ValueError: the mapping does not name the site.

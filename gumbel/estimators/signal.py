@@ -64,9 +64,9 @@ class Normalizer(NamedTuple):
         Args:
           state: the averages of earlier batches.
           signal: signal of this batch.
-          spread_of: what the variance is of, if not of the centered signal.
-          of_one: whether the signal is of a single cost, maybe in several layers; by default, if it
-            is a single number.
+          spread_of: values whose variance is averaged; by default, the centered signal.
+          of_one: whether the signal is that of a single cost, possibly in several layers; by
+            default, whether it is a single number.
         """
         mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
         if spread_of is None:
