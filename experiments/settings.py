@@ -71,7 +71,7 @@ def setting(default: Any, valid: Range | Choice = ANY, *, dynamic: bool = False)
     """A field of settings.
 
     Args:
-      default: its type is that of the annotation.
+      default: default of the annotated type.
       valid: the values that it may have; None is let through where the annotation has it.
       dynamic: whether its number may differ between runs of one compiled program.
     """
@@ -130,8 +130,8 @@ class Estimator:
     """The estimator's name and options.
 
     Attributes:
-      name: as registered.
-      values: of every option that any estimator has; None where unset.
+      name: registered name.
+      values: value of every option that any estimator has; None if unset.
     """
 
     name: str

@@ -44,10 +44,10 @@ def main(
     """Trains one model with one estimator; rerun the same command to resume a stopped run.
 
     Args:
-      config: of the run.
-      workdir: its directory.
-      overrides: of the config.
-      given: the flags; the default of those left out.
+      config: config of the run.
+      workdir: directory of the run.
+      overrides: overrides of the config.
+      given: values of the flags; defaults for those left out.
     """
     shown = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)

@@ -64,12 +64,12 @@ def batch_indices(
     for a step depends on the seed and the step alone.
 
     Args:
-      seed: of the run.
+      seed: seed of the run.
       start: the first step.
-      num_steps: how many steps.
+      num_steps: number of steps.
       size: number of training images, at least `batch_size`.
       batch_size: images in a step.
-      purpose: of the permutations' key.
+      purpose: purpose of the permutations' key.
     """
     per_epoch = size // batch_size
     first_epoch = start // per_epoch

@@ -157,9 +157,9 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
     """Plans or trains a table as the flags say.
 
     Args:
-      table: to be planned or trained.
-      given: the flags.
-      began: when the command did, by `time.monotonic()`.
+      table: table to plan or train.
+      given: values of the flags.
+      began: when the command began, by `time.monotonic()`.
     """
     engine, options = engines.engine_of_flags(given)
     seconds = given["slice"]

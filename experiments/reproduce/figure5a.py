@@ -50,7 +50,7 @@ class Timed(TimedSteps):
     """A compiled program with a state to step from, its operations and its memory.
 
     Args:
-      settings: of the run.
+      settings: settings of the run.
       counted: of a run that does the same without a loop, whose operations are counted; by default
         the run itself.
     """
@@ -79,9 +79,9 @@ def measure(
     """Times the estimators at one number of classes; the rows of the JSON of figure 5a.
 
     Args:
-      changes: to the config.
+      changes: changes to the config.
       num_classes: K.
-      turns: of each side.
+      turns: number of turns of each side.
       turn_seconds: about how long a turn lasts.
     """
     base = config.load(str(CONFIGS / "semi_supervised.py"))
@@ -144,10 +144,10 @@ def write(
     """Measures, and writes the JSON file after each number of classes.
 
     Args:
-      path: of the file; what it holds is not measured again.
-      changes: to the config.
+      path: path of the file; what it holds is not measured again.
+      changes: changes to the config.
       classes: the numbers of classes.
-      options: of `measure`.
+      options: options of `measure`.
 
     Raises:
       UserError: another process measures, or the file is damaged or of another program, device, or

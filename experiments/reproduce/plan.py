@@ -78,7 +78,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
     Args:
       table: is left as it is.
       engine: `vmap` trains runs of one program together, the others train each alone.
-      options: for the engine.
+      options: options of the engine.
     """
     ours = table.fresh()
     ours.runs = planned = _Planned(ours.runs)

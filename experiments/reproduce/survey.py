@@ -46,8 +46,8 @@ class Share(NamedTuple):
     """What an estimator gets at equal cost.
 
     Attributes:
-      cost: of a step, in forward and backward passes of one sample.
-      steps: of a final run.
+      cost: cost of a step, in forward and backward passes of one sample.
+      steps: steps of a final run.
     """
 
     cost: float

@@ -81,9 +81,9 @@ class Runs:
         """What was overridden, of `keys`, by the job with the least loss.
 
         Args:
-          jobs: to pick from.
-          loss: of a record; None for a run that does not count.
-          keys: that are picked.
+          jobs: jobs to pick from.
+          loss: the loss of a record; None for a run that does not count.
+          keys: keys that are picked.
 
         Returns:
           None if a job is still to be done, or all have diverged.
@@ -97,7 +97,7 @@ class Runs:
         """What was overridden, of `keys`, by each job with a loss, from the least loss on.
 
         Args:
-          jobs, loss, keys: as for `best`.
+          jobs, loss, keys: see `best`.
 
         Returns:
           An empty list if a job is still to be done, or all have diverged. One that failed for

@@ -41,7 +41,7 @@ class Table1(Table):
     """The jobs of the table and what they have come to.
 
     Args:
-      preset, workdir, results: as for `Table`.
+      preset, workdir, results: see `Table`.
       part: what trains; the table shows all cells in any case.
     """
 

@@ -37,12 +37,12 @@ class Preset(NamedTuple):
     """How much to do.
 
     Attributes:
-      name: of the preset.
-      alphas: to pick from, on the validation set; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
+      name: name of the preset.
+      alphas: values to pick from on validation; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
       pick_steps, final_steps: optimizer steps of a run.
       draws: how many draws of the labels; picking uses one that these do not.
       picked_with: the estimator whose alpha all of them use; None picks for each.
-      changes: to the config, for all runs.
+      changes: changes to the config, for all runs.
     """
 
     name: str

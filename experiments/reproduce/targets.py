@@ -82,8 +82,8 @@ def drawing(target: str, preset: str, workdir: Path, results: Path) -> Drawing:
     """A figure that is drawn from records, which trains and measures nothing.
 
     Args:
-      target: of `DRAWN`.
-      preset, workdir, results: of the command.
+      target: one of `DRAWN`.
+      preset, workdir, results: those of the command.
 
     Raises:
       UserError: a record that it needs is missing.

@@ -116,7 +116,7 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
     """Trains what the file does not have yet; returns its rows.
 
     Args:
-      path: of the JSON, which holds the rows of every estimator that is done.
+      path: path of the JSON, which holds the rows of every estimator that is done.
       sizes: options of `train`.
 
     Raises:

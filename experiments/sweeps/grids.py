@@ -70,7 +70,7 @@ def checked(trials: object, config: ConfigDict, source: str) -> Grid:
     Args:
       trials: what it returned: a list of `{dotted key: value}`.
       config: says which keys there are and of what type.
-      source: of the trials, to begin an error message with.
+      source: source of the trials, with which an error message begins.
 
     Raises:
       UserError: not such a list, no trial, an unknown key or a value of the wrong type.

@@ -116,9 +116,9 @@ def train(
     Args:
       jobs: the runs of the sweep, finished ones too.
       engine: a name in `engines.ENGINES`.
-      options: for the engine.
+      options: options of the engine.
       after_each: called when a run is done or has failed.
-      deadline: by `time.monotonic()`, from which on it stops as by a signal; None for none.
+      deadline: time by `time.monotonic()` at which it stops as by a signal; None for none.
 
     Returns:
       Why jobs failed, by directory, and the exit status of what ended it: see `signals.Stop`.

@@ -79,10 +79,10 @@ def labeled(
     """The indices of the images whose labels may be read, equally many of each class.
 
     Args:
-      key: of the draw.
-      labels: of all images.
+      key: PRNG key of the draw.
+      labels: labels of all images.
       num_labels: a multiple of `num_classes`.
-      num_classes: of the labels.
+      num_classes: number of classes.
     """
     scores = jax.random.uniform(key, labels.shape)
 
@@ -109,8 +109,8 @@ def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
     """The mean of a cost over labeled images, a batch of them a step.
 
     Args:
-      settings: of the run.
-      dataset: prepared.
+      settings: settings of the run.
+      dataset: dataset, prepared.
       cost: `(dynamic, params, pixels [B, H, W], labels [B], key, step) -> [B]`.
     """
     options = settings.options

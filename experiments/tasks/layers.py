@@ -69,8 +69,8 @@ class PixelLikelihood(nnx.Module):
 
     Args:
       num_inputs: width of the layer below.
-      pixel_mean: `[P]`, of the training split; the biases start at its logits.
-      rngs: for the weights.
+      pixel_mean: mean of the training split, `[P]`; the biases start at its logits.
+      rngs: random streams for the weights.
     """
 
     def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
@@ -146,9 +146,9 @@ class Encoder(nnx.Module):
     """Three convolutions with ReLU, each of which halves the image; the maps as a flat vector.
 
     Args:
-      shape: of the images.
-      channels: of the layers.
-      rngs: for the weights.
+      shape: height and width of the images.
+      channels: number of channels of each layer.
+      rngs: random streams for the weights.
     """
 
     def __init__(self, shape: tuple[int, int], channels: tuple[int, ...], *, rngs: nnx.Rngs):
@@ -175,10 +175,10 @@ class Decoder(nnx.Module):
     transposed convolution of stride 2, and an order of magnitude faster on a CPU.
 
     Args:
-      num_inputs: of the vector.
-      shape: of the images, in multiples of 4.
-      channels: of the first three layers.
-      rngs: for the weights.
+      num_inputs: size of the vector.
+      shape: height and width of the images, multiples of 4.
+      channels: number of channels of each of the first three layers.
+      rngs: random streams for the weights.
     """
 
     def __init__(

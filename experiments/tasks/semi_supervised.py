@@ -75,12 +75,12 @@ class SemiSupervised(nnx.Module):
     depends on them.
 
     Args:
-      pixel_mean: `[H, W]`, of the training split; H and W are multiples of 4.
+      pixel_mean: mean image of the training split, `[H, W]`; H and W are multiples of 4.
       num_classes: K.
       options: of the task; their `kl` is that of y in training. The KL of z is at the draw if this
         is `sample` and in evaluation, and analytic otherwise; for labeled images it is always
         analytic.
-      rngs: for the weights.
+      rngs: random streams for the weights.
     """
 
     def __init__(

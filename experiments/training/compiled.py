@@ -65,8 +65,8 @@ class Compiled:
     of runs, as long as the placement has it.
 
     Args:
-      settings: of any of the runs.
-      placement: of their arrays on devices.
+      settings: settings of any of the runs.
+      placement: placement of their arrays on devices.
 
     Raises:
       UserError: an estimator that cannot serve the model's variables.

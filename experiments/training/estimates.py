@@ -31,7 +31,7 @@ class Speed(NamedTuple):
     """How fast a program trains.
 
     Attributes:
-      steps_per_second: of all its runs at once.
+      steps_per_second: steps that all its runs take at once, per second.
       compile_seconds: that its first call took longer than another: less where the compiler's
         cache had it.
     """
@@ -44,8 +44,8 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
     """The estimate for as many runs of the settings as the placement has rows.
 
     Args:
-      settings: of any of the runs.
-      placement: of the runs on devices.
+      settings: settings of any of the runs.
+      placement: placement of the runs on devices.
       timed: whether to measure the speed: by the second of two calls of the program that training
         calls, so what is compiled here need not be compiled again. The states are zeros, which
         costs a step the same time.

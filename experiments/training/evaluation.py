@@ -37,9 +37,9 @@ def streaming_bound(
 
     Args:
       objective: its cost is the negative log weight of a discrete sample.
-      family: of its sites.
-      params, batch: the objective's own.
-      key: of this batch.
+      family: family of its sites.
+      params, batch: passed to the objective.
+      key: PRNG key of this batch.
       num_samples: m.
       samples_at_once: how many samples are held in memory together.
     """
@@ -96,9 +96,9 @@ def dataset_bounds(
     Args:
       image_costs: `(params, images, keys) -> cost [runs, B]`, jitted by the caller; the images are
         the same for all runs.
-      params: of the models, with a leading axis of runs.
+      params: parameters of the models, with a leading axis of runs.
       images: the split. The last batch is filled up with repeats, which do not count.
-      keys: of each run; batch `i` has `fold_in(key, i)`, so the batch size is part of the protocol.
+      keys: key of each run; batch `i` has `fold_in(key, i)`, so results depend on the batch size.
       batch_size: images in a call.
       on_batch: told the number of images done after each batch, for a progress bar.
     """

@@ -53,8 +53,8 @@ class Need(NamedTuple):
 
     Attributes:
       what: the part, for the error.
-      size: in bytes.
-      keys: of the config that it grows with, besides the sizes of the model.
+      size: size in bytes.
+      keys: config keys that it grows with, besides the sizes of the model.
     """
 
     what: str
@@ -66,8 +66,8 @@ def check(needs: Iterator[Need], settings: Settings, devices: int = 1) -> None:
     """Checks that the devices have the memory that each part needs.
 
     Args:
-      needs: made one by one: the first are cheap to estimate.
-      settings: of any of the runs.
+      needs: generated one by one; the first are cheap to estimate.
+      settings: settings of any of the runs.
       devices: how many share the needs.
 
     Raises:

@@ -28,7 +28,7 @@ class MetricsLog:
       events: whether to write TensorBoard events too.
 
     Attributes:
-      path: of the JSON lines.
+      path: path of the JSON lines.
       kept: the lines that were there and are kept.
 
     Example:

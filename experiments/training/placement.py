@@ -32,7 +32,7 @@ class Placement:
 
     Attributes:
       rows: length of their leading axis of runs; rows beyond the runs are idle.
-      mesh: of the devices, with the one axis that is divided; None for jax's default device alone.
+      mesh: mesh of the devices, with one axis, which is sharded; None for jax's default device.
     """
 
     rows: int = 1
@@ -43,8 +43,8 @@ class Placement:
         """A single run whose batches are divided among devices.
 
         Args:
-          settings: of the run.
-          count: of devices; None for all of all processes.
+          settings: settings of the run.
+          count: number of devices; None for all devices of all processes.
 
         Raises:
           UserError: there are fewer devices, or a batch does not divide among them.
@@ -69,7 +69,7 @@ class Placement:
 
         Args:
           runs: how many there are.
-          count: of devices; None for all that this process has.
+          count: number of devices; None for all that this process has.
 
         Raises:
           UserError: there are fewer devices.
@@ -122,7 +122,7 @@ class Placement:
         """Arrays of the host on the devices.
 
         Args:
-          tree: of arrays.
+          tree: pytree of arrays.
           of_runs: whether they have the leading axis of runs; else every device has them whole.
         """
         if self.mesh is None:
@@ -191,8 +191,8 @@ def count_of(text: str | None, default: int | None) -> int | None:
     """What `--devices` says: a number, or None for all.
 
     Args:
-      text: of the flag.
-      default: where it is not given.
+      text: value of the flag.
+      default: the result if it is not given.
 
     Raises:
       UserError: it is neither a number of at least 1 nor `all`.

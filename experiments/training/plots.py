@@ -23,7 +23,7 @@ def figure_at(
     """A figure in the project's style, which is written to `path` when the block ends.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       size: width and height, in inches.
       right: whether axes have a right spine.
       dpi: dots per inch.
@@ -75,10 +75,10 @@ def run_picture(
     """A run at a glance: its curves above, named rows of images below.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       metrics: the lines of `metrics.jsonl`.
       rows: `{name: images [N, H, W]}` with pixels in [0, 1].
-      title: of the picture.
+      title: title of the picture.
     """
     with figure_at(path, (7, 7.5), right=True) as figure:
         curves, grid = figure.subplots(2, 1, height_ratios=(1, 1.3))

@@ -55,7 +55,7 @@ class Program:
 
     Attributes:
       settings: checked; their dynamic hyperparameters are not read.
-      task: of the settings.
+      task: task of the settings.
       size: number of training images.
       max_value: the pixel value that means 1.0.
       pixel_mean: `[H, W]`, of the training images.

@@ -85,10 +85,10 @@ def train_together(
     A single run is not vmapped, so its numbers are the same to the bit however it is started.
 
     Args:
-      jobs: whose settings differ in dynamic hyperparameters alone.
+      jobs: jobs whose settings differ only in dynamic hyperparameters.
       stop: looked at while training; by default SIGTERM and Ctrl-C stop the training.
       programs: what was compiled for the jobs before, for these to use.
-      progress: as for `train`.
+      progress: see `train`.
       place: gives the placement on devices of that many runs of the settings.
 
     Returns:

@@ -58,10 +58,10 @@ class RunState:
 
     Args:
       job: what to train.
-      row: of the run in the arrays of the batch that it is trained in.
+      row: row of the run in the arrays of the runs that train together.
 
     Attributes:
-      step: the last one done.
+      step: the last step done.
       error: why it cannot go on, or None.
     """
 
@@ -87,7 +87,7 @@ class RunState:
 
         Args:
           stack: closes them.
-          state: of a run that has no checkpoint.
+          state: the initial state, for a run without a checkpoint.
           here: what `provenance` gives in this process.
         """
         with of_one_run(self.fail):
@@ -152,7 +152,7 @@ class RunState:
         because its validation bound, by discrete samples, tells the truth.
 
         Args:
-          line: of the metrics.
+          line: line of the metrics.
 
         Returns:
           What the line is to say of it: `cost_out_of_range=1` from then on, as long as it lasts.

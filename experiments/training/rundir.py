@@ -164,9 +164,9 @@ def locked(
 
     Args:
       workdir: the directory.
-      wait: until the other process is done, instead of raising `InUseError`.
-      flag: that the directory is given by, for the error.
-      name: of the lock's file.
+      wait: wait until the other process is done, instead of raising `InUseError`.
+      flag: flag that names the directory, for the error.
+      name: name of the lock file.
     """
     lock = filelock.FileLock(workdir / name, timeout=-1 if wait else 0)
     try:

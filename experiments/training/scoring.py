@@ -39,9 +39,9 @@ class Scorer:
         """The importance-weighted bound of each run, in nats.
 
         Args:
-          params: of the runs, with a leading axis of runs.
-          split: of the dataset, by name.
-          keys: of each run.
+          params: parameters of the runs, with a leading axis of runs.
+          split: name of a split of the dataset.
+          keys: PRNG key of each run.
           num_samples: m.
           on_batch: called after each batch of images.
         """

@@ -28,8 +28,8 @@ class Stop:
     """Whether the process is to stop, and why.
 
     Attributes:
-      signum: of the signal that asked for it.
-      deadline: by `time.monotonic()`, from which on it is to stop in any case; None for never.
+      signum: number of the signal that asked for it, or None.
+      deadline: time by `time.monotonic()` at which it is to stop in any case; None for never.
     """
 
     signum: int | None = None
@@ -68,7 +68,7 @@ def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
     handle signals, they leave the flag alone.
 
     Args:
-      deadline: by `time.monotonic()`; once it has passed, the flag is set, too. None for none.
+      deadline: time by `time.monotonic()` from which on the flag is set, too; None for none.
 
     Example:
       >>> with graceful_stop() as stop:

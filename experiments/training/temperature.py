@@ -34,10 +34,10 @@ class Step(NamedTuple):
 
     Attributes:
       estimator: the one that reads the temperature.
-      state: of the estimator.
+      state: state of the estimator.
       objective_at: the training objective at a temperature.
       hard: the objective of discrete samples.
-      params, batch, key: of the step.
+      params, batch, key: those of the step.
     """
 
     estimator: estimators.Estimator
@@ -60,7 +60,7 @@ def at(
 
     Args:
       temperature: names the schedule.
-      num_steps: of the run, of which a schedule may take a share.
+      num_steps: steps of the run; a schedule may take a share of them.
       dynamic: the numbers of the schedule.
       step: counted from 0.
       raw: the learned parameter.

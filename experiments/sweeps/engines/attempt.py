@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     Attributes:
       status: `in_use` if another process trains it; `no_memory` if the jobs, several, need more
         than there is; `no_space` ends the whole sweep.
-      reason: of a failure, in one line.
+      reason: reason of a failure, in one line.
     """
 
     status: Literal["done", "failed", "in_use", "stopped", "no_memory", "no_space"]

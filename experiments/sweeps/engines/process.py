@@ -191,7 +191,7 @@ def _work(jobs: Connection, deadline: float | None) -> None:
 
     Args:
       jobs: where they come from, and where their outcomes go.
-      deadline: of the sweep's `Stop`, whose clock all processes of a machine share.
+      deadline: deadline of the sweep's `Stop`; all processes of a machine share its clock.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     os.environ.setdefault("NPROC", "1")  # XLA's threads, where the worker is not pinned

@@ -36,10 +36,10 @@ class Tracked(NamedTuple):
 
     Attributes:
       workdir: its directory.
-      name: to show.
+      name: name to show.
       group: the name of the sweep's directory, or of the one that holds the run.
-      config: flat.
-      id: of the run at this tracker, new for a run that it does not know yet.
+      config: flat config of the run.
+      id: id of the run at this tracker, new for a run that it does not know yet.
       rows: the lines of metrics before those that it will be given.
     """
 
@@ -70,9 +70,9 @@ class Trackers:
     """The trackers of one run.
 
     Args:
-      names: of the trackers.
+      names: names of the trackers.
       workdir: the run's directory.
-      config: flat.
+      config: flat config of the run.
       rows: the lines of metrics so far.
 
     Raises:
