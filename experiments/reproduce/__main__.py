@@ -54,35 +54,39 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     flags.DEFINE_list(
-        "rows", None, "of table1 and survey: train only these, such as sbn_bernoulli", **define
+        "rows", None, "train only these rows of table1 or survey, such as sbn_bernoulli", **define
     )
-    flags.DEFINE_list("estimators", None, "of table1 and survey: train only these", **define)
+    flags.DEFINE_list(
+        "estimators", None, "train only these estimators of table1 or survey", **define
+    )
     flags.DEFINE_integer(
         "seeds",
         None,
-        "of table1 and survey: final runs of a cell; default: all",
+        "final runs per cell of table1 or survey; all by default",
         lower_bound=1,
         **define,
     )
-    flags.DEFINE_bool("plan", False, "of a table: say what there is to train, and stop", **define)
+    flags.DEFINE_bool(
+        "plan", False, "print what a table still has to train, and train nothing", **define
+    )
     flags.DEFINE_float(
         "steps_per_second",
         None,
-        "with --plan: the speed to plan with, in run-steps a second; measured by default",
+        "with --plan: the speed to assume, in run-steps per second; measured by default",
         **define,
     )
     flags.DEFINE_float(
         "slice",
         None,
-        "of a table: seconds after which training stops, with checkpoints, status 75 and more to "
-        "come: rerun the same command to resume",
+        "seconds after which training of a table stops: it saves checkpoints and exits with status "
+        "75; rerun the same command to resume",
         **define,
     )
     flags.DEFINE_bool(
         "thin",
         False,
-        "of a table: remove from WORKDIR, at the end, all that neither a resume nor the table "
-        "needs: runs that have a record, and all but the newest checkpoint of the others",
+        "after training a table, remove from WORKDIR what is not needed to resume: runs that have "
+        "a record, and all but the newest checkpoint of the others",
         **define,
     )
     engines.define_flags(values)

@@ -1,8 +1,8 @@
 """Which devices train, and what each of them has: a part of the batch, or some of the runs.
 
 A single run divides its batch: the compiler partitions the program of one device, so that a mean
-over the batch, a moving average or a baseline is of the whole batch by construction. Several runs
-are divided as they are, and no device waits for another. Draws come from the keys alone, so the
+over the batch, a moving average or a baseline covers the whole batch by construction. Several runs
+are distributed whole, and no device waits for another. Draws come from the keys alone, so the
 numbers are those of one device to float32 rounding.
 """
 
@@ -94,7 +94,7 @@ class Placement:
     def spread(self, batch: jax.Array) -> jax.Array:
         """Within a compiled function: the array, divided among the devices along its first axis.
 
-        One that does not divide is left to the compiler.
+        If it does not divide evenly, this is left to the compiler.
         """
         if self.mesh is None or not self.spreads_batch or len(batch) % self.mesh.size:
             return batch
@@ -183,7 +183,7 @@ def select_devices(devices: list[jax.Device], count: int | None) -> list[jax.Dev
 
 def define_flags(values: flags.FlagValues, default: str) -> None:
     """The flag `--devices`; `default` says what happens without it."""
-    text = f"how many devices to train on, or all; {default}"
+    text = f"number of devices to train on, or all; {default}"
     flags.DEFINE_string("devices", None, text, flag_values=values)
 
 
