@@ -1,4 +1,4 @@
-"""Which images a step reads and how their pixels are drawn: by the seed and the step alone."""
+"""Which images a step reads and how their pixels are drawn, given the seed and the step."""
 
 import enum
 from typing import Any
@@ -36,8 +36,8 @@ def key_for(seed: Int[Array, ""] | int, purpose: Purpose) -> PRNGKey:
     """The key of a purpose under a seed.
 
     Raises:
-      UserError: JAX makes keys that draw other numbers under `vmap` than alone. Then the order of
-        the images would depend on how steps are grouped, and a run on those trained with it.
+      UserError: JAX makes keys whose draws under `vmap` differ from those without. The order of the
+        images would depend on how steps are grouped, and a run on those that it trains with.
     """
     options: Any = jax.config
     kind = options.jax_default_prng_impl

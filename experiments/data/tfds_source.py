@@ -103,7 +103,7 @@ def make_builder_cls(name: str) -> Any:
 
         class Builder(stock):  # type: ignore[misc, valid-type]
             name = stock.name
-            url_infos = stock.url_infos  # Looked up by module otherwise, and lost in silence.
+            url_infos = stock.url_infos  # Otherwise looked up by module, and silently lost.
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
                 urls = {info.filename: url for url, info in self.url_infos.items()}

@@ -1,12 +1,13 @@
 """Figure 5a: steps per second against the number of classes, with and without marginalization.
 
 The labels are random, as in the paper: the images of MNIST under labels of any number of classes.
-Compiling is left out. For each number of classes the sides are timed in turn, some steps each, so
-that what else the machine does falls on all of them alike; a speed is that of the median turn.
+Compiling is left out. For each number of classes, the estimators are timed in turn, a few steps
+each, so that other load on the machine affects all of them alike; a speed is that of the median
+turn.
 
-Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
-operations of the two compiled programs, as the compiler counts them, marginalization's with all
-joint values at once: it counts the body of a loop once.
+Next to the measured ratio is that of the floating-point operations of the two compiled programs, as
+the compiler counts them. It counts the body of a loop once, so the program of marginalization that
+is counted has all joint values at once.
 
 A compiled call takes one step on a CPU, where convolutions in a loop are slow, and a hundred
 elsewhere, where the call itself would take longer than the step.
@@ -51,8 +52,8 @@ class Timed(TimedSteps):
 
     Args:
       settings: settings of the run.
-      counted: of a run that does the same without a loop, whose operations are counted; by default
-        the run itself.
+      counted: settings of a run that does the same without a loop, whose operations are counted;
+        by default, those of the run itself.
     """
 
     def __init__(self, settings: Settings, counted: Settings | None = None) -> None:

@@ -26,8 +26,8 @@ def survey(
     Args:
       path: path of the PNG.
       panels: see `figures.curves`.
-      times: of a step; where one is missing, there is no line by second, and without any there are
-        no such panels.
+      times: times of a step; an estimator without one has no line by second, and without any there
+        are no such panels.
     """
     lines = 2 if times.seconds else 1
     names = {name for panel in panels.values() for name in panel}

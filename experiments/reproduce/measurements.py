@@ -32,8 +32,8 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
     Args:
       path: path of the file.
       shape: shape of its contents.
-      setting: what all rows of the file have in common, by top-level key. Of `program`, a part of a
-        config, what is younger than the file had its default.
+      setting: what all rows of the file have in common, by top-level key. Keys of
+        `program`, a part of a config, that are newer than the file count as their defaults.
 
     Raises:
       UserError: the file is damaged, or of another setting.

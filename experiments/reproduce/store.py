@@ -60,7 +60,7 @@ class Store:
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None if it has not finished or is another config's.
 
-        Of a run that has finished, the record is made if it is not there yet.
+        If the run has finished and has no record yet, the record is made.
         """
         path, settings = self._path(job), job.settings.flat()
         if path.exists():

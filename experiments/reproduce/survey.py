@@ -99,7 +99,7 @@ class Survey(Table1):
         return super().setting(self._lender(cell))
 
     def _lender(self, cell: Cell) -> Cell:
-        """The cell whose setting this one trains with: itself, but where it trains too long."""
+        """The cell whose setting this one trains with: itself, unless its steps are too costly."""
         return cell._replace(estimator=LENDER) if self.share(cell).cost > MAX_COST else cell
 
     def settings_of(self, row: str, estimator: str) -> Settings:

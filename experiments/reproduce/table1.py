@@ -1,4 +1,4 @@
-"""Table 1: picks a setting a cell on validation, trains it on fresh seeds, collects the tests."""
+"""Table 1: picks a setting per cell on validation, trains fresh seeds, collects test bounds."""
 
 import itertools
 from collections.abc import Iterator, Sequence

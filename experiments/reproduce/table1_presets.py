@@ -3,8 +3,8 @@
 Every estimator gets the same learning rates, steps and seeds, and a centered signal wherever there
 is a score function. Whether inputs are standardized is picked with the learning rate, as it suits
 some estimators and not others. So is variance normalization, unless the preset turns it on for all:
-it divides the signal by up to some tens, so the best learning rate depends on it. The schedule of
-an annealed temperature is picked last, where the estimator reads one and the preset has several.
+it divides the signal by up to several tens, so the best learning rate depends on it. The schedule
+of an annealed temperature is picked last, where the estimator reads one and the preset has several.
 
 `full` is the paper's protocol: 500,000 steps of SGD with momentum 0.9 at a constant learning rate
 from its six, its four schedules of the temperature, and 1000 samples on the test set. It picks by
@@ -86,9 +86,9 @@ class Preset(NamedTuple):
       slope_rate: growth of the slope per step, for slope-annealed straight-through.
       variance_normalization: values to pick from, for the estimators that have it.
       standardize: values to pick from for every estimator, by model.
-      second_steps: optimizer steps of the second round and of picking the schedule. None makes do
-        with one round, and picks the schedule by `pick_steps`. With a second round, the first has
-        only the first way to standardize.
+      second_steps: optimizer steps of the second round and of picking the schedule. With
+        None, there is one round, and the schedule is picked in `pick_steps`. With a second round,
+        the first has only the first value of `standardize`.
     """
 
     name: str
@@ -120,8 +120,8 @@ class Part(NamedTuple):
     Attributes:
       rows, estimators: rows and estimators of the cells.
       seeds: number of their final runs, with seeds from 0 on.
-      together: whether all seeds of a cell train at once, as pays where runs are vmapped, or the
-        first seed of all cells before any other.
+      together: whether all seeds of a cell train at once, which pays off if runs are vmapped, or
+        the first seed of all cells before any other.
     """
 
     rows: tuple[str, ...] | None = None

@@ -1,8 +1,8 @@
 """Table 2: semi-supervised classification with 100 labels, by three ways to treat the class.
 
-The paper picked alpha on the test set. Here the validation set's accuracy picks it, and the picked
-setting is trained on draws of the labels that no choice was made by: not alpha, and none of the
-defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
+The paper picked alpha on the test set. Here it is picked by validation accuracy, and the picked
+setting is trained on draws of the labels that played no part in any choice, neither of alpha nor of
+the defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
 """
 
 from collections.abc import Iterator, Sequence

@@ -56,7 +56,7 @@ def _table2(preset: str, workdir: Path, results: Path) -> Table2:
 
 
 def write(target: str, preset: str, workdir: Path, results: Path) -> Path:
-    """Makes what is no table, from the records of finished runs and measurements of its own.
+    """Makes a target that is not a table, from records of finished runs and own measurements.
 
     Returns:
       The path of the figure, or of the numbers where there is none.

@@ -81,7 +81,7 @@ def _unfinished(todo: Sequence[Job]) -> bool:
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:
     """Writes the table, says what is left or where the table is, and gives the exit status."""
     table.write()
-    waves = plan.waves(table, engine, options)  # which writes the records that are not yet
+    waves = plan.waves(table, engine, options)  # which also writes missing records
     if limit.thin:
         table.runs.store.thin()
     if status in (0, FAILED):

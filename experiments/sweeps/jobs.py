@@ -66,7 +66,7 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
 
 
 def withdraw(directory: Path, jobs: Sequence[Job]) -> None:
-    """Takes back what `open_directory` recorded of jobs none of which has begun."""
+    """Undoes what `open_directory` recorded, if none of the jobs has begun."""
     if any(job.workdir.exists() for job in jobs):
         return
     with rundir.locked(directory, wait=True):

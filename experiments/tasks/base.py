@@ -108,7 +108,7 @@ class Task:
       build: `(settings, pixel_mean [H, W], key) -> Model`, with fresh parameters.
       options: a frozen dataclass of the task's own config keys with their types and defaults.
       check: refuses settings that cannot work by raising a UserError.
-      prepare: what the task asks of the dataset, or makes of it.
+      prepare: checks the dataset, or adapts it to the task.
       annealed: `(settings, dynamic, step) -> {name: scalar}`, what `Model.cost` reads from a
         schedule besides the temperature.
       extra: `(settings, dataset, model) -> Extra`, if there is one.

@@ -40,7 +40,7 @@ class VAE(nnx.Module):
       family: family of the latent variables.
       num_variables: number of latent variables.
       num_classes: number of values of each latent variable, if categorical.
-      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
+      standardize: subtract the mean from the pixels, and standardize samples; see `layer_input`.
       decoder: widths of the decoder's hidden layers.
       kl: the KL term of the training cost, see `kl_per_example`.
       rngs: random streams for the weights.

@@ -93,7 +93,7 @@ def labeled(
 
 
 def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
-    """The same images with random labels, as the paper times training with."""
+    """The same images with random labels, as in the paper's timing of training."""
     # RandomState's stream is frozen for good.
     random = np.random.RandomState(0)
     train, validation, test = (
@@ -106,7 +106,7 @@ def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
 
 
 def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
-    """The mean of a cost over labeled images, a batch of them a step.
+    """The mean of a cost over labeled images, a batch of them per step.
 
     Args:
       settings: settings of the run.
@@ -151,7 +151,7 @@ def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
 
 
 def classification(logits: Float[np.ndarray, "N K"], split: Split) -> dict[str, Any]:
-    """The percentage of images taken for their own class, and counts by class and guess."""
+    """The accuracy in percent, and the confusion matrix, by true and by predicted class."""
     assert split.labels is not None
     confusion = np.zeros(2 * logits.shape[-1:], int)
     np.add.at(confusion, (split.labels, logits.argmax(axis=-1)), 1)

@@ -29,7 +29,7 @@ class SBN(nnx.Module):
       family: family of the stochastic layers.
       layers: the number of variables in each layer.
       num_classes: number of values of each variable, if categorical.
-      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
+      standardize: subtract the mean from the pixels, and standardize samples; see `layer_input`.
       rngs: random streams for the weights.
     """
 

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 class MetricsLog:
     """Scalars by step, in `metrics.jsonl` and as TensorBoard events in `tensorboard/`.
 
-    The JSON lines are the record; the events are for looking at, and made from them. Both are with
-    the system before `append` returns, so killing the process tears at most the last line.
+    The JSON lines are the record; the events are for looking at, and made from them. Both are
+    flushed to the system before `append` returns, so a kill truncates at most the last line.
 
     Args:
       workdir: the run's directory; made if absent.

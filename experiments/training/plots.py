@@ -45,7 +45,7 @@ def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
 def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A color and a style for each name's line: all colors solid, then dashed, then dotted.
 
-    Then the first again.
+    After that, styles repeat.
     """
     colors = [f"C{index}" for index in range(10) if index != 7]  # but gray
     styles = itertools.cycle(itertools.product(("-", "--", ":"), colors))
@@ -88,7 +88,7 @@ def run_picture(
 
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """The train cost and the hard validation bound by step, with the temperature if it moves."""
+    """The train cost and the hard validation bound by step, with the temperature if it changes."""
     curves = {"train_cost": "train cost", "validation_bound": "validation bound, hard"}
     points = {name: _points(metrics, name) for name in curves}
     for name, label in curves.items():

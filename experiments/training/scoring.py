@@ -82,5 +82,5 @@ class Scorer:
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Those of the metrics that fit a line of the log."""
+    """The scalars among the metrics, which go into a line of the log."""
     return {name: value for name, value in metrics.items() if np.ndim(value) == 0}

@@ -117,7 +117,7 @@ def adapt(
     slope = squared_error_slope(
         estimates, references, temperature, average_over=2 * dynamic["temperature.average_over"]
     )
-    # By the parameter, not by the log of the temperature; a gradient may have more precision.
+    # In the parameter, not in the log temperature; a gradient may have a wider dtype.
     slope = (slope * jnp.exp(raw) / temperature).astype(raw.dtype)
     updates, optimizer = _adam().update(slope, state.optimizer)
     raw -= dynamic["temperature.learning_rate"] * updates

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracked(NamedTuple):
-    """A run, as a tracker is told of it.
+    """What a tracker is told of a run.
 
     Attributes:
       workdir: its directory.
