@@ -47,7 +47,7 @@ def read(spec: Spec, data_dir: Path) -> Arrays:
     with _quiet(), scratch():
         path = data_dir / spec.name / spec.version
         # Anything may go wrong in either step (network, disk, a damaged record, another release of
-        # tensorflow-datasets), and its user gets one line that says how to go on.
+        # tensorflow-datasets), and the user gets one line that says what to do.
         try:
             if not path.exists():
                 _prepare(spec, data_dir)

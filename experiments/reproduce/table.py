@@ -40,7 +40,7 @@ class Runs:
     Args:
       table: its name.
       workdir: where the runs train, below a directory of the table's name.
-      results: where the records go, likewise.
+      results: where the records go, below a directory of the table's name.
     """
 
     # The loss that a run still to be done has in `ranked`; with None, nothing is ranked before all
@@ -238,7 +238,7 @@ def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str
     Args:
       mean, ci95: of the seeds that there are.
       seeds: how many there are.
-      of: how many there are to be.
+      of: how many there should be.
 
     Example:
       >>> shown(60.0, [57.5, 62.5], 3, 3), shown(60.0, [57.5, 62.5], 2, 3), shown(60.0, None, 1, 3)

@@ -38,7 +38,7 @@ SINGLE = "single-sample bound"
 
 
 class Table1(Table):
-    """The jobs of the table and what they have come to.
+    """The jobs of the table and their results.
 
     Args:
       preset, workdir, results: see `Table`.

@@ -99,7 +99,7 @@ PRESETS = {
 
 
 class Table2(Table):
-    """The jobs of the table and what they have come to."""
+    """The jobs of the table and their results."""
 
     name = NAME
     preset: Preset

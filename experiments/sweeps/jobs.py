@@ -47,7 +47,7 @@ def directory_of(trial: Trial, directory: Path) -> Path:
 
 
 def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
-    """Makes the directory this config's, and records the grid beside those trained there before.
+    """Claims the directory for this config, and adds the grid to those trained there before.
 
     Raises:
       UserError: it belongs to another config, or is that of a single run.

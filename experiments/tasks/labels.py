@@ -94,7 +94,7 @@ def labeled(
 
 def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
     """The same images with random labels, as in the paper's timing of training."""
-    # RandomState's stream is frozen for good.
+    # RandomState's stream is frozen.
     random = np.random.RandomState(0)
     train, validation, test = (
         dataclasses.replace(split, labels=random.randint(num_classes, size=len(split)).astype("i4"))

@@ -223,7 +223,7 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     """The labeled images and their cost.
 
     With N_u unlabeled and N_l labeled images in all, the mean of the labeled images' bounds weighs
-    N_l / N_u times `labeled_weight`, beside the mean of the others: at `labeled_weight` 1 every
+    N_l / N_u times `labeled_weight`, against the mean of the others: at `labeled_weight` 1 every
     image counts once, at 50 each label is worth 50 images. The mean cross-entropy weighs
     alpha N_u / N_l, our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50).
     docs/reproduction/choices.md gives the reasons, and what else was tried.

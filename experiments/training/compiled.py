@@ -69,7 +69,7 @@ class Compiled:
       placement: placement of their arrays on devices.
 
     Raises:
-      UserError: an estimator that cannot serve the model's variables.
+      UserError: the estimator does not support the model's variables.
     """
 
     def __init__(self, settings: Settings, placement: Placement = ALONE) -> None:
@@ -127,7 +127,7 @@ class Compiled:
             self._fits = True
 
     def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, np.ndarray]:
-        """The arguments of a call of `run` as the loop gives them: shapes, except for the last."""
+        """The arguments of a call of `run` as the loop passes them: shapes, except for the last."""
         settings = self.settings
         dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)

@@ -139,7 +139,7 @@ class RunState:
         self.error = DivergedError(f"{what}: {fix}; {kept}")
 
     def note(self, line: Mapping[str, float]) -> None:
-        """Adds a line to the metrics, at the step that the run has come to."""
+        """Adds a line to the metrics, at the current step of the run."""
         hosts.by_first(partial(self._note, line))
 
     def _note(self, line: Mapping[str, float]) -> None:

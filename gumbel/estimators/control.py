@@ -65,7 +65,7 @@ class Learner(NamedTuple):
     def step(self, state: ControlState, gradient: Coefficients) -> ControlState:
         """One step of the optimizer; what is not finite in the gradient counts as 0.
 
-        Otherwise a single infinite cost would spoil the coefficients for good, as would one so
+        Otherwise a single infinite cost would spoil the coefficients forever, as would one so
         large that the optimizer's averages overflow: such a step is left out.
         """
         finite = zero_where_not_finite(gradient)

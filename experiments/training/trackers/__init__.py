@@ -1,4 +1,4 @@
-"""Where a run is shown besides its own files: TensorBoard, Weights & Biases, MLflow.
+"""Where a run is logged in addition to its own files: TensorBoard, Weights & Biases, MLflow.
 
 `metrics.jsonl` and `result.json` are the record. A tracker is given what they hold: the config, the
 lines of metrics, the picture and the final bounds. One that fails later on is left out with a
@@ -157,7 +157,7 @@ def trackers_of_flags(names: Sequence[str]) -> tuple[str, ...]:
     """The trackers that the flag names.
 
     Raises:
-      UserError: `none` beside others, or a package that is not installed.
+      UserError: `none` together with others, or a package that is not installed.
 
     Example:
       >>> trackers_of_flags(["none"]), trackers_of_flags(["tensorboard"])
