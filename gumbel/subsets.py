@@ -73,7 +73,8 @@ def ordered_log_prob(
       all values are excluded.
 
     Raises:
-      ValueError: `z` does not fit `logits`.
+      ValueError: `z` does not fit `logits`, or K is 0.
+      TypeError: `logits` are not floating-point.
 
     Source: Plackett (1975), The analysis of permutations.
 
@@ -124,8 +125,10 @@ def relaxed_top_k(
       fewer than `k` values are possible.
 
     Raises:
-      ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
-      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
+      ValueError: k is not from 1 to K, or K is 0, or a concrete (not traced) `temperature` is not
+        positive and finite, or it is not one per row.
+      TypeError: `key` is not one PRNG key, `logits` are not floating-point, `k` is not an integer,
+        or `temperature` is not a number or an array.
 
     Source: Xie and Ermon (2019), Reparameterizable subset sampling via continuous relaxations.
 
