@@ -2,17 +2,17 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
-`survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost,
-`toys` the cost and the variance of each on the toys of the control-variate papers, and `lab` their
-gradients on the four models of Table 1 while they train. `survey_curves` draws the runs of
-`survey`, by step and by second; the seconds come from `step_times`.
+`survey` trains the rows of Table 1 under every registered estimator, for equal steps and at equal
+cost. `toys` measures the cost and the variance of each on the toys of the control-variate papers,
+and `lab` its gradients on the four models of Table 1 while they train. `survey_curves` draws the
+runs of `survey`, by step and by second; the seconds come from `step_times`.
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
 
-`--rows` and `--estimators` train these cells of table1 or survey alone, `--seeds=1` one final run
-of each. With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is
-done; with `--plan` nothing is trained, and the command says what there is to train.
+`--rows` and `--estimators` restrict table1 or survey to these cells, and `--seeds=1` to one final
+run of each. With `--slice=SECONDS`, a table trains for that long, and the command exits with status
+75 until it is done. With `--plan`, the command prints what there is to train, and trains nothing.
 """
 
 import math
@@ -93,10 +93,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """Reproduces TARGET: a table or a figure of the paper, or what goes beyond it.
+    """Reproduces TARGET, a table or a figure of the paper, or makes one that goes beyond it.
 
-    Rerun the same command to resume. Figures 3 and 4 need the runs of table1, figure 5 those of
-    table2.
+    Not in the paper are survey, survey_curves, step_times, lab, and toys. Rerun the same command to
+    resume. Figures 3 and 4 need the runs of table1, figure 5 those of table2, and survey_curves
+    those of survey.
     """
     began = time.monotonic()
     [target] = arguments

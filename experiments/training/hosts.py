@@ -69,7 +69,7 @@ def join(given: Mapping[str, Any]) -> None:
     else:
         _check(address, **numbers)
         where = "the processes do not come together there"
-    # It would take SIGTERM away from the loop, which then saves and stops.
+    # Its handler would replace that of the loop, which saves and stops at SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, **numbers, initialization_timeout=_CONNECT_SECONDS)
