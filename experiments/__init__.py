@@ -1,9 +1,8 @@
 """Models, data, training, evaluation and tables built on `gumbel`.
 
-A command, `python -m experiments.NAME`, imports this package before anything else. From here on
-Ctrl-C ends it at once with status 130: nothing is lost by that, as files are written in one step
-and a run resumes from its last checkpoint. While a run trains, `training.signals` has it saved
-first.
+A command, `python -m experiments.NAME`, imports this package before anything else. From then on,
+Ctrl-C ends it at once with status 130. Nothing is lost, because files are written atomically and
+a run resumes from its last checkpoint. While a run trains, `training.signals` saves it first.
 """
 
 import contextlib
@@ -23,13 +22,13 @@ def leave(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 
 
-# What `python -m` has for the program's name while it looks for the module.
+# The program's name under `python -m`, while it looks for the module.
 _IS_COMMAND = sys.argv[:1] == ["-m"]
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)
 
 # jax 0.9 logs two errors of 2,000 characters about CPU features for each program that it loads from
 # its cache. They are harmless; real failures raise exceptions.
-with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its import says so better
+with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its import says it better
     if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

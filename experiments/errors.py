@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-# How messages name the types of values, of config keys as of JSON.
+# How messages name the types of values, for config keys and JSON alike.
 TYPE_NAMES: Mapping[type, str] = {
     bool: "true or false",
     int: "an integer",
@@ -42,9 +42,9 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(word: str, valid: Iterable[str]) -> list[str]:
-    """Up to three valid words that `word` may have been meant to be, also by a dotted key's end.
+    """Up to three valid words that `word` may stand for, also by the last part of a dotted key.
 
-    The end may be abbreviated: by its initials, or by one of its words.
+    The last part may be abbreviated to its initials, or to one of its words.
 
     Example:
       >>> nearest("gumbel_sofmax", ["sf", "gumbel_softmax", "st"])
@@ -82,7 +82,7 @@ def suggestion(word: str, valid: Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as Python writes it, cut off where it is long.
+    """The `repr` of a value, truncated if it is long.
 
     Example:
       >>> short((200, 200)), len(short((2,) * 1_000_000))

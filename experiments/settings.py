@@ -50,7 +50,7 @@ class Range(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Names that a key may have for a value."""
+    """Names that a key may take."""
 
     names: Collection[str]
 
@@ -71,8 +71,8 @@ def setting(default: Any, valid: Range | Choice = ANY, *, dynamic: bool = False)
     """A field of settings.
 
     Args:
-      default: its type is that of the annotation.
-      valid: the values that it may have; None is let through where the annotation has it.
+      default: default of the annotated type.
+      valid: the values that it may have; None is accepted if the annotation allows it.
       dynamic: whether its number may differ between runs of one compiled program.
     """
     return dataclasses.field(default=default, metadata={"valid": valid, "dynamic": dynamic})
@@ -114,10 +114,10 @@ class Temperature:
     rate: float = setting(1e-5, NOT_NEGATIVE, dynamic=True)
     floor: float = setting(0.5, POSITIVE, dynamic=True)
     interval: int = setting(1, COUNT, dynamic=True)
-    # Of the run's steps, after which a linear or cosine one is at its floor.
+    # Fraction of the run's steps after which a linear or cosine schedule is at its floor.
     share: float = setting(1.0, Range(lambda v: 0 < v <= 1, "give a number in (0, 1]"))
-    # Of a learned one: Adam's, in log(temperature - floor); steps between its updates; and over how
-    # many gradient estimates noise averages out, see `gumbel.adaptation`.
+    # For a learned one: Adam's learning rate, in log(temperature - floor); steps between updates;
+    # and the number of gradient estimates that average out noise, see `gumbel.adaptation`.
     learning_rate: float = setting(0.02, POSITIVE, dynamic=True)
     update_every: int = setting(10, COUNT)
     average_over: float = setting(
@@ -130,8 +130,8 @@ class Estimator:
     """The estimator's name and options.
 
     Attributes:
-      name: as registered.
-      values: of every option that any estimator has; None where unset.
+      name: registered name.
+      values: value of every option that any estimator has; None if unset.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Estimator:
 
     @property
     def spec(self) -> estimators.Spec:
-        """What the library knows of it."""
+        """Its entry in the library's registry."""
         return estimators.spec(self.name)
 
     @property
@@ -178,17 +178,17 @@ class Settings:
     estimator: Estimator
     temperature: Temperature
     dataset: str = setting("binarized_mnist", Choice(DATASETS))
-    # Of gray images; "dynamic": pixels are redrawn for each minibatch.
+    # For gray images; "dynamic" redraws the pixels for each minibatch.
     binarization: str = setting("threshold", Choice(("threshold", "dynamic")))
     latent: str = setting("bernoulli", Choice(("bernoulli", "categorical")))
     layers: tuple[int, ...] = setting((200, 200))  # units of each stochastic layer
-    # Of a categorical variable: units / num_classes variables a layer.
+    # Values of a categorical variable: a layer has units / num_classes variables.
     num_classes: int = setting(10, COUNT)
-    # Pixels to mean 0, samples to mean 0 and variance 1, as inputs of layers.
+    # Standardizes inputs of layers: pixels to mean 0, samples to mean 0 and variance 1.
     standardize: bool = setting(default=True)
     optimizer: str = setting("sgd", Choice(("sgd", "adam")))
     learning_rate: float = setting(1e-3, POSITIVE, dynamic=True)
-    # "cosine": down to 0 over the run's steps.
+    # "cosine" decays to 0 over the run's steps.
     learning_rate_schedule: str = setting("constant", Choice(("constant", "cosine")))
     momentum: float = setting(
         0.9, Range(lambda v: 0 <= v < 1, "give a number in [0, 1)"), dynamic=True
@@ -196,8 +196,8 @@ class Settings:
     batch_size: int = setting(100, COUNT)
     num_steps: int = setting(200_000, COUNT)
     seed: int = setting(0, SEED, dynamic=True)
-    # m of the final importance-weighted bound on test images; on validation images, None for as
-    # many; and of the validation bound while training.
+    # Samples of the final importance-weighted bound on test images; on validation images, None for
+    # as many; and of the validation bound during training.
     test_num_samples: int = setting(1000, COUNT)
     validation_num_samples: int | None = setting(None, COUNT)
     monitor_num_samples: int = setting(1, COUNT)

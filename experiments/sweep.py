@@ -70,7 +70,7 @@ def define_report_flags(values: flags.FlagValues) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Trains the sweep that the command line names, or reports on one: the exit status."""
+    """Trains the sweep of the command line, or reports on one; returns the exit status."""
 
     def chosen(arguments: list[str]) -> int:
         if any(re.match("--?report(=|$)", argument) for argument in arguments):
@@ -153,9 +153,9 @@ def warn_of_unread(jobs: Sequence[Job], overridden: Overrides) -> None:
 def conclude(
     directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str], exit_status: int
 ) -> int:
-    """Writes the table and the plot, says what came of the sweep, and gives the exit status.
+    """Writes the table and the plot, prints the outcome, and returns the exit status.
 
-    Table and plot are of all the grids that were trained in the directory.
+    Table and plot cover all the grids that were trained in the directory.
     """
     every = recorded.jobs_in(directory)
     _report(directory, every, recorded.failures_of(every) | dict(failures))

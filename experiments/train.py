@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/sbn.py --workdir=DIR [--config.KEY=VALUE ...]
 
-On several devices, of one machine or many, the numbers are the same to float32 rounding; so where
-a run trains is said by flags and is no part of its config, and it may resume elsewhere.
+The numbers are the same on any number of devices and machines, to float32 rounding. So flags, not
+the config, say where a run trains, and it may resume elsewhere.
 """
 
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags that say where the run trains, and where it is shown."""
+    """The flags that say where the run trains, and where it is logged."""
     placement.define_flags(values, "by default 1, or those of all processes")
     hosts.define_flags(values)
     trackers.define_flags(values)
@@ -44,10 +44,10 @@ def main(
     """Trains one model with one estimator; rerun the same command to resume a stopped run.
 
     Args:
-      config: of the run.
-      workdir: its directory.
-      overrides: of the config.
-      given: the flags; the default of those left out.
+      config: config of the run.
+      workdir: directory of the run.
+      overrides: overrides of the config.
+      given: values of the flags; defaults for those left out.
     """
     shown = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)

@@ -273,7 +273,7 @@ def check_point(z: ArrayLike, logits: ArrayLike, *, event_ndims: int, name: str 
 
     Args:
       z: the value, of the rank of `logits` at least, or a scalar for elementwise logits.
-      logits: what it is a value of; leading axes broadcast.
+      logits: logits of the variables; leading axes broadcast.
       event_ndims: 1 if the last axis holds one-hot values, whose sizes then have to agree; else 0.
       name: name of `z`, for the message.
 

@@ -41,7 +41,7 @@ class SiteReport(NamedTuple):
       breaks: whether the cost, or another site's logits or mask, changes with the samples without
         a derivative.
       jumps: the same for relaxed samples, between 0 and 1.
-      differentiable: whether JAX can differentiate in the samples at all, also where it finds 0.
+      differentiable: whether JAX can differentiate in the samples at all, even if the result is 0.
     """
 
     name: str
@@ -265,7 +265,7 @@ def _vectorizes(
 
     try:
         jax.eval_shape(jax.vmap(cost), jnp.arange(2))
-    except NotImplementedError:  # of JAX, for a callback without a vmap_method
+    except NotImplementedError:  # from JAX, for a callback without a vmap_method
         return False
     return True
 

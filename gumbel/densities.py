@@ -66,7 +66,7 @@ def gumbel_softmax_log_prob(
 def exp_gumbel_softmax_log_prob(
     log_y: Float[Array, "*batch K"], logits: Float[Array, "*batch K"], temperature: ArrayLike
 ) -> Float[Array, "*batch"]:
-    """The log density of an `exp_gumbel_softmax` sample, that of its log ratios `log(y_i / y_K)`.
+    """The log density of an `exp_gumbel_softmax` sample, in its log ratios `log(y_i / y_K)`.
 
     With `tau` the temperature it is
 
@@ -85,7 +85,7 @@ def exp_gumbel_softmax_log_prob(
 
     Raises:
       ValueError: a concrete (not traced) `temperature` is not positive and finite, or it is not
-        one per row, or shapes do not fit, or integers in place of `y` are not one-hot.
+        one per row, or shapes do not fit, or integers in place of `log_y` are not one-hot.
       TypeError: `logits` are not floating-point, or `temperature` is not a number or an array.
 
     Source: Maddison, Mnih and Teh (2017), appendix C.3.
@@ -242,7 +242,7 @@ def _logit_log_density(
 
 
 def _log_clamped(y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`log(max(y, floor))`, the floor so far over the smallest float that `1 / y` has headroom.
+    """`log(max(y, floor))`, with a floor far enough above the smallest float for a finite `1 / y`.
 
     A selection, not `jnp.maximum`, whose gradient under the floor would be 0 times a large number.
     """

@@ -25,7 +25,7 @@ from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 MAX_VALUES = 1 << 16
-_MOST_VALUES = (1 << 31) - 1  # that an index can count
+_MOST_VALUES = (1 << 31) - 1  # the most that an int32 index can count
 
 
 def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
@@ -33,11 +33,11 @@ def check_count(plan: Pass, max_values: int = MAX_VALUES) -> int:
 
     Args:
       plan: result of `gumbel.layouts.layout`.
-      max_values: the most joint values to enumerate; those over 2^31 - 1 are refused in any case.
+      max_values: largest number of joint values to enumerate; over 2^31 - 1 is always refused.
 
     Raises:
       TypeError: `max_values` is not an integer.
-      ValueError: it names the sites and how many joint values they have.
+      ValueError: the message names the sites and how many joint values they have.
     """
     count = count_joint(plan)
     limit = min(check_integer(max_values, "max_values", least=1), _MOST_VALUES)
@@ -151,7 +151,7 @@ def _terms(
         forced = trace(*arguments, given=values, like=plan.records)
         weights = [_weight(r._replace(z=values[site])) for site, r in forced.records.items()]
         weight = jnp.exp(total(list(map(forced.sum, weights))))
-        # What is possible in each variable may be impossible in all, to rounding.
+        # The joint probability of values that are possible one by one may underflow to 0.
         impossible = weight == 0
         return jnp.where(impossible, 0, weight * jnp.where(impossible, 0, forced.cost))
 
@@ -159,7 +159,7 @@ def _terms(
 
 
 def _joint_value(record: Record, index: Array, *, coupled: bool) -> Sample:
-    """Joint value number `index` of a site, for all examples of the batch alike."""
+    """Joint value number `index` of a site, the same for all examples of the batch."""
     shape, dtype = record.logits.shape, record.logits.dtype
     value = record.family.joint_value(index, event_shape(record, coupled=coupled), dtype)
     return value if coupled else jnp.broadcast_to(value[None], shape)

@@ -1,4 +1,4 @@
-"""Whether the examples of a batch are as independent as a cost of one per example says."""
+"""Checks that the examples of a batch are independent, as one cost per example declares."""
 
 import jax
 from jaxtyping import Array
@@ -66,8 +66,8 @@ def require_local(
 ) -> None:
     """Raises ValueError if, under `shard_map`, the cost depends on samples of other devices.
 
-    The score of a device's own samples is not all of that cost's gradient. The objective is only
-    traced, and outside of `shard_map` and `pmap` not even that.
+    A device has only the scores of its own samples, which are not all of such a cost's gradient.
+    The objective is only traced; outside of `shard_map` and `pmap`, nothing is checked.
 
     Raises:
       ValueError: a collective leads from the samples to the cost, or to the logits of a site.
@@ -84,7 +84,7 @@ def require_local(
 
     def found(values: dict[str, Sample]) -> list[Array]:
         def given(site: Site, _key: PRNGKey) -> Sample:
-            return site.given + 0 * site.logits  # so that it differs between devices as these do
+            return site.given + 0 * site.logits  # so that it varies as the logits do
 
         return outputs(trace(*arguments, given, given=values, like=records))
 

@@ -17,7 +17,7 @@ def layout(
 
     Returns:
       A pass whose arrays, except `aux`, are `jax.ShapeDtypeStruct`s; `aux` is None if there is
-      none, else something else.
+      none, else a placeholder.
     """
     found: list[Pass] = []
 
@@ -49,12 +49,12 @@ def event_shape(record: Record, *, coupled: bool) -> tuple[int, ...]:
 
 
 def num_variables(record: Record, *, coupled: bool) -> int:
-    """How many variables that is."""
+    """How many variables one cost depends on at a site."""
     return record.family.num_variables(event_shape(record, coupled=coupled))
 
 
 def count_values(record: Record, *, coupled: bool) -> int:
-    """How many joint values that has: K to the power of the number of variables."""
+    """How many joint values those variables have: K to the power of their number."""
     count: int = record.num_values ** num_variables(record, coupled=coupled)
     return count
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.tracing import has_divided_axis
 
-# Log odds at which samples and densities take an event for certain, or for impossible.
+# Log odds from which on samples and densities treat an event as certain, or as impossible.
 CERTAIN = 1e8
 
 
@@ -124,7 +124,7 @@ _float16_to_float32.defvjp(_float16_to_float32_fwd, _float16_to_float32_bwd)
 
 
 def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
-    """0, which under `shard_map` differs between devices, for all it knows, where an array does.
+    """0, which under `shard_map` is typed as varying over devices wherever an array is.
 
     A loop whose steps see such arrays has to start from such a carry.
 
@@ -135,7 +135,7 @@ def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
     zero = jnp.zeros((), jnp.float32)
     for array in map(jnp.asarray, arrays):
         if array.size and not jnp.issubdtype(array.dtype, jax.dtypes.extended):  # PRNG keys
-            # JAX takes no single entry of what an explicit mesh divides.
+            # JAX cannot take a single entry of an array that is sharded over an explicit mesh.
             entry = jnp.max(abs(array)) if has_divided_axis(array) else array.ravel()[0]
             zero += 0 * (entry == entry).astype(zero.dtype)  # noqa: PLR0124
     return zero

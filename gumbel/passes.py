@@ -43,7 +43,7 @@ def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: An
 
 
 def evaluated(text: str) -> int:
-    """What sums and products of numbers come to.
+    """The value of sums and products of integers.
 
     Example:
       >>> evaluated("2 * (1 + 400) + 2")

@@ -27,7 +27,7 @@ Target: TypeAlias = str | MaskOf | None
 Targets: TypeAlias = frozenset[Target]
 
 NUM_STARTS = 8
-_RULED_OUT = 50.0  # log odds against a value that is not meant to come
+_RULED_OUT = 50.0  # log odds against a value from which on it counts as ruled out
 
 
 def targets_of(records: Records) -> list[Target]:
@@ -36,7 +36,7 @@ def targets_of(records: Records) -> list[Target]:
 
 
 def outputs(drawn: Pass) -> list[Array]:
-    """The arrays of `targets_of` a pass, in float32 at least."""
+    """The arrays that `targets_of` names, in float32 at least."""
     records = drawn.records.values()
     masks = [r.where.astype(jnp.float32) for r in records if r.where is not None]
     return [upcast(drawn.cost), *map(_possible_logits, records), *masks]
@@ -76,10 +76,10 @@ class Start(NamedTuple):
 
 
 class Probe:
-    """An objective at samples of one's choice, compiled once.
+    """An objective that is compiled once and evaluated at chosen samples.
 
-    All the other sites keep the values of a start, so that the effect of a site on another one
-    shows in that one's logits.
+    Sites that are not flipped keep the values of a start, so that the effect of one site on another
+    shows in the logits of the other.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`; concrete.
@@ -87,7 +87,7 @@ class Probe:
 
     Attributes:
       drawn: a pass with discrete samples.
-      concrete: whether its outputs are; if not, nothing can be compared.
+      concrete: whether its outputs are concrete; if not, nothing can be compared.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class Probe:
         self._params = params
 
     def start(self, number: int, *, relaxed: bool = False) -> Start:
-        """Start 0 has the samples of `drawn`, 1 and 2 extreme ones, the others random ones.
+        """Start 0 has the samples of `drawn`, 1 and 2 have extreme ones, the others random ones.
 
-        At starts 1 and 2 all variables have their last or first value that is not ruled out. In the
-        others what is rare under the model is common: such values are equally likely, but for a
-        random tilt that all variables of a site share. Even starts flip all variables, odd ones
-        half of them: a cost may not change if all are flipped. `relaxed` values are all random,
-        between 0 and 1.
+        At starts 1 and 2, all variables have their last or their first value that is not ruled out.
+        At the others, values that are rare under the model are common: all that are not ruled out
+        are equally likely, up to a random tilt that the variables of a site share. Even starts flip
+        all variables, odd ones half of them: a cost may not change if all are flipped. `relaxed`
+        values are all random, between 0 and 1.
         """
         records, rng = self.drawn.records, np.random.default_rng(number)
         values, flips = {}, {}
@@ -185,10 +185,10 @@ def flipped(z: Sample, record: Record) -> Sample:
 
 
 def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
-    """Whether an array is not the same to rounding, in the rows that are looked at.
+    """Whether an array has changed by more than rounding, in the rows that are looked at.
 
-    Rows that nothing changes are computed from the same numbers by the same program, so a few units
-    in the last place of the largest one leave room for what cancels between rows.
+    Unchanged rows are computed from the same numbers by the same program. A tolerance of a few
+    units in the last place of the largest entry allows for cancellation between rows.
     """
     looked_at = _first_axis(jnp.asarray(rows), before.ndim)
     one, other = jnp.where(looked_at, before, 0), jnp.where(looked_at, after, 0)
@@ -200,9 +200,9 @@ def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
 
 
 def _possible_logits(record: Record) -> Array:
-    """The logits of a site, those of values that are ruled out at the end of what is possible.
+    """The logits of a site, with those of ruled-out values clipped.
 
-    A logit of -1e9 means no more than that, and must not count as the unit of all the others.
+    A logit of -1e9 only rules a value out; it must not set the tolerance for all the others.
     """
     logits = upcast(record.logits)
     if record.family.event_ndims:
@@ -229,7 +229,7 @@ def halves(size: int) -> Iterator[np.ndarray]:
 
 
 def _values_at(number: int, rng: np.random.Generator, record: Record) -> Sample:
-    """The values of a site at a start over 0, none of those that its logits rule out."""
+    """The values of a site at a start above 0, without those that its logits rule out."""
     z, logits = record.z, np.asarray(record.logits, np.float64)
     by_value = bool(record.family.event_ndims)
     size = z.shape[-1:] if by_value else ()

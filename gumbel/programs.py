@@ -20,7 +20,7 @@ _PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
 
 
 class _Later:
-    """A value that is known in the loop only."""
+    """A value that is known only in the loop."""
 
 
 def hoist(
@@ -70,9 +70,9 @@ def hoist(
 
 
 def canonical_convolutions(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """The same function, its convolutions in the layout that XLA's fast ones have on CPU.
+    """The same function, with convolutions in the layout for which XLA is fast on CPU.
 
-    Outside of loops XLA transposes their arrays itself, so there it changes nothing.
+    Outside of loops, XLA transposes the arrays itself, and this changes nothing.
 
     Args:
       function: function of arrays; its derivatives, if it takes any, are rewritten, too.
@@ -98,7 +98,7 @@ def canonical_convolutions(function: Callable[..., PyTree]) -> Callable[..., PyT
 
 
 def num_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
-    """The size of all that a function computes on the way to its results, and of these.
+    """The bytes of all intermediate values of a function, and of its results.
 
     Example:
       >>> import jax.numpy as jnp
@@ -166,7 +166,7 @@ def _communicates(eqn: Any, axes: frozenset[str]) -> bool:
 
 
 def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any) -> Array:
-    """A convolution with the batch first and the channels last; of the kernel, these last."""
+    """A convolution with the batch first and the channels last, also in the kernel."""
     (batch, feature, *space), (outputs, inputs, *kernel), out = dimension_numbers
     last = lhs.ndim - 1
     spatial = tuple(range(1, last))
@@ -185,7 +185,7 @@ def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any)
 
 
 def _run(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], evaluate: Evaluate) -> list[Any]:
-    """Runs a program, each of its equations by `evaluate`, also those of functions jitted in it."""
+    """Runs a program by `evaluate` on each equation, including those of jitted functions in it."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
 
     def read(atom: Any) -> Any:

@@ -31,8 +31,8 @@ from gumbel.types import PRNGKey
 def straight_through(hard: Float[Array, "..."], soft: Float[Array, "..."]) -> Float[Array, "..."]:
     """The value of `hard` with the gradient of `soft`.
 
-    The value is `hard` bit for bit, as nothing is added to it and taken away again: what is
-    one-hot stays one-hot. No gradient flows to `hard`.
+    The value is `hard` bit for bit, because nothing is added and subtracted again: one-hot
+    vectors stay one-hot. No gradient flows to `hard`.
 
     Args:
       hard: gives the value.
@@ -233,7 +233,7 @@ def logit_binary_concrete(
 def soft_categorical(
     logits: Float[Array, "*batch K"], noise: Float[Array, "*batch K"], temperature: ArrayLike
 ) -> Float[Array, "*batch K"]:
-    """`gumbel_softmax` with noise that is given: `softmax((logits + noise) / temperature)`.
+    """`gumbel_softmax` with given noise: `softmax((logits + noise) / temperature)`.
 
     Example:
       >>> soft_categorical(jnp.array([0.0, -jnp.inf]), jnp.zeros(2), 0.5).tolist()
@@ -248,7 +248,7 @@ def soft_categorical(
 def soft_bernoulli(
     logits: Float[Array, "..."], noise: Float[Array, "..."], temperature: ArrayLike
 ) -> Float[Array, "..."]:
-    """`binary_concrete` with noise that is given: `sigmoid((logits + noise) / temperature)`.
+    """`binary_concrete` with given noise: `sigmoid((logits + noise) / temperature)`.
 
     Example:
       >>> soft_bernoulli(jnp.array([0.0, jnp.inf]), jnp.zeros(2), 0.5).tolist()
@@ -273,7 +273,7 @@ def _first_with_gradient_of_second_jvp(
 def perturbed(
     logits: Float[Array, "*batch K"], noise: Float[Array, "*batch K"]
 ) -> Float[Array, "*batch K"]:
-    """`logits + noise`, less a constant per row that no argmax or softmax can see.
+    """`logits + noise`, minus a constant per row, which changes no argmax or softmax.
 
     With the largest logit at 0 before the noise is added, large logits neither swallow digits of
     the noise nor cancel in the gradient of the temperature. A row whose largest logit is not
@@ -313,6 +313,6 @@ def tempered(
 def one_hot_argmax(
     scores: Float[Array, "*batch K"], like: Float[Array, "*batch K"]
 ) -> Float[Array, "*batch K"]:
-    """The largest score's place as a one-hot vector in the dtype of `like`, NaN where that is."""
+    """The position of the largest score, one-hot, in the dtype of `like`; NaN where `like` is."""
     one_hot = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=like.dtype)
     return jnp.where(jnp.isnan(like), like, one_hot)

@@ -159,7 +159,7 @@ def replayed(
 
 
 def spare_key(key: PRNGKey) -> PRNGKey:
-    """A key for an estimator's own noise, none of those that `trace` makes of the same key.
+    """A key for an estimator's own noise, different from all that `trace` derives from this key.
 
     Example:
       >>> key = jax.random.key(0)
@@ -233,7 +233,7 @@ def possible_value(site: Site, z: Sample) -> Sample:
     infinity is NaN.
     """
     logits = jax.lax.stop_gradient(site.logits)
-    z = z + jnp.zeros_like(logits)  # divided among devices as they are
+    z = z + jnp.zeros_like(logits)  # sharded as the logits are
     impossible = jnp.exp(site.family.log_prob(logits, z)) == 0
     mode = one_hot_argmax(logits, z) if site.family.event_ndims else (logits > 0).astype(z.dtype)
     return jnp.where(value_mask(impossible, site.family), mode, z)
@@ -279,7 +279,7 @@ class _ObservingSampler:
     def __init__(self, values: Mapping[str, Sample], otherwise: Sampler) -> None:
         self._given = values
         self._otherwise = otherwise
-        # Another sampler's families are not known; it has to say them with the call.
+        # Another kind of sampler has no families that are known here: each call has to name one.
         self.families: Families = getattr(otherwise, "families", as_families(None))
         self.observed: set[str] = getattr(otherwise, "observed", set())
         self._traces = [trace_state()]
@@ -309,7 +309,7 @@ class _ObservingSampler:
         check_new(site, seen)
         seen[-1].add(site)
         self.observed.add(site)
-        # No estimator need serve what is not sampled.
+        # The estimator need not support the family of a site that is not sampled.
         found = self.families._replace(served=()).at(site, family)
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)

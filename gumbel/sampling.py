@@ -19,7 +19,7 @@ Indices = Int[Array, "*batch"]
 Zero = Float[Array, "..."]  # 0, or NaN for a variable that has no probabilities
 
 # Up to this K one uniform number per variable is enough. Rounding the probabilities to multiples of
-# 2^-31 and the threshold to a multiple of 2^-32 moves that of a set by less than 1e-8.
+# 2^-31 and the threshold to a multiple of 2^-32 changes that of any set by less than 1e-8.
 _MAX_BY_CDF = 24
 # A little under 2^31, so that a sum of rounded probabilities stays below it.
 _SCALE = 2.0**31 * (1 - 2.0**-18)
@@ -92,9 +92,9 @@ def _by_race(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Z
 
 
 def _weights(logits: Array, axis: int | tuple[int, int]) -> tuple[Array, Zero]:
-    """`exp(logits)` over its largest along `axis`, and 0 if that one is finite, else NaN.
+    """`exp(logits - max)` along `axis`, and 0 if the maximum is finite, else NaN.
 
-    In float32 from the differences on: a large offset of float64 logits would round them before.
+    Only the differences are cast to float32: an offset of float64 logits would swallow digits.
     """
     largest = jnp.max(logits, axis=axis, keepdims=True)
     zero = largest - largest

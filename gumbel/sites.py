@@ -1,4 +1,4 @@
-"""The sites of one pass through an objective: how each is drawn, in loops too, and recorded."""
+"""The sites of one pass through an objective: how each is drawn and recorded, also in loops."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ FamilyLike: TypeAlias = "Family | str | Mapping[str, Family | str] | Families | 
 
 
 class Families(NamedTuple):
-    """The family of each site: one for all, one for each name, or as the call of a site says.
+    """The family of each site: one for all, one for each name, or the one that its call names.
 
     Attributes:
       default: family of the sites that `by_site` does not name.
       by_site: families by the name of the site.
-      served: the names of the families that `server` can serve; all of them if empty.
+      served: the names of the families that the estimator supports; all of them if empty.
       server: the estimator's name, for messages.
     """
 
@@ -32,7 +32,7 @@ class Families(NamedTuple):
     server: str = ""
 
     def restricted(self, served: tuple[str, ...], server: str) -> "Families":
-        """These, checked against what an estimator can serve.
+        """The same families, restricted to those that an estimator supports.
 
         Raises:
           ValueError: a family that is known already is not among them.
@@ -44,7 +44,7 @@ class Families(NamedTuple):
         return restricted
 
     def check(self, known: Family, site: str | None = None) -> Family:
-        """`known`, unless the estimator cannot serve it."""
+        """Returns `known`; raises ValueError if the estimator does not support it."""
         if self.served and known.name not in self.served:
             at = "" if site is None else f" of site {site!r}"
             raise ValueError(
@@ -54,11 +54,11 @@ class Families(NamedTuple):
         return known
 
     def at(self, site: str, given: Family | str | None) -> Family:
-        """The family of a site, `given` with its call or not.
+        """The family of a site; `given` is the one that its call names, if any.
 
         Raises:
-          ValueError: it has none, or two.
-          TypeError: `given` is something else.
+          ValueError: the site has no family, or two.
+          TypeError: `given` is neither a family nor a name.
         """
         listed = self.by_site.get(site)
         if given is not None:
@@ -79,7 +79,7 @@ class Families(NamedTuple):
 
 
 def as_families(spec: FamilyLike) -> Families:
-    """What is given as `family`, as `Families`.
+    """Converts an argument `family` to `Families`.
 
     Args:
       spec: a family or its name, for all sites; a mapping from sites to them; None if every call
@@ -87,7 +87,7 @@ def as_families(spec: FamilyLike) -> Families:
 
     Raises:
       ValueError: there is no family of this name.
-      TypeError: it is something else.
+      TypeError: `spec` is something else.
 
     Example:
       >>> as_families({"edge": "categorical", "gate": "bernoulli"}).at("gate", None).name
@@ -112,13 +112,13 @@ def _family(spec: Any) -> Family:
 
 
 class Site(NamedTuple):
-    """What a draw is asked for.
+    """What a draw is given: one site of a pass.
 
     Attributes:
       name: name of the site.
       logits: 0 where masked.
       family: family of its variables.
-      given: this site's entry in what the pass was given, at this step of its loops.
+      given: this site's entry of the arrays given to the pass, at this step of its loops.
       where: the mask of its variables, or None.
     """
 
@@ -133,15 +133,15 @@ Draw: TypeAlias = Callable[[Site, PRNGKey], Sample]
 
 
 class Record(NamedTuple):
-    """What one site saw in a pass; a site in loops has an axis of steps for each, `[B, T, ...]`.
+    """One site of a pass, as recorded; in loops, with an axis of steps for each, `[B, T, ...]`.
 
     Attributes:
       logits: 0 where masked.
       z: the value that was returned for them.
       family: family of its variables.
       where: the mask of its variables, or None.
-      layer: the sites of one outermost loop share a number; every other site has its own. Sites
-        depend on those of lower numbers only, and within a loop on each other.
+      layer: the sites of one outermost loop share a number; every other site has its own. A site
+        depends only on sites with lower numbers, and in a loop also on those with its own.
       loops: which loops the site is in, from the outermost one.
       first: the index of each loop's first step: 0, or the last one if the loop runs backward.
     """
@@ -156,7 +156,7 @@ class Record(NamedTuple):
 
     @property
     def lead(self) -> int:
-        """How many axes precede those of loops: that of the batch, if there is one."""
+        """How many axes precede those of loops: 1 if there is a batch axis, else 0."""
         return lead_of(self.logits, self.family, len(self.loops))
 
     @property
@@ -181,7 +181,7 @@ Records: TypeAlias = dict[str, Record]
 
 
 class _Loop(NamedTuple):
-    """What sites of one level of loops share while they are traced."""
+    """What the sites at one level of nested loops share while they are traced."""
 
     key: PRNGKey | None
     path: tuple[int, ...]
@@ -198,7 +198,7 @@ class RecordingSampler:
       draw: gives the value of a site.
       key: the sites' keys are folded in by the order of the calls; None for draws without noise.
       families: families of the sites.
-      given: for each site what its draw is to find in `Site.given`: arrays of the site's layout.
+      given: arrays by site, in the site's layout, which its draw finds in `Site.given`.
       like: records of an earlier pass, or their shapes, which say in what loops those sites are.
     """
 
@@ -284,7 +284,7 @@ class RecordingSampler:
             arrays = {}
             for name, record in inner.records.items():
                 arrays[name] = (record.logits, record.z, record.where)
-                # Without the arrays, which must not leave the loop's trace by this way.
+                # Without the arrays, which may leave the loop's trace only as its outputs.
                 lead = lead_of(record.logits, record.family, len(record.loops) - len(path))
                 found[name] = (record.family, record.loops, record.first, lead)
             return carry, (y, arrays)
@@ -324,7 +324,7 @@ def check_trace(began: Any, site: str | None) -> None:
     """Raises ValueError inside a JAX transformation that began after the sampler was made.
 
     Raises:
-      ValueError: it names the site, and the way out.
+      ValueError: the message names the site and the fix.
     """
     if trace_state() != began:
         what = "sample.scan is called" if site is None else f"site {site!r} is sampled"
@@ -337,7 +337,7 @@ def check_trace(began: Any, site: str | None) -> None:
 
 
 def check_logits(site: str, logits: Logits, family: Family) -> Logits:
-    """The logits of a site as an array, if they can be.
+    """The logits of a site as an array, checked.
 
     Raises:
       TypeError: they are not floating-point.

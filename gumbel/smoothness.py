@@ -35,16 +35,16 @@ def derivatives(
 ) -> Targets | None:
     """What has a derivative in the samples of a site: the cost, and the logits of which sites.
 
-    What is piecewise constant has none, as behind an argmax, a comparison or a `stop_gradient`.
-    Only the program is looked at and no value, so a derivative that happens to be 0 counts as one.
-    The result is None where JAX cannot differentiate the program in the samples, which pass through
-    a callback, for example, or a `while_loop`.
+    What is piecewise constant, such as behind an argmax or a comparison, or behind a
+    `stop_gradient`, has none. Only the program is inspected, not its values, so a derivative that
+    happens to be 0 counts as one. The result is None if JAX cannot differentiate the program in the
+    samples, for example because they pass through a callback or a `while_loop`.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
       family: family of the sites.
       records: records of a pass with these arguments, or their shapes.
-      site: whose samples are asked about.
+      site: name of the site.
     """
     reached: set[Target] = set()
 
@@ -66,7 +66,7 @@ def derivatives(
         return [noted(*pair) for pair in zip(outputs(again), targets_of(records), strict=True)]
 
     def pulled(z: Array, others: dict[str, Array]) -> Array:
-        # In reverse mode, as a custom_vjp in the objective has no other; and back, where a loop
+        # In reverse mode, the only one of a custom_vjp; and with the backward pass, in which a loop
         # without a fixed number of steps fails.
         found, pullback = jax.vjp(lambda z: watched(z, others), z)
         return pullback(list(map(jnp.ones_like, found)))[0]
@@ -98,7 +98,7 @@ def dependence(targets: Mapping[str, Targets], slopes: Mapping[str, Targets]) ->
     """Sorts sites by what changes with their samples, and by what has a derivative in them.
 
     Args:
-      targets: see `Probe.targets`; those of relaxed samples tell where these jump.
+      targets: see `Probe.targets`; those of relaxed samples show jumps between 0 and 1.
       slopes: see `derivatives`.
 
     Example:
@@ -136,7 +136,7 @@ def require_smooth(
         them, as the proof of an unbiased estimator requires; else one chain to the cost is enough.
 
     Raises:
-      ValueError: it names the site and the estimator, whose gradient would lack the site's part.
+      ValueError: the message names the site and the estimator, whose gradient would lack its part.
     """
     if not is_concrete(params, batch, key):
         return
@@ -189,7 +189,7 @@ def _first(records: Records, sites: Collection[str]) -> str | None:
 
 
 def _later(records: Records, site: str) -> Targets:
-    """All that can depend on the samples of a site: the cost, and what later sites have."""
+    """All that can depend on the samples of a site: the cost, later sites' logits and masks."""
     own = records[site]
     sites = {
         name

@@ -73,7 +73,8 @@ def ordered_log_prob(
       all values are excluded.
 
     Raises:
-      ValueError: `z` does not fit `logits`.
+      ValueError: `z` does not fit `logits`, or K is 0.
+      TypeError: `logits` are not floating-point.
 
     Source: Plackett (1975), The analysis of permutations.
 
@@ -119,13 +120,15 @@ def relaxed_top_k(
 
     Returns:
       Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. An entry can exceed 1:
-      what a softmax selected to `p` is lowered by `-log(1 - p)` alone, so it is selected again
-      where the others are nearly tied with it, or further below than that. NaN where fewer than `k`
-      values are possible.
+      a value that a softmax selected with weight `p` is lowered by only `-log(1 - p)`, so a later
+      one selects it again if the others are nearly tied with it, or lie further below. NaN where
+      fewer than `k` values are possible.
 
     Raises:
-      ValueError: k is not from 1 to K, or a concrete `temperature` is not positive and finite.
-      TypeError: `key` is not one PRNG key, or `logits` are not floating-point.
+      ValueError: k is not from 1 to K, or K is 0, or a concrete (not traced) `temperature` is not
+        positive and finite, or it is not one per row.
+      TypeError: `key` is not one PRNG key, `logits` are not floating-point, `k` is not an integer,
+        or `temperature` is not a number or an array.
 
     Source: Xie and Ermon (2019), Reparameterizable subset sampling via continuous relaxations.
 
@@ -144,7 +147,7 @@ def relaxed_top_k(
         scores = jnp.where(gone, -jnp.inf, jnp.where(gone, 0, left) / temperature)
         some = jnp.any(~gone, axis=-1, keepdims=True)
         p = jnp.where(some, jax.nn.softmax(jnp.where(some, scores, 0), axis=-1), 0)
-        # A value taken as a whole is gone: log(1 - p) would be -inf, without a derivative.
+        # A value that is fully selected is gone: log(1 - p) would be -inf, without a derivative.
         whole = p > 1 - 2.0**-20
         return (left + jnp.log1p(-jnp.where(whole, 0, p)), gone | whole), p
 

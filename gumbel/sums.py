@@ -2,7 +2,7 @@
 
     S = sum_n f(n),    f(n) of shape [B] or []
 
-Where a chunk and its backward pass fit the cache of a CPU, this is faster than all at once, too.
+If a chunk and its backward pass fit the cache of a CPU, this is also faster than all at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
 
     The gradient of each chunk is computed together with its terms. This requires a mean: the
     weights of a general reduction would be known only after the last chunk. Derivatives of any
-    order are right.
+    order are correct.
 
     Args:
       terms, count: see `total`.
@@ -101,7 +101,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
 
 
 def _fitting(terms: Terms) -> int:
-    """How many terms have intermediate results of `CACHE_BYTES`, without what all of them share."""
+    """How many terms have intermediate results of `CACHE_BYTES`, not counting shared ones."""
     number = jnp.zeros((), jnp.int32)
     arrays, rest = hoist(terms, number)
     size = num_bytes(rest, arrays, number)
@@ -112,9 +112,9 @@ def _fitting(terms: Terms) -> int:
 def _chunked(
     terms: Terms, count: int, chunk_size: int
 ) -> tuple[list[Array], Callable[[list[Array], Array], Cost], np.ndarray]:
-    """What does not depend on the number, the sum of a chunk's terms, and the chunks' numbers.
+    """The arrays that do not depend on the index, the sum of a chunk, and the chunks' indices.
 
-    The chunks are of one size, the last one's filled up with numbers that add nothing.
+    All chunks have one size; the last one is padded with indices whose terms count as 0.
     """
     chunks = even_chunks(count, chunk_size)
     arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))
@@ -130,9 +130,9 @@ def _chunked(
 
 
 def even_chunks(count: int, chunk_size: int) -> np.ndarray:
-    """The numbers from 0 to `count - 1` in rows of one size; the last row may go on beyond.
+    """The numbers from 0 to `count - 1` in rows of one size; the last row may extend beyond.
 
-    They are not of jax.numpy: the rule of `mean` runs after a trace that made them may have ended.
+    A NumPy array, because the derivative rule of `mean` may run after the trace around it ended.
 
     Example:
       >>> even_chunks(5, 4).tolist()
@@ -144,7 +144,7 @@ def even_chunks(count: int, chunk_size: int) -> np.ndarray:
 
 
 def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarray) -> Any:
-    """The sum over chunks of what a function returns of each, one after the other."""
+    """Sums what a function returns for each chunk, one chunk after another."""
     shapes = jax.eval_shape(function, arrays, chunks[0])
     zero = zero_that_varies_as(*arrays)
     start = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), shapes)
@@ -156,5 +156,5 @@ def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarr
 
 
 def _moves(tangent: Any) -> bool:
-    """Whether a tangent is other than known to be 0."""
+    """Whether a tangent is not known to be 0."""
     return not isinstance(tangent, jax.custom_derivatives.SymbolicZero)

@@ -27,15 +27,15 @@ def is_concrete(*trees: Any) -> bool:
 
 
 def gathered(tree: PyTree) -> PyTree:
-    """Arrays that an explicit mesh divides as whole ones, which can be compared with any others."""
+    """Gathers arrays that are sharded over an explicit mesh, so that they can be compared."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if _is_divided(leaf) else leaf, tree)
 
 
 def divided_as(tree: PyTree, like: Array) -> PyTree:
-    """Arrays, divided as `like` is among the devices of an explicit mesh, along the same axes.
+    """Shards arrays over an explicit mesh as `like` is sharded, along the same axes.
 
-    There JAX does not combine arrays that are divided differently, and a loop's carry has to stay
-    divided as it began.
+    On such a mesh, JAX does not combine arrays with different shardings, and the sharding of a
+    loop's carry must not change.
     """
     if not has_divided_axis(like):
         return tree
@@ -45,7 +45,7 @@ def divided_as(tree: PyTree, like: Array) -> PyTree:
 def varying_axes(arrays: Iterable[Array]) -> frozenset[str]:
     """The axes of `shard_map` or `pmap` along which arrays may differ between devices.
 
-    Without `check_vma`, as in `pmap`, JAX does not know, and these are all.
+    Without `check_vma`, as in `pmap`, JAX does not track this, and all axes are returned.
     """
     arrays = list(arrays)
     found = set()
@@ -59,7 +59,7 @@ def varying_axes(arrays: Iterable[Array]) -> frozenset[str]:
 def _varies(array: Array, axis: str) -> bool:
     try:
         jax.lax.pcast(array, axis, to="varying")
-    except ValueError:  # it does so already
+    except ValueError:  # it varies already
         return True
     return False
 
@@ -71,5 +71,5 @@ def _is_divided(leaf: object) -> bool:
 
 
 def has_divided_axis(array: Array) -> bool:
-    """Whether an explicit mesh divides an array among its devices."""
+    """Whether an array is sharded over an explicit mesh."""
     return any(axis is not None for axis in jax.typeof(array).sharding.spec)

@@ -96,7 +96,7 @@ def _mixed(
 ) -> Float[Array, "..."]:
     """`log((1 - share) p + share / count)`.
 
-    No exponential of `log_p`: what is far below the others would have neither value nor gradient.
+    Without the exponential of `log_p`, which underflows for a value far below the others.
     """
     return jnp.logaddexp(_log(1 - share) + log_p, _log(share) - log_count)
 
@@ -113,5 +113,5 @@ def _mixed_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple
 
 
 def _log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`log x`, -inf at 0, with a finite gradient; NaN of NaN."""
+    """`log x`, -inf at 0, with a finite gradient; NaN for NaN."""
     return jnp.where(x == 0, -jnp.inf, jnp.log(jnp.where(x == 0, 1, x)))

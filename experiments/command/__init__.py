@@ -25,7 +25,7 @@ from experiments.errors import UserError, nearest, one_line
 FAILED = 1  # of several runs, some have no result
 USER_ERROR = 2
 INTERRUPTED = 130
-CLOSED_PIPE = 141  # as a shell says of a command that SIGPIPE ends
+CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ends
 
 DefineFlags = Callable[[flags.FlagValues], object]
 
@@ -227,7 +227,7 @@ def _escape_what_stdout_lacks() -> None:
 
 
 def _nobody_reads_stdout() -> bool:
-    """Whether stdout is a pipe whose other end is closed; else that of a worker may be."""
+    """Whether stdout is a pipe whose other end is closed; if not, it was a worker's pipe."""
     with contextlib.suppress(OSError):  # where it is no file
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

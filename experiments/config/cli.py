@@ -73,7 +73,7 @@ def parse(argv: Sequence[str], define_flags: DefineFlags | None = None) -> Comma
     """Reads a command line, without the program's name.
 
     Raises:
-      UserError: anything about it that is wrong.
+      UserError: something in it is wrong.
     """
     return _read(command.expanded(argv), define_flags)[0]
 

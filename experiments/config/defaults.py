@@ -64,7 +64,7 @@ def read(config: ConfigDict) -> Settings:
 
 
 def _registered(name: Any) -> Any:
-    """The name under which an estimator is registered, of an alias; other values as they are."""
+    """The registered name of an estimator, also for an alias; other values as they are."""
     with contextlib.suppress(ValueError):
         return estimators.spec(name).name if isinstance(name, str) else name
     return name
@@ -85,7 +85,7 @@ def _refuse_unknown(config: ConfigDict, options: type) -> None:
 
 
 def from_flat(flat: Mapping[str, Any]) -> Settings:
-    """The settings that `Settings.flat()` made flat; keys that it lacks are at their defaults.
+    """The settings of what `Settings.flat()` returned; missing keys have their defaults.
 
     Example:
       >>> flat = read(base("structured_prediction")).flat()

@@ -73,7 +73,7 @@ def apply(config: ConfigDict, tokens: Sequence[Token], swept: Swept | None = Non
     before = {token.key: get(config, token.key) for token in tokens}
     may_be_none = optional(config)
     overridden: Overrides = {}
-    for token in tokens:  # one by one: together, a tuple given twice becomes one of both
+    for token in tokens:  # one by one: together, a tuple given twice would be concatenated
         overridden |= _override(config, token, before[token.key], may_be_none)
     missing = [key for key in needed if get(config, key) is None]
     if missing and swept is not None and (set_later := swept() & set(missing)):

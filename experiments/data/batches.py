@@ -1,4 +1,4 @@
-"""Which images a step reads and how their pixels are drawn: by the seed and the step alone."""
+"""Which images a step reads and how their pixels are drawn, given the seed and the step."""
 
 import enum
 from typing import Any
@@ -36,8 +36,8 @@ def key_for(seed: Int[Array, ""] | int, purpose: Purpose) -> PRNGKey:
     """The key of a purpose under a seed.
 
     Raises:
-      UserError: JAX makes keys that draw other numbers under `vmap` than alone. Then the order of
-        the images would depend on how steps are grouped, and a run on those trained with it.
+      UserError: JAX makes keys whose draws under `vmap` differ from those without. The order of the
+        images would depend on how steps are grouped, and a run on those that it trains with.
     """
     options: Any = jax.config
     kind = options.jax_default_prng_impl
@@ -64,12 +64,12 @@ def batch_indices(
     for a step depends on the seed and the step alone.
 
     Args:
-      seed: of the run.
+      seed: seed of the run.
       start: the first step.
-      num_steps: how many steps.
+      num_steps: number of steps.
       size: number of training images, at least `batch_size`.
       batch_size: images in a step.
-      purpose: of the permutations' key.
+      purpose: purpose of the permutations' key.
     """
     per_epoch = size // batch_size
     first_epoch = start // per_epoch

@@ -30,7 +30,7 @@ def load_digits() -> Dataset:
     bunch = sklearn_datasets.load_digits()
     images = bunch.images.astype(np.uint8)
     labels = bunch.target.astype(np.int32)
-    # RandomState's stream is frozen for good; that of Generator may change between releases.
+    # RandomState's stream is frozen; that of Generator may change between releases.
     order = np.random.RandomState(0).permutation(_NUM_TRAIN + _NUM_VALIDATION + _NUM_TEST)
     images, labels = images[order], labels[order]
     bounds = (_NUM_TRAIN, _NUM_TRAIN + _NUM_VALIDATION)

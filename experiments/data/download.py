@@ -30,7 +30,7 @@ def fetch_missing(url_infos: Mapping[str, UrlInfo], directory: Path) -> None:
     """Downloads the files that `directory` lacks, and verifies all of them.
 
     tensorflow-datasets then takes the files from there, as if a user had put them there by hand,
-    and checks them once more. Its own downloader is passed over because it sets no timeout and
+    and checks them once more. Its own downloader is not used, because it sets no timeout and
     retries for minutes: on a machine with no network it seems to hang.
 
     Args:

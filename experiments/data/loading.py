@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None) -> Dataset:
-    """Loads a data set: from its cache, else from tensorflow-datasets, filling the cache.
+    """Loads a dataset from its cache, or else from tensorflow-datasets, filling the cache.
 
     The splits are the customary ones. `mnist`: the first 50,000 images of the published training
-    file train, its last 10,000 validate, and the test file tests. `binarized_mnist`: its own three
+    file, its last 10,000 for validation, and the test file. `binarized_mnist`: its own three
     splits of 50,000, 10,000 and 10,000. `digits`: 1,197, 300 and 300 (see `load_digits`). The
     order is fixed: `mnist` as published, the others shuffled once and for all, so that the head of
     a split is a fair sample of it.
@@ -55,7 +55,7 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 
 
 def decoded(name: str) -> Arrays | None:
-    """The arrays of a data set as the cache has them, for another machine; see `keep`.
+    """The arrays of a dataset as the cache has them, for another machine; see `keep`.
 
     None for one that is bundled, which every machine has.
 
@@ -78,7 +78,7 @@ def keep(name: str, arrays: Arrays | None) -> None:
 
 
 def cached(name: str) -> tuple[Path, int] | None:
-    """Where the cache of a data set is to lie, and its bytes; None for one that is bundled."""
+    """The path of a dataset's cache, existing or not, and its bytes; None for a bundled dataset."""
     if name in _BUNDLED:
         return None
     spec, images = SPECS[name], sum(SPECS[name].splits.values())

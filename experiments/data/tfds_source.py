@@ -47,7 +47,7 @@ def read(spec: Spec, data_dir: Path) -> Arrays:
     with _quiet(), scratch():
         path = data_dir / spec.name / spec.version
         # Anything may go wrong in either step (network, disk, a damaged record, another release of
-        # tensorflow-datasets), and its user gets one line that says how to go on.
+        # tensorflow-datasets), and the user gets one line that says what to do.
         try:
             if not path.exists():
                 _prepare(spec, data_dir)
@@ -103,7 +103,7 @@ def make_builder_cls(name: str) -> Any:
 
         class Builder(stock):  # type: ignore[misc, valid-type]
             name = stock.name
-            url_infos = stock.url_infos  # Looked up by module otherwise, and lost in silence.
+            url_infos = stock.url_infos  # Otherwise looked up by module, and silently lost.
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
                 urls = {info.filename: url for url, info in self.url_infos.items()}

@@ -1,8 +1,8 @@
-"""Files: written in one step, read with their shape checked, under names that are safe.
+"""Files: written atomically, read with their shape checked, under safe names.
 
-What the project writes as a whole goes through `replacing` or `write_text`, so that no reader ever
-sees half a file and a killed or a second writer does no harm. `read_json` says what is wrong with a
-file that was damaged or written by something else.
+Whole files are written by `replacing` or `write_text`, so no reader ever sees half a file, and a
+killed or a second writer does no harm. `read_json` says what is wrong with a file that was damaged
+or written by something else.
 """
 
 from experiments.files.markdown import markdown_table

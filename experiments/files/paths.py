@@ -11,7 +11,7 @@ def path_of(text: str, what: str) -> Path:
     """A path that a user gave, with `~` expanded; no shell does so after `--output=`.
 
     Args:
-      text: as given.
+      text: the path as given.
       what: where it was given, such as `--workdir`.
 
     Raises:

@@ -12,8 +12,8 @@ def read_json(path: str | Path, shape: Shape = object, fix: str = "delete it") -
     """The value in a JSON file.
 
     Args:
-      path: of the file.
-      shape: that the value must have; see `experiments.files.shapes`.
+      path: path of the file.
+      shape: shape that the value must have; see `experiments.files.shapes`.
       fix: what to do about a file that is damaged or of another shape.
 
     Raises:

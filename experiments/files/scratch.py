@@ -1,4 +1,4 @@
-"""A directory for temporary files that does not outlive its user for long."""
+"""A directory for temporary files; if its process is killed, the next one removes it."""
 
 import contextlib
 import shutil

@@ -1,4 +1,4 @@
-"""The shape of JSON data: checked when it is read, so that no code below meets a surprise."""
+"""The shape of JSON data, checked when it is read, so that later code can rely on it."""
 
 import types
 import typing

@@ -1,4 +1,4 @@
-"""Files written in one step: a reader sees the old content or the new, never a part."""
+"""Files written atomically: a reader sees the old content or the new one, never a part."""
 
 import contextlib
 import errno
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one step; see `replacing`."""
+    """Writes a text file atomically; see `replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -54,7 +54,7 @@ def remove_partial(directory: Path, *, older_than: float = 0.0) -> None:
 
     Args:
       directory: only its own files are removed, not those of directories in it.
-      older_than: seconds. Zero is for a directory that no other process writes to.
+      older_than: minimum age in seconds; 0 is for a directory that no other process writes to.
     """
     newest = time.time() - older_than
     for path in directory.glob(f".*{_PARTIAL}"):

@@ -34,22 +34,43 @@ def define_flags(values: flags.FlagValues) -> None:
         "output", None, "the directory for results; WORKDIR/lab by default", **define
     )
     flags.DEFINE_list("estimators", None, "names; by default all that apply", **define)
-    flags.DEFINE_list("temperatures", ["0.1", "0.5", "1.0"], "temperatures to measure at", **define)
-    flags.DEFINE_integer("draws", 1000, "number of estimates", lower_bound=10, **define)
+    flags.DEFINE_list(
+        "temperatures",
+        ["0.1", "0.5", "1.0"],
+        "temperatures to measure at; 0.1,0.5,1.0 by default",
+        **define,
+    )
     flags.DEFINE_integer(
-        "warmup", 200, "steps before measuring, for learned baselines", lower_bound=0, **define
+        "draws",
+        1000,
+        "estimates per estimator and temperature; 1000 by default",
+        lower_bound=10,
+        **define,
+    )
+    flags.DEFINE_integer(
+        "warmup",
+        200,
+        "steps before measuring, for learned baselines; 200 by default",
+        lower_bound=0,
+        **define,
     )
     flags.DEFINE_integer(
         "reference_draws",
         10_000,
-        "where enumeration is too expensive: estimates by muprop, or by rloo if the cost has no "
-        "derivative, whose mean stands for the true gradient",
+        "estimates whose mean stands in for the true gradient if enumeration is too expensive: by "
+        "muprop, or by rloo if JAX cannot differentiate the cost in the samples; 10000 by default",
         lower_bound=10,
         **define,
     )
-    flags.DEFINE_integer("images", 100, "number of training images", lower_bound=1, **define)
     flags.DEFINE_integer(
-        "max_passes", 64, "skip estimators with more passes", lower_bound=1, **define
+        "images", 100, "number of training images; 100 by default", lower_bound=1, **define
+    )
+    flags.DEFINE_integer(
+        "max_passes",
+        64,
+        "skip estimators with more passes per estimate; 64 by default",
+        lower_bound=1,
+        **define,
     )
 
 

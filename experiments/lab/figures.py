@@ -19,9 +19,9 @@ def draw(path: Path, found: Comparison, *, title: str) -> None:
     temperature: the error of the average of as many estimates as fit into a time.
 
     Args:
-      path: of the PNG.
-      found: with a finite error at least.
-      title: of the figure.
+      path: path of the PNG.
+      found: comparison with at least one finite error.
+      title: title of the figure.
     """
     rows = found.of_group()
     color_of = plots.colors_of(row.estimator for row in rows)

@@ -49,13 +49,13 @@ class Request(NamedTuple):
     """What to measure.
 
     Attributes:
-      estimators: their names; None for all that can serve the run.
-      temperatures: for those that read one.
-      num_draws: estimates of each.
-      num_warmup: surrogates before, in which what an estimator learns settles down.
-      reference_draws: of the long run that stands for the true gradient.
-      batch_size: training images.
-      max_passes: estimators that take more are left out.
+      estimators: their names; None for all that apply to the run.
+      temperatures: temperatures for those that read one.
+      num_draws: number of estimates of each.
+      num_warmup: number of surrogates before, in which learned coefficients settle.
+      reference_draws: number of estimates in the long run that stands in for the true gradient.
+      batch_size: number of training images.
+      max_passes: estimators that take more passes are left out.
     """
 
     estimators: tuple[str, ...] | None
@@ -111,7 +111,7 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
     """Measures what is not in `output` yet; every estimator that is done is kept there at once.
 
     Args:
-      run: trained or half-trained.
+      run: a run, finished or not.
       request: what to measure.
       output: a directory, made if absent.
       progress: see `gumbel.lab.compare`.

@@ -2,17 +2,17 @@
 
 python -m experiments.reproduce table1 --workdir=DIR [--preset=smoke|short|full]
 
-`survey` is Table 1's rows under every registered estimator, for equal steps and at equal cost,
-`toys` the cost and the variance of each on the toys of the control-variate papers, and `lab` their
-gradients on the four models of Table 1 while they train. `survey_curves` draws the runs of
-`survey`, by step and by second; the seconds come from `step_times`.
+`survey` trains the rows of Table 1 under every registered estimator, for equal steps and at equal
+cost. `toys` measures the cost and the variance of each on the toys of the control-variate papers,
+and `lab` its gradients on the four models of Table 1 while they train. `survey_curves` draws the
+runs of `survey`, by step and by second; the seconds come from `step_times`.
 
 Rerun the same command to resume. Figures 3 and 4 are drawn from the runs of `table1`, figure 5 from
 the runs of `table2` and a benchmark that the command itself runs.
 
-`--rows` and `--estimators` train these cells of table1 or survey alone, `--seeds=1` one final run
-of each. With `--slice=SECONDS` a table is trained for so long and ends with status 75 until it is
-done; with `--plan` nothing is trained, and the command says what there is to train.
+`--rows` and `--estimators` restrict table1 or survey to these cells, and `--seeds=1` to one final
+run of each. With `--slice=SECONDS`, a table trains for that long, and the command exits with status
+75 until it is done. With `--plan`, the command prints what there is to train, and trains nothing.
 """
 
 import math
@@ -54,45 +54,50 @@ def define_flags(values: flags.FlagValues) -> None:
         **define,
     )
     flags.DEFINE_list(
-        "rows", None, "of table1 and survey: train only these, such as sbn_bernoulli", **define
+        "rows", None, "train only these rows of table1 or survey, such as sbn_bernoulli", **define
     )
-    flags.DEFINE_list("estimators", None, "of table1 and survey: train only these", **define)
+    flags.DEFINE_list(
+        "estimators", None, "train only these estimators of table1 or survey", **define
+    )
     flags.DEFINE_integer(
         "seeds",
         None,
-        "of table1 and survey: final runs of a cell; default: all",
+        "final runs per cell of table1 or survey; all by default",
         lower_bound=1,
         **define,
     )
-    flags.DEFINE_bool("plan", False, "of a table: say what there is to train, and stop", **define)
+    flags.DEFINE_bool(
+        "plan", False, "print what a table still has to train, and train nothing", **define
+    )
     flags.DEFINE_float(
         "steps_per_second",
         None,
-        "with --plan: the speed to plan with, in run-steps a second; measured by default",
+        "with --plan: the speed to assume, in run-steps per second; measured by default",
         **define,
     )
     flags.DEFINE_float(
         "slice",
         None,
-        "of a table: seconds after which training stops, with checkpoints, status 75 and more to "
-        "come: rerun the same command to resume",
+        "seconds after which training of a table stops: it saves checkpoints and exits with status "
+        "75; rerun the same command to resume",
         **define,
     )
     flags.DEFINE_bool(
         "thin",
         False,
-        "of a table: remove from WORKDIR, at the end, all that neither a resume nor the table "
-        "needs: runs that have a record, and all but the newest checkpoint of the others",
+        "after training a table, remove from WORKDIR what is not needed to resume: runs that have "
+        "a record, and all but the newest checkpoint of the others",
         **define,
     )
     engines.define_flags(values)
 
 
 def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """Reproduces TARGET: a table or a figure of the paper, or what goes beyond it.
+    """Reproduces TARGET, a table or a figure of the paper, or makes one that goes beyond it.
 
-    Rerun the same command to resume. Figures 3 and 4 need the runs of table1, figure 5 those of
-    table2.
+    Not in the paper are survey, survey_curves, step_times, lab, and toys. Rerun the same command to
+    resume. Figures 3 and 4 need the runs of table1, figure 5 those of table2, and survey_curves
+    those of survey.
     """
     began = time.monotonic()
     [target] = arguments
@@ -157,9 +162,9 @@ def _table_as_given(table: Table1 | Table2, given: Mapping[str, Any], began: flo
     """Plans or trains a table as the flags say.
 
     Args:
-      table: to be planned or trained.
-      given: the flags.
-      began: when the command did, by `time.monotonic()`.
+      table: table to plan or train.
+      given: values of the flags.
+      began: when the command began, by `time.monotonic()`.
     """
     engine, options = engines.engine_of_flags(given)
     seconds = given["slice"]

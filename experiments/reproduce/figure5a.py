@@ -1,12 +1,13 @@
 """Figure 5a: steps per second against the number of classes, with and without marginalization.
 
 The labels are random, as in the paper: the images of MNIST under labels of any number of classes.
-Compiling is left out. For each number of classes the sides are timed in turn, some steps each, so
-that what else the machine does falls on all of them alike; a speed is that of the median turn.
+Compiling is left out. For each number of classes, the estimators are timed in turn, a few steps
+each, so that other load on the machine affects all of them alike; a speed is that of the median
+turn.
 
-Beside the measured ratio stands what the arithmetic alone would give: that of the floating-point
-operations of the two compiled programs, as the compiler counts them, marginalization's with all
-joint values at once: it counts the body of a loop once.
+Next to the measured ratio is that of the floating-point operations of the two compiled programs, as
+the compiler counts them. It counts the body of a loop once, so the program of marginalization that
+is counted has all joint values at once.
 
 A compiled call takes one step on a CPU, where convolutions in a loop are slow, and a hundred
 elsewhere, where the call itself would take longer than the step.
@@ -50,9 +51,9 @@ class Timed(TimedSteps):
     """A compiled program with a state to step from, its operations and its memory.
 
     Args:
-      settings: of the run.
-      counted: of a run that does the same without a loop, whose operations are counted; by default
-        the run itself.
+      settings: settings of the run.
+      counted: settings of a run that does the same without a loop, whose operations are counted;
+        by default, those of the run itself.
     """
 
     def __init__(self, settings: Settings, counted: Settings | None = None) -> None:
@@ -79,9 +80,9 @@ def measure(
     """Times the estimators at one number of classes; the rows of the JSON of figure 5a.
 
     Args:
-      changes: to the config.
+      changes: changes to the config.
       num_classes: K.
-      turns: of each side.
+      turns: number of turns of each side.
       turn_seconds: about how long a turn lasts.
     """
     base = config.load(str(CONFIGS / "semi_supervised.py"))
@@ -144,10 +145,10 @@ def write(
     """Measures, and writes the JSON file after each number of classes.
 
     Args:
-      path: of the file; what it holds is not measured again.
-      changes: to the config.
+      path: path of the file; what it holds is not measured again.
+      changes: changes to the config.
       classes: the numbers of classes.
-      options: of `measure`.
+      options: options of `measure`.
 
     Raises:
       UserError: another process measures, or the file is damaged or of another program, device, or

@@ -23,9 +23,9 @@ def figure1(path: Path, *, seed: int = 0, num_samples: int = 10_000) -> None:
     """The mean and single samples of the Gumbel-Softmax distribution, as the temperature grows.
 
     Args:
-      path: of the PNG.
-      seed: of the samples.
-      num_samples: that the mean is taken over.
+      path: path of the PNG.
+      seed: seed of the samples.
+      num_samples: number of samples in the mean.
     """
     logits = jnp.log(jnp.asarray(PROBABILITIES))
     mean_key, sample_key = jax.random.split(jax.random.key(seed))
@@ -62,9 +62,9 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Sequence[Record]]], *, 
     """The validation bound by step: one panel per row, one line per estimator, its seeds a band.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       panels: `{row: {estimator: records of its final runs}}`.
-      title: of the figure.
+      title: title of the figure.
     """
     # One style per estimator, whichever of them a panel has.
     style_of = plots.styles_of(name for panel in panels.values() for name in panel)
@@ -100,8 +100,8 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
     """Speed by number of classes, and analogies: a style a row, a class a column.
 
     Args:
-      path: of the PNG.
-      measured: as `figure5a.read` returns it.
+      path: path of the PNG.
+      measured: result of `figure5a.read`.
       pictures: an npz of rows of images, each a digit and its style in every class.
     """
     with plots.figure_at(path, (9, 9)) as figure:

@@ -24,10 +24,10 @@ def survey(
     """The hard validation bound of every estimator, by step and by second.
 
     Args:
-      path: of the PNG.
-      panels: as for `figures.curves`.
-      times: of a step; where one is missing, there is no line by second, and without any there are
-        no such panels.
+      path: path of the PNG.
+      panels: see `figures.curves`.
+      times: times of a step; an estimator without one has no line by second, and without any there
+        are no such panels.
     """
     lines = 2 if times.seconds else 1
     names = {name for panel in panels.values() for name in panel}
@@ -46,8 +46,8 @@ def toys(path: Path, rows: Sequence[Mapping[str, Any]], targets: Sequence[float]
     """The toys by step, a column a target: the expected cost, and the log variance.
 
     Args:
-      path: of the PNG.
-      rows: as `toys.write` returns them.
+      path: path of the PNG.
+      rows: result of `toys.write`.
       targets: t of each column.
     """
 
@@ -79,7 +79,7 @@ def lab(path: Path, stages: Mapping[str, Mapping[int, Comparison]]) -> None:
     of the model's estimates, enough to average noise away, so what remains is mostly bias.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       stages: `{row: {step: comparison}}`.
     """
     names = {row.estimator for each in stages.values() for f in each.values() for row in f.rows}
@@ -111,8 +111,8 @@ def _in_halves(
     """Draws unbiased estimators above, biased ones below, each beside `gumbel_softmax`.
 
     Args:
-      figure: to be drawn on.
-      names: of all estimators.
+      figure: figure to draw on.
+      names: names of all estimators.
       title: what follows "Biased estimators".
       draw: draws the estimators that have a style; returns the axes, with the labels in the first
         row.

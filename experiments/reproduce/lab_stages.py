@@ -32,9 +32,9 @@ class Preset(NamedTuple):
     """How much to measure.
 
     Attributes:
-      rows: of Table 1.
-      steps: of training, at which to measure.
-      changes: to the config.
+      rows: rows of Table 1.
+      steps: steps of training at which to measure.
+      changes: changes to the config.
       request: what to measure.
     """
 
@@ -104,8 +104,8 @@ def stages(preset: Preset, workdir: Path, results: Path, progress: Progress) -> 
 
     Args:
       preset: what to measure.
-      workdir: for the runs, below `lab`: one for each stage.
-      results: for the records, `lab/ROW-STEP.json`.
+      workdir: directory for the runs, below `lab`: one for each stage.
+      results: directory for the records, `lab/ROW-STEP.json`.
       progress: see `gumbel.lab.compare`.
 
     Raises:
@@ -141,9 +141,9 @@ def at_step_times(comparison: Comparison, row: str, times: StepTimes) -> Compari
     The records' own times are those of the commits that measured them, which differ.
 
     Args:
-      comparison: on a row of Table 1.
-      row: its name.
-      times: of a step.
+      comparison: comparison on a row of Table 1.
+      row: name of the row.
+      times: times of a training step.
     """
 
     def timed(measured: Row) -> Row:

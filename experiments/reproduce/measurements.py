@@ -18,7 +18,7 @@ def locked(path: Path) -> AbstractContextManager[None]:
     """Holds the file against other processes: two that measured at once would measure each other.
 
     Args:
-      path: of the file; its directory is made if absent.
+      path: path of the file; its directory is made if absent.
 
     Raises:
       UserError: another process holds it, or the directory cannot be used.
@@ -30,10 +30,10 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
     """The rows that the file has; none if there is no file.
 
     Args:
-      path: of the file.
-      shape: of what it holds.
-      setting: what all rows of the file have in common, by top-level key. Of `program`, a part of a
-        config, what is younger than the file had its default.
+      path: path of the file.
+      shape: shape of its contents.
+      setting: what all rows of the file have in common, by top-level key. Keys of
+        `program`, a part of a config, that are newer than the file count as their defaults.
 
     Raises:
       UserError: the file is damaged, or of another setting.

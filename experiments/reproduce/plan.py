@@ -1,4 +1,4 @@
-"""What a table has still to train, by wave: known before anything is trained or picked."""
+"""What a table still has to train, by wave: known before anything is trained or picked."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class Group(NamedTuple):
     """Runs that train as one program.
 
     Attributes:
-      settings: of the first; the others differ in dynamic hyperparameters alone.
-      runs: how many.
-      steps: that the group is to take, from the checkpoints that there are.
+      settings: settings of the first run; the others differ only in dynamic hyperparameters.
+      runs: number of runs.
+      steps: steps that the group still has to take, from its checkpoints on.
     """
 
     settings: Settings
@@ -27,14 +27,14 @@ class Group(NamedTuple):
 
 
 class PlannedWave(NamedTuple):
-    """What a wave comes to.
+    """What a wave has done and has to do.
 
     Attributes:
-      name: of the wave.
+      name: name of the wave.
       done: runs with a record.
       failed: runs that have diverged.
       left: runs to train.
-      groups: in which they train.
+      groups: the groups in which they train.
     """
 
     name: str
@@ -50,10 +50,10 @@ class PlannedWave(NamedTuple):
 
 
 class _Planned(Runs):
-    """The runs of a table that is only looked at, which notes its waves.
+    """The runs of a table that is only planned; its waves are noted.
 
-    A choice among runs that are not done falls on the best of those that are, or else on the first:
-    which of them it will be changes neither the number of the runs nor what they take.
+    A choice among runs that are not all done falls on the best of those that are, or else on the
+    first: the choice changes neither the number of runs nor what they take.
     """
 
     assumed = math.inf
@@ -73,12 +73,12 @@ class _Planned(Runs):
 
 
 def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
-    """The waves of a table from now on and those that are done, in the order in which they train.
+    """All waves of a table, done or not, in the order in which they train.
 
     Args:
-      table: is left as it is.
+      table: table to plan; it is not changed.
       engine: `vmap` trains runs of one program together, the others train each alone.
-      options: for the engine.
+      options: options of the engine.
     """
     ours = table.fresh()
     ours.runs = planned = _Planned(ours.runs)

@@ -1,4 +1,4 @@
-"""The plan of a table in words: runs, groups, steps, memory, bytes to move, and minutes."""
+"""The plan of a table in words: runs, groups, steps, memory, bytes to transfer, and minutes."""
 
 import math
 import time
@@ -18,11 +18,11 @@ from experiments.training import memory
 from experiments.training.estimates import Estimate, estimate
 from experiments.training.placement import Placement
 
-# After so long no more programs are traced, compiled and timed.
+# After this time, no more programs are traced, compiled and timed.
 MOST_SECONDS = 60.0
 _NOT_COUNTED = "not counted: evaluation, checkpoints, and what each slice compiles anew"
 _MOST_WAVES = _MOST_PROGRAMS = 12
-# Of a record, as those in `results/` have them: its settings, and a line of its curve.
+# Of a typical record in `results/`: its settings, and a line of its curve.
 _RECORD_BYTES, _LINE_BYTES = 3000, 200
 
 
@@ -31,8 +31,8 @@ class Program(NamedTuple):
 
     Attributes:
       model: the task and the latent variables.
-      key: of the program, whatever its number of steps and of samples of a bound.
-      runs: that train together.
+      key: key of the program, whatever its numbers of steps and of samples of a bound.
+      runs: number of runs that train together.
     """
 
     model: str
@@ -41,14 +41,14 @@ class Program(NamedTuple):
 
 
 class Speeds:
-    """The estimates of some programs, and by them those of all.
+    """Estimates of some programs, from which those of all groups follow.
 
-    No more are measured after `MOST_SECONDS`, but one of them is in any case.
+    No more are measured after `MOST_SECONDS`, but one is in any case.
 
     Args:
-      groups: of the plan, in the order in which they train.
-      options: of the engine.
-      stated: run-steps a second of any group; None measures.
+      groups: groups of the plan, in the order in which they train.
+      options: options of the engine.
+      stated: run-steps per second to assume for any group; None measures.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ def text(
     """The plan of a table as text; nothing is trained for it.
 
     Args:
-      table: to be trained.
-      engine, options: that are to train it.
-      steps_per_second: run-steps a second of any group, all its runs counted; None measures.
-      slice_seconds: of a slice, to say how many it takes; None for no slices.
+      table: table to plan.
+      engine, options: engine that is to train it, with its options.
+      steps_per_second: run-steps per second of any group, over all its runs; None measures.
+      slice_seconds: seconds of a slice, to say how many slices it takes; None for no slices.
     """
     waves = plan.waves(table, engine, options)
     groups = [group for wave in waves for group in wave.groups]

@@ -33,8 +33,8 @@ class StepTimes(NamedTuple):
     """What `write` has measured.
 
     Attributes:
-      seconds: of a step, by row and estimator.
-      cores: that the process had on a CPU; None on an accelerator, or where nothing is measured.
+      seconds: seconds per step, by row and estimator.
+      cores: cores of the process, on a CPU; None on an accelerator, or if nothing is measured.
     """
 
     seconds: Mapping[tuple[str, str], float]
@@ -65,12 +65,12 @@ def write(
     """Measures what the file does not have yet; returns its rows.
 
     Args:
-      path: of the JSON, which is written after each estimator.
-      settings_of: a row and an estimator.
-      rows: of Table 1.
-      names: of the estimators of a row.
-      rounds: of turns.
-      num_steps: of a turn.
+      path: path of the JSON, which is written after each estimator.
+      settings_of: maps a row and an estimator to their settings.
+      rows: rows of Table 1.
+      names: maps a row to the names of its estimators.
+      rounds: number of turns of each side.
+      num_steps: steps of a turn.
 
     Raises:
       UserError: the file has times of other turns, models of another size, another device, or

@@ -31,8 +31,8 @@ def record_of(workdir: Path, shape: Shape = rundir.RESULT_SHAPE) -> Record:
     """What `result.json` holds and, under `curve`, the metrics that have a validation bound.
 
     Args:
-      workdir: of a run.
-      shape: that the result must have.
+      workdir: directory of a run.
+      shape: shape that the result must have.
 
     Raises:
       UserError: the run is not finished, or its result has another shape.
@@ -50,8 +50,8 @@ class Store:
     """The records of a reproduction's runs, by the path of each below the directory of the runs.
 
     Args:
-      records_dir: of the JSON files.
-      runs_dir: of the runs' own directories.
+      records_dir: directory of the JSON files.
+      runs_dir: directory of the runs' own directories.
     """
 
     def __init__(self, records_dir: Path, runs_dir: Path) -> None:
@@ -60,7 +60,7 @@ class Store:
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None if it has not finished or is another config's.
 
-        Of a run that has finished, the record is made if it is not there yet.
+        If the run has finished and has no record yet, the record is made.
         """
         path, settings = self._path(job), job.settings.flat()
         if path.exists():

@@ -46,8 +46,8 @@ class Share(NamedTuple):
     """What an estimator gets at equal cost.
 
     Attributes:
-      cost: of a step, in forward and backward passes of one sample.
-      steps: of a final run.
+      cost: cost of a step, in forward and backward passes of one sample.
+      steps: steps of a final run.
     """
 
     cost: float
@@ -70,7 +70,7 @@ def preset(name: str) -> Preset:
 
 
 class Survey(Table1):
-    """The jobs of both tables and what they have come to; arguments as for `Table1`."""
+    """The jobs of both tables and their results; arguments as for `Table1`."""
 
     name = NAME
 
@@ -99,7 +99,7 @@ class Survey(Table1):
         return super().setting(self._lender(cell))
 
     def _lender(self, cell: Cell) -> Cell:
-        """The cell whose setting this one trains with: itself, but where it trains too long."""
+        """The cell whose setting this one trains with: itself, unless its steps are too costly."""
         return cell._replace(estimator=LENDER) if self.share(cell).cost > MAX_COST else cell
 
     def settings_of(self, row: str, estimator: str) -> Settings:
@@ -181,13 +181,13 @@ class Survey(Table1):
 **Equal cost: {steps} steps of a single pass, fewer of more passes**
 
 {_rows(table["equal_cost"], seeds)}
-Test bound in nats by discrete samples, lower is better: mean over seeds and half the width of its
-95 % interval. Bold: the best of a row, and every estimator whose mean its interval includes; a
-single run has no interval. *Cost*: forward and backward passes of a step, in those of one sample;
-that of the SBN rows first where the VAE rows have another. *ms*: of a step, row by row
-(`step_times.json`). *Rank*: the mean over rows, of the estimators that have all rows. `vimco`
-trains the bound of several samples; the others that of one. An estimator with more than {MAX_COST}
-passes a step trains at equal cost only, with the setting picked for `{LENDER}`.{versions}
+Test bound in nats with discrete samples; lower is better. Mean over seeds ± half the width of the
+95 % interval. Bold: the best mean of a row, and all means within its interval; a single run has no
+interval. *Cost*: forward and backward passes per step, divided by those of a single-sample step; if
+they differ, the SBN rows come first, then the VAE rows. *ms*: time of a step, row by row
+(`step_times.json`). *Rank*: mean rank over the rows, for estimators that have all rows. `vimco`
+trains a bound of several samples, the others the single-sample one. An estimator with a cost above
+{MAX_COST} trains at equal cost only, with the setting picked for `{LENDER}`.{versions}
 """
 
 

@@ -40,7 +40,7 @@ class Runs:
     Args:
       table: its name.
       workdir: where the runs train, below a directory of the table's name.
-      results: where the records go, likewise.
+      results: where the records go, below a directory of the table's name.
     """
 
     # The loss that a run still to be done has in `ranked`; with None, nothing is ranked before all
@@ -81,9 +81,9 @@ class Runs:
         """What was overridden, of `keys`, by the job with the least loss.
 
         Args:
-          jobs: to pick from.
-          loss: of a record; None for a run that does not count.
-          keys: that are picked.
+          jobs: jobs to pick from.
+          loss: the loss of a record; None for a run that does not count.
+          keys: keys that are picked.
 
         Returns:
           None if a job is still to be done, or all have diverged.
@@ -97,7 +97,7 @@ class Runs:
         """What was overridden, of `keys`, by each job with a loss, from the least loss on.
 
         Args:
-          jobs, loss, keys: as for `best`.
+          jobs, loss, keys: see `best`.
 
         Returns:
           An empty list if a job is still to be done, or all have diverged. One that failed for
@@ -238,7 +238,7 @@ def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str
     Args:
       mean, ci95: of the seeds that there are.
       seeds: how many there are.
-      of: how many there are to be.
+      of: how many there should be.
 
     Example:
       >>> shown(60.0, [57.5, 62.5], 3, 3), shown(60.0, [57.5, 62.5], 2, 3), shown(60.0, None, 1, 3)

@@ -1,4 +1,4 @@
-"""Table 1: picks a setting a cell on validation, trains it on fresh seeds, collects the tests."""
+"""Table 1: picks a setting per cell on validation, trains fresh seeds, collects test bounds."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -38,10 +38,10 @@ SINGLE = "single-sample bound"
 
 
 class Table1(Table):
-    """The jobs of the table and what they have come to.
+    """The jobs of the table and their results.
 
     Args:
-      preset, workdir, results: as for `Table`.
+      preset, workdir, results: see `Table`.
       part: what trains; the table shows all cells in any case.
     """
 

@@ -13,9 +13,9 @@ class Batch(NamedTuple):
     """Cells whose runs may train at once.
 
     Attributes:
-      name: for the log.
-      cells: of the table.
-      seeds: of their final runs; those of seed 0 come after the picking.
+      name: name for the log.
+      cells: cells of the table.
+      seeds: seeds of their final runs; those of seed 0 come after the picking.
     """
 
     name: str

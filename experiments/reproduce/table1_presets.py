@@ -3,8 +3,8 @@
 Every estimator gets the same learning rates, steps and seeds, and a centered signal wherever there
 is a score function. Whether inputs are standardized is picked with the learning rate, as it suits
 some estimators and not others. So is variance normalization, unless the preset turns it on for all:
-it divides the signal by up to some tens, so the best learning rate depends on it. The schedule of
-an annealed temperature is picked last, where the estimator reads one and the preset has several.
+it divides the signal by up to several tens, so the best learning rate depends on it. The schedule
+of an annealed temperature is picked last, where the estimator reads one and the preset has several.
 
 `full` is the paper's protocol: 500,000 steps of SGD with momentum 0.9 at a constant learning rate
 from its six, its four schedules of the temperature, and 1000 samples on the test set. It picks by
@@ -72,23 +72,23 @@ class Preset(NamedTuple):
     """How much to do.
 
     Attributes:
-      name: of the preset.
-      learning_rates: to pick from.
-      schedules: of an annealed temperature, to pick from at the learning rate picked.
+      name: name of the preset.
+      learning_rates: learning rates to pick from.
+      schedules: schedules of an annealed temperature, to pick from at the picked learning rate.
       pick_steps: optimizer steps of a picking run of the first round.
-      final_steps: of a final run.
+      final_steps: optimizer steps of a final run.
       seeds: how many final runs; picking uses a seed that these do not.
       pick_samples: m of the bounds of picking runs.
-      changes: to the config, for all runs.
+      changes: changes to the config, for all runs.
       columns, extra_columns: the estimators.
-      rows: of the table.
+      rows: rows of the table.
       rows_at_once: how many rows train in one wave; None trains a cell at a time.
-      slope_rate: of slope-annealed straight-through.
-      variance_normalization: to pick from, for the estimators that have it.
-      standardize: to pick from, for every estimator, by model.
-      second_steps: optimizer steps of the second round and of picking the schedule. None makes do
-        with one round, and picks the schedule by `pick_steps`. With a second round, the first has
-        only the first way to standardize.
+      slope_rate: growth of the slope per step, for slope-annealed straight-through.
+      variance_normalization: values to pick from, for the estimators that have it.
+      standardize: values to pick from for every estimator, by model.
+      second_steps: optimizer steps of the second round and of picking the schedule. With
+        None, there is one round, and the schedule is picked in `pick_steps`. With a second round,
+        the first has only the first value of `standardize`.
     """
 
     name: str
@@ -118,10 +118,10 @@ class Part(NamedTuple):
     """Which cells to train, and how many of their seeds; None for all.
 
     Attributes:
-      rows, estimators: of the cells.
-      seeds: of their final runs, from 0 on.
-      together: whether all seeds of a cell train at once, as pays where runs are vmapped, or the
-        first seed of all cells before any other.
+      rows, estimators: rows and estimators of the cells.
+      seeds: number of their final runs, with seeds from 0 on.
+      together: whether all seeds of a cell train at once, which pays off if runs are vmapped, or
+        the first seed of all cells before any other.
     """
 
     rows: tuple[str, ...] | None = None

@@ -28,7 +28,7 @@ def base_config(cell: Cell, preset: Preset, *, pick_steps: int | None = None) ->
     """The config of a cell before anything is picked.
 
     Args:
-      cell, preset: of the table.
+      cell, preset: a cell, and the preset of the table.
       pick_steps: the length of a picking run, in which what is annealed and not itself picked is
         annealed faster, to go through as much of its course as in a final run; None for a final.
     """
@@ -52,7 +52,7 @@ def pick_trials(cell: Cell, preset: Preset, ranked: Sequence[Sequence[Overrides]
     """The runs of the next round of picking, None after the last.
 
     Args:
-      cell, preset: of the table.
+      cell, preset: a cell, and the preset of the table.
       ranked: the settings of each round so far, best first.
     """
     rounds: list[Grid] = [first_trials(cell, preset)]
@@ -95,7 +95,7 @@ def second_trials(cell: Cell, preset: Preset, ranked: Sequence[Overrides]) -> Gr
     """The longer runs of the best of the first round, none where the preset has one round.
 
     Args:
-      cell, preset: of the table.
+      cell, preset: a cell, and the preset of the table.
       ranked: the settings of the first round, best first.
     """
     if preset.second_steps is None:
@@ -111,7 +111,7 @@ def schedule_trials(cell: Cell, preset: Preset, setting: Overrides) -> Grid:
     The one of them that the round before had is the same run.
 
     Args:
-      cell, preset: of the table.
+      cell, preset: a cell, and the preset of the table.
       setting: what was picked before.
     """
     if not _annealed(cell, preset):

@@ -1,8 +1,8 @@
 """Table 2: semi-supervised classification with 100 labels, by three ways to treat the class.
 
-The paper picked alpha on the test set. Here the validation set's accuracy picks it, and the picked
-setting is trained on draws of the labels that no choice was made by: not alpha, and none of the
-defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
+The paper picked alpha on the test set. Here it is picked by validation accuracy, and the picked
+setting is trained on draws of the labels that played no part in any choice, neither of alpha nor of
+the defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,12 +37,12 @@ class Preset(NamedTuple):
     """How much to do.
 
     Attributes:
-      name: of the preset.
-      alphas: to pick from, on the validation set; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
+      name: name of the preset.
+      alphas: values to pick from on validation; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
       pick_steps, final_steps: optimizer steps of a run.
       draws: how many draws of the labels; picking uses one that these do not.
       picked_with: the estimator whose alpha all of them use; None picks for each.
-      changes: to the config, for all runs.
+      changes: changes to the config, for all runs.
     """
 
     name: str
@@ -99,7 +99,7 @@ PRESETS = {
 
 
 class Table2(Table):
-    """The jobs of the table and what they have come to."""
+    """The jobs of the table and their results."""
 
     name = NAME
     preset: Preset

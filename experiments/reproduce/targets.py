@@ -56,7 +56,7 @@ def _table2(preset: str, workdir: Path, results: Path) -> Table2:
 
 
 def write(target: str, preset: str, workdir: Path, results: Path) -> Path:
-    """Makes what is no table, from the records of finished runs and measurements of its own.
+    """Makes a target that is not a table, from records of finished runs and own measurements.
 
     Returns:
       The path of the figure, or of the numbers where there is none.
@@ -82,8 +82,8 @@ def drawing(target: str, preset: str, workdir: Path, results: Path) -> Drawing:
     """A figure that is drawn from records, which trains and measures nothing.
 
     Args:
-      target: of `DRAWN`.
-      preset, workdir, results: of the command.
+      target: one of `DRAWN`.
+      preset, workdir, results: those of the command.
 
     Raises:
       UserError: a record that it needs is missing.

@@ -14,8 +14,8 @@ class TimedSteps:
     """Some steps of a run as one compiled call, with a state to step from.
 
     Args:
-      settings: of the run.
-      num_steps: of a call.
+      settings: settings of the run.
+      num_steps: steps of a call.
     """
 
     def __init__(self, settings: Settings, num_steps: int) -> None:

@@ -1,7 +1,7 @@
 """The toys of the control-variate papers: E[(b - t)^2] of one Bernoulli variable b.
 
-The nearer t is to 1/2, the smaller is the gradient beside the noise of its estimates. The optimum
-is b = 0 for t < 1/2, at a cost of t^2. REBAR's paper takes t = 0.45, RELAX's t = 0.499.
+The nearer t is to 1/2, the smaller is the gradient compared with the noise of its estimates. The
+optimum is b = 0 for t < 1/2, at a cost of t^2. REBAR's paper takes t = 0.45, RELAX's t = 0.499.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def objective(target: float | Float[Array, ""]) -> Objective:
 
 
 def names() -> list[str]:
-    """The estimators that descend this cost; those of another bound are left out."""
+    """The estimators that minimize this cost; those of a multi-sample bound are left out."""
     return [name for name in estimators.names() if not estimators.spec(name).multi_sample]
 
 
@@ -116,7 +116,7 @@ def write(path: Path, **sizes: int) -> list[dict[str, Any]]:
     """Trains what the file does not have yet; returns its rows.
 
     Args:
-      path: of the JSON, which holds the rows of every estimator that is done.
+      path: path of the JSON, which holds the rows of every estimator that is done.
       sizes: options of `train`.
 
     Raises:

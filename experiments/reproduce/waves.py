@@ -19,7 +19,7 @@ class Slice(NamedTuple):
     """How much of a table to train now.
 
     Attributes:
-      deadline: by `time.monotonic()`, from which on no more steps are asked for; None for all.
+      deadline: time by `time.monotonic()` from which on no step starts; None to train all.
       thin: whether to leave in the runs' directories only what the next slice needs.
     """
 
@@ -36,10 +36,10 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
     """Trains what is missing, wave by wave, and writes the table after each run.
 
     Args:
-      table: to train.
+      table: table to train.
       engine: a name in `engines.ENGINES`.
-      options: for the engine.
-      limit: of this call. With a deadline, runs that diverged before are left alone: each slice
+      options: options of the engine.
+      limit: how much to train. With a deadline, runs that diverged are left alone: each slice
         would repeat them.
 
     Returns:
@@ -81,7 +81,7 @@ def _unfinished(todo: Sequence[Job]) -> bool:
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:
     """Writes the table, says what is left or where the table is, and gives the exit status."""
     table.write()
-    waves = plan.waves(table, engine, options)  # which writes the records that are not yet
+    waves = plan.waves(table, engine, options)  # which also writes missing records
     if limit.thin:
         table.runs.store.thin()
     if status in (0, FAILED):

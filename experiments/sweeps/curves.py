@@ -42,8 +42,8 @@ def figure_of(jobs: Sequence[Job], rows: Sequence[Row], keys: Sequence[str], lab
     Args:
       jobs: all runs of the sweep; those under way show as far as they are.
       rows: the settings, the best first.
-      keys: those that differ between them.
-      label: of the loss, with its unit.
+      keys: keys that differ between them.
+      label: name of the loss, with its unit.
     """
     shown = rows[:_MOST]
     labels, colors = labels_of(shown, keys), [mpl.colormaps["tab20"](i) for i in range(len(shown))]

@@ -19,7 +19,7 @@ from experiments.training.job import Job
 Trial = Overrides  # what one run of a grid overrides
 Grid = list[Trial]
 
-# The paper's, of which each estimator's best is picked on the validation set (Appendix, Table 1).
+# The paper's grid, from which each estimator's best is picked on validation (Appendix, Table 1).
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 
 _MOST_RUNS = 10_000
@@ -70,7 +70,7 @@ def checked(trials: object, config: ConfigDict, source: str) -> Grid:
     Args:
       trials: what it returned: a list of `{dotted key: value}`.
       config: says which keys there are and of what type.
-      source: of the trials, to begin an error message with.
+      source: source of the trials, with which an error message begins.
 
     Raises:
       UserError: not such a list, no trial, an unknown key or a value of the wrong type.

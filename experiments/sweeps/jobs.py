@@ -47,7 +47,7 @@ def directory_of(trial: Trial, directory: Path) -> Path:
 
 
 def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
-    """Makes the directory this config's, and records the grid beside those trained there before.
+    """Claims the directory for this config, and adds the grid to those trained there before.
 
     Raises:
       UserError: it belongs to another config, or is that of a single run.
@@ -66,7 +66,7 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
 
 
 def withdraw(directory: Path, jobs: Sequence[Job]) -> None:
-    """Takes back what `open_directory` recorded of jobs none of which has begun."""
+    """Undoes what `open_directory` recorded, if none of the jobs has begun."""
     if any(job.workdir.exists() for job in jobs):
         return
     with rundir.locked(directory, wait=True):
@@ -116,9 +116,9 @@ def train(
     Args:
       jobs: the runs of the sweep, finished ones too.
       engine: a name in `engines.ENGINES`.
-      options: for the engine.
+      options: options of the engine.
       after_each: called when a run is done or has failed.
-      deadline: by `time.monotonic()`, from which on it stops as by a signal; None for none.
+      deadline: time by `time.monotonic()` at which it stops as by a signal; None for none.
 
     Returns:
       Why jobs failed, by directory, and the exit status of what ended it: see `signals.Stop`.

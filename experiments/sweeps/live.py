@@ -31,7 +31,7 @@ def view(
 
     Args:
       jobs: all runs of the sweep.
-      standings: of the jobs.
+      standings: standings of the jobs.
       failures: why runs failed, by directory.
       footer: the last line.
 

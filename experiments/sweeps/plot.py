@@ -39,8 +39,8 @@ def figure_of(rows: Sequence[Row], keys: Sequence[str], label: str) -> Figure:
 
     Args:
       rows: the settings, the best first.
-      keys: those that differ between them.
-      label: of the loss, with its unit.
+      keys: keys that differ between them.
+      label: name of the loss, with its unit.
     """
     axes_values = [_values(rows, key) for key in keys]
     whole = math.prod(map(len, axes_values)) == len(rows)
@@ -223,11 +223,11 @@ def list_settings(
     """The settings from the best down, with their intervals.
 
     Args:
-      axes: to draw on.
+      axes: axes to draw on.
       rows: the settings, the best first.
-      labels: of the settings.
-      label: of the loss.
-      colors: of the settings, if they differ.
+      labels: labels of the settings.
+      label: name of the loss.
+      colors: colors of the settings, if they differ.
     """
     seen = _window(rows)
     for place, row in enumerate(rows):

@@ -31,9 +31,9 @@ class Standing(NamedTuple):
 
     Attributes:
       done: whether its `result.json` stands.
-      step: the last one logged.
+      step: the last step logged.
       bound: its newest validation bound, in nats; that of `result.json` if done.
-      loss: by which the task ranks runs, likewise; infinite where it is unknown.
+      loss: the newest loss by which the task ranks runs; infinite if it is unknown.
     """
 
     done: bool = False

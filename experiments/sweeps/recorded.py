@@ -1,4 +1,4 @@
-"""A sweep as its directory records it: its runs and why some failed, for whoever looks on."""
+"""A sweep as its directory records it: its runs, and why some failed."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -62,8 +62,8 @@ def half_width(values: Sequence[float]) -> float:
 def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:
     """The settings, the best first.
 
-    Settings with a failed run come after all others: else those whose bad seeds diverge would gain
-    by it. Of equals, those with a missing run come last.
+    Settings with a failed run come after all others: otherwise, those whose bad seeds diverge would
+    benefit. Of equals, those with a missing run come last.
 
     Args:
       jobs: all runs of the grid.

@@ -64,8 +64,8 @@ def mark(axes: Axes, place: float, loss: float, seen: Window, *, upwards: bool) 
     """Marks a loss that lies outside at the edge of the window, with its value.
 
     Args:
-      axes: to draw on.
-      place: on the axis of the settings.
+      axes: axes to draw on.
+      place: position on the axis of the settings.
       loss: the value; not finite for one that has none.
       seen: the window.
       upwards: whether losses grow up the page, rather than to the right.

@@ -38,11 +38,11 @@ class Autoencoder(nnx.Module):
     gives a mixture of codes.
 
     Args:
-      pixel_mean: `[H, W]`, of the training split.
+      pixel_mean: mean image of the training split, `[H, W]`.
       num_variables: D.
       num_classes: K.
-      options: of the task.
-      rngs: for the weights.
+      options: options of the task.
+      rngs: random streams for the weights.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class Model(Protocol):
     """A Flax module whose cost asks `sample` for its discrete variables.
 
     Attributes:
-      family: of all its sites.
+      family: family of all its sites.
     """
 
     family: Family
@@ -50,7 +50,7 @@ class Extra(NamedTuple):
     """A cost on images of its own, whose gradient is added to the estimator's.
 
     Attributes:
-      name: under which its value is logged.
+      name: name under which its value is logged.
       cost: `(dynamic, images, params, step, indices) -> scalar`, `images` the training split.
       indices: `(seed, start, num_steps=) -> [steps, n]`, the images that the steps read.
     """
@@ -67,7 +67,7 @@ class Metrics(NamedTuple):
       output: `(model, pixels) -> [B, ...]`, compiled.
       summarize: `(outputs of the split, the split) -> {name: scalar or array}`, on the host.
         Scalars are logged while training; all of it goes into the result.
-      units: of the scalars, by name.
+      units: units of the scalars, by name.
     """
 
     output: Callable[[Any, Images], Array]
@@ -79,8 +79,8 @@ class Ranking(NamedTuple):
     """What runs are ranked by; lower is better.
 
     Attributes:
-      label: with its unit.
-      loss: of a result; infinite where it is unknown.
+      label: name of the loss, with its unit.
+      loss: the loss of a result; infinite if it is unknown.
     """
 
     label: str
@@ -108,11 +108,11 @@ class Task:
       build: `(settings, pixel_mean [H, W], key) -> Model`, with fresh parameters.
       options: a frozen dataclass of the task's own config keys with their types and defaults.
       check: refuses settings that cannot work by raising a UserError.
-      prepare: what the task asks of the dataset, or makes of it.
+      prepare: checks the dataset, or adapts it to the task.
       annealed: `(settings, dynamic, step) -> {name: scalar}`, what `Model.cost` reads from a
         schedule besides the temperature.
       extra: `(settings, dataset, model) -> Extra`, if there is one.
-      metrics: of a split other than the bound, if there are any.
+      metrics: metrics of a split other than the bound, if there are any.
       ranking: what a sweep ranks its runs by.
       depends_on_num_steps: `settings -> str | None`, the option that depends on the number of
         steps, as `key=value`: a run that has one cannot be made longer.

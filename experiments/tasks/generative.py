@@ -36,14 +36,14 @@ class VAE(nnx.Module):
     The cost is `-log p(x | z) + KL`, with a KL term of the kind that `kl` names.
 
     Args:
-      pixel_mean: `[H, W]`, of the training split.
-      family: of the latent variables.
-      num_variables: of the latent layer.
-      num_classes: of each latent variable, if categorical.
-      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
+      pixel_mean: mean image of the training split, `[H, W]`.
+      family: family of the latent variables.
+      num_variables: number of latent variables.
+      num_classes: number of values of each latent variable, if categorical.
+      standardize: subtract the mean from the pixels, and standardize samples; see `layer_input`.
       decoder: widths of the decoder's hidden layers.
       kl: the KL term of the training cost, see `kl_per_example`.
-      rngs: for the weights.
+      rngs: random streams for the weights.
     """
 
     def __init__(

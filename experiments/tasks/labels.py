@@ -79,10 +79,10 @@ def labeled(
     """The indices of the images whose labels may be read, equally many of each class.
 
     Args:
-      key: of the draw.
-      labels: of all images.
+      key: PRNG key of the draw.
+      labels: labels of all images.
       num_labels: a multiple of `num_classes`.
-      num_classes: of the labels.
+      num_classes: number of classes.
     """
     scores = jax.random.uniform(key, labels.shape)
 
@@ -93,8 +93,8 @@ def labeled(
 
 
 def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
-    """The same images with random labels, as the paper times training with."""
-    # RandomState's stream is frozen for good.
+    """The same images with random labels, as in the paper's timing of training."""
+    # RandomState's stream is frozen.
     random = np.random.RandomState(0)
     train, validation, test = (
         dataclasses.replace(split, labels=random.randint(num_classes, size=len(split)).astype("i4"))
@@ -106,11 +106,11 @@ def with_random_labels(dataset: Dataset, num_classes: int) -> Dataset:
 
 
 def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
-    """The mean of a cost over labeled images, a batch of them a step.
+    """The mean of a cost over labeled images, a batch of them per step.
 
     Args:
-      settings: of the run.
-      dataset: prepared.
+      settings: settings of the run.
+      dataset: dataset, prepared.
       cost: `(dynamic, params, pixels [B, H, W], labels [B], key, step) -> [B]`.
     """
     options = settings.options
@@ -151,7 +151,7 @@ def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
 
 
 def classification(logits: Float[np.ndarray, "N K"], split: Split) -> dict[str, Any]:
-    """The percentage of images taken for their own class, and counts by class and guess."""
+    """The accuracy in percent, and the confusion matrix, by true and by predicted class."""
     assert split.labels is not None
     confusion = np.zeros(2 * logits.shape[-1:], int)
     np.add.at(confusion, (split.labels, logits.argmax(axis=-1)), 1)

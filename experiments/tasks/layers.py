@@ -17,7 +17,7 @@ Pixels = Float[Array, "B P"]
 Maps = Float[Array, "B H W C"]
 KLS = ("sample", "analytic", "relaxed")
 
-# Of layers with ReLU above; and of a decoder's last one, small: where a continuous code is mostly
+# For layers before a ReLU; and, small, for a decoder's last layer: if a continuous code is mostly
 # noise to the decoder at first, training drops it.
 KERNEL = nnx.initializers.he_normal()
 SMALL_KERNEL = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
@@ -69,8 +69,8 @@ class PixelLikelihood(nnx.Module):
 
     Args:
       num_inputs: width of the layer below.
-      pixel_mean: `[P]`, of the training split; the biases start at its logits.
-      rngs: for the weights.
+      pixel_mean: mean of the training split, `[P]`; the biases start at its logits.
+      rngs: random streams for the weights.
     """
 
     def __init__(self, num_inputs: int, pixel_mean: Float[Array, " P"], *, rngs: nnx.Rngs):
@@ -129,12 +129,12 @@ def event_shape(family: Family, num_variables: int, num_classes: int) -> tuple[i
 
 
 def layer_input(family: Family, z: Sample, *, standardize: bool) -> Float[Array, "B H"]:
-    """Samples as the flat input of a layer; if `standardize`, less their mean, over their scale.
+    """Samples as the flat input of a layer; if `standardize`, with mean 0 and variance 1.
 
         (z - 1/K) / sqrt((1/K) (1 - 1/K)),    K = 2 for Bernoulli variables: 2 z - 1
 
-    These have mean 0 and variance 1 under uniform logits. It changes no model, since weights and
-    biases can undo it, but training: the layer above learns faster at the same learning rate.
+    The mean and variance are those under uniform logits. Weights and biases can undo this, so the
+    model is the same, but the layer above learns faster at the same learning rate.
     """
     if standardize:
         mean = family.uniform_mean(jnp.zeros_like(z))
@@ -146,9 +146,9 @@ class Encoder(nnx.Module):
     """Three convolutions with ReLU, each of which halves the image; the maps as a flat vector.
 
     Args:
-      shape: of the images.
-      channels: of the layers.
-      rngs: for the weights.
+      shape: height and width of the images.
+      channels: number of channels of each layer.
+      rngs: random streams for the weights.
     """
 
     def __init__(self, shape: tuple[int, int], channels: tuple[int, ...], *, rngs: nnx.Rngs):
@@ -160,7 +160,7 @@ class Encoder(nnx.Module):
         self.num_features = math.prod(halved) * channels[-1]
 
     def __call__(self, images: Images) -> Float[Array, "B F"]:
-        """Features of images less their mean."""
+        """Features of images, minus the mean image."""
         maps = images[..., None]
         for layer in self.layers:
             maps = jax.nn.relu(layer(maps))
@@ -175,10 +175,10 @@ class Decoder(nnx.Module):
     transposed convolution of stride 2, and an order of magnitude faster on a CPU.
 
     Args:
-      num_inputs: of the vector.
-      shape: of the images, in multiples of 4.
-      channels: of the first three layers.
-      rngs: for the weights.
+      num_inputs: size of the vector.
+      shape: height and width of the images, multiples of 4.
+      channels: number of channels of each of the first three layers.
+      rngs: random streams for the weights.
     """
 
     def __init__(

@@ -44,9 +44,9 @@ class Options:
     # Images that a labeled one counts as, in the bound.
     labeled_weight: float = setting(50.0, NOT_NEGATIVE, dynamic=True)
     style_dim: int = setting(16, COUNT)
-    # The weight of the style's KL at first; it falls to 1 over this share of the steps, and is 1 in
-    # all of them if the share is 0. A heavily penalized style leaves it to the class to say which
-    # digit it is.
+    # Initial weight of the style's KL; it falls to 1 over this share of the steps, and is always 1
+    # if the share is 0. While the style's KL is heavily penalized, the class has to encode the
+    # digit.
     style_beta: float = setting(4.0, POSITIVE, dynamic=True)
     style_beta_share: float = setting(0.5, SHARE)
     encoder: tuple[int, int, int] = setting((16, 32, 32), THREE_WIDTHS)  # of q(y|x), of q(z|x,y)
@@ -60,27 +60,27 @@ class SemiSupervised(nnx.Module):
 
         p(y) = 1/K,  p(z) = N(0, 1),  p(x | y, z) Bernoulli,  q(y | x),  q(z | x, y) Gaussian
 
-    An unlabeled image costs the negative bound, in which y is the site `y` of the objective, so
-    any estimator serves it; a labeled one that with y observed, and its cross-entropy besides:
+    The cost of an unlabeled image is the negative bound, in which y is the site `y` of the
+    objective. That of a labeled one is the negative bound with y observed, plus a cross-entropy:
 
         E_q(y|x)[ L(x, y) ] + KL(q(y | x) || p(y)),
         bound_weight (L(x, y) - log p(y)) - label_weight log q(y | x),
 
         L(x, y) = E_q(z|x,y)[ -log p(x | y, z) ] + beta KL(q(z | x, y) || p(z)).
 
-    It is a bound at beta = 1, where training ends. A larger beta (Higgins et al., 2017) makes the
-    style expensive and leaves it to the class to say which digit it is.
+    It is a bound at beta = 1, where training ends. A larger beta (Higgins et al., 2017)
+    penalizes the style, so that the class has to encode the digit.
 
     The class joins q(z | x, y) after its convolutions, so that a sum over classes repeats only what
     depends on them.
 
     Args:
-      pixel_mean: `[H, W]`, of the training split; H and W are multiples of 4.
+      pixel_mean: mean image of the training split, `[H, W]`; H and W are multiples of 4.
       num_classes: K.
-      options: of the task; their `kl` is that of y in training. The KL of z is at the draw if this
-        is `sample` and in evaluation, and analytic otherwise; for labeled images it is always
-        analytic.
-      rngs: for the weights.
+      options: options of the task; `kl` is the KL term of y in training. The KL of z is taken at
+        the draw if `kl` is `sample`, and in evaluation; otherwise, and always for labeled images,
+        it is analytic.
+      rngs: random streams for the weights.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> 
 def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
     """The weight of the style's KL: it falls to 1 over a share of the run's steps."""
     share = settings.options.style_beta_share
-    if share == 0:  # a line has a step at least, the first, which would be at the initial weight
+    if share == 0:  # a linear schedule would have its first step at the initial weight
         return {"style_beta": schedules.constant(1.0)(step)}
     until = max(1, round(share * settings.num_steps))
     return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
@@ -223,10 +223,10 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     """The labeled images and their cost.
 
     With N_u unlabeled and N_l labeled images in all, the mean of the labeled images' bounds weighs
-    N_l / N_u times `labeled_weight`, beside the mean of the others: at `labeled_weight` 1 every
+    N_l / N_u times `labeled_weight`, against the mean of the others: at `labeled_weight` 1 every
     image counts once, at 50 each label is worth 50 images. The mean cross-entropy weighs
     alpha N_u / N_l, our reading of the paper's alpha (at 0.1, 100 labels of 50,000 images: 50).
-    results/README.md says where that is from, and what else was tried.
+    docs/reproduction/choices.md gives the reasons, and what else was tried.
     """
     labeled_per_unlabeled = settings.options.num_labels / len(dataset.train)
 

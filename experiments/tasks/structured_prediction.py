@@ -25,12 +25,12 @@ class SBN(nnx.Module):
     392-(20x10)-(20x10)-392 with categorical ones.
 
     Args:
-      pixel_mean: `[H, W]`, of the training split.
-      family: of the stochastic layers.
+      pixel_mean: mean image of the training split, `[H, W]`.
+      family: family of the stochastic layers.
       layers: the number of variables in each layer.
-      num_classes: of each variable, if categorical.
-      standardize: takes their mean off the pixels, and standardizes samples as `layer_input` says.
-      rngs: for the weights.
+      num_classes: number of values of each variable, if categorical.
+      standardize: subtract the mean from the pixels, and standardize samples; see `layer_input`.
+      rngs: random streams for the weights.
     """
 
     def __init__(

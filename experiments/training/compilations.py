@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk between processes, so that each is compiled once a machine."""
+"""Compiled programs kept on disk between processes, so that each is compiled once per machine."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ import jax
 from experiments.files import home
 from experiments.training.provenance import num_cores
 
-_MOST_BYTES = 1 << 29  # jax removes what was not used for longest
+_MOST_BYTES = 1 << 29  # jax removes the least recently used ones
 _STALE_SECONDS = 30 * 24 * 3600.0  # after which another processor's or version's programs go
 _CPU_LINES = ("model name", "flags", "Features", "CPU part")
 
@@ -22,7 +22,7 @@ _CPU_LINES = ("model name", "flags", "Features", "CPU part")
 def keep_compilations() -> None:
     """Has jax keep what it compiles below `~/.cache/gumbel`, and look there first.
 
-    Where the environment names a directory for jax, that is used as it is. A cache that cannot be
+    If the environment names a directory for jax, that is used as it is. A cache that cannot be
     written costs the time to compile and nothing else.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -41,7 +41,7 @@ def prepared_dataset(settings: Settings) -> Dataset:
 
 
 def _common_dataset(settings: Settings) -> Dataset:
-    """The dataset, held to be the same in all processes of a run; the first may download it.
+    """The dataset, checked to be the same in all processes of a run; the first may download it.
 
     Raises:
       UserError: as `prepared_dataset`, or the processes have other data.
@@ -61,15 +61,15 @@ def _common_dataset(settings: Settings) -> Dataset:
 class Compiled:
     """A program compiled for any number of runs, with the images on the device.
 
-    The functions take and give states, dynamic hyperparameters, seeds and keys with a leading axis
-    of runs, as long as the placement has it.
+    The functions take and return states, dynamic hyperparameters, seeds and keys with a leading
+    axis of runs, of length `placement.rows`.
 
     Args:
-      settings: of any of the runs.
-      placement: of their arrays on devices.
+      settings: settings of any of the runs.
+      placement: placement of their arrays on devices.
 
     Raises:
-      UserError: an estimator that cannot serve the model's variables.
+      UserError: the estimator does not support the model's variables.
     """
 
     def __init__(self, settings: Settings, placement: Placement = ALONE) -> None:
@@ -127,7 +127,7 @@ class Compiled:
             self._fits = True
 
     def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, np.ndarray]:
-        """The arguments of a call of `run` as the loop gives them: shapes, except for the last."""
+        """The arguments of a call of `run` as the loop passes them: shapes, except for the last."""
         settings = self.settings
         dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)
@@ -138,7 +138,7 @@ class Compiled:
         return dynamic, self.images, state, indices, np.ones(self.placement.rows, bool)
 
     def needs(self) -> Iterator[Need]:
-        """The memory that the parts of a run need, of all the devices together."""
+        """The memory that the parts of a run need, on all devices together."""
         settings = self.settings
         runs = self.placement.rows
         num_steps = min(settings.log_every, settings.num_steps)
@@ -162,7 +162,7 @@ class Compiled:
 
 
 def _parameters(settings: Settings, dataset: Dataset) -> Iterator[Need]:
-    """The need of the parameters: an estimate without making them."""
+    """The memory of the parameters, estimated without making them."""
     mean = jnp.asarray(dataset.train_mean())
 
     def parameters(key: PRNGKey) -> Params:
@@ -174,9 +174,9 @@ def _parameters(settings: Settings, dataset: Dataset) -> Iterator[Need]:
 
 
 def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
-    """The function with a leading axis of runs, by vmap; a single run has it as it is.
+    """The function over a leading axis of runs: by vmap, or as it is for a single run.
 
-    So the numbers of a single run are those of the plain function, to the bit.
+    So the numbers of a single run are those of the plain function, bit for bit.
     """
 
     def call(*arguments: Any, **static: Any) -> Any:

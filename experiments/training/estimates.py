@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     Attributes:
       memory: bytes on the devices, as estimated before the first step; see `memory`.
       state: bytes that a checkpoint of each run holds.
-      speed: None if it was not to be measured, or if the device has not the memory.
+      speed: None if it was not to be measured, or if the device lacks the memory.
     """
 
     memory: int
@@ -31,9 +31,9 @@ class Speed(NamedTuple):
     """How fast a program trains.
 
     Attributes:
-      steps_per_second: of all its runs at once.
-      compile_seconds: that its first call took longer than another: less where the compiler's
-        cache had it.
+      steps_per_second: steps that all its runs take at once, per second.
+      compile_seconds: how much longer its first call took than the second; less if the compiler's
+        cache had the program.
     """
 
     steps_per_second: float
@@ -44,11 +44,11 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
     """The estimate for as many runs of the settings as the placement has rows.
 
     Args:
-      settings: of any of the runs.
-      placement: of the runs on devices.
+      settings: settings of any of the runs.
+      placement: placement of the runs on devices.
       timed: whether to measure the speed: by the second of two calls of the program that training
-        calls, so what is compiled here need not be compiled again. The states are zeros, which
-        costs a step the same time.
+        calls, so what is compiled here need not be compiled again. The states are zeros, on
+        which a step takes the same time.
 
     Raises:
       UserError: as `Compiled`.

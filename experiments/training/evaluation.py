@@ -37,9 +37,9 @@ def streaming_bound(
 
     Args:
       objective: its cost is the negative log weight of a discrete sample.
-      family: of its sites.
-      params, batch: the objective's own.
-      key: of this batch.
+      family: family of its sites.
+      params, batch: passed to the objective.
+      key: PRNG key of this batch.
       num_samples: m.
       samples_at_once: how many samples are held in memory together.
     """
@@ -96,11 +96,11 @@ def dataset_bounds(
     Args:
       image_costs: `(params, images, keys) -> cost [runs, B]`, jitted by the caller; the images are
         the same for all runs.
-      params: of the models, with a leading axis of runs.
-      images: the split. The last batch is filled up with repeats, which do not count.
-      keys: of each run; batch `i` has `fold_in(key, i)`, so the batch size is part of the protocol.
+      params: parameters of the models, with a leading axis of runs.
+      images: the split. The last batch is padded with repeats, which do not count.
+      keys: key of each run; batch `i` has `fold_in(key, i)`, so results depend on the batch size.
       batch_size: images in a call.
-      on_batch: told the number of images done after each batch, for a progress bar.
+      on_batch: called after each batch with the number of its images, for a progress bar.
     """
     totals = np.zeros(len(keys))
     for costs in _over_batches(image_costs, params, images, keys, batch_size, on_batch):
@@ -111,7 +111,7 @@ def dataset_bounds(
 def image_outputs(program: Program, metrics: Metrics) -> Callable[..., Array]:
     """The function `(params, images, key) -> [B, ...]` that the task's metrics summarize.
 
-    Gray images under dynamic binarization are those draws that `image_costs` makes from the key.
+    Gray images under dynamic binarization are drawn as `image_costs` draws them from the key.
     """
 
     def outputs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Array:
@@ -151,7 +151,7 @@ def pixels(program: Program, images: UInt8[Array, "B H W"], key: PRNGKey) -> tup
     return batches.pixels(images, program.max_value, pixel_key, dynamic=dynamic), sample_key
 
 
-# Compiled: taken apart anew for each batch, it costs more than a small model's bound.
+# Compiled: run eagerly for each batch, it costs more than a small model's bound.
 _keys_of_batch = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 
 
@@ -165,7 +165,7 @@ def _over_batches(
 ) -> Iterator[np.ndarray]:
     """What the function gives for each batch, `[runs, B, ...]`.
 
-    The last batch is filled up with repeats, and what they give is cut off again.
+    The last batch is padded with repeats, whose results are cut off again.
     """
     for index, start in enumerate(range(0, len(images), batch_size)):
         chunk = images[start : start + batch_size]

@@ -21,7 +21,7 @@ class Events:
     events of its earlier steps again from the metrics: none is lost or shown twice.
 
     Args:
-      directory: of the events; files of earlier processes in it are removed.
+      directory: directory of the events; files of earlier processes are removed.
       rows: the lines of `metrics.jsonl` so far.
 
     Raises:

@@ -1,8 +1,8 @@
 """Several processes that train one run together, on one machine or many.
 
-Each steps the same program on its own part of the batch. The first process alone reads and writes
-the run's directory, and what it finds there, or an error that it meets, is shared with the others.
-With a single process, nothing here costs anything.
+Each runs the same program on its own part of the batch. Only the first process reads and writes
+the run's directory; what it finds there, or an error, is shared with the others. With a single
+process, nothing here costs anything.
 """
 
 import os
@@ -21,12 +21,12 @@ from experiments.training.signals import Stop
 Value = TypeVar("Value")
 
 CLUSTER = "cluster"  # in place of an address: what SLURM, Open MPI or a TPU slice says
-LOST = 1  # the exit status of a process whose companions are gone
+LOST = 1  # the exit status of a process whose peers are gone
 _CONNECT_SECONDS = 300
 
 
 class Found(NamedTuple):
-    """What the first process came to: a value or an exception."""
+    """The outcome of a function: a value or an exception."""
 
     value: Any
     error: Exception | None
@@ -38,18 +38,18 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of the first of several processes that train one run, or `cluster` to go by "
-        "SLURM, Open MPI or the TPU slice",
+        "HOST:PORT of the first of several processes that train one run, or `cluster` to detect "
+        "them from SLURM, Open MPI or the TPU slice",
         **define,
     )
     flags.DEFINE_integer(
-        "num_processes", None, "how many there are; with --coordinator=HOST:PORT", **define
+        "num_processes", None, "number of processes; with --coordinator=HOST:PORT", **define
     )
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0 on", **define)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on", **define)
 
 
 def join(given: Mapping[str, Any]) -> None:
-    """Joins the other processes of the run, if the flags name any; before jax is used.
+    """Joins the other processes of the run, if the flags name any; call it before using jax.
 
     Raises:
       UserError: flags that do not go together, or no coordinator can be reached.
@@ -69,7 +69,7 @@ def join(given: Mapping[str, Any]) -> None:
     else:
         _check(address, **numbers)
         where = "the processes do not come together there"
-    # It would take SIGTERM from the loop, which saves and stops by it.
+    # Its handler would replace that of the loop, which saves and stops at SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, **numbers, initialization_timeout=_CONNECT_SECONDS)
@@ -115,9 +115,9 @@ def is_first() -> bool:
 
 
 def by_first(function: Callable[[], Value]) -> Value:
-    """What `function` gives, or raises, in the first process, in all of them.
+    """Calls `function` in the first process; all processes get its result or its exception.
 
-    The others do not call it. All have to come here, in the same order.
+    All of them have to call this, in the same order.
     """
     if not several():
         return function()
@@ -135,7 +135,7 @@ def by_first(function: Callable[[], Value]) -> Value:
 
 
 def by_each(function: Callable[[], Value]) -> Value:
-    """What `function` gives, in each process; if it raises in any, all of them raise."""
+    """Calls `function` in each process; if it raises in any, all of them raise."""
     found = Found(None, None)
     try:
         found = Found(function(), None)
@@ -174,7 +174,7 @@ def refuse_differing(what: str, digest: bytes) -> None:
 
 
 def orbax_options() -> dict[str, Any]:
-    """What keeps orbax from waiting for the other processes, which do not call it."""
+    """Options that keep orbax from waiting for the other processes, which do not call it."""
     if not several():
         return {}
     import orbax.checkpoint as ocp  # takes half a second to import

@@ -59,15 +59,15 @@ def shorter_steps(workdir: Path, settings: Settings) -> int | None:
 
 
 def lengthen(workdir: Path, steps: int, settings: Settings) -> None:
-    """Makes a run of so many steps one that is still to be trained to the end of `settings`.
+    """Turns a run of `steps` steps into an unfinished run with these settings.
 
-    Its result is kept as `result-STEPS.json`. At its end the run may have logged and saved between
-    the steps at which a longer one does; then it resumes from the checkpoint before. Killed at any
-    point, the old command and the new one both still work.
+    Its result is kept as `result-STEPS.json`. At its end, the run may have logged and saved between
+    the steps at which a longer one does; then that checkpoint is removed, and the run resumes from
+    the one before. After a kill at any point, the old and the new command both still work.
     """
     last = workdir / rundir.CHECKPOINTS / str(steps)
     if steps % settings.eval_every and last.exists():
-        # Renamed first, lest a kill leave half of a checkpoint.
+        # Renamed first, so that a kill cannot leave half of a checkpoint.
         aside = last.with_name(f"replaced-{steps}")
         shutil.rmtree(aside, ignore_errors=True)
         last.rename(aside)

@@ -26,8 +26,8 @@ class Trained(NamedTuple):
     """A model and what it was trained on.
 
     Attributes:
-      settings: of the run.
-      step: of the checkpoint.
+      settings: settings of the run.
+      step: step of the checkpoint.
       model: a `Model` that holds the trained parameters.
       dataset: prepared as the run had it.
     """
@@ -42,7 +42,7 @@ def load(workdir: str | Path) -> Trained:
     """The model of the newest checkpoint in a run's directory, which is only read.
 
     Args:
-      workdir: of a run that is finished, stopped or still going.
+      workdir: directory of a run that is finished, stopped or still training.
 
     Raises:
       UserError: it holds no run or no checkpoint, or one of another version; the dataset is

@@ -96,7 +96,7 @@ class Loop:
     def _behind(self) -> list[RunState]:
         """The runs that take the next steps: those not done that are at the lowest step.
 
-        They are all runs, unless a kill in the middle of saving left some further than others.
+        These are all runs, unless a kill while saving left some further than others.
         """
         going = [run for run in self._alive() if run.step < self.settings.num_steps]
         lowest = min((run.step for run in going), default=0)
@@ -108,7 +108,7 @@ class Loop:
         """`num_steps` steps of the runs that are behind, in compiled calls of `steps_per_call`."""
         compiled, per_call = self.compiled, self.settings.steps_per_call
         moving = np.isin(np.arange(compiled.placement.rows), [run.row for run in behind])
-        # On the host: a slice of a device's array is compiled anew for each place.
+        # On the host: slicing an array on the device compiles anew for each position.
         indices = np.asarray(
             compiled.indices(self.dynamic["seed"], behind[0].step, num_steps=num_steps)
         )
@@ -122,7 +122,7 @@ class Loop:
     def _take_in(
         self, behind: Sequence[RunState], state: TrainState, trace: Trace
     ) -> list[RunState]:
-        """Moves the runs on by the steps in the trace; returns those that are well."""
+        """Advances the runs by the steps in the trace; returns those without an error."""
         finite = np.asarray(self.compiled.finite(state))
         for run in behind:
             run.check(_row(trace, run.row), finite=bool(finite[run.row]))
@@ -227,7 +227,7 @@ class Loop:
         """Of each run, the bounds and metrics of the validation and the test images."""
         num_steps = self.settings.num_steps
 
-        def leave_if_asked() -> None:  # the last state is saved; a deadline lets the bounds end
+        def leave_if_asked() -> None:  # the last state is saved; a deadline lets the bounds finish
             if hosts.agreed(stop) and stop.signum is not None:
                 raise Stopped(num_steps, num_steps, stop.exit_status)
 

@@ -1,9 +1,9 @@
-"""The memory that a program needs: estimated before its first step, and refusals put in words.
+"""The memory that a program needs, estimated before its first step; out-of-memory errors.
 
 The estimate is of what a compiler cannot do without: the arguments, and the results of matrix
 products, convolutions, gathers, random bits and loops for as long as they are used. Elementwise
 operations are fused, and take the place of what they were made of. So it is about what the program
-takes, or less, and nothing that would fit is refused; what gets past it is refused by the device.
+takes, or less: nothing that would fit is refused, and what passes but does not fit fails later.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class Need(NamedTuple):
 
     Attributes:
       what: the part, for the error.
-      size: in bytes.
-      keys: of the config that it grows with, besides the sizes of the model.
+      size: size in bytes.
+      keys: config keys that it grows with, besides the sizes of the model.
     """
 
     what: str
@@ -66,8 +66,8 @@ def check(needs: Iterator[Need], settings: Settings, devices: int = 1) -> None:
     """Checks that the devices have the memory that each part needs.
 
     Args:
-      needs: made one by one: the first are cheap to estimate.
-      settings: of any of the runs.
+      needs: generated one by one; the first are cheap to estimate.
+      settings: settings of any of the runs.
       devices: how many share the needs.
 
     Raises:
@@ -197,7 +197,7 @@ def device_memory(devices: int = 1) -> int | None:
 
 
 def _largest(settings: Settings, extra: frozenset[str]) -> tuple[str, Any]:
-    """The size that is the most times its default, with its value."""
+    """The size that is the largest multiple of its default, with its value."""
     sizes: list[tuple[str, Any, Any]] = [
         (dotted, value, key.default)
         for dotted, key, value in settings.items()
@@ -245,7 +245,7 @@ def explained(error: Exception, runs: int = 1) -> OutOfMemoryError | None:
 
 @contextlib.contextmanager
 def refusals(runs: int = 1) -> Iterator[None]:
-    """Turns the refusal of a device or of this machine to give memory into one line.
+    """Turns an out-of-memory error of a device or of this machine into one line.
 
     Raises:
       OutOfMemoryError: instead of theirs.

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 class MetricsLog:
     """Scalars by step, in `metrics.jsonl` and as TensorBoard events in `tensorboard/`.
 
-    The JSON lines are the record; the events are for looking at, and made from them. Both are with
-    the system before `append` returns, so killing the process tears at most the last line.
+    The JSON lines are the record; the events are for looking at, and made from them. Both are
+    flushed to the system before `append` returns, so a kill truncates at most the last line.
 
     Args:
       workdir: the run's directory; made if absent.
@@ -28,7 +28,7 @@ class MetricsLog:
       events: whether to write TensorBoard events too.
 
     Attributes:
-      path: of the JSON lines.
+      path: path of the JSON lines.
       kept: the lines that were there and are kept.
 
     Example:

@@ -20,7 +20,7 @@ def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, An
 
     Args:
       workdir: the run's directory.
-      step: of the checkpoint that the run resumes from, or 0.
+      step: step of the checkpoint that the run resumes from, or 0.
       here: what `provenance` gives in this process.
 
     Returns:

@@ -1,8 +1,8 @@
 """Which devices train, and what each of them has: a part of the batch, or some of the runs.
 
 A single run divides its batch: the compiler partitions the program of one device, so that a mean
-over the batch, a moving average or a baseline is of the whole batch by construction. Several runs
-are divided as they are, and no device waits for another. Draws come from the keys alone, so the
+over the batch, a moving average or a baseline covers the whole batch by construction. Several runs
+are distributed whole, and no device waits for another. Draws come from the keys alone, so the
 numbers are those of one device to float32 rounding.
 """
 
@@ -32,7 +32,7 @@ class Placement:
 
     Attributes:
       rows: length of their leading axis of runs; rows beyond the runs are idle.
-      mesh: of the devices, with the one axis that is divided; None for jax's default device alone.
+      mesh: mesh of the devices, with one axis, which is sharded; None for jax's default device.
     """
 
     rows: int = 1
@@ -43,8 +43,8 @@ class Placement:
         """A single run whose batches are divided among devices.
 
         Args:
-          settings: of the run.
-          count: of devices; None for all of all processes.
+          settings: settings of the run.
+          count: number of devices; None for all devices of all processes.
 
         Raises:
           UserError: there are fewer devices, or a batch does not divide among them.
@@ -69,7 +69,7 @@ class Placement:
 
         Args:
           runs: how many there are.
-          count: of devices; None for all that this process has.
+          count: number of devices; None for all that this process has.
 
         Raises:
           UserError: there are fewer devices.
@@ -94,7 +94,7 @@ class Placement:
     def spread(self, batch: jax.Array) -> jax.Array:
         """Within a compiled function: the array, divided among the devices along its first axis.
 
-        One that does not divide is left to the compiler.
+        If it does not divide evenly, this is left to the compiler.
         """
         if self.mesh is None or not self.spreads_batch or len(batch) % self.mesh.size:
             return batch
@@ -122,7 +122,7 @@ class Placement:
         """Arrays of the host on the devices.
 
         Args:
-          tree: of arrays.
+          tree: pytree of arrays.
           of_runs: whether they have the leading axis of runs; else every device has them whole.
         """
         if self.mesh is None:
@@ -183,7 +183,7 @@ def select_devices(devices: list[jax.Device], count: int | None) -> list[jax.Dev
 
 def define_flags(values: flags.FlagValues, default: str) -> None:
     """The flag `--devices`; `default` says what happens without it."""
-    text = f"how many devices to train on, or all; {default}"
+    text = f"number of devices to train on, or all; {default}"
     flags.DEFINE_string("devices", None, text, flag_values=values)
 
 
@@ -191,8 +191,8 @@ def count_of(text: str | None, default: int | None) -> int | None:
     """What `--devices` says: a number, or None for all.
 
     Args:
-      text: of the flag.
-      default: where it is not given.
+      text: value of the flag.
+      default: the result if it is not given.
 
     Raises:
       UserError: it is neither a number of at least 1 nor `all`.

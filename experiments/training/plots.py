@@ -23,7 +23,7 @@ def figure_at(
     """A figure in the project's style, which is written to `path` when the block ends.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       size: width and height, in inches.
       right: whether axes have a right spine.
       dpi: dots per inch.
@@ -45,7 +45,7 @@ def colors_of(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
 def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A color and a style for each name's line: all colors solid, then dashed, then dotted.
 
-    Then the first again.
+    After that, styles repeat.
     """
     colors = [f"C{index}" for index in range(10) if index != 7]  # but gray
     styles = itertools.cycle(itertools.product(("-", "--", ":"), colors))
@@ -75,10 +75,10 @@ def run_picture(
     """A run at a glance: its curves above, named rows of images below.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       metrics: the lines of `metrics.jsonl`.
       rows: `{name: images [N, H, W]}` with pixels in [0, 1].
-      title: of the picture.
+      title: title of the picture.
     """
     with figure_at(path, (7, 7.5), right=True) as figure:
         curves, grid = figure.subplots(2, 1, height_ratios=(1, 1.3))
@@ -88,7 +88,7 @@ def run_picture(
 
 
 def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """The train cost and the hard validation bound by step, with the temperature if it moves."""
+    """The train cost and the hard validation bound by step, with the temperature if it changes."""
     curves = {"train_cost": "train cost", "validation_bound": "validation bound, hard"}
     points = {name: _points(metrics, name) for name in curves}
     for name, label in curves.items():

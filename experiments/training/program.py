@@ -1,4 +1,4 @@
-"""One run as pure functions of its settings, jitted or vmapped by whoever loops over them.
+"""One run as pure functions of its settings, jitted or vmapped by the code that calls them.
 
 Every dynamic hyperparameter is an argument, so runs that differ only in those share one compiled
 program. What a step does depends on the seed and the step's number alone: not on how steps are
@@ -29,8 +29,8 @@ from gumbel.types import Batch, Params, PRNGKey
 class TrainState(NamedTuple):
     """All that a run carries from step to step: arrays only, checkpointed as they are.
 
-    `temperature` is the raw parameter of a learned temperature, `log(temperature - floor)`; it
-    stays put under a schedule, where `adaptation` is None.
+    `temperature` is the raw parameter of a learned temperature, `log(temperature - floor)`; under
+    a schedule, it does not change, and `adaptation` is None.
     """
 
     step: Int[Array, ""]
@@ -55,7 +55,7 @@ class Program:
 
     Attributes:
       settings: checked; their dynamic hyperparameters are not read.
-      task: of the settings.
+      task: task of the settings.
       size: number of training images.
       max_value: the pixel value that means 1.0.
       pixel_mean: `[H, W]`, of the training images.
@@ -185,7 +185,7 @@ class Program:
     def _adapt(
         self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
     ) -> tuple[Float[Array, ""], temperature.Adaptation | None]:
-        """The learned temperature after a step, every so many of them; else what it was."""
+        """The learned temperature after a step; it changes every `update_every` steps."""
         raw, adaptation = state.temperature, state.adaptation
         if adaptation is None:
             return raw, None
@@ -235,7 +235,7 @@ def dynamic_of(settings: Settings) -> dict[str, Array]:
 
 
 def make_estimator(estimator: Estimator, family: Family, dynamic: Dynamic) -> estimators.Estimator:
-    """The estimator of the settings, with the dynamic ones of its options."""
+    """The estimator of the settings, with the values of its dynamic options."""
     options = {
         option: dynamic.get(f"estimator.{option}", value)
         for option, value in estimator.options.items()

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
-# What `origin` reads of a file that has what `provenance` gave.
+# The shape of what `origin` reads from a file that has the result of `provenance`.
 ORIGIN = {
     "versions": {"jax": str},
     "device": {"platform": str, "kind": str},
     "git": ({"commit": str}, None),
 }
 ROOT = Path(__file__).resolve().parents[2]
-# XLA's flags that change no number: where it writes, how many devices a CPU passes for.
+# XLA's flags that change no number: where it writes, how many devices a CPU simulates.
 _WITHOUT_EFFECT = ("xla_dump", "xla_hlo_profile", "xla_force_host_platform_device_count")
 
 
@@ -52,7 +52,7 @@ def provenance() -> dict[str, Any]:
 
 
 def origin(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what `provenance` gave, what differs between the parts of one file.
+    """The part of a `provenance` that may differ between the rows of one file.
 
     Example:
       >>> sorted(origin(provenance()))
@@ -109,7 +109,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(root: Path) -> dict[str, Any] | None:
-    """The commit checked out at `root`, and whether any file there differs from it but results."""
+    """The commit checked out at `root`, and whether any file but results differs from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

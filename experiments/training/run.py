@@ -19,7 +19,7 @@ from experiments.training.signals import Stop, Stopped, graceful_stop
 
 
 class Programs:
-    """The program that was compiled last, for the next run if that shares it."""
+    """The program that was compiled last, kept for the next run if that shares it."""
 
     def __init__(self) -> None:
         self._kept: tuple[tuple[str, Placement], Compiled] | None = None
@@ -28,7 +28,7 @@ class Programs:
         """The compiled program of the settings."""
         key = settings.program_key(), placement
         if self._kept is None or self._kept[0] != key:
-            self._kept = None  # its data and code may go before the next ones come
+            self._kept = None  # frees its data and code before the next ones are made
             self._kept = key, Compiled(settings, placement)
         return self._kept[1]
 
@@ -44,8 +44,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
-    A run resumes from the newest checkpoint in `workdir`, to the same numbers. So does one of fewer
-    steps, finished or not, where no schedule depends on the number of steps.
+    A run resumes from the newest checkpoint in `workdir` and ends with the same numbers. So does a
+    run of fewer steps, finished or not, if no schedule depends on the number of steps.
 
     Args:
       settings: checked.
@@ -85,10 +85,10 @@ def train_together(
     A single run is not vmapped, so its numbers are the same to the bit however it is started.
 
     Args:
-      jobs: whose settings differ in dynamic hyperparameters alone.
+      jobs: jobs whose settings differ only in dynamic hyperparameters.
       stop: looked at while training; by default SIGTERM and Ctrl-C stop the training.
       programs: what was compiled for the jobs before, for these to use.
-      progress: as for `train`.
+      progress: see `train`.
       place: gives the placement on devices of that many runs of the settings.
 
     Returns:
@@ -128,7 +128,7 @@ def train_together(
                 with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
                     results |= loop.train(asked)
                 if stop is None and asked.requested and not any(run.error for run in loop.runs):
-                    # It came too late to leave anything undone, and is not passed over.
+                    # It came too late to leave anything undone, but is still reported.
                     steps = settings.num_steps
                     raise Stopped(steps, steps, asked.exit_status)
     return [results[job.workdir] for job in jobs]

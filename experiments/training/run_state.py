@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
-    """Notes an error that belongs to one run, so that those trained with it go on.
+    """Notes an error of one run, so that those trained with it continue.
 
-    A full disk belongs to none of them, and passes.
+    A full disk concerns all of them, and is raised.
     """
     try:
         yield
@@ -58,10 +58,10 @@ class RunState:
 
     Args:
       job: what to train.
-      row: of the run in the arrays of the batch that it is trained in.
+      row: row of the run in the arrays of the runs that train together.
 
     Attributes:
-      step: the last one done.
+      step: the last step done.
       error: why it cannot go on, or None.
     """
 
@@ -83,11 +83,11 @@ class RunState:
     def open(
         self, stack: contextlib.ExitStack, state: TrainState, here: Mapping[str, Any]
     ) -> TrainState:
-        """Opens the files; the state of the newest checkpoint, or the one given without any.
+        """Opens the files; returns the state of the newest checkpoint, or `state` if there is none.
 
         Args:
           stack: closes them.
-          state: of a run that has no checkpoint.
+          state: the initial state, for a run without a checkpoint.
           here: what `provenance` gives in this process.
         """
         with of_one_run(self.fail):
@@ -121,7 +121,7 @@ class RunState:
         return hosts.by_first(steps)
 
     def check(self, trace: Trace, *, finite: bool) -> None:
-        """Notes the error of a run whose cost or state is not finite any more."""
+        """Notes the error of a run whose cost or state is no longer finite."""
         bad = ~np.isfinite(trace.cost)
         if bad.any():
             step = self.step + int(bad.argmax()) + 1
@@ -139,23 +139,23 @@ class RunState:
         self.error = DivergedError(f"{what}: {fix}; {kept}")
 
     def note(self, line: Mapping[str, float]) -> None:
-        """Adds a line to the metrics, at the step that the run has come to."""
+        """Adds a line to the metrics, at the current step of the run."""
         hosts.by_first(partial(self._note, line))
 
     def _note(self, line: Mapping[str, float]) -> None:
         self.trackers.log(self.log.append(self.step, **line, **self._watch(line)))
 
     def _watch(self, line: Mapping[str, float]) -> dict[str, float]:
-        """Says, the first time, that the training cost has left the range of its objective.
+        """Warns, once, that the training cost has left the range of its objective.
 
-        A relaxed sample can be rewarded for what no discrete one can do. The run continues,
-        because its validation bound, by discrete samples, tells the truth.
+        Relaxed samples can reach costs that no discrete ones can. The run continues, because its
+        validation bound, with discrete samples, remains valid.
 
         Args:
-          line: of the metrics.
+          line: line of the metrics.
 
         Returns:
-          What the line is to say of it: `cost_out_of_range=1` from then on, as long as it lasts.
+          What to add to the line: `cost_out_of_range=1` if the cost is out of range.
         """
         cost = line.get("train_cost")
         if cost is None or cost >= 0:  # pixels are discrete, and no KL is negative

@@ -1,4 +1,4 @@
-"""A run's directory: the names of its files, and holding it against other configs and processes."""
+"""A run's directory: the names of its files, and checks against other configs and processes."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ class InUseError(UserError):
 
 @contextlib.contextmanager
 def claimed(workdir: Path) -> Iterator[None]:
-    """Makes the directory this process's within the block.
+    """Claims the directory for this process within the block.
 
     Raises:
       InUseError: another process holds it.
@@ -158,15 +158,15 @@ def read_sweep(directory: Path) -> dict[str, Any]:
 def locked(
     workdir: Path, *, wait: bool = False, flag: str = "workdir", name: str = ".lock"
 ) -> Iterator[None]:
-    """Holds the directory, made if absent, against other processes within the block.
+    """Locks the directory, made if absent, against other processes within the block.
 
-    A lock that is left behind by a killed process is free.
+    The lock of a killed process is free.
 
     Args:
       workdir: the directory.
-      wait: until the other process is done, instead of raising `InUseError`.
-      flag: that the directory is given by, for the error.
-      name: of the lock's file.
+      wait: wait until the other process is done, instead of raising `InUseError`.
+      flag: flag that names the directory, for the error.
+      name: name of the lock file.
     """
     lock = filelock.FileLock(workdir / name, timeout=-1 if wait else 0)
     try:

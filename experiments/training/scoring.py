@@ -39,9 +39,9 @@ class Scorer:
         """The importance-weighted bound of each run, in nats.
 
         Args:
-          params: of the runs, with a leading axis of runs.
-          split: of the dataset, by name.
-          keys: of each run.
+          params: parameters of the runs, with a leading axis of runs.
+          split: name of a split of the dataset.
+          keys: PRNG key of each run.
           num_samples: m.
           on_batch: called after each batch of images.
         """
@@ -82,5 +82,5 @@ class Scorer:
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Those of the metrics that fit a line of the log."""
+    """The scalars among the metrics, which go into a line of the log."""
     return {name: value for name, value in metrics.items() if np.ndim(value) == 0}

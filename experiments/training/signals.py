@@ -28,8 +28,8 @@ class Stop:
     """Whether the process is to stop, and why.
 
     Attributes:
-      signum: of the signal that asked for it.
-      deadline: by `time.monotonic()`, from which on it is to stop in any case; None for never.
+      signum: number of the signal that asked for it, or None.
+      deadline: time by `time.monotonic()` at which it is to stop in any case; None for never.
     """
 
     signum: int | None = None
@@ -62,13 +62,13 @@ class Stop:
 def graceful_stop(deadline: float | None = None) -> Iterator[Stop]:
     """Turns SIGTERM and SIGINT into the flag `.requested` within the block.
 
-    The first signal says on stderr what will happen. A Ctrl-C after it goes to the handler from
-    before, which ends a command and else raises KeyboardInterrupt; further SIGTERMs change nothing.
-    On leaving, the handlers from before are back. Outside of the main thread, where Python cannot
-    handle signals, they leave the flag alone.
+    At the first signal, a notice on stderr says what will happen. A later Ctrl-C goes to the
+    previous handler, which ends a command, and otherwise raises KeyboardInterrupt; further SIGTERMs
+    change nothing. On leaving, the previous handlers are restored. Outside of the main thread,
+    where Python cannot handle signals, they do not set the flag.
 
     Args:
-      deadline: by `time.monotonic()`; once it has passed, the flag is set, too. None for none.
+      deadline: time by `time.monotonic()` from which on the flag is set, too; None for none.
 
     Example:
       >>> with graceful_stop() as stop:

@@ -34,10 +34,10 @@ class Step(NamedTuple):
 
     Attributes:
       estimator: the one that reads the temperature.
-      state: of the estimator.
+      state: state of the estimator.
       objective_at: the training objective at a temperature.
       hard: the objective of discrete samples.
-      params, batch, key: of the step.
+      params, batch, key: those of the step.
     """
 
     estimator: estimators.Estimator
@@ -60,7 +60,7 @@ def at(
 
     Args:
       temperature: names the schedule.
-      num_steps: of the run, of which a schedule may take a share.
+      num_steps: steps of the run; a schedule may take a share of them.
       dynamic: the numbers of the schedule.
       step: counted from 0.
       raw: the learned parameter.
@@ -117,7 +117,7 @@ def adapt(
     slope = squared_error_slope(
         estimates, references, temperature, average_over=2 * dynamic["temperature.average_over"]
     )
-    # By the parameter, not by the log of the temperature; a gradient may have more precision.
+    # In the parameter, not in the log temperature; a gradient may have a wider dtype.
     slope = (slope * jnp.exp(raw) / temperature).astype(raw.dtype)
     updates, optimizer = _adam().update(slope, state.optimizer)
     raw -= dynamic["temperature.learning_rate"] * updates

@@ -27,8 +27,8 @@ class Info(NamedTuple):
     Attributes:
       cost: the cost that the estimator computed, in nats: `[B]`, or `[]` if examples are coupled.
         It is the relaxed cost for `gumbel_softmax`, the multi-sample bound for `vimco`, the
-        expectation for `marginalization`, and a cost of discrete samples, or the mean of several,
-        for the others.
+        expectation for `marginalization`, and for the others a cost of discrete samples, or the
+        mean of several, which is weighted for `unordered_set`.
       metrics: named scalars of the estimator, such as the scale of its learning signal.
       aux: `aux` of the objective, from the pass that computed `cost`, so with relaxed samples for
         `gumbel_softmax`. With several samples, it is that of the first one; with `marginalization`,
@@ -105,7 +105,7 @@ class Spec(NamedTuple):
       independent: whether it requires that examples with separate costs are independent; False if
         the gradient flows through the samples themselves.
       smooth: whether it requires a cost that is differentiable in the samples.
-      slopes: whether it takes derivatives of the cost in the samples, and 0 serves where there is
+      slopes: whether it uses derivatives of the cost in the samples, and takes 0 where there is
         none.
       derivatives: "all" if derivatives of any order estimate those of the expected cost, "relaxed"
         if they are those of the relaxed cost, "first" if a second derivative raises an error.
@@ -325,7 +325,7 @@ def _checked_surrogate(spec: Spec, init: Init, surrogate: Surrogate, family: Fam
 
 
 def _is_first_state(state: State, init: Callable[..., State], *arguments: Any) -> bool:
-    """Whether a state is of the form that an init gives it; True if that fails itself."""
+    """Whether a state has the structure and shapes that `init` gives; True if `init` fails."""
     try:
         shapes = jax.eval_shape(init, *arguments)
     except Exception:  # which the objective raises, whatever the state

@@ -15,7 +15,7 @@ from gumbel.types import PRNGKey, Sample
 
 
 def changed_draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
-    """A hard draw, moved on by as many values as is given: 0 for none, 1 for the next."""
+    """A discrete sample, shifted by `site.given` values: by 0 as drawn, by 1 the next value."""
     z = independent(site, key, path)
     if not site.family.event_ndims:
         return jnp.where(site.given > 0, 1 - z, z)
@@ -31,7 +31,7 @@ class Changes(NamedTuple):
     Attributes:
       name: name of the site.
       record: its shapes.
-      coupled: whether the variables of all examples share a cost, and so are changed in turn.
+      coupled: whether the variables of all examples share a cost, so that they change one by one.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Changes(NamedTuple):
     def given(
         self, index: Int[Array, ""], records: Records, num_samples: int
     ) -> dict[str, Int[Array, "..."]]:
-        """What `changed_draw` is to be given for change number `index`; none if that is -1."""
+        """What to give `changed_draw` for change number `index`; -1 changes nothing."""
         given: dict[str, Any] = {
             name: jnp.zeros((num_samples, *record.z.shape), jnp.int32)
             for name, record in records.items()
@@ -83,6 +83,6 @@ class Changes(NamedTuple):
         values = jnp.arange(self.num_values, dtype=number.dtype)
         shift = jnp.subtract(*same_rank(values, number[..., None])) % self.num_values
         by_value = jnp.take_along_axis(by_shift, shift, axis=-1)
-        # What is impossible counts nothing, even if it costs infinitely much.
+        # An impossible value contributes nothing, even if its cost is infinite.
         terms = jnp.sum(p * jnp.where(p > 0, by_value, 0), axis=-1)
         return jnp.sum(jnp.where(kept.reshape(*costs, -1), terms, 0), axis=-1)

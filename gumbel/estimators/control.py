@@ -1,9 +1,9 @@
 """Control variates that learn: their coefficients follow the gradient of the squared estimate.
 
 The expectation of an estimate does not depend on its control variates' coefficients, so the
-coefficients that make its square small on average make its variance small. The estimate is looked
-at where the model meets its samples, as a gradient in the sites' logits: small arrays that need no
-backward pass through the model.
+coefficients that make its square small on average make its variance small. The estimate is
+taken where the model meets its samples, as a gradient in the sites' logits: small arrays that need
+no backward pass through the model.
 
     coefficients -= rate * d/dcoefficients sum_site |d score / d logits_site|^2
 
@@ -65,7 +65,7 @@ class Learner(NamedTuple):
     def step(self, state: ControlState, gradient: Coefficients) -> ControlState:
         """One step of the optimizer; what is not finite in the gradient counts as 0.
 
-        Otherwise a single infinite cost would spoil the coefficients for good, as would one so
+        Otherwise a single infinite cost would spoil the coefficients forever, as would one so
         large that the optimizer's averages overflow: such a step is left out.
         """
         finite = zero_where_not_finite(gradient)

@@ -58,7 +58,7 @@ Scores: TypeAlias = Callable[[Bits], tuple[Float[Array, "m m *bits"], Noise]]
 
 
 def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
-    """Log odds of the binary variables: for categorical ones of c against all values after it.
+    """Log odds of the binary variables; for a categorical one, of c against all values after it.
 
     Example:
       >>> from gumbel import CATEGORICAL
@@ -68,21 +68,21 @@ def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
     wide = upcast(logits)
     if not family.event_ndims:
         return wide
-    finite = jnp.maximum(wide, -1e30)  # -inf less -inf is NaN
+    finite = jnp.maximum(wide, -1e30)  # -inf minus -inf is NaN
     # Not cumlogsumexp, whose time on a CPU grows with K^2.
     after = jax.lax.associative_scan(jnp.logaddexp, finite, axis=finite.ndim - 1, reverse=True)
     return finite[..., :-1] - after[..., 1:]
 
 
 def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
-    """Values by the noise that is given, `[B, *D]` or `[B, *D, K]`, of which the last is unused."""
+    """Values from the given noise, `[B, *D]` or `[B, *D, K]`, whose last entry is unused."""
     logits = jax.lax.stop_gradient(site.logits)
     odds = binary_logits(logits, site.family)
     noise = site.given[..., :-1] if site.family.event_ndims else site.given
     noise = noise.astype(odds.dtype)
     bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(odds.dtype)
     if site.family.event_ndims:
-        one = jnp.ones((*bits.shape[:-1], 1), bits.dtype)  # there are no bits of one value
+        one = jnp.ones((*bits.shape[:-1], 1), bits.dtype)  # if K = 1, there are no bits
         left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
         bits = left * jnp.concatenate([bits, one], axis=-1)
         odds = jnp.max(upcast(logits), axis=-1, keepdims=True)
@@ -93,8 +93,8 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
 def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dict[str, Noise]:
     """Uniform noise for `size` paths, dependent at shared sites.
 
-    There `noise_k = (1 - x_k)^(size - 1)` with `x` uniform on the simplex: two small numbers are
-    less likely to meet than independent ones. For two paths one is 1 less the other.
+    There `noise_k = (1 - x_k)^(size - 1)` with `x` uniform on the simplex: two of them are small at
+    once less often than independent ones. For two paths, one is 1 minus the other.
     """
     found = {}
     for index, (name, record) in enumerate(plan.records.items()):
@@ -112,7 +112,7 @@ def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dic
 def bits_of(record: Record, noise: Noise) -> Bits:
     """The binary variables of a recorded site."""
     odds, z = binary_logits(record.logits, record.family), upcast(record.z)
-    constant = jnp.abs(odds) >= CERTAIN  # False for NaN, which is to reach the gradient
+    constant = jnp.abs(odds) >= CERTAIN  # False for NaN, so that it reaches the gradient
     active = jnp.ones(z.shape, bool)
     if record.where is not None:
         active &= value_mask(record.where, record.family)

@@ -44,7 +44,7 @@ def without_value(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def first_derivative_only(value: Float[Array, ""], estimator: str) -> Float[Array, ""]:
-    """`value`, whose second derivative raises a ValueError in the name of `estimator`.
+    """`value`, whose second derivative raises a ValueError that names `estimator`.
 
     Example:
       >>> f = lambda x: first_derivative_only(x**2, "st")

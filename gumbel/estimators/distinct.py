@@ -28,13 +28,13 @@ def distinct_values(
 ) -> Int[Array, "count D"]:
     """Draws `count` distinct joint values of D variables, sequentially without replacement.
 
-    A stochastic beam search over the variables: of all C^D joint values those with the largest
-    `log p + Gumbel`, found without looking at the others.
+    A stochastic beam search over the variables finds those of all C^D joint values that have the
+    largest `log p + Gumbel`, without visiting the others.
 
     Args:
       key: PRNG key.
       log_probs: log probabilities of the C values of each variable, normalized.
-      count: at most C^D. Where fewer values are possible, what is left over is arbitrary.
+      count: at most C^D. If fewer values are possible, the draws beyond them are arbitrary.
 
     Example:
       >>> values = distinct_values(jax.random.key(0), jnp.log(jnp.full((2, 2), 0.5)), 4)
@@ -108,9 +108,9 @@ def leave_out(
 ) -> tuple[Float[Array, "k *B"], Float[Array, "k k *B"]]:
     """The weights of an unordered set of draws without replacement.
 
-    `w_s = p(s) p(S without s | s is taken) / p(S)` makes `sum_s w_s f(s)` unbiased for `E f`; and
-    `v_st = p(t) p(S without s, t | both are taken) / p(S without s | s is taken)` does it with the
-    others of the set, except for the term of `s`: `p(s) f(s) + sum_{t != s} v_st f(t)`.
+    `w_s = p(s) p(S without s | s is taken) / p(S)` makes `sum_s w_s f(s)` unbiased for `E f`. With
+    `v_st = p(t) p(S without s, t | both are taken) / p(S without s | s is taken)`, so is
+    `p(s) f(s) + sum_{t != s} v_st f(t)`, given that `s` is taken.
 
     Args:
       log_p: log probabilities of the k distinct values; k is small, as it tries all 2^k subsets.
@@ -126,14 +126,14 @@ def leave_out(
     """
     size = log_p.shape[0]
     rest = jnp.zeros_like(log_p[0]) if everything else _rest(log_p)
-    # Where an impossible value was drawn no other is left, and `rest` is what rounding made of 0.
+    # If an impossible value was drawn, no possible one is left, and `rest` is rounding error.
     some = (rest > 0) & ~jnp.any(log_p <= IMPOSSIBLE, axis=0)
     log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), IMPOSSIBLE)
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0
     # By the set of values that are taken: log p(the others of the set are drawn next).
     empty = jnp.zeros((2**size, *[1] * log_rest.ndim), log_p.dtype)
-    table = empty + jnp.zeros_like(log_rest)[None]  # divided among devices as the costs are
+    table = empty + jnp.zeros_like(log_rest)[None]  # sharded as the costs are
     for number in reversed(range(size)):
         rows = np.flatnonzero(taken.sum(axis=1) == number)
         left = ~taken[rows].reshape(-1, size, *[1] * log_rest.ndim)
@@ -148,7 +148,7 @@ def leave_out(
 
 
 def _rest(log_p: Float[Array, "k *B"]) -> Float[Array, "*B"]:
-    """`1 - sum p`, whose digits do not cancel where one value has nearly all the probability."""
+    """`1 - sum p`, without cancellation if one value has nearly all of the probability."""
     largest = jnp.argmax(log_p, axis=0, keepdims=True)
     is_largest = jnp.arange(log_p.shape[0]).reshape(-1, *[1] * (log_p.ndim - 1)) == largest
     others = jnp.sum(jnp.where(is_largest, 0, jnp.exp(log_p)), axis=0)
@@ -158,7 +158,7 @@ def _rest(log_p: Float[Array, "k *B"]) -> Float[Array, "*B"]:
 def draw_distinct(
     first: str, size: int, coupled: bool, site: Site, key: PRNGKey, path: Int[Array, ""]
 ) -> Sample:
-    """Value number `path` of `size` distinct ones at the site called `first`, where given 1.
+    """Value number `path` of `size` distinct ones at the site `first`, where `site.given` is 1.
 
     The set is drawn from the logits and the key, which all paths share. Elsewhere the paths are
     independent.
@@ -182,7 +182,7 @@ def draw_distinct(
 
 
 def _log_probs(site: Site) -> Float[Array, "B *D C"]:
-    """Of each value; a masked variable has the first one for certain."""
+    """The log probability of each value; a masked variable has its first value for certain."""
     logits = jax.lax.stop_gradient(upcast(site.logits))
     if site.family.event_ndims:
         log_probs = jax.nn.log_softmax(logits, axis=-1)
@@ -195,7 +195,7 @@ def _log_probs(site: Site) -> Float[Array, "B *D C"]:
 
 
 def repeated(z: Float[Array, "m B *D"], cost_ndim: int) -> Bool[Array, "m *B"]:
-    """Whether a path has the value of an earlier one: fewer values are possible than paths."""
+    """Whether a path repeats the value of an earlier one, for lack of possible values."""
     flat = z.reshape(*z.shape[:cost_ndim], -1)
     same = jnp.all(flat[:, None] == flat[None], axis=-1)
     earlier = jnp.tril(jnp.ones(same.shape[:2], bool), -1)

@@ -47,7 +47,7 @@ def double_cv(family: Families, *, num_samples: int = 4, decay: float = 0.99) ->
 
 
 class DoubleCVState(NamedTuple):
-    """Moving averages: of `rloo`'s estimate times the control variate's, and of that squared."""
+    """Moving averages of `rloo`'s estimate times the control variate, and of the latter squared."""
 
     product: Float[Array, ""]
     square: Float[Array, ""]
@@ -69,7 +69,7 @@ class _Linear(NamedTuple):
         plain, whole = estimate(jax.tree.map(jnp.zeros_like, at_one)), estimate(at_one)
         product = sum(jnp.sum(a * (whole[name] - a)) for name, a in plain.items())
         square = sum(jnp.sum((whole[name] - a) ** 2) for name, a in plain.items())
-        # Both averages start at 0 and so are too small by one factor, which their ratio is without.
+        # Both averages start at 0 and are too small by one factor, which cancels in their ratio.
         dtype = state.square.dtype
         moved = DoubleCVState(
             self.decay * state.product + (1 - self.decay) * jnp.asarray(product, dtype),
@@ -85,7 +85,7 @@ def _coefficient(state: DoubleCVState) -> Float[Array, ""]:
 
 
 def _changes(drawn: Paths, slopes: Slopes) -> PhiChanges:
-    """Those of `phi` with a coefficient of 1."""
+    """The changes of `phi` with a coefficient of 1."""
     changes = {}
     for name, record in drawn.records.items():
         others = mean_of_others(slopes[name])

@@ -94,6 +94,6 @@ def _mapped(
     chunks, together = even_chunks(count, chunk_size), jax.vmap(function, out_axes=-1)
     if len(chunks) == 1:
         return together(chunks[0])
-    # Not map's own chunks, whose first axes it merges: on an explicit mesh JAX may refuse that.
+    # Not map's batch_size, which merges the first axes: on an explicit mesh, JAX may refuse that.
     found = jnp.moveaxis(jax.lax.map(together, chunks), 0, -2)
     return found.reshape(*found.shape[:-2], -1)[..., :count]

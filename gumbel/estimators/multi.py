@@ -24,12 +24,12 @@ PathDraw: TypeAlias = Callable[[Site, PRNGKey, Int[Array, ""]], Sample]
 
 
 class Paths(NamedTuple):
-    """As `Pass`, with a leading axis of paths on every array.
+    """Like `Pass`, with a leading axis of paths on every array.
 
     Attributes:
       cost: `[m, B]`, or `[m]` of coupled examples.
       records: `{site: Record}`, in the order of the calls.
-      aux: what the objective returned beside its cost.
+      aux: the second value that the objective returned, or None.
     """
 
     cost: Costs
@@ -52,7 +52,7 @@ class Paths(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[0], self.aux)
 
     def sum(self, per_variable: Float[Array, "m B *D"]) -> Costs:
-        """The sum of what belongs to one cost: over an example's variables, or over all."""
+        """Sums over the variables of each cost: those of an example, or all if coupled."""
         kept = per_variable.shape[: self.cost.ndim]
         return jnp.sum(per_variable.reshape(*kept, -1), axis=-1)
 
@@ -98,7 +98,7 @@ def trace_paths(
 
         drawn = trace(objective, params, batch, key, family, of_path, given=given, like=like)
         arrays = {name: (r.logits, r.z, r.where) for name, r in drawn.records.items()}
-        none: Any = None  # of the arrays, which must not leave the vmap
+        none: Any = None  # in place of the arrays, which must not leave the vmap
         for name, record in drawn.records.items():
             found[name] = record._replace(logits=none, z=none, where=none)
         return drawn.cost, arrays, drawn.aux
@@ -126,7 +126,7 @@ def sum_over_others(pairs: Float[Array, "m m ..."]) -> Float[Array, "m ..."]:
 
     The first axis may have size 1 where all paths share their entries.
     """
-    # Not the sum of all less its own, which is NaN where that is infinite.
+    # Not the sum of all minus its own entry, which is NaN if that entry is infinite.
     return jnp.sum(jnp.where(own_path(pairs.shape[1], pairs.ndim), 0, pairs), axis=1)
 
 
@@ -142,7 +142,7 @@ def other_paths(num_samples: int) -> Int[Array, "m others"]:
 
 
 def own_path(num_samples: int, ndim: int) -> Bool[Array, "m m ..."]:
-    """Which entries of pairs `[m, m, ...]`, an array of `ndim` axes, are of a path with itself."""
+    """Which entries of pairs `[m, m, ...]`, an array of `ndim` axes, pair a path with itself."""
     same = jnp.eye(num_samples, dtype=bool)
     return same.reshape(num_samples, num_samples, *[1] * (ndim - 2))
 
@@ -171,9 +171,10 @@ def shared_sites(
 ) -> frozenset[str]:
     """The sites whose logits depend on no sample, so that all paths have them in common.
 
-    By the structure of the program: a path's number enters by its samples alone, and `jax.vmap`
-    refuses to return as common what depends on it. A site in a loop is common to all paths only if
-    its logits are at every step. The objective is not run; `plan` is its `layout`.
+    The structure of the program tells: a path's number enters only through its samples, and
+    `jax.vmap` refuses to return what depends on it as common to all. A site in a loop is common to
+    all paths only if its logits are at every step. The objective is not run; `plan` is its
+    `layout`.
 
     Example:
       >>> from gumbel import BERNOULLI

@@ -50,7 +50,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
             "nvil's baseline sees all of the batch, which has to be arrays of numbers, the first"
             " axis for examples: give features=, a function of the batch to [B, F]"
         )
-    # One by one: their dtypes may differ, and 16 bits not hold what another has.
+    # One by one: their dtypes may differ, and 16 bits may not hold the values of another.
     rows = [jax.vmap(jnp.ravel)(leaf).astype(jnp.float32) for leaf in leaves]
     return jnp.concatenate(rows, axis=1)
 
@@ -119,7 +119,7 @@ def nvil(
                 f"nvil's features have shape {inputs.shape}, and there {costs}: give features=, a "
                 "function of the batch to [B, F]"
             )
-        inputs = zero_where_not_finite(inputs)  # what is missing, and the objective leaves out
+        inputs = zero_where_not_finite(inputs)  # missing values, which the objective leaves out
         by_layer: dict[int, Float[Array, "B F"]] = {}
         for record in drawn.records.values():
             by_layer.setdefault(record.layer, inputs)
@@ -192,7 +192,7 @@ def nvil(
 
 
 def _score(drawn: Pass, average: Float[Array, ""], baselines: Float[Array, "L *B"]) -> Cost:
-    """0, with the derivatives that the score's part contributes.
+    """0, with the derivatives of the score-function part.
 
     With `D` the magic box: `(D(q) - 1) (f - c) - sum_l D(q_<l) (D(q_l) - 1) C_l`, whose last terms
     have expectation 0 whatever the parameters.

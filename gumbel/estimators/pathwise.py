@@ -147,7 +147,7 @@ def slope_annealed_st(
 
 
 def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | float:
-    """The temperature of a site, of one for all or of a mapping.
+    """The temperature of a site: the one for all sites, or its entry of a mapping.
 
     Raises:
       ValueError: the mapping does not name the site.
@@ -163,7 +163,7 @@ def temperature_of(site: str, temperature: Temperature) -> Float[Array, ""] | fl
 def check_sites(temperature: Temperature, drawn: Pass) -> None:
     """Raises ValueError if a mapping of temperatures names a site that the pass does not have.
 
-    The sites that were observed may have one, so that one mapping serves all objectives of a model.
+    Observed sites may have one, so that one mapping works for all objectives of a model.
     """
     if isinstance(temperature, Mapping):
         for site in temperature:

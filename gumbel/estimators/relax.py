@@ -71,7 +71,7 @@ def relax(
 
 
 def _leading(record: Record) -> int:
-    """How many axes the examples and the steps of loops take, of those that the variables have."""
+    """How many leading axes of the logits are those of examples and of the steps of loops."""
     return record.lead + len(record.loops)
 
 

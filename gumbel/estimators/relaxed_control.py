@@ -54,10 +54,10 @@ class RelaxedControl(NamedTuple):
 
     Attributes:
       learner: learner of the coefficients.
-      eta: the coefficients of the relaxed cost start here.
-      learn_temperature: whether a factor of the temperature is learned with them.
+      eta: initial value of the coefficients of the relaxed cost.
+      learn_temperature: whether a factor of the temperature is learned as well.
       init_residual: `(records, key) -> {site: coefficients}` of what is added to the relaxed cost.
-      residual: that addition, or None.
+      residual: the function that is added, or None.
     """
 
     learner: Learner
@@ -185,7 +185,7 @@ def estimator(family: Families, control: RelaxedControl) -> Estimator:
 
 
 def noise_keys(key: PRNGKey, records: Records) -> dict[str, PRNGKey]:
-    """A key for each site's noise, none of those that `trace` makes of `key`."""
+    """A key for each site's noise, different from all that `trace` derives from `key`."""
     own = spare_key(key)
     return {site: jax.random.fold_in(own, index) for index, site in enumerate(records)}
 
@@ -193,8 +193,8 @@ def noise_keys(key: PRNGKey, records: Records) -> dict[str, PRNGKey]:
 def _noise(key: PRNGKey, record: Record) -> Sample:
     """The noise of a relaxed sample given the discrete one.
 
-    Where masked, it is given nothing: a mask may depend on samples below, and in their relaxed pass
-    the noise of this site must not.
+    Where masked, the noise is not conditioned: a mask may depend on samples of earlier layers, and
+    in their relaxed pass the noise of this site must not.
     """
     z = record.z
     if record.where is not None:
@@ -235,15 +235,15 @@ def relaxed_passes(
 
         own = {site: noise[site] for site, record in records.items() if record.layer == layer}
         slopes, cost = jax.grad(summed, has_aux=True)(own)
-        # A relaxed value that underflows to 0 has a derivative of 0 in its noise, and not the NaN
-        # that this times the infinite one of a square root or a norm would be.
+        # A relaxed value that underflows to 0 has a derivative of 0 in its noise, not the NaN of 0
+        # times the infinite derivative of a square root or a norm.
         return Relaxed(cost, zero_where_not_finite(slopes))
 
     return {layer: one(layer) for layer in dict.fromkeys(r.layer for r in records.values())}
 
 
 def _scalars(temperature: Temperature) -> Temperature:
-    """The temperature, checked; a mapping as a dict, which JAX knows to be a tree."""
+    """The temperature, checked; a mapping as a dict, which is a pytree."""
     if isinstance(temperature, Mapping):
         temperature = dict(temperature)
     for leaf in jax.tree.leaves(temperature):

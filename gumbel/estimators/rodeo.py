@@ -100,7 +100,7 @@ def _changes(drawn: Paths, slopes: Slopes, signal: SignalState, weights: Any) ->
     def network(costs: Float[Array, "..."], slope: Float[Array, "..."]) -> Float[Array, "..."]:
         cost, change = (costs - signal.mean) / scale, slope / scale
 
-        @jax.checkpoint  # A unit at a time, computed twice: all do not fit the cache.
+        @jax.checkpoint  # One unit at a time, recomputed backward: all do not fit the cache.
         def add(so_far: Array, unit: tuple[Array, ...]) -> tuple[Array, None]:
             v, of_cost, of_slope, b = unit
             return so_far + v * jnp.tanh(of_cost * cost + of_slope * change + b), None

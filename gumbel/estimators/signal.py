@@ -57,16 +57,16 @@ class Normalizer(NamedTuple):
     ) -> SignalState:
         """Moves the averages toward the statistics of this batch's signal.
 
-        A batch whose signal is not finite does not move them: it would spoil them for good. The
+        A batch whose signal is not finite does not move them: it would spoil them forever. The
         signal of a single cost, such as that of coupled examples, has its squared distance from the
         average instead of a variance of its own.
 
         Args:
           state: the averages of earlier batches.
           signal: signal of this batch.
-          spread_of: what the variance is of, if not of the centered signal.
-          of_one: whether the signal is of a single cost, maybe in several layers; by default, if it
-            is a single number.
+          spread_of: values whose variance is averaged; by default, the centered signal.
+          of_one: whether the signal is that of a single cost, possibly in several layers; by
+            default, whether it is a single number.
         """
         mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
         if spread_of is None:
@@ -82,7 +82,7 @@ class Normalizer(NamedTuple):
         return finite_or(moved, state)
 
     def center(self, state: SignalState, signal: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The signal, a constant, less its moving average if `centering`."""
+        """The signal, a constant, minus its moving average if `centering`."""
         return jax.lax.stop_gradient(signal) - self.baseline(state, signal)
 
     def baseline(self, state: SignalState, like: Float[Array, "..."]) -> Float[Array, ""]:

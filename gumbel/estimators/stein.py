@@ -57,7 +57,7 @@ class Operator(Protocol):
     ) -> tuple[PhiChanges, State]:
         """Changes of `phi` for each path, built from the others, and the next state.
 
-        The changes follow the coefficients of earlier steps; the next state's make the squared
+        The changes use the coefficients of earlier steps; those of the next state make the squared
         estimate smaller.
         """
 
@@ -85,7 +85,7 @@ def products(
 ) -> tuple[Float[Array, "m others ..."], Float[Array, "m others ..."]]:
     """`f'(z_j) . (y - z_j)` for paths `k` and `j != k`, at `y = z_k` and with one variable changed.
 
-    Changed to each value in turn, or of a Bernoulli variable to its other one, on a last axis.
+    The last axis has the values it is changed to: all, or the other one of a Bernoulli variable.
     """
     z = record.z.astype(slopes.dtype)
     others = other_paths(z.shape[0])
@@ -102,7 +102,7 @@ def products(
 
 
 def by_value(record: Record, changes: Float[Array, "m B *D changes"]) -> Float[Array, "m B *D K"]:
-    """From the changes that `products` has, those to each value."""
+    """Expands the changes in the layout of `products` to all values; that of `z` itself is 0."""
     if record.family.event_ndims:
         return changes
     return jnp.where(jnp.stack([record.z == 0, record.z == 1], axis=-1), 0, changes)
@@ -125,7 +125,7 @@ def estimator(family: Families, num_samples: int, operator: Operator) -> Estimat
         _, constant, slopes = draw_all(objective, params, batch, key)
         state = operator.init(constant, spare_key(key))
         estimate = partial(_estimate, constant)
-        # Outside of jit each of its operations would compile by itself, in several times as long.
+        # Outside of jit, each operation would compile by itself, which takes several times as long.
         return jax.jit(lambda: operator.step(state, constant, slopes, estimate)[1])()
 
     def surrogate(
@@ -197,6 +197,6 @@ def _slopes(
         name: jnp.zeros((num_samples, *record.z.shape), record.z.dtype)
         for name, record in plan.records.items()
     }
-    # Where a slope is not finite 0 serves: the others need not be those of the cost.
+    # A slope that is not finite becomes 0: any slopes leave the estimate unbiased.
     found = {name: upcast(slope) for name, slope in jax.grad(summed)(given).items()}
     return zero_where_not_finite(found)

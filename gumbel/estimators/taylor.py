@@ -101,7 +101,7 @@ def darn(
 
 
 class _Expansion(NamedTuple):
-    """The Taylor expansion that one layer's baseline is.
+    """The Taylor expansion that is one layer's baseline.
 
     Attributes:
       cost: f at the expansion point, a constant.

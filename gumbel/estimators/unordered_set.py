@@ -106,7 +106,7 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
 def _controlled(
     drawn: Paths, cost: Costs, first: Costs, log_p: Costs, pairs: Float[Array, "m m *B"]
 ) -> Costs:
-    """Each path's cost under the magic boxes of its samples, less its two baselines."""
+    """Each path's cost under the magic boxes of its samples, minus its two baselines."""
     constant = jax.lax.stop_gradient(cost)
     others = jnp.sum(pairs * constant[None], axis=1)
     whole = jnp.sum(pairs, axis=1)

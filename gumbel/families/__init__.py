@@ -1,4 +1,4 @@
-"""Families of discrete distributions: all that an estimator asks of one.
+"""Families of discrete distributions: all that an estimator needs to know of them.
 
 A family has no state and is hashable, so it may be a static argument. Its methods take the logits
 of D variables: `[..., D]` for Bernoulli variables (log odds), `[..., D, K]` for categorical ones

@@ -56,7 +56,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def soften(self, logits: Values, noise: Values, temperature: ArrayLike) -> Values:
-        """The relaxed `z` of this noise, differentiable in everything: what `relax` draws."""
+        """The relaxed `z` that `relax` makes of this noise, differentiable in all arguments."""
 
     @abc.abstractmethod
     def mean(self, logits: Values) -> Values:
@@ -94,7 +94,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def num_values(self, logits_shape: tuple[int, ...]) -> int:
-        """How many values one variable has, 2 or K, by the logits of it or of any number."""
+        """How many values each variable has, 2 or K, from the shape of logits of any number."""
 
     @abc.abstractmethod
     def _encode(self, values: Array, event_shape: tuple[int, ...], dtype: DTypeLike) -> Values:

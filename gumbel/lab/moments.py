@@ -13,12 +13,12 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.estimators import Estimator
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
-NUM_BLOCKS = 10  # of draws, whose means tell how sure a bias is
+NUM_BLOCKS = 10  # of draws; the spread of their means gives the interval of a bias
 Groups: TypeAlias = dict[str, Any]
 
 
 class Measured(NamedTuple):
-    """Means over blocks of draws, `[blocks, size]` a group, and scalars of all draws."""
+    """Means over blocks of draws, `[blocks, size]` for each group, and scalars over all draws."""
 
     means: dict[str, np.ndarray]
     variance: dict[str, float]
@@ -102,9 +102,9 @@ def _moments(value: Array, target: Array) -> tuple[Array, Array, Array]:
 def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
     """An unbiased estimate of `|E d|^2` and its 95 % interval, from `NUM_BLOCKS` draws `d` in rows.
 
-    The mean of the products of two different rows, in which the noise of neither is squared. The
-    interval is from the jackknife over rows, around the estimate or around 0 where that is below 0:
-    around a negative estimate it could exclude all that `|E d|^2` can be.
+    The estimate is the mean product of two different rows, in which no row's noise is squared. The
+    interval comes from the jackknife over rows, around the estimate, or around 0 if that is below
+    0: around a negative estimate, it could exclude every possible value of `|E d|^2`.
 
     Example:
       >>> squared_bias(np.array([[3.0, 4.0]] * 10))

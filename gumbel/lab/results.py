@@ -21,11 +21,11 @@ class Row:
       bias_interval: 95 % interval of `bias`.
       variance: `E|g - E g|^2` of one estimate.
       error: mean squared error, `variance + bias^2`.
-      cosine: mean cosine between one estimate and the true gradient; smaller than it should be by
-        the error of a long run, if that is the source of the true gradient.
+      cosine: mean cosine between one estimate and the true gradient. If the latter comes from a
+        long run, the error of that run makes it too small.
       norm: norm of the true gradient.
       passes: forward passes plus backward passes through the objective per estimate; 2 for `sf`.
-      milliseconds: time per estimate, for all groups together, with that of adding it to the sums.
+      milliseconds: time per estimate, for all groups together, including adding it to the sums.
     """
 
     estimator: str
@@ -107,7 +107,7 @@ class Comparison:
         return cls(data["reference"], tuple(rows), dict(data["skipped"]))
 
     def of_group(self, group: str = "all") -> list[Row]:
-        """The rows of one group, the smallest error first, those without a finite one last.
+        """The rows of one group, the smallest error first; rows without a finite error come last.
 
         Raises:
           ValueError: no row is of this group.

@@ -99,7 +99,7 @@ def true_gradient(
 
 
 def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:
-    """The objective, whose own noise is always this."""
+    """The objective with its own noise fixed to that of `noise_key`."""
 
     def fixed(params: Params, batch: Batch, _key: PRNGKey, sample: Sampler) -> Any:
         return objective(params, batch, noise_key, sample)

@@ -46,11 +46,11 @@ class Options(NamedTuple):
     """What the command line says to an engine.
 
     Attributes:
-      workers: how many runs to train at once; None for one an accelerator or core, with `vmap` all.
+      workers: runs at a time; None for one per accelerator or core, with `vmap` 256 per device.
       devices: how many accelerators to use; None for all of this machine.
-      ray_address: of the Ray cluster to join; None to start one on this machine.
-      ray_cpus, ray_gpus: what a run asks of Ray, which may be a part of a GPU; None for one GPU
-        where there is any.
+      ray_address: address of the Ray cluster to join; None for RAY_ADDRESS, or else a new one.
+      ray_cpus, ray_gpus: what a run asks of Ray, which may be a fraction of a GPU; None for one
+        GPU if there is any.
     """
 
     workers: int | None = None
@@ -102,13 +102,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "workers",
         None,
-        "runs at a time; by default one per accelerator or core, or all with vmap",
+        "runs at a time; by default one per accelerator or core, with vmap 256 per device",
         lower_bound=1,
         **define,
     )
     placement.define_flags(values, "by default all of this machine")
     flags.DEFINE_string(
-        "ray_address", None, "the Ray cluster to join; else one is started here", **define
+        "ray_address",
+        None,
+        "the Ray cluster to join; by default RAY_ADDRESS, or else one is started here",
+        **define,
     )
     flags.DEFINE_float(
         "ray_cpus_per_run",

@@ -17,7 +17,7 @@ _VISIBLE = {
     "rocm": "HIP_VISIBLE_DEVICES",
     "tpu": "TPU_VISIBLE_CHIPS",
 }
-# A process with one chip of a TPU host, besides, has to be told that it is alone.
+# A process with one chip of a TPU host also has to be told that it is alone.
 _ALONE = {"tpu": {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}}
 _QUESTION = """
 import jax

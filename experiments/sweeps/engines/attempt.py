@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     Attributes:
       status: `in_use` if another process trains it; `no_memory` if the jobs, several, need more
         than there is; `no_space` ends the whole sweep.
-      reason: of a failure, in one line.
+      reason: reason of a failure, in one line.
     """
 
     status: Literal["done", "failed", "in_use", "stopped", "no_memory", "no_space"]
@@ -54,7 +54,7 @@ def attempt(
         if len(jobs) > 1:  # fewer at once may fit
             return [Outcome("no_memory", one_line(error))] * len(jobs)
         results = [error]
-    except Exception as error:  # whatever it is, the other runs of the sweep go on
+    except Exception as error:  # whatever it is, the other runs of the sweep continue
         results = [error] * len(jobs)
     return [_outcome(job, result) for job, result in zip(jobs, results, strict=True)]
 

@@ -13,8 +13,8 @@ class Place(NamedTuple):
     """Where a worker runs.
 
     Attributes:
-      core: that it is pinned to, or None.
-      variables: of its environment, which show it an accelerator.
+      core: core that it is pinned to, or None.
+      variables: environment variables that show it an accelerator.
     """
 
     core: int | None = None

@@ -1,8 +1,8 @@
 """Engine `process`: spawned workers, single-threaded; one per accelerator, or else one per core.
 
-A worker sees its own accelerator alone; more workers than those share them. On CPU each is pinned
-to its core, but with fewer workers than cores none is, as another sweep would take the same cores.
-The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
+A worker sees only its own accelerator; more workers than accelerators share them. On CPU, each is
+pinned to its core, but with fewer workers than cores none is, as another sweep would take the same
+cores. The runs are handed out one by one; a worker that dies is replaced, and its run resumed.
 """
 
 import contextlib
@@ -191,7 +191,7 @@ def _work(jobs: Connection, deadline: float | None) -> None:
 
     Args:
       jobs: where they come from, and where their outcomes go.
-      deadline: of the sweep's `Stop`, whose clock all processes of a machine share.
+      deadline: deadline of the sweep's `Stop`; all processes of a machine share its clock.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     os.environ.setdefault("NPROC", "1")  # XLA's threads, where the worker is not pinned
@@ -211,7 +211,7 @@ def _work(jobs: Connection, deadline: float | None) -> None:
 
 
 def _stop_with_parent(stop: Stop) -> None:
-    """Has the run saved and left if the sweep is killed: the next sweep takes it over."""
+    """Saves the run and stops if the sweep is killed: the next sweep resumes the run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Where a run is shown besides its own files: TensorBoard, Weights & Biases, MLflow.
+"""Where a run is logged in addition to its own files: TensorBoard, Weights & Biases, MLflow.
 
 `metrics.jsonl` and `result.json` are the record. A tracker is given what they hold: the config, the
 lines of metrics, the picture and the final bounds. One that fails later on is left out with a
@@ -32,14 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 class Tracked(NamedTuple):
-    """A run, as a tracker is told of it.
+    """What a tracker is told of a run.
 
     Attributes:
       workdir: its directory.
-      name: to show.
+      name: name to show.
       group: the name of the sweep's directory, or of the one that holds the run.
-      config: flat.
-      id: of the run at this tracker, new for a run that it does not know yet.
+      config: flat config of the run.
+      id: id of the run at this tracker, new for a run that it does not know yet.
       rows: the lines of metrics before those that it will be given.
     """
 
@@ -70,9 +70,9 @@ class Trackers:
     """The trackers of one run.
 
     Args:
-      names: of the trackers.
+      names: names of the trackers.
       workdir: the run's directory.
-      config: flat.
+      config: flat config of the run.
       rows: the lines of metrics so far.
 
     Raises:
@@ -157,7 +157,7 @@ def trackers_of_flags(names: Sequence[str]) -> tuple[str, ...]:
     """The trackers that the flag names.
 
     Raises:
-      UserError: `none` beside others, or a package that is not installed.
+      UserError: `none` together with others, or a package that is not installed.
 
     Example:
       >>> trackers_of_flags(["none"]), trackers_of_flags(["tensorboard"])
