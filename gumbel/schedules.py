@@ -29,6 +29,7 @@ def constant(value: Scalar) -> Schedule:
       value: positive.
 
     Raises:
+      TypeError: `value` is not a number.
       ValueError: a concrete (not traced) `value` is not positive and finite.
 
     Example:
@@ -52,6 +53,7 @@ def exponential(
       interval: steps from one refresh to the next, an integer >= 1; 500 to 2000 in the paper.
 
     Raises:
+      TypeError: an argument is not a number.
       ValueError: a concrete (not traced) argument is out of range.
 
     Source: Jang, Gu and Poole (2017), sections 4.2 and 4.3.
@@ -85,7 +87,7 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) 
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
-      TypeError: `num_steps` is not an integer, or is traced.
+      TypeError: an argument is not a number, or `num_steps` is not an integer or is traced.
       ValueError: a concrete (not traced) argument is out of range.
 
     Example:
@@ -113,7 +115,7 @@ def cosine(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) 
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
-      TypeError: `num_steps` is not an integer, or is traced.
+      TypeError: an argument is not a number, or `num_steps` is not an integer or is traced.
       ValueError: a concrete (not traced) argument is out of range.
 
     Example:
@@ -142,6 +144,7 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
       interval: steps from one refresh to the next, an integer >= 1.
 
     Raises:
+      TypeError: an argument is not a number.
       ValueError: a concrete (not traced) argument is out of range.
 
     Source: Chung, Ahn and Bengio (2017), section 3.3.

@@ -192,7 +192,12 @@ def _connect(ray: ModuleType, options: Options) -> None:
     try:
         ray.init(address=address, runtime_env={"py_modules": code}, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        given, without = (
+            ("--ray_address", "leave it out")
+            if options.ray_address
+            else ("RAY_ADDRESS", "unset it in the environment")
+        )
         raise UserError(
-            f"--ray_address={address}: no Ray cluster can be joined there ({one_line(error)}); "
-            "leave it out to start one on this machine"
+            f"{given}={address}: no Ray cluster can be joined there ({one_line(error)}); "
+            f"{without} to start one on this machine"
         ) from error

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest import mock
 
 import pytest
 
@@ -10,6 +11,7 @@ from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
 from experiments.sweeps import grids, jobs, recorded, report
+from experiments.sweeps.engines import Options, ray_tasks
 from experiments.training import records, run
 from tests.experiments import small
 from tests.experiments.sweeps.launching import CONFIG, SIX
@@ -43,6 +45,20 @@ def test_workers_are_not_of_a_cluster_that_the_environment_names(fail, monkeypat
     monkeypatch.setenv("RAY_ADDRESS", "theirs")
     line = fail("--workers=2", "--engine=ray")
     assert "RAY_ADDRESS=theirs names one to join: omit --workers or unset RAY_ADDRESS" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("there", r"--ray_address=there: .* \(closed\); leave it out to start"),
+        (None, r"RAY_ADDRESS=theirs: .* \(closed\); unset it in the environment to start"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_named_as_it_was_given(flag, message, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "theirs")
+    ray = mock.Mock(**{"init.side_effect": ConnectionError("closed")})
+    with pytest.raises(UserError, match=message):
+        ray_tasks._connect(ray, Options(ray_address=flag))
 
 
 def test_a_config_without_a_sweep_needs_a_grid(fail, home):
