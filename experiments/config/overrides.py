@@ -77,7 +77,7 @@ def apply(config: ConfigDict, tokens: Sequence[Token], swept: Swept | None = Non
         overridden |= _override(config, token, before[token.key], may_be_none)
     missing = [key for key in needed if get(config, key) is None]
     if missing and swept is not None and (set_later := swept() & set(missing)):
-        defaults = flatten(base(config.task))
+        defaults = flatten(base(config.task)) if "task" in config else {}
         config.update_from_flattened_dict({key: defaults.get(key) for key in set_later})
         missing = [key for key in missing if key not in set_later]
     if missing:
