@@ -123,12 +123,15 @@ def describe(config: ConfigDict) -> list[str]:
 def _unset_required(config: ConfigDict, prefix: str = "") -> list[str]:
     """The dotted keys that are required and have no value, which becomes None."""
     found = []
-    for key in config:
+    for key in list(config):
         try:
             value = config[key]
         except RequiredValueError:
             # Else not even the flag that would give the value can be defined.
-            config[key] = placeholder(config.get_ref(key).get_type())
+            kind = config.get_ref(key).get_type()
+            with config.unlocked():
+                del config[key]  # assigned to, it would still be required
+                config[key] = placeholder(kind)
             found.append(prefix + key)
             continue
         if isinstance(value, ConfigDict):
