@@ -27,7 +27,6 @@ from experiments import command
 from experiments import config as configs
 from experiments.config import Overrides, cli
 from experiments.errors import UserError
-from experiments.files import path_of
 from experiments.sweeps import engines, grids, recorded, report
 from experiments.sweeps.grids import Grid
 from experiments.sweeps.jobs import (
@@ -85,8 +84,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def report_again(values: Mapping[str, Any]) -> int:
     """Prints the table and draws the plots of a sweep again from what is on disk."""
-    named = command.required(values["report"], "report=DIR", "name the --workdir of a sweep")
-    directory = path_of(named, "--report")
+    directory = command.required_path(
+        values["report"], "report=DIR", "name the --workdir of a sweep"
+    )
     jobs = recorded.jobs_in(directory)
     _report(directory, jobs, recorded.failures_of(jobs))
     return 0

@@ -118,7 +118,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Takes turns and prints the steps per second of each and the ratios."""
-    processes, output = given["processes"], command.path(given["output"], "output")
+    processes = given["processes"]
     sides = list(dict.fromkeys(given["sides"]))
     if not sides or not set(sides) <= set(SIDES):
         raise UserError(f"--sides={','.join(sides)}: give some of {','.join(SIDES)}")
@@ -127,7 +127,7 @@ def main(given: Mapping[str, Any]) -> int:
     cores = sorted(os.sched_getaffinity(0))
     if processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
-    command.check_output(output)
+    output = command.output_file(given["output"])
     here = provenance()  # of the code that measures, not of a later commit
 
     steps = given["steps"] or MODELS[given["model"]].steps

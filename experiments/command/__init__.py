@@ -13,7 +13,13 @@ from experiments.command.launching import (
     usage,
     wants_help,
 )
-from experiments.command.paths import check_output, path, required
+from experiments.command.paths import (
+    check_output,
+    optional_path,
+    output_file,
+    required,
+    required_path,
+)
 
 __all__ = [
     "FAILED",
@@ -24,9 +30,11 @@ __all__ = [
     "expanding",
     "guarded",
     "launch",
+    "optional_path",
+    "output_file",
     "parse_flags",
-    "path",
     "required",
+    "required_path",
     "usage",
     "wants_help",
 ]

@@ -15,7 +15,6 @@ from experiments.command import DefineFlags
 from experiments.config import files, overrides
 from experiments.config.overrides import Overrides
 from experiments.errors import UserError
-from experiments.files import path_of
 
 Main = Callable[..., int | None]
 SweptOf = Callable[[Mapping[str, Any]], Set[str]]
@@ -90,10 +89,9 @@ def _read(
     file = command.required(
         values["config"], "config=FILE.py", "name a config file, such as configs/quickstart.py"
     )
-    directory = command.required(
+    workdir = command.required_path(
         values["workdir"], "workdir=DIR", "name a directory for the files of this run"
     )
-    workdir = path_of(directory, "--workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = files.load(file)
