@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError
-from experiments.tasks.layers import params_of
+from experiments.tasks.functional import params_of
 from experiments.training import evaluation, loading, records
 from experiments.training.loading import Trained
 from experiments.training.program import Program

@@ -14,8 +14,7 @@ from experiments.data import batches
 from experiments.errors import UserError, one_line
 from experiments.files import read_json, replacing
 from experiments.settings import Settings
-from experiments.tasks.layers import objective as objective_of
-from experiments.tasks.layers import params_of
+from experiments.tasks import functional
 from experiments.training import records, rundir
 from experiments.training.loading import Trained
 from experiments.training.program import dynamic_of
@@ -88,11 +87,11 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
         )
     annealed = tasks.load(settings.task).annealed(settings, dynamic_of(settings), step)
     # No cost but that of kl=relaxed has a temperature.
-    objective = objective_of(model, temperature=1.0, **annealed)
+    objective = functional.objective(model, temperature=1.0, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
     dynamic_pixels = settings.dynamic_binarization
     shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)
-    return objective, params_of(model), model.batch(shown)
+    return objective, functional.params_of(model), model.batch(shown)
 
 
 def asked(settings: Settings, step: int, request: Request) -> Any:

@@ -26,7 +26,7 @@ from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings
-from experiments.tasks.layers import objective, params_of
+from experiments.tasks.functional import objective, params_of
 from experiments.training.job import Job
 from experiments.training.program import dynamic_of
 from gumbel import estimators

@@ -16,7 +16,7 @@ from experiments.data.batches import Indices, RawImages
 from experiments.errors import one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
-from experiments.tasks.layers import params_of
+from experiments.tasks.functional import params_of
 from experiments.training import evaluation, hosts, memory
 from experiments.training.memory import Need
 from experiments.training.placement import ALONE, Placement

@@ -20,7 +20,7 @@ from experiments.data import Dataset
 from experiments.data.batches import Indices, Purpose, RawImages, batch_indices, key_for, pixels
 from experiments.settings import Estimator, Settings
 from experiments.tasks.base import Dynamic, Extra, Model, Task
-from experiments.tasks.layers import objective, params_of
+from experiments.tasks.functional import objective, params_of
 from experiments.training import temperature
 from gumbel import Family, Objective, estimators
 from gumbel.types import Batch, Params, PRNGKey

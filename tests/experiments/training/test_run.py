@@ -27,7 +27,7 @@ from experiments.config import cli
 from experiments.data import batches
 from experiments.data.batches import Purpose
 from experiments.errors import UserError
-from experiments.tasks import layers
+from experiments.tasks import functional
 from experiments.training import (
     compiled,
     evaluation,
@@ -290,7 +290,7 @@ def test_a_finished_run_gives_its_model_back(finished):
     costs = jax.jit(evaluation.image_costs(program, settings.test_num_samples))
     [bound] = evaluation.dataset_bounds(
         lambda params, images, keys: costs(params, images, keys[0])[None],
-        layers.params_of(model),
+        functional.params_of(model),
         dataset.test.images,
         jax.random.split(batches.key_for(settings.seed, Purpose.FINAL))[1:],
         batch_size=settings.eval_batch_size,
