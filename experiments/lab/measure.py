@@ -89,8 +89,12 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     # No cost but that of kl=relaxed has a temperature.
     objective = functional.objective(model, temperature=1.0, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
-    dynamic_pixels = settings.dynamic_binarization
-    shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)
+    shown = batches.pixels(
+        images,
+        dataset.max_value,
+        jax.random.key(0),
+        dynamic_binarization=settings.dynamic_binarization,
+    )
     return objective, functional.params_of(model), model.batch(shown)
 
 

@@ -146,8 +146,13 @@ def pictures(program: Program) -> Callable[[Params, Images, PRNGKey], OrderedDic
 def pixels(program: Program, images: UInt8[Array, "B H W"], key: PRNGKey) -> tuple[Images, PRNGKey]:
     """The pixels of images that are evaluated or shown, and a key for what is drawn next."""
     pixel_key, sample_key = jax.random.split(key)
-    dynamic = program.settings.dynamic_binarization
-    return batches.pixels(images, program.max_value, pixel_key, dynamic=dynamic), sample_key
+    shown = batches.pixels(
+        images,
+        program.max_value,
+        pixel_key,
+        dynamic_binarization=program.settings.dynamic_binarization,
+    )
+    return shown, sample_key
 
 
 # Compiled: run eagerly for each batch, it costs more than a small model's bound.

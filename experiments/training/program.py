@@ -214,8 +214,12 @@ class Program:
         return objective(self.model, temperature=tau, hard=hard, **annealed)
 
     def _batch(self, images: RawImages, key: PRNGKey) -> Batch:
-        dynamic = self.settings.dynamic_binarization
-        drawn = pixels(self.spread(images), self.max_value, key, dynamic=dynamic)
+        drawn = pixels(
+            self.spread(images),
+            self.max_value,
+            key,
+            dynamic_binarization=self.settings.dynamic_binarization,
+        )
         return self.model.batch(drawn)
 
     def _optimizer(self, dynamic: Dynamic) -> optax.GradientTransformation:
