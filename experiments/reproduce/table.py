@@ -195,7 +195,7 @@ class Table:
         return table
 
 
-def provenance(found: Sequence[Record]) -> dict[str, Any]:
+def provenance_of(found: Sequence[Record]) -> dict[str, Any]:
     """Where the numbers of a cell come from, of the records of its final runs.
 
     A record from before runs named all their processes names the last one.

@@ -14,7 +14,7 @@ from experiments.reproduce.table import (
     PAPER,
     Table,
     Wave,
-    provenance,
+    provenance_of,
     shown,
     summary,
 )
@@ -146,7 +146,7 @@ class Table1(Table):
             "values": values,
         }
         if values:
-            entry |= summary(values) | provenance(found)
+            entry |= summary(values) | provenance_of(found)
         elif found:
             entry["missing"] = "not finite"
         else:
@@ -178,7 +178,7 @@ def markdown(table: dict[str, Any]) -> str:
         cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
         lines.append([f"`{column}`", *cells])
     steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
-    shown = " and ".join(f"{count:,}" for count in steps)
+    lengths = " and ".join(f"{count:,}" for count in steps)
     others = {
         entry["estimator"]: entry["objective"]
         for entry in table["cells"]
@@ -190,7 +190,7 @@ def markdown(table: dict[str, Any]) -> str:
     return f"""\
 {markdown_table(header, lines)}
 Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
-interval; the paper's number in parentheses. Steps: {shown or "none yet"}.{trained}
+interval; the paper's number in parentheses. Steps: {lengths or "none yet"}.{trained}
 """
 
 

@@ -20,7 +20,7 @@ from experiments.reproduce.table import (
     PICK_SEED,
     Table,
     Wave,
-    provenance,
+    provenance_of,
     shown,
     summary,
 )
@@ -189,7 +189,7 @@ class Table2(Table):
         return entry | {
             "elbo": summary([-record["test_bound"] for record in found]),
             "accuracy": summary([record["test_accuracy"] for record in found]),
-            **provenance(found),
+            **provenance_of(found),
         }
 
 

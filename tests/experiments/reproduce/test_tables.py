@@ -70,7 +70,7 @@ def test_a_cell_names_all_that_its_runs_come_from():
     clean, changed = ({"commit": "abc", "dirty": dirty} for dirty in (False, True))
     gpu = {"from_step": 0, "jax": "0.10", "device": "H200", "git": clean}
     resumed = [gpu, {"from_step": 5, "jax": "0.9", "device": "cpu", "git": changed}]
-    assert table.provenance([size | own, size | own | {"origins": resumed}]) == {
+    assert table.provenance_of([size | own, size | own | {"origins": resumed}]) == {
         **size,
         "devices": ["H200", "cpu"],
         "jax": ["0.10", "0.9"],
