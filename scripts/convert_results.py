@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError, one_line
-from experiments.files import path_of, write_text
+from experiments.files import path_of, read_json, write_text
 from experiments.sweeps import grids
 from experiments.training import records
 
@@ -85,7 +85,7 @@ def convert_file(path: Path) -> bool:
         if new != text:
             write_text(path, new)
         return new != text
-    before = records.read_json(path)
+    before = read_json(path)
     after = converted(before)
     if after == before:
         return False
@@ -110,7 +110,7 @@ def new_names(directory: Path) -> dict[Path, Path]:
         run = path.parent if path.name in ("result.json", "failure.json") else path.with_suffix("")
         if not _HASH.fullmatch(run.name):
             continue
-        value = records.read_json(path)
+        value = read_json(path)
         overrides = value.get("overrides") if isinstance(value, dict) else None
         if overrides is None:
             continue

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.files import markdown_table, write_text
+from experiments.files import markdown_table, read_json, write_text
 from experiments.reproduce import table
-from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
 from scripts import beyond_tables, results_tables
@@ -55,7 +54,7 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
     found: dict[tuple[str, str], list[Record]] = {}
     for directory in sorted((results / "table1" / "final").glob("*-*")):
         row, _, estimator = directory.name.partition("-")
-        found[row, estimator] = [records.read_json(path) for path in sorted(directory.glob("*"))]
+        found[row, estimator] = [read_json(path) for path in sorted(directory.glob("*"))]
     return found
 
 
@@ -64,7 +63,7 @@ def cells_of(results: Path) -> dict[tuple[str, str], Record]:
     path = results / "survey.json"
     if not path.exists():
         return {}
-    survey = records.read_json(path)
+    survey = read_json(path)
     planned = {"planned_seeds": survey["preset"]["seeds"]}
     return {(cell["row"], cell["estimator"]): cell | planned for cell in survey["cells"]}
 

@@ -14,6 +14,7 @@ from experiments import command
 from experiments.command import launch
 from experiments.config import from_flat, get
 from experiments.errors import DivergedError, UserError
+from experiments.files import read_json
 from experiments.reproduce import figures, table, table2, targets, waves
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
@@ -258,7 +259,7 @@ def test_a_record_outlives_keys_that_are_added_to_the_config(table):
     job = next(table.waves()).jobs[0]
     finish(job, valid=60.0, test=60.0)
     path = job.workdir / "result.json"
-    result = records.read_json(path)
+    result = read_json(path)
     del result["config"]["learning_rate_schedule"]  # at its default, which the run used unknowing
     records.write_json(path, result)
     assert table.runs.store.record(job)
@@ -292,7 +293,7 @@ def test_a_record_lacks_nothing_that_its_table_reads(tmp_path):
     finish(job, valid=70.0, test=70.0, validation_accuracy=90.0, test_accuracy=90.0)
     made.runs.store.record(job)
     [path] = (tmp_path / "results" / "table2").rglob("*.json")
-    record = records.read_json(path)
+    record = read_json(path)
     del record["validation_accuracy"]
     records.write_json(path, record)
     with pytest.raises(UserError, match=r"validation_accuracy.*: delete it, to have it made"):
@@ -519,7 +520,7 @@ def test_the_smoke_preset_reproduces_table1_from_picking_to_figures(
     part = [f"--rows={','.join(rows)}", f"--estimators={','.join(columns)}"]
     assert reproduce("table1", tmp_path, "--engine=vmap", *part) == 0
     assert "`gumbel_softmax` | " in capsys.readouterr().out
-    written = records.read_json(tmp_path / "results" / "table1.json")
+    written = read_json(tmp_path / "results" / "table1.json")
     trained_cells = [entry for entry in written["cells"] if "mean" in entry]
     assert {(entry["row"], entry["estimator"]) for entry in trained_cells} == {
         (row, column) for row in rows for column in columns
@@ -539,9 +540,9 @@ def test_the_smoke_preset_reproduces_table1_from_picking_to_figures(
 @pytest.mark.slow
 def test_the_smoke_preset_reproduces_table2_and_figure5(tmp_path):
     assert reproduce("table2", tmp_path) == 0
-    written = records.read_json(tmp_path / "results" / "table2.json")
+    written = read_json(tmp_path / "results" / "table2.json")
     assert [entry["label_draws"] for entry in written["cells"]] == [2, 2, 2]
     assert reproduce("figure5", tmp_path) == 0
-    measured = records.read_json(tmp_path / "results" / "figure5a.json")
+    measured = read_json(tmp_path / "results" / "figure5a.json")
     assert [ratio["num_classes"] for ratio in measured["ratios"]] == [5, 10]
     assert all(ratio["flop_ratio"] > 1 for ratio in measured["ratios"])

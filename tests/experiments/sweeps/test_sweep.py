@@ -10,6 +10,7 @@ from configs import autoencoder, semi_supervised, vae
 from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.sweeps import grids, jobs, recorded, report
 from experiments.sweeps.engines import Options, ray_tasks
 from experiments.training import records, run
@@ -191,7 +192,7 @@ def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
             job.workdir.mkdir(parents=True, exist_ok=True)
             records.write_json(job.workdir / "result.json", result)
         assert sweep.conclude(tmp_path, ours, {}, 0) == 0
-    table = records.read_json(tmp_path / "table.json")
+    table = read_json(tmp_path / "table.json")
     assert [row["overrides"]["learning_rate"] for row in table["rows"]] == [0.1, 0.01, 0.001]
 
 

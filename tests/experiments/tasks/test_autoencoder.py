@@ -12,6 +12,7 @@ from configs import autoencoder as config_file
 from experiments import train
 from experiments.config import cli
 from experiments.data import load
+from experiments.files import read_json
 from experiments.tasks import autoencoder, functional
 from experiments.training import records
 from gumbel import CATEGORICAL, exact, samplers
@@ -116,7 +117,7 @@ def test_a_run_says_how_many_codes_it_uses(tmp_path, capsys):
     files = [f"--config={config_file.__file__}", f"--workdir={tmp_path}"]
     assert cli.run(train.main, [*files, *flags]) == 0
     assert "perplexity: test " in capsys.readouterr().out
-    result = records.read_json(tmp_path / "result.json")
+    result = read_json(tmp_path / "result.json")
     assert 1 <= result["test_perplexity"] <= result["test_codes_used"] <= 8
     rows = records.read_metrics(tmp_path / "metrics.jsonl")
     assert all("validation_codes_used" in row for row in rows)

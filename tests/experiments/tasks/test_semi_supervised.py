@@ -14,6 +14,7 @@ from configs import semi_supervised
 from experiments import config, train
 from experiments.config import cli
 from experiments.data import Split, load
+from experiments.files import read_json
 from experiments.tasks import functional, labels
 from experiments.tasks import semi_supervised as task
 from experiments.tasks.layers import depth_to_space
@@ -380,7 +381,7 @@ def launch(workdir, *changes):
 def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
     assert launch(tmp_path / "run") == 0
     assert "accuracy: test " in capsys.readouterr().out
-    result = records.read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json")
     confusion = np.asarray(result["test_confusion"])
     assert confusion.sum(axis=1).tolist() == np.bincount(load("digits").test.labels).tolist()
     assert result["test_accuracy"] == pytest.approx(100 * np.trace(confusion) / confusion.sum())

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from experiments.errors import UserError
-from experiments.training import records, trackers
+from experiments.files import read_json
+from experiments.training import trackers
 from experiments.training.trackers import Trackers
 from tests.experiments import small
 from tests.experiments.training.tensorboard import events
@@ -117,7 +118,7 @@ def test_weights_and_biases_is_given_what_it_lacks(monkeypatch, tmp_path):
         "allow",
         {"seed": 3},
     )
-    assert records.read_json(tmp_path / trackers.IDS) == {"wandb": kwargs["id"]}
+    assert read_json(tmp_path / trackers.IDS) == {"wandb": kwargs["id"]}
     assert summary["test_bound"] == 7.5
     assert ended == [0]
 
@@ -129,7 +130,7 @@ def test_weights_and_biases_offline(monkeypatch, tmp_path):
         with Trackers(["wandb"], tmp_path, small.settings().flat(), rows) as shown:
             shown.log({"step": 20 * len(rows), "train_cost": 7.0})
             shown.finish(RESULT, tmp_path / "picture.png")
-    run_id = records.read_json(tmp_path / trackers.IDS)["wandb"]
+    run_id = read_json(tmp_path / trackers.IDS)["wandb"]
     found = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
     assert len(found) >= 1
     data = b"".join(path.read_bytes() for path in found)
@@ -149,7 +150,7 @@ def test_mlflow_with_a_local_store(monkeypatch, tmp_path):
     with Trackers(["mlflow"], tmp_path, config, []) as shown:
         for row in ROWS:
             shown.log(row)
-    client, run_id = MlflowClient(), records.read_json(tmp_path / trackers.IDS)["mlflow"]
+    client, run_id = MlflowClient(), read_json(tmp_path / trackers.IDS)["mlflow"]
     assert client.get_run(run_id).info.status == "KILLED"
     with Trackers(["mlflow"], tmp_path, config, ROWS) as shown:
         shown.log({"step": 40, "train_cost": 7.0})
