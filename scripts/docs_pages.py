@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.files import markdown_table, read_json, write_text
+from experiments.files import ROOT, markdown_table, read_json, write_text
 from experiments.reproduce import table
 from gumbel import estimators
 from gumbel.estimators import Spec
 from scripts import beyond_tables, results_tables
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ROWS = {
     "sbn_bernoulli": "SBN, Bernoulli",

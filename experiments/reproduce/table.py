@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments import config
 from experiments.config import Overrides
 from experiments.errors import UserError
-from experiments.files import read_json, write_text
+from experiments.files import ROOT, read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import has_diverged, has_failed
@@ -23,7 +23,7 @@ from experiments.training.provenance import origin
 from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 PICK_SEED = 1000  # of picking runs; no final run has it
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from experiments.files import ROOT
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
 # The shape of what `origin` reads from a file that has the result of `provenance`.
 ORIGIN = {
@@ -18,7 +20,6 @@ ORIGIN = {
     "device": {"platform": str, "kind": str},
     "git": ({"commit": str}, None),
 }
-ROOT = Path(__file__).resolve().parents[2]
 # XLA's flags that change no number: where it writes, how many devices a CPU simulates.
 _WITHOUT_EFFECT = ("xla_dump", "xla_hlo_profile", "xla_force_host_platform_device_count")
 

@@ -19,10 +19,11 @@ import jax
 from experiments.data import decoded, keep
 from experiments.data.specs import Arrays
 from experiments.errors import UserError, one_line
+from experiments.files import ROOT
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
 from experiments.training.compilations import keep_compilations
-from experiments.training.provenance import ROOT, num_cores
+from experiments.training.provenance import num_cores
 from experiments.training.run import Programs
 from experiments.training.rundir import RESULT
 from experiments.training.signals import Stop, graceful_stop
