@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.data import cached
+from experiments.data import cache_file
 from experiments.reproduce import plan
 from experiments.reproduce.plan import Group, PlannedWave
 from experiments.reproduce.table import Table
@@ -203,7 +203,8 @@ def _how(speeds: Speeds) -> str:
 
 def _bytes_lines(table: Table, waves: Sequence[PlannedWave], speeds: Speeds) -> list[str]:
     left = [job.settings for wave in waves for job in wave.left]
-    sets = [found for name in sorted({each.dataset for each in left}) if (found := cached(name))]
+    names = sorted({settings.dataset for settings in left})
+    sets = [found for name in names if (found := cache_file(name))]
     files = ", ".join(f"{path} ({_size(size)})" for path, size in sets)
     records = sum(map(_record_bytes, left))
     states = [found.state * program.runs for program, found in speeds.found.items()]

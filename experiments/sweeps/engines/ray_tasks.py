@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from experiments.data import decoded, keep
+from experiments.data import cache_arrays, load_arrays
 from experiments.data.specs import Arrays
 from experiments.errors import UserError, one_line
 from experiments.files import ROOT
@@ -42,7 +42,7 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
         share = share_of(ray, options)
         remote = ray.remote(**share, max_retries=_RETRIES)(_work)
         # Each node's cache gets the data once; a reference to them costs a task nothing.
-        data = {name: ray.put(decoded(name)) for name in {job.settings.dataset for job in jobs}}
+        data = {name: ray.put(load_arrays(name)) for name in {job.settings.dataset for job in jobs}}
         variables = variables_of(options)
 
         def start(job: Job) -> Any:
@@ -137,7 +137,7 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
 def _work(job: Job, data: Arrays | None, variables: Mapping[str, str]) -> Outcome:
     """The task: trains or resumes one run in a Ray worker."""
     set_environment(variables)
-    keep(job.settings.dataset, data)
+    cache_arrays(job.settings.dataset, data)
     keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
