@@ -66,7 +66,7 @@ class Request(NamedTuple):
     max_passes: int
 
 
-def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
+def problem_of(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     """The objective of a run, its parameters, and its first training images.
 
     What the cost takes from a schedule is that of the checkpoint's step.
@@ -98,15 +98,15 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     return objective, functional.params_of(model), model.batch(shown)
 
 
-def asked(settings: Settings, step: int, request: Request) -> Any:
-    """What `lab.json` says was measured: a request, of a run, at a step."""
+def request_record(settings: Settings, step: int, request: Request) -> Any:
+    """A request of a run at a step, as `lab.json` says that it was measured."""
     return records.plain({"step": step, "config": settings.flat(), **request._asdict()})
 
 
-def same(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether two requests are; see `config.differing` of configs with keys that are new."""
-    return not config.differing(kept["config"], asked["config"]) and all(
-        kept.get(key) == value for key, value in asked.items() if key != "config"
+def same_request(kept: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+    """Whether two records are of one request; keys that are new in a config have their defaults."""
+    return not config.differing(kept["config"], requested["config"]) and all(
+        kept.get(key) == value for key, value in requested.items() if key != "config"
     )
 
 
@@ -120,7 +120,7 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
       progress: see `gumbel.lab.compare`.
 
     Raises:
-      UserError: as `arguments` does; or the directory is of another request or another step, or in
+      UserError: as `problem_of` does; or the directory is of another request or another step, or in
         use by another process.
     """
     with rundir.locked(output, flag="output"):
@@ -131,8 +131,8 @@ def _measure(
     run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
     here = provenance()  # of the code that measures, not of a later commit
-    objective, params, batch = arguments(run, request.batch_size)
-    requested = asked(run.settings, run.step, request)
+    objective, params, batch = problem_of(run, request.batch_size)
+    requested = request_record(run.settings, run.step, request)
     known = _known(output, requested)
     key, family = jax.random.key(0), run.settings.family
 
@@ -192,7 +192,7 @@ def _known(output: Path, requested: Any) -> lab.Comparison | None:
     if not path.exists():
         return None
     kept = read_json(path, SHAPE, "delete it, to measure again")
-    if not same(kept["request"], requested):
+    if not same_request(kept["request"], requested):
         raise UserError(
             f"{output} holds a comparison of another request or step: delete it, or choose another "
             "directory"

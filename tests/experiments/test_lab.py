@@ -72,7 +72,7 @@ def test_a_cost_of_relaxed_samples_is_refused():
     settings = small.settings("vae", kl="relaxed", estimator__name="gumbel_softmax")
     untrained = loading.untrained(settings)
     with pytest.raises(UserError, match=r"has --config\.kl=relaxed, whose cost has no meaning at"):
-        measure.arguments(untrained, 4)
+        measure.problem_of(untrained, 4)
 
 
 @pytest.mark.parametrize(
