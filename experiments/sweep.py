@@ -97,8 +97,8 @@ def main(
 ) -> int:
     """Trains every run of a grid; rerun the same command to resume a stopped sweep."""
     grid = _grid(config, overridden, given)
-    shown = trackers.trackers_of_flags(given["tracker"])
-    jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
+    names = trackers.trackers_of_flags(given["tracker"])
+    jobs = [job._replace(trackers=names) for job in jobs_of(config, grid, Path(directory))]
     warn_of_unread(jobs, overridden)
     engine, options = engines.engine_of_flags(given)
     keep_compilations()

@@ -49,7 +49,7 @@ def main(
       overrides: overrides of the config.
       given: values of the flags; defaults for those left out.
     """
-    shown = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
+    names = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
@@ -59,7 +59,7 @@ def main(
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
     finished = rundir.result_of(Path(workdir), settings) is not None
     try:
-        result = run.train(settings, workdir, overrides, devices=devices, shown_by=shown)
+        result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status

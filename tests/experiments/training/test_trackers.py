@@ -1,5 +1,6 @@
 """Where runs are shown besides their files."""
 
+import importlib.util
 import logging
 import sys
 import types
@@ -74,7 +75,7 @@ def test_a_tracker_that_cannot_start_is_named(recorder, tmp_path):
     [(["wandb"], r"pip install -e '.\[wandb\]'"), (["none", "mlflow"], "leave one of them out")],
 )
 def test_what_cannot_be_chosen(names, message, monkeypatch):
-    monkeypatch.setattr(trackers, "_installed", lambda package: package != "wandb")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else name)
     with pytest.raises(UserError, match=message):
         trackers.trackers_of_flags(names)
     assert trackers.trackers_of_flags(["mlflow", "tensorboard", "mlflow"]) == (
