@@ -201,7 +201,7 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
 @pytest.mark.parametrize("model", ["sbn", "semi_supervised"])
 def test_the_benchmarked_products_reach_every_weight(model):
     """Else the compiler would leave some out."""
-    make = benchmark_sides._chain if model == "sbn" else lambda _: benchmark_sides._convolutions()
+    make = benchmark_sides.chain if model == "sbn" else lambda _: benchmark_sides.convolutions()
     weights, cost = make(benchmark_sides.MODELS[model].widths)
     gradient = jax.jit(jax.grad(cost))(weights)
     assert all(float(abs(leaf).min()) > 0 for leaf in gradient)

@@ -61,7 +61,7 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
     if not timed or (held is not None and needed > held):
         return Estimate(needed, state, None)
     try:
-        with memory.refusals(placement.rows):
+        with memory.explaining(placement.rows):
             speed = _speed(compiled, arguments)
     except memory.OutOfMemoryError:
         return Estimate(needed, state, None)

@@ -48,7 +48,7 @@ def provenance() -> dict[str, Any]:
         "threefry_partitionable": settings["jax_threefry_partitionable"],
         "x64": settings["jax_enable_x64"],
         "xla_flags": os.environ.get("XLA_FLAGS"),
-        "git": _git(ROOT),
+        "git": git_state(ROOT),
     }
 
 
@@ -109,7 +109,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(root: Path) -> dict[str, Any] | None:
+def git_state(root: Path) -> dict[str, Any] | None:
     """The commit checked out at `root`, and whether any file but results differs from it."""
 
     def git(*arguments: str) -> str:

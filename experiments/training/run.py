@@ -115,7 +115,7 @@ def train_together(
         missing = [job for job in jobs if job.workdir in shorter]
         if not missing:
             return [results[job.workdir] for job in jobs]
-        with memory.refusals(len(missing)):
+        with memory.explaining(len(missing)):
             settings = missing[0].settings
             placement = place(settings, len(missing))
             compiled = (programs or Programs()).compiled(settings, placement)

@@ -54,7 +54,9 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
 
 def test_the_numbers_record_the_commit_at_which_measuring_began(workdir, tmp_path, monkeypatch):
     commits = iter(["first", *["later"] * 100])
-    monkeypatch.setattr(provenance, "_git", lambda _: {"commit": next(commits), "dirty": False})
+    monkeypatch.setattr(
+        provenance, "git_state", lambda _: {"commit": next(commits), "dirty": False}
+    )
     output = tmp_path / "lab"
     assert compare(workdir, f"--output={output}") == 0
     assert json.loads((output / measure.NUMBERS).read_text())["git"]["commit"] == "first"

@@ -35,9 +35,9 @@ _RETRIES = 10  # of a task whose worker dies
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
-    ray = _import()
+    ray = import_ray()
     with _signals_kept():
-        _connect(ray, options)
+        connect(ray, options)
     try:
         share = share_of(ray, options)
         remote = ray.remote(**share, max_retries=_RETRIES)(_work)
@@ -154,7 +154,12 @@ def set_environment(variables: Mapping[str, str]) -> None:
 _programs = Programs()  # Ray uses a worker process again for later tasks
 
 
-def _import() -> ModuleType:
+def import_ray() -> ModuleType:
+    """Ray, which is an extra of this project.
+
+    Raises:
+      UserError: it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -179,8 +184,12 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _connect(ray: ModuleType, options: Options) -> None:
-    """Joins the cluster at the address, or starts one on this machine."""
+def connect(ray: ModuleType, options: Options) -> None:
+    """Joins the cluster at the address, or starts one on this machine.
+
+    Raises:
+      UserError: there is no cluster at the address, or the options are not for this engine.
+    """
     quiet = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
     if options.devices is not None:
         raise UserError("--devices is not for --engine=ray: give --ray_gpus_per_run")

@@ -59,7 +59,7 @@ def test_a_cluster_that_cannot_be_joined_is_named_as_it_was_given(flag, message,
     monkeypatch.setenv("RAY_ADDRESS", "theirs")
     ray = mock.Mock(**{"init.side_effect": ConnectionError("closed")})
     with pytest.raises(UserError, match=message):
-        ray_tasks._connect(ray, Options(ray_address=flag))
+        ray_tasks.connect(ray, Options(ray_address=flag))
 
 
 def test_a_config_without_a_sweep_needs_a_grid(fail, home):

@@ -100,7 +100,7 @@ def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
     git = provenance.provenance()["git"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_git", lambda _: git)
+        patch.setattr(provenance, "git_state", lambda _: git)
         patch.setattr(run_state.RunState, "draw", lambda *_: None)
         yield home
     for name, value in before.items():
