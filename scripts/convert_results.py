@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments import command
 from experiments.errors import UserError, one_line
 from experiments.files import path_of, read_json, write_text
@@ -125,11 +123,7 @@ def new_names(directory: Path) -> dict[Path, Path]:
     return found
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """No flags of its own."""
-
-
-def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
+def main(_given: Mapping[str, Any], directories: Sequence[str]) -> int:
     """Converts the records below the directories named on the command line."""
     roots = [path_of(directory, "DIR") for directory in directories]
     for root in roots:
@@ -148,4 +142,4 @@ def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.launch(main, define_flags, takes="DIR [DIR ...]"))
+    sys.exit(command.launch(main, takes="DIR [DIR ...]"))

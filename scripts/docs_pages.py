@@ -262,4 +262,4 @@ def main(_given: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.launch(main, lambda _values: None))
+    sys.exit(command.launch(main))

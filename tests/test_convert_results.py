@@ -37,9 +37,7 @@ OLD, NEW = grids.name(OVERRIDES), grids.name(EXPECTED["overrides"])
 
 
 def convert(directory):
-    return command.launch(
-        convert_results.main, convert_results.define_flags, [str(directory)], takes="DIR [DIR ...]"
-    )
+    return command.launch(convert_results.main, argv=[str(directory)], takes="DIR [DIR ...]")
 
 
 def contents(directory):

@@ -15,7 +15,7 @@ DefineFlags = Callable[[flags.FlagValues], object]
 
 def launch(
     main: Callable[..., int | None],
-    define_flags: DefineFlags,
+    define_flags: DefineFlags = lambda _values: None,
     argv: Sequence[str] | None = None,
     *,
     takes: str = "",
@@ -26,7 +26,8 @@ def launch(
     Args:
       main: its docstring, or else that of its module, heads the help; what it returns is the exit
         status, None standing for 0. `values` has the flags by name.
-      define_flags: defines the command's own flags in the FlagValues that it is given.
+      define_flags: defines the command's own flags in the FlagValues that it is given; by default,
+        it has none.
       argv: the command line without the program's name; by default that of this process.
       takes: what arguments the command takes besides flags, for the help; `...` at the end allows
         several.

@@ -16,7 +16,7 @@ from experiments.config import files, overrides
 from experiments.config.overrides import Overrides
 from experiments.errors import UserError
 
-Main = Callable[..., int | None]
+Main = Callable[[ConfigDict, str, Overrides, Mapping[str, Any]], int | None]
 SweptOf = Callable[[Mapping[str, Any]], Set[str]]
 
 
@@ -40,17 +40,16 @@ def run(
     define_flags: DefineFlags | None = None,
     swept: SweptOf | None = None,
 ) -> int:
-    """Runs `main(config, workdir, overrides)` as the command line says.
+    """Runs `main(config, workdir, overrides, values)` as the command line says.
 
     Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
     be overridden; `--debug` shows the traceback of an error that is otherwise one line.
 
     Args:
       main: the experiment; what it returns is the exit status, None standing for 0. Its
-        docstring heads the help.
+        docstring heads the help. `values` has all flags by name.
       argv: the command line without the program's name; by default that of this process.
-      define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
-        `main` gets a fourth argument, the values of all flags by name.
+      define_flags: defines the experiment's own flags in the FlagValues that it is given.
       swept: by the values of all flags, the keys to which `main` gives values; see
         `overrides.apply`.
 
@@ -62,8 +61,8 @@ def run(
         if command.wants_help(arguments):
             print("\n".join(_help(main, arguments, define_flags)))
             return 0
-        read, values = _read(arguments, define_flags, swept)
-        return main(*read, *([values] if define_flags else []))
+        (config, workdir, overridden), values = _read(arguments, define_flags, swept)
+        return main(config, workdir, overridden, values)
 
     return command.expanding(launch, argv)
 
