@@ -171,7 +171,8 @@ class Survey(Table1):
         jobs = self._equal_jobs(cell, range(self.preset.seeds))
         return entry | {"missing": self._why_missing(cell, jobs)}
 
-    def markdown(self, table: dict[str, Any]) -> str:
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
         """See `Table.markdown`."""
         seeds, steps = table["preset"]["seeds"], f"{table['preset']['final_steps']:,}"
         versions = footnote([*table["cells"], *table["equal_cost"]])

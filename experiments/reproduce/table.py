@@ -171,7 +171,8 @@ class Table:
         """What the JSON says of the finished runs, besides the preset."""
         raise NotImplementedError
 
-    def markdown(self, table: dict[str, Any]) -> str:
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
         """The table as Markdown, of what the JSON holds."""
         raise NotImplementedError
 

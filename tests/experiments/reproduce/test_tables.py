@@ -20,7 +20,7 @@ from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
 from experiments.reproduce.table import interval
-from experiments.reproduce.table1 import Table1, markdown
+from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
 from experiments.sweeps.engines import Options, attempt
@@ -218,7 +218,7 @@ def test_picking_then_final_runs_then_the_table(table):
     assert entry["values"] == [60.0, 61.0]  # seeds 0 and 1, not the seed of the picking
     assert entry["mean"] == 60.5
     assert entry["ci95"] == pytest.approx([60.5 - 6.35, 60.5 + 6.35], abs=0.01)
-    assert "60.5 ± 6.4 (101.5)" in markdown(written)
+    assert "60.5 ± 6.4 (101.5)" in Table1.markdown(written)
     assert not any(wave.jobs for wave in table.waves())
 
 
@@ -362,9 +362,9 @@ def test_a_cell_whose_runs_have_all_failed_says_so(table):
     cell = Cell("sbn_bernoulli", "gumbel_softmax")
     runs = [job for job in next(table.waves()).jobs if cell.name in str(job.workdir)]
     for job in runs:
-        assert "| `gumbel_softmax` | not run (58.5) |" in markdown(table.write())
+        assert "| `gumbel_softmax` | not run (58.5) |" in Table1.markdown(table.write())
         attempt.fail(job, MemoryError())
-    assert "| `gumbel_softmax` | failed (58.5) |" in markdown(table.write())
+    assert "| `gumbel_softmax` | failed (58.5) |" in Table1.markdown(table.write())
 
 
 def test_what_is_annealed_goes_through_its_course_in_picking_runs():
@@ -409,7 +409,7 @@ def test_processes_that_share_results_take_turns_to_write(table):
 
 
 def test_a_cell_that_has_not_run_says_so(table):
-    shown = markdown(table.write())
+    shown = Table1.markdown(table.write())
     assert "| `gumbel_softmax` | not run (58.5) |" in shown
 
 
@@ -426,7 +426,7 @@ def test_figure1_is_drawn(tmp_path):
 def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     preset = table2.PRESETS["smoke"]._replace(draws=3)
     table = Table2(preset, tmp_path / "work", tmp_path / "results")
-    assert "| `gumbel_softmax` | not run (-109.6) | not run (92.4) | 0 | 0 |" in table2.markdown(
+    assert "| `gumbel_softmax` | not run (-109.6) | not run (92.4) | 0 | 0 |" in Table2.markdown(
         table.write()
     )
     trained = []
@@ -453,7 +453,7 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     assert entry["label_draws"] == 3
     assert entry["elbo"]["mean"] == -101.0
     assert entry["accuracy"]["ci95"] == pytest.approx([91 - 2.48, 91 + 2.48], abs=0.01)
-    assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in table2.markdown(written)
+    assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in Table2.markdown(written)
 
 
 def test_table2_picks_for_each_estimator_in_full(tmp_path):
@@ -478,7 +478,7 @@ def test_cells_of_an_excluded_release_of_jax_are_marked(table):
         for job in wave.jobs:
             old = cell.name in str(job.workdir)
             finish(job, valid=60.0, test=60.0, versions={"jax": "0.10.2" if old else "0.12.0.1"})
-    shown = markdown(table.write())
+    shown = Table1.markdown(table.write())
     assert "| `gumbel_softmax` | 60.0 ± 0.0 † (58.5) | 60.0 ± 0.0 (101.5) |" in shown
     assert "†: trained with jax 0.10.2, which is no longer supported." in shown
 
