@@ -16,7 +16,7 @@ from experiments.files import ROOT, read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import has_diverged, has_failed
-from experiments.sweeps.report import half_width
+from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from experiments.training.job import Job
 from experiments.training.provenance import origin
@@ -213,19 +213,6 @@ def provenance_of(found: Sequence[Record]) -> dict[str, Any]:
 
 def _commit(git: dict[str, Any]) -> str:
     return f"{git['commit']}{'+changes' if git.get('dirty') else ''}"
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
-
-    Example:
-      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
-      [57.52, 62.48]
-    """
-    if len(values) < 2:
-        return None
-    half, mean = half_width(values), statistics.fmean(values)
-    return [mean - half, mean + half]
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

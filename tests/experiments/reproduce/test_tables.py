@@ -19,11 +19,11 @@ from experiments.reproduce import figures, table, table2, targets, waves
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
-from experiments.reproduce.table import interval
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
 from experiments.sweeps.engines import Options, attempt
+from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from gumbel import estimators
 

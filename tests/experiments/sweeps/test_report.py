@@ -13,7 +13,8 @@ from experiments.config import load
 from experiments.files import read_json
 from experiments.sweeps import curves, grids, jobs, live, plot, progress
 from experiments.sweeps import report as report_of
-from experiments.sweeps.report import Row, half_width
+from experiments.sweeps.intervals import half_width
+from experiments.sweeps.report import Row
 from experiments.sweeps.window import window
 from experiments.training import records
 from experiments.training.job import Job
