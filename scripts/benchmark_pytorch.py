@@ -37,7 +37,7 @@ from experiments import command
 from experiments.errors import UserError
 from experiments.training import records
 from experiments.training.provenance import provenance
-from scripts import benchmark_sides, benchmark_torch
+from scripts import benchmark_sides, pytorch_models
 from scripts.benchmark_sides import MODELS
 
 SIDES = ("jax", "torch", "products")
@@ -47,7 +47,7 @@ def work(connection: Connection, model: str, sides: Sequence[str], steps: int) -
     """A process's life: says that it is ready, then takes the turns that it is told to."""
     made = {
         "jax": benchmark_sides.jax_turn,
-        "torch": benchmark_torch.turn,
+        "torch": pytorch_models.turn,
         "products": benchmark_sides.products_turn,
     }
     turns = {side: made[side](model, steps) for side in sides}
