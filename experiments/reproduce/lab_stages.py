@@ -74,8 +74,8 @@ PRESETS = {
             "num_classes": 5,
             "log_every": 10,
             "eval_every": 20,
-        }
-        | {"checkpoint_every": 20},
+            "checkpoint_every": 20,
+        },
         request=Request(
             estimators=("sf", "st", "gumbel_softmax"),
             temperatures=(0.5,),

@@ -94,8 +94,8 @@ def test_a_required_key_has_a_value_in_every_run_of_the_grid(home, tmp_path, cap
 
 
 def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
-    assert "give at most that" in fail("--config.batch_size=5000", workdir="mended")
-    assert not (home / "mended" / "sweep.json").exists()
+    assert "give at most that" in fail("--config.batch_size=5000", workdir="corrected")
+    assert not (home / "corrected" / "sweep.json").exists()
 
 
 def test_a_sweep_whose_engine_cannot_work_leaves_no_rows(fail, home, monkeypatch):
