@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(
     config: ConfigDict,
-    workdir: str,
+    workdir: Path,
     overrides: Overrides,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
@@ -57,7 +57,7 @@ def main(
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
-    finished = rundir.result_of(Path(workdir), settings) is not None
+    finished = rundir.result_of(workdir, settings) is not None
     try:
         result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
     except Stopped as stopped:
@@ -72,7 +72,7 @@ def main(
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
     print(summary(settings, result))
-    print(f"numbers: {Path(workdir) / rundir.RESULT}\npicture: {Path(workdir) / rundir.PICTURE}")
+    print(f"numbers: {workdir / rundir.RESULT}\npicture: {workdir / rundir.PICTURE}")
     return 0
 
 

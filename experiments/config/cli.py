@@ -5,6 +5,7 @@ python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE .
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -16,7 +17,7 @@ from experiments.config import files, overrides
 from experiments.config.overrides import Overrides
 from experiments.errors import UserError
 
-Main = Callable[[ConfigDict, str, Overrides, Mapping[str, Any]], int | None]
+Main = Callable[[ConfigDict, Path, Overrides, Mapping[str, Any]], int | None]
 SweptOf = Callable[[Mapping[str, Any]], Set[str]]
 
 
@@ -30,7 +31,7 @@ class Command(NamedTuple):
     """
 
     config: ConfigDict
-    workdir: str
+    workdir: Path
     overrides: Overrides
 
 
@@ -95,7 +96,7 @@ def _read(
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = files.load(file)
     set_later = partial(swept, values) if swept else None
-    return Command(config, str(workdir), overrides.apply(config, tokens, set_later)), values
+    return Command(config, workdir, overrides.apply(config, tokens, set_later)), values
 
 
 def _define(define_flags: DefineFlags | None) -> DefineFlags:

@@ -68,7 +68,7 @@ def test_main_gets_config_workdir_and_overrides():
 
     arguments = ["--config=config.py", "--workdir=runs/a", "--config.seed=7"]
     assert cli.run(main, arguments) == 0
-    assert seen == [(7, "nvil", "runs/a", {"seed": 7})]
+    assert seen == [(7, "nvil", Path("runs/a"), {"seed": 7})]
 
 
 def test_the_exit_status_is_what_main_returns():
@@ -93,7 +93,7 @@ def test_the_exit_status_is_what_main_returns():
 )
 def test_any_order_and_style(order):
     config, workdir, overrides = cli.parse(order)
-    assert (config.seed, config.estimator.name, workdir) == (7, "sf", "w")
+    assert (config.seed, config.estimator.name, workdir) == (7, "sf", Path("w"))
     assert overrides == {"seed": 7, "estimator.name": "sf"}
 
 
@@ -134,7 +134,7 @@ def test_flags_from_a_file():
     config, workdir, overrides = cli.parse(
         ["--config=config.py", "--flagfile=flags.txt", "--config.learning_rate=2"]
     )
-    assert (config.seed, workdir) == (5, "mine")
+    assert (config.seed, workdir) == (5, Path("mine"))
     assert overrides == {"seed": 5, "learning_rate": 2.0}
 
 

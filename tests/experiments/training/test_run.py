@@ -355,7 +355,7 @@ def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(train.run, "train", lambda *_, **__: result)
     config = small.config("sbn", estimator__name="st")
     overrides = {"temperature.rate": 1e-4, "learning_rate": 0.1}
-    assert train.main(config, str(tmp_path), overrides) == 0
+    assert train.main(config, tmp_path, overrides) == 0
     assert caplog.messages == [
         "--config.temperature.rate does nothing: estimator.name=st reads no temperature"
     ]
