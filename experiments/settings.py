@@ -100,8 +100,8 @@ def keys_of(fields: Any) -> tuple[Key, ...]:
             hint, optional = typing.get_args(hint)[0], True
         kind = typing.get_origin(hint) or hint
         if field.default is not dataclasses.MISSING:
-            valid, moves = field.metadata["valid"], field.metadata["dynamic"]
-            found.append(Key(field.name, kind, field.default, optional, valid, moves))
+            valid, dynamic = field.metadata["valid"], field.metadata["dynamic"]
+            found.append(Key(field.name, kind, field.default, optional, valid, dynamic))
     return tuple(found)
 
 
@@ -255,6 +255,6 @@ class Settings:
 
     def program_key(self) -> str:
         """The same text for runs that share one compiled program."""
-        moving = self.dynamic()
-        fixed = {key: value for key, value in self.flat().items() if key not in moving}
+        dynamic = self.dynamic()
+        fixed = {key: value for key, value in self.flat().items() if key not in dynamic}
         return json.dumps(fixed, sort_keys=True)

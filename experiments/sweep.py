@@ -27,7 +27,6 @@ from experiments import command
 from experiments import config as configs
 from experiments.config import Overrides, cli
 from experiments.errors import UserError
-from experiments.files import path_of
 from experiments.sweeps import engines, grids, recorded, report
 from experiments.sweeps.grids import Grid
 from experiments.sweeps.jobs import (
@@ -85,32 +84,33 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def report_again(values: Mapping[str, Any]) -> int:
     """Prints the table and draws the plots of a sweep again from what is on disk."""
-    named = command.required(values["report"], "report=DIR", "name the --workdir of a sweep")
-    directory = path_of(named, "--report")
+    directory = command.required_path(
+        values["report"], "report=DIR", "name the --workdir of a sweep"
+    )
     jobs = recorded.jobs_in(directory)
     _report(directory, jobs, recorded.failures_of(jobs))
     return 0
 
 
 def main(
-    config: ConfigDict, directory: str, overridden: Overrides, given: Mapping[str, Any]
+    config: ConfigDict, directory: Path, overrides: Overrides, given: Mapping[str, Any]
 ) -> int:
     """Trains every run of a grid; rerun the same command to resume a stopped sweep."""
-    grid = _grid(config, overridden, given)
-    shown = trackers.trackers_of_flags(given["tracker"])
-    jobs = [job._replace(trackers=shown) for job in jobs_of(config, grid, Path(directory))]
-    warn_of_unread(jobs, overridden)
+    grid = _grid(config, overrides, given)
+    names = trackers.trackers_of_flags(given["tracker"])
+    jobs = [job._replace(trackers=names) for job in jobs_of(config, grid, directory)]
+    warn_of_unread(jobs, overrides)
     engine, options = engines.engine_of_flags(given)
     keep_compilations()
     # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
-    open_directory(Path(directory), configs.read(config), [dict(job.overrides) for job in jobs])
+    open_directory(directory, configs.read(config), [dict(job.overrides) for job in jobs])
     try:
         failures, exit_status = train(jobs, engine, options)
     except UserError:  # the engine cannot work here
-        withdraw(Path(directory), jobs)
+        withdraw(directory, jobs)
         raise
-    return conclude(Path(directory), jobs, failures, exit_status)
+    return conclude(directory, jobs, failures, exit_status)
 
 
 def _swept(given: Mapping[str, Any]) -> set[str]:
@@ -122,14 +122,14 @@ def _swept(given: Mapping[str, Any]) -> set[str]:
     return set.intersection(*map(set, trials)) if trials and grids.are_trials(trials) else set()
 
 
-def _grid(config: ConfigDict, overridden: Overrides, given: Mapping[str, Any]) -> Grid:
+def _grid(config: ConfigDict, overrides: Overrides, given: Mapping[str, Any]) -> Grid:
     """The grid of the command line, or else the config file's own."""
     file = given["config"]
     if given["grid"] is not None:
         grid = grids.union(grids.parse(text, config) for text in given["grid"])
     else:
         grid = grids.checked(configs.load_sweep(file), config, f"get_sweep() of {file}")
-    for key in overridden:
+    for key in overrides:
         if any(key in trial for trial in grid):
             raise UserError(
                 f"--config.{key} sets a key that the grid varies: leave it out, or give a --grid "
@@ -138,13 +138,13 @@ def _grid(config: ConfigDict, overridden: Overrides, given: Mapping[str, Any]) -
     return grid
 
 
-def warn_of_unread(jobs: Sequence[Job], overridden: Overrides) -> None:
+def warn_of_unread(jobs: Sequence[Job], overrides: Overrides) -> None:
     """Says which keys that the user set do nothing, and in how many runs."""
     idle = Counter(
         (key, why)
         for job in jobs
         for key, why in configs.unread(job.settings).items()
-        if key in job.overrides or key in overridden
+        if key in job.overrides or key in overrides
     )
     for (key, why), count in idle.items():
         _log.warning("%s does nothing in %d of %d runs: %s", key, count, len(jobs), why)

@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(
     config: ConfigDict,
-    workdir: str,
+    workdir: Path,
     overrides: Overrides,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
@@ -49,7 +49,7 @@ def main(
       overrides: overrides of the config.
       given: values of the flags; defaults for those left out.
     """
-    shown = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
+    names = trackers.trackers_of_flags(given.get("tracker", trackers.DEFAULT))
     settings = configs.read(config)
     for key, why in configs.unread(settings).items():
         if key in overrides:
@@ -57,9 +57,9 @@ def main(
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
-    finished = rundir.result_of(Path(workdir), settings) is not None
+    finished = rundir.result_of(workdir, settings) is not None
     try:
-        result = run.train(settings, workdir, overrides, devices=devices, shown_by=shown)
+        result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
@@ -72,7 +72,7 @@ def main(
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
     print(summary(settings, result))
-    print(f"numbers: {Path(workdir) / rundir.RESULT}\npicture: {Path(workdir) / rundir.PICTURE}")
+    print(f"numbers: {workdir / rundir.RESULT}\npicture: {workdir / rundir.PICTURE}")
     return 0
 
 

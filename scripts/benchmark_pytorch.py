@@ -37,7 +37,7 @@ from experiments import command
 from experiments.errors import UserError
 from experiments.training import records
 from experiments.training.provenance import provenance
-from scripts import benchmark_sides, benchmark_torch
+from scripts import benchmark_sides, pytorch_models
 from scripts.benchmark_sides import MODELS
 
 SIDES = ("jax", "torch", "products")
@@ -47,7 +47,7 @@ def work(connection: Connection, model: str, sides: Sequence[str], steps: int) -
     """A process's life: says that it is ready, then takes the turns that it is told to."""
     made = {
         "jax": benchmark_sides.jax_turn,
-        "torch": benchmark_torch.turn,
+        "torch": pytorch_models.turn,
         "products": benchmark_sides.products_turn,
     }
     turns = {side: made[side](model, steps) for side in sides}
@@ -118,7 +118,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Takes turns and prints the steps per second of each and the ratios."""
-    processes, output = given["processes"], command.path(given["output"], "output")
+    processes = given["processes"]
     sides = list(dict.fromkeys(given["sides"]))
     if not sides or not set(sides) <= set(SIDES):
         raise UserError(f"--sides={','.join(sides)}: give some of {','.join(SIDES)}")
@@ -127,7 +127,7 @@ def main(given: Mapping[str, Any]) -> int:
     cores = sorted(os.sched_getaffinity(0))
     if processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
-    command.check_output(output)
+    output = command.output_file(given["output"])
     here = provenance()  # of the code that measures, not of a later commit
 
     steps = given["steps"] or MODELS[given["model"]].steps

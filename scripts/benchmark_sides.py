@@ -90,7 +90,7 @@ def products_turn(model: str, steps: int) -> Turn:
     slow in loops on a CPU.
     """
     widths = MODELS[model].widths
-    weights, linear_cost = _convolutions() if widths is None else _chain(widths)
+    weights, linear_cost = convolutions() if widths is None else chain(widths)
 
     def step(weights: Weights, _: None = None) -> tuple[Weights, Array]:
         value, gradient = jax.value_and_grad(linear_cost)(weights)
@@ -117,7 +117,7 @@ def products_turn(model: str, steps: int) -> Turn:
     return turn
 
 
-def _chain(widths: tuple[int, ...]) -> tuple[Weights, Callable[[Weights], Array]]:
+def chain(widths: tuple[int, ...]) -> tuple[Weights, Callable[[Weights], Array]]:
     """Weights of linear layers, and a cost whose gradient takes their products alone."""
     random = _normals()
     weights = [0.05 * random(shape) for shape in itertools.pairwise(widths)]
@@ -132,7 +132,7 @@ def _chain(widths: tuple[int, ...]) -> tuple[Weights, Callable[[Weights], Array]
     return weights, linear_cost
 
 
-def _convolutions() -> tuple[Weights, Callable[[Weights], Array]]:
+def convolutions() -> tuple[Weights, Callable[[Weights], Array]]:
     """The same of the semi-supervised model: of 100 images and of 20 with labels."""
     random, options = _normals(), settings_of("semi_supervised").options
     first, second, third = options.decoder

@@ -22,7 +22,6 @@ from jaxtyping import Array, Float
 
 import gumbel
 from experiments import command
-from experiments.files import path_of
 from experiments.lab.measure import centered
 from experiments.training import records
 from experiments.training.provenance import provenance
@@ -106,8 +105,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Measures and writes the file."""
-    named = command.required(given["output"], "output=FILE", "name the file to write")
-    path = path_of(named, "--output")
+    path = command.required_path(given["output"], "output=FILE", "name the file to write")
     command.check_output(path)
     here = provenance()  # of the code that measures, not of a later commit
     rows = []

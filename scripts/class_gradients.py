@@ -109,7 +109,9 @@ def measure(run: Trained, num_images: int) -> dict[str, Any]:
     assert split.labels is not None  # else it could not have been trained
     images, labels = split.images[:num_images], split.labels[:num_images]
     pixel_key, style_key = jax.random.split(jax.random.key(0))
-    pixels = batches.pixels(jnp.asarray(images), dataset.max_value, pixel_key, dynamic=True)
+    pixels = batches.pixels(
+        jnp.asarray(images), dataset.max_value, pixel_key, dynamic_binarization=True
+    )
     found = jax.jit(lambda pixels, key: differences(model, pixels, key))(pixels, style_key)
     right = np.sign(found.slopes) == np.sign(found.true)
     costlier = np.asarray(found.true > 0)
@@ -142,8 +144,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Measures the runs named on the command line."""
-    output = command.path(given["output"], "output")
-    command.check_output(output)
+    output = command.output_file(given["output"])
     here = provenance()  # of the code that measures, not of a later commit
     rows = []
     for run in [load(Path(workdir)) for workdir in workdirs]:  # mistakes first

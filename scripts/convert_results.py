@@ -15,11 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments import command
 from experiments.errors import UserError, one_line
-from experiments.files import path_of, write_text
+from experiments.files import path_of, read_json, write_text
 from experiments.sweeps import grids
 from experiments.training import records
 
@@ -85,7 +83,7 @@ def convert_file(path: Path) -> bool:
         if new != text:
             write_text(path, new)
         return new != text
-    before = records.read_json(path)
+    before = read_json(path)
     after = converted(before)
     if after == before:
         return False
@@ -110,7 +108,7 @@ def new_names(directory: Path) -> dict[Path, Path]:
         run = path.parent if path.name in ("result.json", "failure.json") else path.with_suffix("")
         if not _HASH.fullmatch(run.name):
             continue
-        value = records.read_json(path)
+        value = read_json(path)
         overrides = value.get("overrides") if isinstance(value, dict) else None
         if overrides is None:
             continue
@@ -125,11 +123,7 @@ def new_names(directory: Path) -> dict[Path, Path]:
     return found
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """No flags of its own."""
-
-
-def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
+def main(_given: Mapping[str, Any], directories: Sequence[str]) -> int:
     """Converts the records below the directories named on the command line."""
     roots = [path_of(directory, "DIR") for directory in directories]
     for root in roots:
@@ -148,4 +142,4 @@ def main(given: Mapping[str, Any], directories: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.launch(main, define_flags, takes="DIR [DIR ...]"))
+    sys.exit(command.launch(main, takes="DIR [DIR ...]"))

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command
-from experiments.files import markdown_table, write_text
+from experiments.files import ROOT, markdown_table, read_json, write_text
 from experiments.reproduce import table
-from experiments.training import records
 from gumbel import estimators
 from gumbel.estimators import Spec
 from scripts import beyond_tables, results_tables
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ROWS = {
     "sbn_bernoulli": "SBN, Bernoulli",
@@ -55,7 +53,7 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
     found: dict[tuple[str, str], list[Record]] = {}
     for directory in sorted((results / "table1" / "final").glob("*-*")):
         row, _, estimator = directory.name.partition("-")
-        found[row, estimator] = [records.read_json(path) for path in sorted(directory.glob("*"))]
+        found[row, estimator] = [read_json(path) for path in sorted(directory.glob("*"))]
     return found
 
 
@@ -64,7 +62,7 @@ def cells_of(results: Path) -> dict[tuple[str, str], Record]:
     path = results / "survey.json"
     if not path.exists():
         return {}
-    survey = records.read_json(path)
+    survey = read_json(path)
     planned = {"planned_seeds": survey["preset"]["seeds"]}
     return {(cell["row"], cell["estimator"]): cell | planned for cell in survey["cells"]}
 
@@ -264,4 +262,4 @@ def main(_given: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.launch(main, lambda _values: None))
+    sys.exit(command.launch(main))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from experiments.files import ROOT
 
 _DIGITS = ("dataset=digits", "batch_size=20", "test_num_samples=5", "eval_batch_size=150")
 _SBN = (

@@ -19,7 +19,6 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
-from experiments.files import path_of
 
 _CONFIG = """
 from experiments.config import base
@@ -59,8 +58,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Trains the sweep, and prints what it cost."""
-    named = command.required(given["workdir"], "workdir=DIR", "name a new directory")
-    workdir = path_of(named, "--workdir")
+    workdir = command.required_path(given["workdir"], "workdir=DIR", "name a new directory")
     if (workdir / "sweep").exists():
         raise UserError(f"--workdir={workdir} has a sweep: name a new directory")
     runs, engine = given["runs"], given["engine"]

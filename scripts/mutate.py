@@ -23,8 +23,8 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
+from experiments.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # What a test may read of the tree.
 COPIED = ("gumbel", "experiments", "configs", "scripts", "tests", "results", "pyproject.toml")
 

@@ -13,9 +13,8 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.files import write_text
+from experiments.files import ROOT, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 
 

@@ -21,10 +21,9 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError
-from experiments.files import path_of, read_json, scratch
+from experiments.files import ROOT, path_of, read_json, scratch
 from experiments.training.signals import TIME_IS_UP
 
-ROOT = Path(__file__).resolve().parents[1]
 _TOLERANCE = 1e-5
 _MOST_SLICES = 500
 _ENDED, _KILLED = 0, -9

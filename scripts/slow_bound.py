@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.errors import UserError
-from experiments.tasks.layers import params_of
+from experiments.tasks.functional import params_of
 from experiments.training import evaluation, loading, records
 from experiments.training.loading import Trained
 from experiments.training.program import Program
@@ -120,8 +120,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Computes the bounds of trained models again, by a second program."""
     rows, num_images, num_samples = [], given["images"], given["samples"]
-    output = command.path(given["output"], "output")
-    command.check_output(output)
+    output = command.output_file(given["output"])
     here = provenance()  # of the code that measures, not of a later commit
     for workdir, run in [(workdir, loading.load(workdir)) for workdir in workdirs]:
         found = bounds(run, num_images, num_samples)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import command
+from experiments.files import read_json
 from experiments.sweeps import grids
 from experiments.training import records
 from scripts import convert_results
@@ -36,9 +37,7 @@ OLD, NEW = grids.name(OVERRIDES), grids.name(EXPECTED["overrides"])
 
 
 def convert(directory):
-    return command.launch(
-        convert_results.main, convert_results.define_flags, [str(directory)], takes="DIR [DIR ...]"
-    )
+    return command.launch(convert_results.main, argv=[str(directory)], takes="DIR [DIR ...]")
 
 
 def contents(directory):
@@ -70,8 +69,8 @@ def test_records_and_runs_have_the_new_keys_and_names(old):
         f"runs/{NEW}/metrics.jsonl",
         f"runs/{NEW}/result.json",
     ]
-    assert records.read_json(old / "pick" / f"{NEW}.json") == EXPECTED
-    assert records.read_json(old / "runs" / NEW / "result.json") == EXPECTED
+    assert read_json(old / "pick" / f"{NEW}.json") == EXPECTED
+    assert read_json(old / "runs" / NEW / "result.json") == EXPECTED
     metrics = (old / "runs" / NEW / "metrics.jsonl").read_text()
     assert metrics == '{"step": 0, "validation_bound": 2.5}\n{"step": 10, "val'
 

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import command
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.training import records
 from scripts import (
     benchmark_pytorch,
@@ -44,7 +45,7 @@ def test_collect_copies_a_run_with_its_curve(tmp_path):
     assert run(collect, tmp_path / "run", "--output", tmp_path / "out") == 0
     [path] = (tmp_path / "out").iterdir()
     assert path.name == "vae-bernoulli-st-20-seed0.json"
-    assert [row["step"] for row in records.read_json(path)["curve"]] == [0, 20]
+    assert [row["step"] for row in read_json(path)["curve"]] == [0, 20]
 
 
 def test_collect_expands_a_tilde_that_the_shell_leaves(monkeypatch, tmp_path):
@@ -62,7 +63,7 @@ def test_collect_writes_over_no_run_of_another_config(tmp_path, capsys):
     assert run(collect, tmp_path / "second", *out) == 2
     assert "is of another config (learning_rate): give another" in capsys.readouterr().err
     [path] = (tmp_path / "out").iterdir()
-    assert records.read_json(path)["config"]["learning_rate"] == 0.1
+    assert read_json(path)["config"]["learning_rate"] == 0.1
 
 
 def test_collect_renews_a_record_that_is_older_than_a_key(tmp_path):
@@ -71,7 +72,7 @@ def test_collect_renews_a_record_that_is_older_than_a_key(tmp_path):
     for name in ("older", "newer"):
         assert run(collect, tmp_path / name, "--output", tmp_path / "out") == 0
     [path] = (tmp_path / "out").iterdir()
-    assert "temperature.average_over" in records.read_json(path)["config"]
+    assert "temperature.average_over" in read_json(path)["config"]
 
 
 def test_collect_of_what_is_no_run(tmp_path, capsys):
@@ -188,7 +189,7 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
     monkeypatch.setattr(benchmark_pytorch, "measure", lambda *_: turns)
     path = tmp_path / "speed.json"
     assert benchmark("--model=vae", "--sides=jax,products", f"--output={path}") == 0
-    record = records.read_json(path)
+    record = read_json(path)
     assert record["median_share"] == pytest.approx(0.825)
     assert (record["trained"], record["jax_steps_per_second"]) == ("vae", [6.0, 9.0])
     assert not {"median_ratio", "torch"} & set(record)
@@ -200,7 +201,7 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
 @pytest.mark.parametrize("model", ["sbn", "semi_supervised"])
 def test_the_benchmarked_products_reach_every_weight(model):
     """Else the compiler would leave some out."""
-    make = benchmark_sides._chain if model == "sbn" else lambda _: benchmark_sides._convolutions()
+    make = benchmark_sides.chain if model == "sbn" else lambda _: benchmark_sides.convolutions()
     weights, cost = make(benchmark_sides.MODELS[model].widths)
     gradient = jax.jit(jax.grad(cost))(weights)
     assert all(float(abs(leaf).min()) > 0 for leaf in gradient)

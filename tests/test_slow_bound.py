@@ -6,7 +6,7 @@ from jax.flatten_util import ravel_pytree
 
 from configs import semi_supervised as semi_supervised_config
 from experiments import config
-from experiments.tasks.layers import params_of, with_params
+from experiments.tasks.functional import params_of, with_params
 from experiments.training import loading
 from scripts import slow_bound, slow_models
 from tests.experiments import small

@@ -3,256 +3,38 @@
 Whatever is the user's to fix becomes one line on stderr and exit status 2.
 """
 
-import contextlib
-import inspect
-import io
-import logging
-import os
-import re
-import select
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from experiments.command.guarding import FAILED, USER_ERROR, guarded
+from experiments.command.launching import (
+    DefineFlags,
+    expanded,
+    expanding,
+    launch,
+    parse_flags,
+    usage,
+    wants_help,
+)
+from experiments.command.paths import (
+    check_output,
+    optional_path,
+    output_file,
+    required,
+    required_path,
+)
 
-import absl.logging
-from absl import flags
-
-from experiments import files
-from experiments.errors import UserError, nearest, one_line
-
-FAILED = 1  # of several runs, some have no result
-USER_ERROR = 2
-INTERRUPTED = 130
-CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ends
-
-DefineFlags = Callable[[flags.FlagValues], object]
-
-
-def launch(
-    main: Callable[..., int | None],
-    define_flags: DefineFlags,
-    argv: Sequence[str] | None = None,
-    *,
-    takes: str = "",
-    choices: Iterable[str] = (),
-) -> int:
-    """Runs `main(values)`, or `main(values, arguments)`, as the command line says.
-
-    Args:
-      main: its docstring, or else that of its module, heads the help; what it returns is the exit
-        status, None standing for 0. `values` has the flags by name.
-      define_flags: defines the command's own flags in the FlagValues that it is given.
-      argv: the command line without the program's name; by default that of this process.
-      takes: what arguments the command takes besides flags, for the help; `...` at the end allows
-        several.
-      choices: what the first argument may be, for the help and for where it is missing.
-
-    Returns:
-      The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
-    """
-
-    def command(arguments: list[str]) -> int | None:
-        if wants_help(arguments):
-            doc = main.__doc__ or sys.modules[main.__module__].__doc__ or ""
-            print("\n".join(usage(doc, define_flags, takes, choices)))
-            return 0
-        values, arguments = parse_flags(arguments, define_flags)
-        _check_arguments(arguments, takes, choices)
-        return main(values.flag_values_dict(), *([arguments] if takes else []))
-
-    return expanding(command, argv)
-
-
-def expanding(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs `command(arguments)` guarded, with `--debug` and all other flags of each `--flagfile`.
-
-    Args:
-      command: gets the arguments of `expanded`; returns the exit status, None standing for 0.
-      argv: the command line without the program's name; by default that of this process.
-
-    Returns:
-      The exit status, as `launch` does.
-    """
-    given = list(sys.argv[1:] if argv is None else argv)
-    arguments: list[str] = []
-    status = guarded(lambda: arguments.extend(expanded(given)), debug=wants_debug(given))
-    return status or guarded(lambda: command(arguments), debug=wants_debug(arguments))
-
-
-def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Runs a command so that the user's mistakes become one line each.
-
-    Args:
-      command: returns the exit status, None standing for 0.
-      debug: show the traceback too.
-
-    Returns:
-      The exit status, as `launch` does; 141, with no message, if nobody reads stdout any more.
-    """
-    _set_up_logging()
-    _escape_what_stdout_lacks()
-    try:
-        status = command() or 0
-        if sys.stdout:
-            sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (UserError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():  # as of `--help | head`
-            _discard_stdout()
-            return CLOSED_PIPE
-        if debug:
-            traceback.print_exc()
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return USER_ERROR
-
-
-def expanded(argv: Sequence[str]) -> list[str]:
-    """The command line with the lines of the file in the place of each `--flagfile=FILE`.
-
-    Raises:
-      UserError: there is no such file, or it is not text.
-    """
-    try:
-        return flags.FlagValues().read_flags_from_files(list(argv))
-    except (flags.Error, ValueError) as error:
-        raise UserError(f"--flagfile: {one_line(error)}") from error
-
-
-def parse_flags(
-    argv: Sequence[str], define_flags: DefineFlags
-) -> tuple[flags.FlagValues, list[str]]:
-    """The flags, and the remaining arguments.
-
-    Raises:
-      UserError: an unknown flag, or a value that a flag does not take.
-    """
-    values = _flags(define_flags)
-    try:
-        return values, values(["", *argv])[1:]
-    except flags.UnrecognizedFlagError as error:
-        near = nearest(error.flagname, [name for name in values if len(name) > 1])
-        fix = f"did you mean --{near[0]}?" if near else "try --help"
-        if "config" in values:
-            fix += " (a key of the config is overridden with --config.KEY=VALUE)"
-        raise UserError(f"unknown flag --{error.flagname}: {fix}") from error
-    except flags.Error as error:
-        raise UserError(f"{one_line(error)}: try --help") from error
-
-
-def usage(
-    doc: str, define_flags: DefineFlags, takes: str = "", choices: Iterable[str] = ()
-) -> list[str]:
-    """The lines of a command's help."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.removesuffix(".__main__") if spec else sys.argv[0]
-    values = _flags(define_flags)
-    width = max(map(len, values)) + 2
-    return [
-        " ".join(filter(None, (f"usage: python -m {name}", takes, "[--FLAG=VALUE ...]"))),
-        "",
-        re.split(r"\n+Args:\n", inspect.cleandoc(doc))[0],
-        "",
-        *([f"{takes}: {', '.join(choices)}", ""] if choices else []),
-        *(f"  --{name:<{width}}{values[name].help}" for name in values if len(name) > 1),
-    ]
-
-
-def wants_help(argv: Sequence[str]) -> bool:
-    """Whether the command line asks for help."""
-    return any(argument in ("--help", "-help", "-h") for argument in argv)
-
-
-def wants_debug(argv: Sequence[str]) -> bool:
-    """Whether the command line asks for tracebacks."""
-    return any(re.fullmatch(r"--?debug(=(true|1|yes))?", argument) for argument in argv)
-
-
-def path(text: str | None, flag: str) -> Path | None:
-    """A path given as the flag: after `--output=` no shell expands its `~`."""
-    return files.path_of(text, f"--{flag}") if text else None
-
-
-def check_output(output: Path | None) -> None:
-    """Raises UserError, before the work, if `--output` has no folder or is one."""
-    if output and not output.parent.is_dir():
-        raise UserError(f"--output={output}: there is no {output.parent}")
-    if output and output.is_dir():
-        raise UserError(f"--output={output} is a directory: name a file")
-
-
-def required(value: Any, flag: str, what: str) -> Any:
-    """The value of a flag that has to be given.
-
-    Raises:
-      UserError: it is not; `what` says what to give.
-    """
-    if not value:
-        raise UserError(f"--{flag} is missing: {what}")
-    return value
-
-
-def _check_arguments(arguments: Sequence[str], takes: str, choices: Iterable[str]) -> None:
-    if takes and not arguments:
-        fix = f"choose one of {', '.join(choices)}" if choices else "try --help"
-        raise UserError(f"{takes.split(maxsplit=1)[0]} is missing: {fix}")
-    allowed = len(arguments) if takes.endswith("...]") else int(bool(takes))
-    if len(arguments) > allowed:
-        extra = arguments[allowed]
-        raise UserError(f"unexpected argument {extra!r}: a flag looks like --workdir=DIR")
-
-
-def _flags(define_flags: DefineFlags) -> flags.FlagValues:
-    values = flags.FlagValues()
-    define_flags(values)
-    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    return values
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file that the system does not name'}: {error.strerror}"
-    return one_line(error)
-
-
-def _escape_what_stdout_lacks() -> None:
-    """Makes stdout print characters that its encoding lacks as escapes, as stderr does."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _nobody_reads_stdout() -> bool:
-    """Whether stdout is a pipe whose other end is closed; if not, it was a worker's pipe."""
-    with contextlib.suppress(OSError):  # where it is no file
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-        return bool(poll.poll(0))
-    return False
-
-
-def _discard_stdout() -> None:
-    """Points stdout at nothing, so that what is left in its buffer gives no error at the exit."""
-    with contextlib.suppress(OSError):  # where it is no file
-        target = sys.stdout.fileno()
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), target)
-
-
-class _Formatter(logging.Formatter):
-    """`warning: message`, to go with `error: message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {super().format(record)}"
-
-
-def _set_up_logging() -> None:
-    """Warnings on stderr, one line each; nothing below a warning."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    absl.logging.set_verbosity(absl.logging.WARNING)
+__all__ = [
+    "FAILED",
+    "USER_ERROR",
+    "DefineFlags",
+    "check_output",
+    "expanded",
+    "expanding",
+    "guarded",
+    "launch",
+    "optional_path",
+    "output_file",
+    "parse_flags",
+    "required",
+    "required_path",
+    "usage",
+    "wants_help",
+]

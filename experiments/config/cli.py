@@ -5,6 +5,7 @@ python -m experiments.train --config=FILE.py --workdir=DIR [--config.KEY=VALUE .
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -15,9 +16,8 @@ from experiments.command import DefineFlags
 from experiments.config import files, overrides
 from experiments.config.overrides import Overrides
 from experiments.errors import UserError
-from experiments.files import path_of
 
-Main = Callable[..., int | None]
+Main = Callable[[ConfigDict, Path, Overrides, Mapping[str, Any]], int | None]
 SweptOf = Callable[[Mapping[str, Any]], Set[str]]
 
 
@@ -31,7 +31,7 @@ class Command(NamedTuple):
     """
 
     config: ConfigDict
-    workdir: str
+    workdir: Path
     overrides: Overrides
 
 
@@ -41,17 +41,16 @@ def run(
     define_flags: DefineFlags | None = None,
     swept: SweptOf | None = None,
 ) -> int:
-    """Runs `main(config, workdir, overrides)` as the command line says.
+    """Runs `main(config, workdir, overrides, values)` as the command line says.
 
     Flags may come in any order. `--help` prints the usage, and with `--config` the keys that can
     be overridden; `--debug` shows the traceback of an error that is otherwise one line.
 
     Args:
       main: the experiment; what it returns is the exit status, None standing for 0. Its
-        docstring heads the help.
+        docstring heads the help. `values` has all flags by name.
       argv: the command line without the program's name; by default that of this process.
-      define_flags: defines the experiment's own flags in the FlagValues that it is given. Then
-        `main` gets a fourth argument, the values of all flags by name.
+      define_flags: defines the experiment's own flags in the FlagValues that it is given.
       swept: by the values of all flags, the keys to which `main` gives values; see
         `overrides.apply`.
 
@@ -63,8 +62,8 @@ def run(
         if command.wants_help(arguments):
             print("\n".join(_help(main, arguments, define_flags)))
             return 0
-        read, values = _read(arguments, define_flags, swept)
-        return main(*read, *([values] if define_flags else []))
+        (config, workdir, overridden), values = _read(arguments, define_flags, swept)
+        return main(config, workdir, overridden, values)
 
     return command.expanding(launch, argv)
 
@@ -90,15 +89,14 @@ def _read(
     file = command.required(
         values["config"], "config=FILE.py", "name a config file, such as configs/quickstart.py"
     )
-    directory = command.required(
+    workdir = command.required_path(
         values["workdir"], "workdir=DIR", "name a directory for the files of this run"
     )
-    workdir = path_of(directory, "--workdir")
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     config = files.load(file)
     set_later = partial(swept, values) if swept else None
-    return Command(config, str(workdir), overrides.apply(config, tokens, set_later)), values
+    return Command(config, workdir, overrides.apply(config, tokens, set_later)), values
 
 
 def _define(define_flags: DefineFlags | None) -> DefineFlags:

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError, placeholder
 
-from experiments.config.defaults import base, flatten, get, keys, optional
+from experiments.config.conversion import base, flatten, get, keys, optional
 from experiments.errors import TYPE_NAMES, UserError, nearest
 
 Overrides = dict[str, Any]

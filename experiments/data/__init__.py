@@ -6,6 +6,15 @@ arrays; later starts read and verify the cache alone, and need no tensorflow-dat
 """
 
 from experiments.data.datasets import Dataset, Split, binarize
-from experiments.data.loading import DATASETS, cached, decoded, keep, load
+from experiments.data.loading import DATASETS, cache_arrays, cache_file, load, load_arrays
 
-__all__ = ["DATASETS", "Dataset", "Split", "binarize", "cached", "decoded", "keep", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Split",
+    "binarize",
+    "cache_arrays",
+    "cache_file",
+    "load",
+    "load_arrays",
+]

@@ -85,10 +85,10 @@ def batch_indices(
 
 
 def pixels(
-    images: RawImages, max_value: int, key: PRNGKey, *, dynamic: bool
+    images: RawImages, max_value: int, key: PRNGKey, *, dynamic_binarization: bool
 ) -> Float[Array, "B H W"]:
-    """Images with pixels in [0, 1]; if `dynamic`, gray ones become draws of 0 or 1."""
+    """Images with pixels in [0, 1]; by `dynamic_binarization`, gray ones become draws of 0 or 1."""
     scaled = images.astype(jnp.float32) / max_value
-    if not dynamic or max_value == 1:
+    if not dynamic_binarization or max_value == 1:
         return scaled
     return jax.random.bernoulli(key, scaled).astype(jnp.float32)

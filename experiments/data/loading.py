@@ -1,6 +1,7 @@
 """`load`: the entry point to the data."""
 
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
     return _assemble(spec, arrays)
 
 
-def decoded(name: str) -> Arrays | None:
-    """The arrays of a dataset as the cache has them, for another machine; see `keep`.
+def load_arrays(name: str) -> Arrays | None:
+    """The arrays of a dataset as the cache has them, for another machine; see `cache_arrays`.
 
     None for one that is bundled, which every machine has.
 
@@ -67,8 +68,8 @@ def decoded(name: str) -> Arrays | None:
     return _cached_or_decoded(SPECS[name], _data_dir(None), cache_directory())
 
 
-def keep(name: str, arrays: Arrays | None) -> None:
-    """Puts what `decoded` gave on another machine into the cache of this one, if it has none.
+def cache_arrays(name: str, arrays: Arrays | None) -> None:
+    """Puts what `load_arrays` gave on another machine into the cache of this one, if it has none.
 
     A cache that cannot be written costs a warning, as `load` will have to decode.
     """
@@ -77,15 +78,14 @@ def keep(name: str, arrays: Arrays | None) -> None:
     _write(SPECS[name], cache_directory(), arrays)
 
 
-def cached(name: str) -> tuple[Path, int] | None:
+def cache_file(name: str) -> tuple[Path, int] | None:
     """The path of a dataset's cache, existing or not, and its bytes; None for a bundled dataset."""
     if name in _BUNDLED:
         return None
-    spec, images = SPECS[name], sum(SPECS[name].splits.values())
-    height, width = spec.image_shape
-    return cache.paths(cache_directory(), spec)[0], images * (
-        height * width + (spec.num_classes is not None)
-    )
+    spec = SPECS[name]
+    path, _ = cache.paths(cache_directory(), spec)
+    bytes_per_image = math.prod(spec.image_shape) + (spec.num_classes is not None)
+    return path, sum(spec.splits.values()) * bytes_per_image
 
 
 def cache_directory(cache_dir: str | None = None) -> Path:

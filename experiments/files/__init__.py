@@ -6,13 +6,14 @@ or written by something else.
 """
 
 from experiments.files.markdown import markdown_table
-from experiments.files.paths import home, name_part, path_of
+from experiments.files.paths import ROOT, home, name_part, path_of
 from experiments.files.reading import read_json
 from experiments.files.scratch import scratch
 from experiments.files.shapes import Maybe, Shape, mismatch
 from experiments.files.writing import is_no_space, naming, remove_partial, replacing, write_text
 
 __all__ = [
+    "ROOT",
     "Maybe",
     "Shape",
     "home",

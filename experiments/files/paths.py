@@ -6,6 +6,9 @@ from pathlib import Path
 
 from experiments.errors import UserError
 
+# The directory of the packages: that of the checkout, unless they are installed elsewhere.
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def path_of(text: str, what: str) -> Path:
     """A path that a user gave, with `~` expanded; no shell does so after `--output=`.

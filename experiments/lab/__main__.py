@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError, refuse_empty
-from experiments.files import path_of, write_text
+from experiments.files import write_text
 from experiments.lab import measure
 from experiments.lab.bar import progress_bar
 from experiments.lab.measure import Request
@@ -76,9 +76,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(given: Mapping[str, Any]) -> int:
     """Compares the gradients of all estimators at the parameters of a run."""
-    directory = command.required(given["workdir"], "workdir=RUN", "name the directory of a run")
-    workdir = path_of(directory, "--workdir")
-    output = command.path(given["output"], "output") or workdir / "lab"
+    workdir = command.required_path(given["workdir"], "workdir=RUN", "name the directory of a run")
+    output = command.optional_path(given["output"], "output") or workdir / "lab"
     request = Request(
         estimators=_names(given["estimators"]),
         temperatures=_temperatures(given["temperatures"]),

@@ -14,8 +14,7 @@ from experiments.data import batches
 from experiments.errors import UserError, one_line
 from experiments.files import read_json, replacing
 from experiments.settings import Settings
-from experiments.tasks.layers import objective as objective_of
-from experiments.tasks.layers import params_of
+from experiments.tasks import functional
 from experiments.training import records, rundir
 from experiments.training.loading import Trained
 from experiments.training.program import dynamic_of
@@ -67,7 +66,7 @@ class Request(NamedTuple):
     max_passes: int
 
 
-def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
+def problem_of(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
     """The objective of a run, its parameters, and its first training images.
 
     What the cost takes from a schedule is that of the checkpoint's step.
@@ -88,22 +87,26 @@ def arguments(run: Trained, batch_size: int) -> tuple[Objective, Params, Batch]:
         )
     annealed = tasks.load(settings.task).annealed(settings, dynamic_of(settings), step)
     # No cost but that of kl=relaxed has a temperature.
-    objective = objective_of(model, temperature=1.0, **annealed)
+    objective = functional.objective(model, temperature=1.0, **annealed)
     images = jnp.asarray(dataset.train.images[:batch_size])
-    dynamic_pixels = settings.dynamic_binarization
-    shown = batches.pixels(images, dataset.max_value, jax.random.key(0), dynamic=dynamic_pixels)
-    return objective, params_of(model), model.batch(shown)
+    shown = batches.pixels(
+        images,
+        dataset.max_value,
+        jax.random.key(0),
+        dynamic_binarization=settings.dynamic_binarization,
+    )
+    return objective, functional.params_of(model), model.batch(shown)
 
 
-def asked(settings: Settings, step: int, request: Request) -> Any:
-    """What `lab.json` says was measured: a request, of a run, at a step."""
+def request_record(settings: Settings, step: int, request: Request) -> Any:
+    """A request of a run at a step, as `lab.json` says that it was measured."""
     return records.plain({"step": step, "config": settings.flat(), **request._asdict()})
 
 
-def same(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether two requests are; see `config.differing` of configs with keys that are new."""
-    return not config.differing(kept["config"], asked["config"]) and all(
-        kept.get(key) == value for key, value in asked.items() if key != "config"
+def same_request(kept: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+    """Whether two records are of one request; keys that are new in a config have their defaults."""
+    return not config.differing(kept["config"], requested["config"]) and all(
+        kept.get(key) == value for key, value in requested.items() if key != "config"
     )
 
 
@@ -117,7 +120,7 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
       progress: see `gumbel.lab.compare`.
 
     Raises:
-      UserError: as `arguments` does; or the directory is of another request or another step, or in
+      UserError: as `problem_of` does; or the directory is of another request or another step, or in
         use by another process.
     """
     with rundir.locked(output, flag="output"):
@@ -128,8 +131,8 @@ def _measure(
     run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
     here = provenance()  # of the code that measures, not of a later commit
-    objective, params, batch = arguments(run, request.batch_size)
-    requested = asked(run.settings, run.step, request)
+    objective, params, batch = problem_of(run, request.batch_size)
+    requested = request_record(run.settings, run.step, request)
     known = _known(output, requested)
     key, family = jax.random.key(0), run.settings.family
 
@@ -189,7 +192,7 @@ def _known(output: Path, requested: Any) -> lab.Comparison | None:
     if not path.exists():
         return None
     kept = read_json(path, SHAPE, "delete it, to measure again")
-    if not same(kept["request"], requested):
+    if not same_request(kept["request"], requested):
         raise UserError(
             f"{output} holds a comparison of another request or step: delete it, or choose another "
             "directory"

@@ -25,7 +25,6 @@ from absl import flags
 
 from experiments import command
 from experiments.errors import UserError, refuse_empty, suggestion
-from experiments.files import path_of
 from experiments.reproduce import plan_report, table1_presets, targets, waves
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import Part
@@ -104,9 +103,10 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     if target not in targets.ALL:
         raise UserError(f"unknown target {target!r}: {suggestion(target, targets.ALL)}")
     _check_flags(target, given)
-    directory = command.required(given["workdir"], "workdir=DIR", "name a directory for the runs")
-    workdir = path_of(directory, "--workdir")
-    results = command.path(given["results"], "results") or workdir / "results"
+    workdir = command.required_path(
+        given["workdir"], "workdir=DIR", "name a directory for the runs"
+    )
+    results = command.optional_path(given["results"], "results") or workdir / "results"
     keep_compilations()
     given_to = (target, given["preset"], workdir, results)
     if target in targets.TABLES:

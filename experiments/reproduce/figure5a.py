@@ -47,7 +47,7 @@ _SHAPE = {
 }
 
 
-class Timed(TimedSteps):
+class CountedSteps(TimedSteps):
     """A compiled program with a state to step from, its operations and its memory.
 
     Args:
@@ -96,7 +96,7 @@ def measure(
         named, counted = {"estimator.name": name}, None
         if estimators.spec(name).enumerates:
             counted = settings(**named, **{"estimator.chunk_size": num_classes})
-        sides[name] = Timed(settings(**named), counted)
+        sides[name] = CountedSteps(settings(**named), counted)
     calls = {name: _calls(side, turn_seconds) for name, side in sides.items()}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
@@ -116,7 +116,7 @@ def measure(
     ]
 
 
-def _calls(side: Timed, turn_seconds: float) -> int:
+def _calls(side: CountedSteps, turn_seconds: float) -> int:
     """How many calls last about that long; the first one warms the caches."""
     side.seconds(1)
     return max(1, round(turn_seconds / side.seconds(1)))

@@ -74,8 +74,8 @@ PRESETS = {
             "num_classes": 5,
             "log_every": 10,
             "eval_every": 20,
-        }
-        | {"checkpoint_every": 20},
+            "checkpoint_every": 20,
+        },
         request=Request(
             estimators=("sf", "st", "gumbel_softmax"),
             temperatures=(0.5,),
@@ -177,10 +177,10 @@ def _found(
     path: Path, settings: Settings, step: int, request: Request, workdir: Path, progress: Progress
 ) -> Comparison:
     directory = workdir / "lab" / "trained" / path.stem  # its own, so it can be measured again
-    asked = measure.asked(settings, step, request)
+    requested = measure.request_record(settings, step, request)
     if path.exists():
         kept = read_json(path, measure.SHAPE, "delete it, to measure again")
-        if not measure.same(kept["request"], asked):
+        if not measure.same_request(kept["request"], requested):
             raise UserError(
                 f"{path} is of another request: delete it, or give another --preset or --results"
             )

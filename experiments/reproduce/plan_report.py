@@ -1,103 +1,23 @@
 """The plan of a table in words: runs, groups, steps, memory, bytes to transfer, and minutes."""
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 
-from experiments.data import cached
+from experiments.data import cache_file
 from experiments.reproduce import plan
-from experiments.reproduce.plan import Group, PlannedWave
+from experiments.reproduce.plan import PlannedWave
+from experiments.reproduce.plan_speeds import MOST_PROGRAMS, Speeds, estimate_speeds
 from experiments.reproduce.table import Table
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options
 from experiments.training import memory
-from experiments.training.estimates import Estimate, estimate
-from experiments.training.placement import Placement
 
-# After this time, no more programs are traced, compiled and timed.
-MOST_SECONDS = 60.0
 _NOT_COUNTED = "not counted: evaluation, checkpoints, and what each slice compiles anew"
-_MOST_WAVES = _MOST_PROGRAMS = 12
+_MOST_WAVES = 12
 # Of a typical record in `results/`: its settings, and a line of its curve.
 _RECORD_BYTES, _LINE_BYTES = 3000, 200
-
-
-class Program(NamedTuple):
-    """What decides how long a step of a group takes, and its memory.
-
-    Attributes:
-      model: the task and the latent variables.
-      key: key of the program, whatever its numbers of steps and of samples of a bound.
-      runs: number of runs that train together.
-    """
-
-    model: str
-    key: str
-    runs: int
-
-
-class Speeds:
-    """Estimates of some programs, from which those of all groups follow.
-
-    No more are measured after `MOST_SECONDS`, but one is in any case.
-
-    Args:
-      groups: groups of the plan, in the order in which they train.
-      options: options of the engine.
-      stated: run-steps per second to assume for any group; None measures.
-    """
-
-    def __init__(
-        self, groups: Sequence[Group], options: Options, stated: float | None = None
-    ) -> None:
-        self.stated = stated
-        self.programs = {program_of(group): group for group in reversed(groups)}
-        self.found: dict[Program, Estimate] = {}
-        began = time.monotonic()
-        turns = _in_turn([program_of(group) for group in groups])
-        for program in turns if stated is None else turns[:_MOST_PROGRAMS]:
-            if self.found and time.monotonic() - began >= MOST_SECONDS:
-                break
-            placement = Placement.of_runs(program.runs, options.devices)
-            settings = self.programs[program].settings
-            self.found[program] = estimate(settings, placement, timed=stated is None)
-
-    def seconds(self, group: Group) -> float:
-        """How long a group compiles and trains; NaN if no program could be timed."""
-        if self.stated is not None:
-            return group.runs * group.steps / self.stated
-        program = program_of(group)
-        timed = {other: found.speed for other, found in self.found.items() if found.speed}
-        if not timed:
-            return math.nan
-
-        def distance(other: Program) -> tuple[bool, bool, int]:
-            unlike = other.model != program.model, other.key != program.key
-            return *unlike, abs(other.runs - program.runs)
-
-        speed = timed[min(timed, key=distance)]
-        return speed.compile_seconds + group.steps / speed.steps_per_second
-
-
-def program_of(group: Group) -> Program:
-    """The program of a group."""
-    settings = group.settings
-    alike = replace(settings, num_steps=1, test_num_samples=1, validation_num_samples=1)
-    return Program(f"{settings.task}, {settings.latent}", alike.program_key(), group.runs)
-
-
-def _in_turn(programs: Sequence[Program]) -> list[Program]:
-    """Each program once: the first of every model, then the second of every model, and so on."""
-    ranks: dict[str, int] = {}
-    turns = []
-    for program in dict.fromkeys(programs):
-        ranks[program.model] = ranks.get(program.model, 0) + 1
-        turns.append((ranks[program.model], program))
-    return [program for _, program in sorted(turns, key=lambda turn: turn[0])]
 
 
 def text(
@@ -118,7 +38,7 @@ def text(
     """
     waves = plan.waves(table, engine, options)
     groups = [group for wave in waves for group in wave.groups]
-    speeds = Speeds(groups, options, steps_per_second)
+    speeds = estimate_speeds(groups, options, steps_per_second)
     total = sum(map(speeds.seconds, groups))
     devices = jax.local_devices()[: options.devices]
     held = memory.device_memory(len(devices))
@@ -172,7 +92,7 @@ def _wave_rows(waves: Sequence[PlannedWave], speeds: Speeds) -> list[list[str]]:
 
 def _program_rows(speeds: Speeds) -> list[list[str]]:
     rows = [["program", "runs together", "memory", "checkpoints", "run-steps/s", "compiled in"]]
-    shown = list(speeds.found.items())[:_MOST_PROGRAMS]
+    shown = list(speeds.found.items())[:MOST_PROGRAMS]
     for program, found in shown:
         settings = speeds.programs[program].settings
         name = f"{program.model}, {settings.estimator.name}"
@@ -203,7 +123,8 @@ def _how(speeds: Speeds) -> str:
 
 def _bytes_lines(table: Table, waves: Sequence[PlannedWave], speeds: Speeds) -> list[str]:
     left = [job.settings for wave in waves for job in wave.left]
-    sets = [found for name in sorted({each.dataset for each in left}) if (found := cached(name))]
+    names = sorted({settings.dataset for settings in left})
+    sets = [found for name in names if (found := cache_file(name))]
     files = ", ".join(f"{path} ({_size(size)})" for path, size in sets)
     records = sum(map(_record_bytes, left))
     states = [found.state * program.runs for program, found in speeds.found.items()]

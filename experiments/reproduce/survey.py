@@ -20,13 +20,13 @@ from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import Runs, Wave, provenance, shown, summary
+from experiments.reproduce.table import Runs, Wave, provenance_of, shown, summary
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings
-from experiments.tasks.layers import objective, params_of
+from experiments.tasks.functional import objective, params_of
 from experiments.training.job import Job
 from experiments.training.program import dynamic_of
 from gumbel import estimators
@@ -39,7 +39,7 @@ NAME = "survey"
 # another estimator of several samples.
 MAX_COST = 32
 LENDER = "rloo"
-_SHAPE = (28, 28)  # of an image; the passes do not depend on it
+_IMAGE_SHAPE = (28, 28)  # the passes do not depend on it
 
 
 class Share(NamedTuple):
@@ -80,7 +80,7 @@ class Survey(Table1):
         super().__init__(preset, workdir, results, part)
         self.runs = Runs(table1.NAME, workdir, results)
         self.times = step_times.read(results)
-        self._plans: dict[str, Pass] = {}  # by row
+        self._layouts: dict[str, Pass] = {}  # by row
         self._shares: dict[Cell, Share] = {}
 
     def waves(self) -> Iterator[Wave]:
@@ -123,10 +123,11 @@ class Survey(Table1):
         """What the cell gets at equal cost."""
         if cell not in self._shares:  # a table asks hundreds of times
             settings = self.settings_of(cell.row, cell.estimator)
-            if cell.row not in self._plans:
-                self._plans[cell.row] = plan_of(settings)
-            spec, plan = estimators.spec(cell.estimator), self._plans[cell.row]
-            cost = count_passes(spec, plan, settings.estimator.options) / 2
+            if cell.row not in self._layouts:
+                self._layouts[cell.row] = layout_of(settings)
+            spec = estimators.spec(cell.estimator)
+            passes = count_passes(spec, self._layouts[cell.row], settings.estimator.options)
+            cost = passes / 2
             self._shares[cell] = Share(cost, max(1, math.floor(self.preset.final_steps / cost)))
         return self._shares[cell]
 
@@ -166,11 +167,12 @@ class Survey(Table1):
         entry: dict[str, Any] = {"row": cell.row, "estimator": cell.estimator, "cost": share.cost}
         entry |= {"equal_steps": share.steps, "seeds": len(values), "values": values}
         if values:
-            return entry | summary(values) | provenance(found)
+            return entry | summary(values) | provenance_of(found)
         jobs = self._equal_jobs(cell, range(self.preset.seeds))
         return entry | {"missing": self._why_missing(cell, jobs)}
 
-    def markdown(self, table: dict[str, Any]) -> str:
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
         """See `Table.markdown`."""
         seeds, steps = table["preset"]["seeds"], f"{table['preset']['final_steps']:,}"
         versions = footnote([*table["cells"], *table["equal_cost"]])
@@ -247,11 +249,11 @@ def _shown(entry: dict[str, Any], seeds: int, *, bold: bool) -> str:
     return (f"**{text}**" if bold else text) + mark(entry)
 
 
-def plan_of(settings: Settings) -> Pass:
-    """One pass through the model of these settings, as shapes."""
+def layout_of(settings: Settings) -> Pass:
+    """The layout of the objective of these settings: one pass through it, as shapes."""
     task = tasks.load(settings.task)
-    model = task.build(settings, jnp.zeros(_SHAPE), jax.random.key(0))
+    model = task.build(settings, jnp.zeros(_IMAGE_SHAPE), jax.random.key(0))
     annealed = task.annealed(settings, dynamic_of(settings), 0)
-    batch = model.batch(jnp.zeros((2, *_SHAPE)))
+    batch = model.batch(jnp.zeros((2, *_IMAGE_SHAPE)))
     cost = objective(model, temperature=1.0, **annealed)
     return layout(cost, params_of(model), batch, jax.random.key(0), settings.family)

@@ -12,18 +12,18 @@ from ml_collections import ConfigDict
 from experiments import config
 from experiments.config import Overrides
 from experiments.errors import UserError
-from experiments.files import read_json, write_text
+from experiments.files import ROOT, read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
 from experiments.sweeps.engines.attempt import has_diverged, has_failed
-from experiments.sweeps.report import half_width
+from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from experiments.training.job import Job
 from experiments.training.provenance import origin
 from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 PICK_SEED = 1000  # of picking runs; no final run has it
 
 
@@ -171,7 +171,8 @@ class Table:
         """What the JSON says of the finished runs, besides the preset."""
         raise NotImplementedError
 
-    def markdown(self, table: dict[str, Any]) -> str:
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
         """The table as Markdown, of what the JSON holds."""
         raise NotImplementedError
 
@@ -195,7 +196,7 @@ class Table:
         return table
 
 
-def provenance(found: Sequence[Record]) -> dict[str, Any]:
+def provenance_of(found: Sequence[Record]) -> dict[str, Any]:
     """Where the numbers of a cell come from, of the records of its final runs.
 
     A record from before runs named all their processes names the last one.
@@ -212,19 +213,6 @@ def provenance(found: Sequence[Record]) -> dict[str, Any]:
 
 def _commit(git: dict[str, Any]) -> str:
     return f"{git['commit']}{'+changes' if git.get('dirty') else ''}"
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
-
-    Example:
-      >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]
-      [57.52, 62.48]
-    """
-    if len(values) < 2:
-        return None
-    half, mean = half_width(values), statistics.fmean(values)
-    return [mean - half, mean + half]
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from experiments.reproduce.table import (
     PAPER,
     Table,
     Wave,
-    provenance,
+    provenance_of,
     shown,
     summary,
 )
@@ -81,9 +81,32 @@ class Table1(Table):
             "cells": [self._cell(cell) for cell in presets.cells(self.preset)],
         }
 
-    def markdown(self, table: dict[str, Any]) -> str:
-        """See `Table.markdown`."""
-        return markdown(table)
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
+        """See `Table.markdown`: ours with its interval, and the paper's in parentheses."""
+        entries = {(entry["row"], entry["estimator"]): entry for entry in table["cells"]}
+        columns = list(dict.fromkeys(entry["estimator"] for entry in table["cells"]))
+        rows = list(dict.fromkeys(entry["row"] for entry in table["cells"]))
+        header = ["estimator", *(row.replace("_", ", ") for row in rows)]
+        lines = []
+        for column in columns:
+            cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
+            lines.append([f"`{column}`", *cells])
+        steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
+        lengths = " and ".join(f"{count:,}" for count in steps)
+        others = {
+            entry["estimator"]: entry["objective"]
+            for entry in table["cells"]
+            if entry["objective"] != SINGLE
+        }
+        trained = "".join(f" `{name}` trains a {what}." for name, what in others.items())
+        trained += " The others train the single-sample one." if others else ""
+        trained += footnote(table["cells"])
+        return f"""\
+{markdown_table(header, lines)}
+Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
+interval; the paper's number in parentheses. Steps: {lengths or "none yet"}.{trained}
+"""
 
     def finals(self, cell: Cell) -> list[Record]:
         """The records of a cell's final runs, by seed."""
@@ -146,7 +169,7 @@ class Table1(Table):
             "values": values,
         }
         if values:
-            entry |= summary(values) | provenance(found)
+            entry |= summary(values) | provenance_of(found)
         elif found:
             entry["missing"] = "not finite"
         else:
@@ -165,33 +188,6 @@ def objective(estimator: str) -> str:
     if not spec.multi_sample:
         return SINGLE
     return f"{spec.options['num_samples'].default}-sample bound"
-
-
-def markdown(table: dict[str, Any]) -> str:
-    """The table as Markdown: ours with its interval, and the paper's in parentheses."""
-    entries = {(entry["row"], entry["estimator"]): entry for entry in table["cells"]}
-    columns = list(dict.fromkeys(entry["estimator"] for entry in table["cells"]))
-    rows = list(dict.fromkeys(entry["row"] for entry in table["cells"]))
-    header = ["estimator", *(row.replace("_", ", ") for row in rows)]
-    lines = []
-    for column in columns:
-        cells = [_shown(entries[row, column], table["preset"]["seeds"]) for row in rows]
-        lines.append([f"`{column}`", *cells])
-    steps = sorted({entry["steps"] for entry in table["cells"] if "steps" in entry})
-    shown = " and ".join(f"{count:,}" for count in steps)
-    others = {
-        entry["estimator"]: entry["objective"]
-        for entry in table["cells"]
-        if entry["objective"] != SINGLE
-    }
-    trained = "".join(f" `{name}` trains a {what}." for name, what in others.items())
-    trained += " The others train the single-sample one." if others else ""
-    trained += footnote(table["cells"])
-    return f"""\
-{markdown_table(header, lines)}
-Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
-interval; the paper's number in parentheses. Steps: {shown or "none yet"}.{trained}
-"""
 
 
 def _shown(entry: dict[str, Any], seeds: int) -> str:

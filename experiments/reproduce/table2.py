@@ -20,7 +20,7 @@ from experiments.reproduce.table import (
     PICK_SEED,
     Table,
     Wave,
-    provenance,
+    provenance_of,
     shown,
     summary,
 )
@@ -127,9 +127,26 @@ class Table2(Table):
             "cells": [self._cell(name) for name in ESTIMATORS],
         }
 
-    def markdown(self, table: dict[str, Any]) -> str:
-        """See `Table.markdown`."""
-        return markdown(table)
+    @staticmethod
+    def markdown(table: dict[str, Any]) -> str:
+        """See `Table.markdown`: ours with its interval, and the paper's in parentheses."""
+        header = ["estimator", "bound, nats", "accuracy, %", "label draws", "steps"]
+        lines = []
+        for entry in table["cells"]:
+            draws, steps = entry["label_draws"], entry.get("steps", 0)
+            numbers = [
+                f"{_shown(entry, key, draws, table['preset']['draws'])} ({entry['paper'][key]:.1f})"
+                for key in ("elbo", "accuracy")
+            ]
+            lines.append(
+                [f"`{entry['estimator']}`{mark(entry)}", *numbers, str(draws), f"{steps:,}"]
+            )
+        return f"""\
+{markdown_table(header, lines)}
+Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples of the
+class, and the accuracy of q(y | x); mean over label draws, half the width of its 95 % interval, the
+paper's number in parentheses. The validation set picks alpha.{footnote(table["cells"])}
+"""
 
     def finals(self, estimator: str) -> list[Record]:
         """The records of an estimator's final runs, by draw."""
@@ -189,7 +206,7 @@ class Table2(Table):
         return entry | {
             "elbo": summary([-record["test_bound"] for record in found]),
             "accuracy": summary([record["test_accuracy"] for record in found]),
-            **provenance(found),
+            **provenance_of(found),
         }
 
 
@@ -197,22 +214,3 @@ def _shown(entry: dict[str, Any], key: str, draws: int, of: int) -> str:
     if key not in entry:
         return str(entry["missing"])
     return shown(entry[key]["mean"], entry[key]["ci95"], draws, of)
-
-
-def markdown(table: dict[str, Any]) -> str:
-    """The table as Markdown: ours with its interval, and the paper's in parentheses."""
-    header = ["estimator", "bound, nats", "accuracy, %", "label draws", "steps"]
-    lines = []
-    for entry in table["cells"]:
-        draws, steps = entry["label_draws"], entry.get("steps", 0)
-        numbers = [
-            f"{_shown(entry, key, draws, table['preset']['draws'])} ({entry['paper'][key]:.1f})"
-            for key in ("elbo", "accuracy")
-        ]
-        lines.append([f"`{entry['estimator']}`{mark(entry)}", *numbers, str(draws), f"{steps:,}"])
-    return f"""\
-{markdown_table(header, lines)}
-Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples of the
-class, and the accuracy of q(y | x); mean over label draws, half the width of its 95 % interval, the
-paper's number in parentheses. The validation set picks alpha.{footnote(table["cells"])}
-"""

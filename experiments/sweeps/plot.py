@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from experiments.files import replacing
 from experiments.sweeps import grids
-from experiments.sweeps.report import Row, half_width
+from experiments.sweeps.intervals import half_width
+from experiments.sweeps.report import Row
 from experiments.sweeps.window import Window, mark, window
 
 _MOST_PANELS, _MOST_CELLS = 12, 20  # of heat maps, and of one of them along a side

@@ -83,11 +83,6 @@ def nats(bound: float | None) -> str:
     return f"{bound:.2f}" if abs(bound) < 1e6 else f"{bound:.3g}"
 
 
-def steps_done(job: Job) -> int:
-    """The last step that a run has logged."""
-    return standing(job).step
-
-
 def _last_rows(job: Job, shape: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The last whole lines of a run's metrics, each of the shape."""
     try:

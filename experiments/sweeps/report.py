@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments import tasks
 from experiments.errors import UserError
 from experiments.files import markdown_table, write_text
@@ -43,20 +41,6 @@ class Row(NamedTuple):
     def mean(self) -> float:
         """Over the seeds; infinite if no run has finished."""
         return statistics.fmean(self.losses.values()) if self.losses else math.inf
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two values.
-
-    Example:
-      >>> round(half_width([59.0, 60.0, 61.0]), 2)
-      2.48
-    """
-    from scipy import stats  # takes a second to import
-
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(np.asarray(values)))
 
 
 def rows_of(jobs: Sequence[Job], failures: Mapping[Path, str]) -> list[Row]:

@@ -126,7 +126,10 @@ def extra(settings: Settings, dataset: Dataset, cost: Any) -> Extra:
         key = jax.random.fold_in(key_for(dynamic["seed"], Purpose.EXTRA_STEP), step)
         pixel_key, cost_key = jax.random.split(key)
         pixels = batches.pixels(
-            images[indices], dataset.max_value, pixel_key, dynamic=settings.dynamic_binarization
+            images[indices],
+            dataset.max_value,
+            pixel_key,
+            dynamic_binarization=settings.dynamic_binarization,
         )
         return jnp.mean(cost(dynamic, params, pixels, classes[indices], cost_key, step))
 

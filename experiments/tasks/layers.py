@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from experiments.errors import refuse
 from experiments.tasks.base import Images
-from gumbel import BERNOULLI, Family, Objective, estimators, samplers
-from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
+from gumbel import BERNOULLI, Family, estimators, samplers
+from gumbel.types import Cost, Sample
 
 Pixels = Float[Array, "B P"]
 Maps = Float[Array, "B H W C"]
@@ -29,35 +29,6 @@ def check_kl(kl: str, spec: estimators.Spec) -> None:
         refuse("kl", kl, f"estimator {spec.name!r} draws discrete samples; use sample or analytic")
     if kl == "analytic" and spec.multi_sample:
         refuse("kl", kl, f"{spec.name} needs the log weight of each sample; use sample")
-
-
-def objective(
-    model: Any, *, temperature: Any = None, hard: bool = False, **annealed: Any
-) -> Objective:
-    """The cost of a model's architecture, as a pure function of its parameters.
-
-    Args:
-      model: a `Model`; its own parameters are not read.
-      temperature, hard: see `Model.cost`.
-      annealed: other arguments of the model's cost that a schedule gives.
-    """
-
-    def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
-        merged = with_params(model, params)
-        return merged.cost(batch, key, sample, temperature=temperature, hard=hard, **annealed)
-
-    return call
-
-
-def params_of(model: Any) -> Params:
-    """The model's parameters as nested dictionaries of arrays."""
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-def with_params(model: Any, params: Params) -> Any:
-    """A copy of the model that holds these parameters."""
-    graph, _, *constants = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graph, nnx.State(params), *constants)
 
 
 class Constant(nnx.Variable[Array]):

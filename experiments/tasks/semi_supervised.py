@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from experiments.data import Dataset
 from experiments.errors import refuse
 from experiments.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Choice, Settings, setting
-from experiments.tasks import labels, layers
+from experiments.tasks import functional, labels, layers
 from experiments.tasks.base import (
     THREE_WIDTHS,
     Dynamic,
@@ -233,7 +233,7 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
     def cost(
         dynamic: Dynamic, params: Params, images: Images, classes: Labels, key: PRNGKey, step: Any
     ) -> Cost:
-        return layers.with_params(model, params).labeled_cost(
+        return functional.with_params(model, params).labeled_cost(
             images,
             classes,
             key,

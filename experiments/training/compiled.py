@@ -16,7 +16,7 @@ from experiments.data.batches import Indices, RawImages
 from experiments.errors import one_line, refuse
 from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
-from experiments.tasks.layers import params_of
+from experiments.tasks.functional import params_of
 from experiments.training import evaluation, hosts, memory
 from experiments.training.memory import Need
 from experiments.training.placement import ALONE, Placement
@@ -103,7 +103,7 @@ class Compiled:
         return self._indices[num_steps](seeds, start)
 
     def _over_runs(self, function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
-        return self.placement.split(_over_runs(function, in_axes), in_axes)
+        return self.placement.split(_mapped(function, in_axes), in_axes)
 
     def _dynamic(self) -> dict[str, Array]:
         rows = self.placement.rows
@@ -173,7 +173,7 @@ def _parameters(settings: Settings, dataset: Dataset) -> Iterator[Need]:
     yield Need("the model with its gradient", 3 * size)
 
 
-def _over_runs(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+def _mapped(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
     """The function over a leading axis of runs: by vmap, or as it is for a single run.
 
     So the numbers of a single run are those of the plain function, bit for bit.

@@ -13,20 +13,6 @@ from experiments.training.compiled import Compiled
 from experiments.training.placement import Placement
 
 
-class Estimate(NamedTuple):
-    """What runs of one program take together.
-
-    Attributes:
-      memory: bytes on the devices, as estimated before the first step; see `memory`.
-      state: bytes that a checkpoint of each run holds.
-      speed: None if it was not to be measured, or if the device lacks the memory.
-    """
-
-    memory: int
-    state: int
-    speed: "Speed | None"
-
-
 class Speed(NamedTuple):
     """How fast a program trains.
 
@@ -38,6 +24,20 @@ class Speed(NamedTuple):
 
     steps_per_second: float
     compile_seconds: float
+
+
+class Estimate(NamedTuple):
+    """What runs of one program take together.
+
+    Attributes:
+      memory: bytes on the devices, as estimated before the first step; see `memory`.
+      state: bytes that a checkpoint of each run holds.
+      speed: None if it was not to be measured, or if the device lacks the memory.
+    """
+
+    memory: int
+    state: int
+    speed: Speed | None
 
 
 def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estimate:
@@ -61,7 +61,7 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
     if not timed or (held is not None and needed > held):
         return Estimate(needed, state, None)
     try:
-        with memory.refusals(placement.rows):
+        with memory.explaining(placement.rows):
             speed = _speed(compiled, arguments)
     except memory.OutOfMemoryError:
         return Estimate(needed, state, None)

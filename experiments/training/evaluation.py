@@ -10,9 +10,8 @@ from jax.nn import logsumexp
 from jaxtyping import Array, Float, Key, UInt8
 
 from experiments.data import batches
+from experiments.tasks import functional
 from experiments.tasks.base import Images, Metrics
-from experiments.tasks.layers import objective as objective_of
-from experiments.tasks.layers import with_params
 from experiments.training.program import Program
 from gumbel import Family, Objective, samplers
 from gumbel.types import Batch, Params, PRNGKey
@@ -70,7 +69,7 @@ def image_costs(program: Program, num_samples: int) -> ImageCosts:
     Gray images under dynamic binarization are drawn once per image and not per sample.
     """
     model = program.model
-    objective = objective_of(model, hard=True)
+    objective = functional.objective(model, hard=True)
 
     def costs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Float[Array, " B"]:
         shown, sample_key = pixels(program, program.spread(images), key)
@@ -116,7 +115,7 @@ def image_outputs(program: Program, metrics: Metrics) -> Callable[..., Array]:
 
     def outputs(params: Params, images: UInt8[Array, "B H W"], key: PRNGKey) -> Array:
         shown, _ = pixels(program, program.spread(images), key)
-        return metrics.output(with_params(program.model, params), shown)
+        return metrics.output(functional.with_params(program.model, params), shown)
 
     return outputs
 
@@ -139,7 +138,7 @@ def pictures(program: Program) -> Callable[[Params, Images, PRNGKey], OrderedDic
 
     def rows(params: Params, shown: Images, key: PRNGKey) -> OrderedDict[str, Images]:
         # Other dictionaries leave a compiled function sorted.
-        return OrderedDict(with_params(program.model, params).pictures(shown, key))
+        return OrderedDict(functional.with_params(program.model, params).pictures(shown, key))
 
     return rows
 
@@ -147,8 +146,13 @@ def pictures(program: Program) -> Callable[[Params, Images, PRNGKey], OrderedDic
 def pixels(program: Program, images: UInt8[Array, "B H W"], key: PRNGKey) -> tuple[Images, PRNGKey]:
     """The pixels of images that are evaluated or shown, and a key for what is drawn next."""
     pixel_key, sample_key = jax.random.split(key)
-    dynamic = program.settings.dynamic_binarization
-    return batches.pixels(images, program.max_value, pixel_key, dynamic=dynamic), sample_key
+    shown = batches.pixels(
+        images,
+        program.max_value,
+        pixel_key,
+        dynamic_binarization=program.settings.dynamic_binarization,
+    )
+    return shown, sample_key
 
 
 # Compiled: run eagerly for each batch, it costs more than a small model's bound.

@@ -25,8 +25,8 @@ LOST = 1  # the exit status of a process whose peers are gone
 _CONNECT_SECONDS = 300
 
 
-class Found(NamedTuple):
-    """The outcome of a function: a value or an exception."""
+class CallOutcome(NamedTuple):
+    """What a call gave: a value or an exception."""
 
     value: Any
     error: Exception | None
@@ -121,12 +121,12 @@ def by_first(function: Callable[[], Value]) -> Value:
     """
     if not several():
         return function()
-    found = Found(None, None)
+    found = CallOutcome(None, None)
     if is_first():
         try:
-            found = Found(function(), None)
+            found = CallOutcome(function(), None)
         except Exception as error:  # whatever it is, the others have to know
-            found = Found(None, error)
+            found = CallOutcome(None, error)
     found = _from_first(found)
     if found.error is not None:
         raise found.error
@@ -136,13 +136,13 @@ def by_first(function: Callable[[], Value]) -> Value:
 
 def by_each(function: Callable[[], Value]) -> Value:
     """Calls `function` in each process; if it raises in any, all of them raise."""
-    found = Found(None, None)
+    found = CallOutcome(None, None)
     try:
-        found = Found(function(), None)
+        found = CallOutcome(function(), None)
     except Exception as error:  # whatever it is, the others have to know
         if not several():
             raise
-        found = Found(None, error)
+        found = CallOutcome(None, error)
     failed = _gathered(np.int32(found.error is not None)) if several() else np.zeros(1)
     if found.error is not None:
         raise found.error
@@ -184,27 +184,27 @@ def orbax_options() -> dict[str, Any]:
     return {"multiprocessing_options": options}
 
 
-def _from_first(found: Found) -> Found:
+def _from_first(found: CallOutcome) -> CallOutcome:
     from jax.experimental import multihost_utils
 
-    text = _pickled(found) if is_first() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    data = _pickled(found) if is_first() else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     buffer = np.zeros(size, np.uint8)
     if is_first():
-        buffer[:] = np.frombuffer(text, np.uint8)
-    shared: Found = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
+        buffer[:] = np.frombuffer(data, np.uint8)
+    shared: CallOutcome = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
     return shared
 
 
-def _pickled(found: Found) -> bytes:
+def _pickled(found: CallOutcome) -> bytes:
     try:
-        text = pickle.dumps(found)
-        pickle.loads(text)
+        data = pickle.dumps(found)
+        pickle.loads(data)
     except Exception:  # such as an exception whose arguments are not those that it was made of
         if found.error is None:
             raise
-        return pickle.dumps(Found(None, RuntimeError(repr(found.error))))
-    return text
+        return pickle.dumps(CallOutcome(None, RuntimeError(repr(found.error))))
+    return data
 
 
 def _gathered(array: Any) -> np.ndarray:

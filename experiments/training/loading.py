@@ -13,7 +13,7 @@ from experiments.data.batches import RawImages
 from experiments.errors import UserError
 from experiments.files import path_of
 from experiments.settings import Settings
-from experiments.tasks.layers import with_params
+from experiments.tasks.functional import with_params
 from experiments.training import rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import prepared_dataset

@@ -63,7 +63,7 @@ class Loop:
                 state = self._step_to_the_end(state, stop, bar)
             return self._finish(state, stop)
 
-    def _step_to_the_end(self, state: TrainState, stop: Stop, bar: Any) -> TrainState:
+    def _step_to_the_end(self, state: TrainState, stop: Stop, bar: "tqdm[Any]") -> TrainState:
         settings = self.settings
         self._log([run for run in self._alive() if run.step == 0], state, {}, bar)
         while behind := self._behind():
@@ -152,7 +152,7 @@ class Loop:
         runs: Sequence[RunState],
         state: TrainState,
         traced: Mapping[int, dict[str, float]],
-        bar: Any,
+        bar: "tqdm[Any]",
     ) -> None:
         """Appends to the runs' logs, with the validation bound where it is due."""
         if not runs:
@@ -180,7 +180,7 @@ class Loop:
         idle = self.compiled.placement.rows - len(seeds)
         return [key_for(seed, purpose) for seed in seeds + seeds[-1:] * idle]
 
-    def _show(self, bar: Any, step: int, line: Mapping[str, float]) -> None:
+    def _show(self, bar: "tqdm[Any]", step: int, line: Mapping[str, float]) -> None:
         shown = {
             name: f"{value:.2f}"
             for name, value in line.items()
@@ -192,7 +192,7 @@ class Loop:
             numbers = " ".join(f"{name} {value}" for name, value in shown.items())
             print(f"step {step} {numbers} {speed:.0f} steps/s", file=sys.stderr, flush=True)
 
-    def _bar(self) -> Any:
+    def _bar(self) -> "tqdm[Any]":
         settings = self.settings
         return tqdm(
             total=settings.num_steps,

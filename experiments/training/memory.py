@@ -244,7 +244,7 @@ def explained(error: Exception, runs: int = 1) -> OutOfMemoryError | None:
 
 
 @contextlib.contextmanager
-def refusals(runs: int = 1) -> Iterator[None]:
+def explaining(runs: int = 1) -> Iterator[None]:
     """Turns an out-of-memory error of a device or of this machine into one line.
 
     Raises:

@@ -106,7 +106,7 @@ def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     if len({value for _, value in temperatures}) > 1:
         right = axes.twinx()
         right.plot(
-            *zip(*temperatures, strict=True), color="grey", linestyle=":", label="temperature"
+            *zip(*temperatures, strict=True), color="gray", linestyle=":", label="temperature"
         )
         right.set_ylabel("temperature")
         right.set_ylim(bottom=0)

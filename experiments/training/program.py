@@ -20,8 +20,9 @@ from experiments.data import Dataset
 from experiments.data.batches import Indices, Purpose, RawImages, batch_indices, key_for, pixels
 from experiments.settings import Estimator, Settings
 from experiments.tasks.base import Dynamic, Extra, Model, Task
-from experiments.tasks.layers import objective, params_of
+from experiments.tasks.functional import objective, params_of
 from experiments.training import temperature
+from experiments.training.temperature import Adaptation
 from gumbel import Family, Objective, estimators
 from gumbel.types import Batch, Params, PRNGKey
 
@@ -38,7 +39,7 @@ class TrainState(NamedTuple):
     temperature: Float[Array, ""]
     optimizer: optax.OptState
     estimator: estimators.State
-    adaptation: temperature.Adaptation | None
+    adaptation: Adaptation | None
 
 
 class Trace(NamedTuple):
@@ -105,7 +106,7 @@ class Program:
         estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
         state = estimator.init(self._objective(dynamic, 0, value), params, batch, estimator_key)
         optimizer = self._optimizer(dynamic).init(params)
-        adaptation: temperature.Adaptation | None = None
+        adaptation: Adaptation | None = None
         if self._learned:
             hard, family = self._objective(dynamic, 0, None, hard=True), self.settings.family
             adaptation = temperature.init(family, hard, params, batch, estimator_key, raw)
@@ -184,13 +185,13 @@ class Program:
 
     def _adapt(
         self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
-    ) -> tuple[Float[Array, ""], temperature.Adaptation | None]:
+    ) -> tuple[Float[Array, ""], Adaptation | None]:
         """The learned temperature after a step; it changes every `update_every` steps."""
         raw, adaptation = state.temperature, state.adaptation
         if adaptation is None:
             return raw, None
 
-        def adapted() -> tuple[Float[Array, ""], temperature.Adaptation]:
+        def adapted() -> tuple[Float[Array, ""], Adaptation]:
             batch_key, _ = jax.random.split(self._key(dynamic, state))
             own_key = key_for(dynamic["seed"], Purpose.TEMPERATURE)
             step = temperature.Step(
@@ -214,8 +215,12 @@ class Program:
         return objective(self.model, temperature=tau, hard=hard, **annealed)
 
     def _batch(self, images: RawImages, key: PRNGKey) -> Batch:
-        dynamic = self.settings.dynamic_binarization
-        drawn = pixels(self.spread(images), self.max_value, key, dynamic=dynamic)
+        drawn = pixels(
+            self.spread(images),
+            self.max_value,
+            key,
+            dynamic_binarization=self.settings.dynamic_binarization,
+        )
         return self.model.batch(drawn)
 
     def _optimizer(self, dynamic: Dynamic) -> optax.GradientTransformation:

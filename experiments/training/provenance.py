@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from experiments.files import ROOT
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
 # The shape of what `origin` reads from a file that has the result of `provenance`.
 ORIGIN = {
@@ -18,7 +20,6 @@ ORIGIN = {
     "device": {"platform": str, "kind": str},
     "git": ({"commit": str}, None),
 }
-ROOT = Path(__file__).resolve().parents[2]
 # XLA's flags that change no number: where it writes, how many devices a CPU simulates.
 _WITHOUT_EFFECT = ("xla_dump", "xla_hlo_profile", "xla_force_host_platform_device_count")
 
@@ -47,7 +48,7 @@ def provenance() -> dict[str, Any]:
         "threefry_partitionable": settings["jax_threefry_partitionable"],
         "x64": settings["jax_enable_x64"],
         "xla_flags": os.environ.get("XLA_FLAGS"),
-        "git": _git(ROOT),
+        "git": git_state(ROOT),
     }
 
 
@@ -108,7 +109,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(root: Path) -> dict[str, Any] | None:
+def git_state(root: Path) -> dict[str, Any] | None:
     """The commit checked out at `root`, and whether any file but results differs from it."""
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON files and the lines of a log of metrics, written atomically and read with clear errors.
+"""JSON files, written atomically, and the lines of a log of metrics, read with clear errors.
 
 JSON has no word for NaN or infinity, so they are written as null, everywhere alike.
 """
@@ -13,10 +13,7 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError, one_line
-from experiments.files import mismatch, read_json, write_text
-
-__all__ = ["plain", "read_json", "read_metrics", "write_json"]
-
+from experiments.files import mismatch, write_text
 
 _ROW = {"step": int}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.settings import Settings
-from experiments.training import hosts, memory, records, rundir, trackers
+from experiments.training import hosts, memory, records, rundir
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
 from experiments.training.lengthening import lengthen, shorter_steps
@@ -16,6 +16,7 @@ from experiments.training.placement import Placement, PlacementRule, one_device
 from experiments.training.run_state import of_one_run
 from experiments.training.rundir import CONFIG, RESULT, claimed
 from experiments.training.signals import Stop, Stopped, graceful_stop
+from experiments.training.trackers import DEFAULT as DEFAULT_TRACKERS
 
 
 class Programs:
@@ -40,7 +41,7 @@ def train(
     *,
     progress: bool = True,
     devices: int | None = 1,
-    shown_by: tuple[str, ...] = trackers.DEFAULT,
+    trackers: tuple[str, ...] = DEFAULT_TRACKERS,
 ) -> dict[str, Any]:
     """Trains to the end and returns what `result.json` holds; a finished run is only read.
 
@@ -54,14 +55,14 @@ def train(
       progress: show a progress bar (on a terminal) or a line per evaluation.
       devices: how many share each batch; None for all, of all processes. The numbers are the same
         to float32 rounding, and a run may resume on another number of them.
-      shown_by: the trackers, by name.
+      trackers: where the run is shown, by name.
 
     Raises:
       UserError: a mistake in the data or the directory; a batch that does not divide among the
         devices; a cost that is not finite.
       Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    job = Job(settings, Path(workdir), overrides or {}, shown_by)
+    job = Job(settings, Path(workdir), overrides or {}, trackers)
     [result] = train_together(
         [job],
         progress=progress,
@@ -114,7 +115,7 @@ def train_together(
         missing = [job for job in jobs if job.workdir in shorter]
         if not missing:
             return [results[job.workdir] for job in jobs]
-        with memory.refusals(len(missing)):
+        with memory.explaining(len(missing)):
             settings = missing[0].settings
             placement = place(settings, len(missing))
             compiled = (programs or Programs()).compiled(settings, placement)

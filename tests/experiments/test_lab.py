@@ -54,7 +54,9 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
 
 def test_the_numbers_record_the_commit_at_which_measuring_began(workdir, tmp_path, monkeypatch):
     commits = iter(["first", *["later"] * 100])
-    monkeypatch.setattr(provenance, "_git", lambda _: {"commit": next(commits), "dirty": False})
+    monkeypatch.setattr(
+        provenance, "git_state", lambda _: {"commit": next(commits), "dirty": False}
+    )
     output = tmp_path / "lab"
     assert compare(workdir, f"--output={output}") == 0
     assert json.loads((output / measure.NUMBERS).read_text())["git"]["commit"] == "first"
@@ -72,7 +74,7 @@ def test_a_cost_of_relaxed_samples_is_refused():
     settings = small.settings("vae", kl="relaxed", estimator__name="gumbel_softmax")
     untrained = loading.untrained(settings)
     with pytest.raises(UserError, match=r"has --config\.kl=relaxed, whose cost has no meaning at"):
-        measure.arguments(untrained, 4)
+        measure.problem_of(untrained, 4)
 
 
 @pytest.mark.parametrize(

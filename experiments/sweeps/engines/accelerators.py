@@ -29,7 +29,7 @@ for kind in {kinds}:
 """
 
 
-def found(count: int | None = None) -> list[Variables]:
+def environments(count: int | None = None) -> list[Variables]:
     """For each accelerator the environment of a process that is to see it alone.
 
     Args:
@@ -38,10 +38,7 @@ def found(count: int | None = None) -> list[Variables]:
     Raises:
       UserError: there are fewer.
     """
-    if not _may_be_any():
-        kind, number = "", 0
-    else:
-        kind, number = _counted()
+    kind, number = _counted() if _may_be_any() else ("", 0)
     if count is not None and count > number:
         raise UserError(
             f"--devices={count}: this machine has {number} accelerators; give at most that"

@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 def of_workers(options: Options, runs: int) -> list[Place]:
     """The places of the workers, no more than there are runs."""
-    if devices := accelerators.found(options.devices):
+    if devices := accelerators.environments(options.devices):
         count = min(options.workers or len(devices), runs)
         return [Place(None, devices[index % len(devices)]) for index in range(count)]
     cores = _cores()

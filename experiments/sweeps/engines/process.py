@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.sweeps import progress
 from experiments.sweeps.engines import Job, Options, Outcome, Report, places
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
+from experiments.sweeps.progress import standing
 from experiments.training.compilations import keep_compilations
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
@@ -71,7 +71,7 @@ class Queue:
     def resume(self, job: Job) -> bool:
         """Puts the run of a dead worker first; False if that happened too often with no gain."""
         deaths, before = self._deaths.get(job.workdir, (0, 0))
-        step = progress.steps_done(job)
+        step = standing(job).step
         deaths = 1 if step > before else deaths + 1
         self._deaths[job.workdir] = deaths, step
         if deaths < _DEATHS:

@@ -16,13 +16,14 @@ from typing import Any
 
 import jax
 
-from experiments.data import decoded, keep
+from experiments.data import cache_arrays, load_arrays
 from experiments.data.specs import Arrays
 from experiments.errors import UserError, one_line
+from experiments.files import ROOT
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, fail, no_space
 from experiments.training.compilations import keep_compilations
-from experiments.training.provenance import ROOT, num_cores
+from experiments.training.provenance import num_cores
 from experiments.training.run import Programs
 from experiments.training.rundir import RESULT
 from experiments.training.signals import Stop, graceful_stop
@@ -34,14 +35,14 @@ _RETRIES = 10  # of a task whose worker dies
 
 def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> None:
     """See `engines.Engine`."""
-    ray = _import()
+    ray = import_ray()
     with _signals_kept():
-        _connect(ray, options)
+        connect(ray, options)
     try:
         share = share_of(ray, options)
         remote = ray.remote(**share, max_retries=_RETRIES)(_work)
         # Each node's cache gets the data once; a reference to them costs a task nothing.
-        data = {name: ray.put(decoded(name)) for name in {job.settings.dataset for job in jobs}}
+        data = {name: ray.put(load_arrays(name)) for name in {job.settings.dataset for job in jobs}}
         variables = variables_of(options)
 
         def start(job: Job) -> Any:
@@ -136,7 +137,7 @@ def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:
 def _work(job: Job, data: Arrays | None, variables: Mapping[str, str]) -> Outcome:
     """The task: trains or resumes one run in a Ray worker."""
     set_environment(variables)
-    keep(job.settings.dataset, data)
+    cache_arrays(job.settings.dataset, data)
     keep_compilations()
     with graceful_stop() as stop:
         return attempt([job], stop, _programs)[0]
@@ -153,7 +154,12 @@ def set_environment(variables: Mapping[str, str]) -> None:
 _programs = Programs()  # Ray uses a worker process again for later tasks
 
 
-def _import() -> ModuleType:
+def import_ray() -> ModuleType:
+    """Ray, which is an extra of this project.
+
+    Raises:
+      UserError: it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -178,8 +184,12 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _connect(ray: ModuleType, options: Options) -> None:
-    """Joins the cluster at the address, or starts one on this machine."""
+def connect(ray: ModuleType, options: Options) -> None:
+    """Joins the cluster at the address, or starts one on this machine.
+
+    Raises:
+      UserError: there is no cluster at the address, or the options are not for this engine.
+    """
     quiet = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
     if options.devices is not None:
         raise UserError("--devices is not for --engine=ray: give --ray_gpus_per_run")

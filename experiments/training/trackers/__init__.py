@@ -22,13 +22,31 @@ from experiments.training.rundir import SWEEP
 
 IDS = "trackers.json"  # in a run's directory: its name at each tracker, for when it resumes
 DEFAULT = ("tensorboard",)
-TRACKERS = {  # by name: the module, the package that it needs, and how to install that
-    "tensorboard": ("experiments.training.trackers.tensorboard", "tensorboardX", "experiments"),
-    "wandb": ("experiments.training.trackers.weights_and_biases", "wandb", "wandb"),
-    "mlflow": ("experiments.training.trackers.ml_flow", "mlflow", "mlflow"),
-}
 
 _log = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    """Where the code of a tracker is.
+
+    Attributes:
+      module: module whose `start(run)` makes the tracker; imported when it is chosen.
+      package: package that the module needs.
+      extra: extra of this project that installs the package.
+    """
+
+    module: str
+    package: str
+    extra: str
+
+
+TRACKERS = {
+    "tensorboard": Backend(
+        "experiments.training.trackers.tensorboard", "tensorboardX", "experiments"
+    ),
+    "wandb": Backend("experiments.training.trackers.weights_and_biases", "wandb", "wandb"),
+    "mlflow": Backend("experiments.training.trackers.ml_flow", "mlflow", "mlflow"),
+}
 
 
 class Tracked(NamedTuple):
@@ -96,7 +114,7 @@ class Trackers:
             known = ids.get(name) or uuid.uuid4().hex[:12]
             tracked = Tracked(workdir, place.name, group, config, known, rows)
             try:
-                self._open[name] = importlib.import_module(TRACKERS[name][0]).start(tracked)
+                self._open[name] = importlib.import_module(TRACKERS[name].module).start(tracked)
             except Exception as error:
                 self.close()
                 raise UserError(f"--tracker={name} cannot start: {one_line(error)}") from error
@@ -169,11 +187,11 @@ def trackers_of_flags(names: Sequence[str]) -> tuple[str, ...]:
             raise UserError("--tracker=none is given with another: leave one of them out")
         return ()
     for name in unique:
-        _, package, extra = TRACKERS[name]
-        if not _installed(package):
+        backend = TRACKERS[name]
+        if not _installed(backend.package):
             raise UserError(
-                f"--tracker={name} needs {package}, which is not installed: "
-                f"pip install -e '.[{extra}]', or choose another"
+                f"--tracker={name} needs {backend.package}, which is not installed: "
+                f"pip install -e '.[{backend.extra}]', or choose another"
             )
     return unique
 

@@ -269,7 +269,7 @@ def test_a_run_that_cannot_be_made_longer(tmp_path, capsys, key, value):
     config = small.config(**arguments)
 
     def main() -> int:
-        return train.main(config, str(tmp_path), {})
+        return train.main(config, tmp_path, {})
 
     assert command.guarded(main) == 2
     [line] = capsys.readouterr().err.splitlines()

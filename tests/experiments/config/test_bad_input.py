@@ -43,7 +43,7 @@ def fixture_refused(tmp_path, capsys):
         lines = captured.err.strip().splitlines()
         assert lines[-1].startswith("error: ")
         assert not any("Traceback" in line for line in lines)
-        # Nothing is left behind that would stand in the way of the mended command.
+        # Nothing is left behind that would stand in the way of the corrected command.
         assert not (tmp_path / "run" / "config.json").exists()
         return lines[-1]
 

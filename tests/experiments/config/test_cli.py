@@ -44,7 +44,7 @@ def parse(*arguments):
 def failure(capsys, *arguments, main=None):
     """The one line on stderr, without its `error: `, of a command line that must fail."""
 
-    def unreachable(config, workdir, overrides):
+    def unreachable(*_):
         pytest.fail("main was called")
 
     assert cli.run(main or unreachable, list(arguments)) == 2
@@ -63,12 +63,12 @@ def failure_of(capsys, *overrides):
 def test_main_gets_config_workdir_and_overrides():
     seen = []
 
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         seen.append((config.seed, config.estimator.name, workdir, overrides))
 
     arguments = ["--config=config.py", "--workdir=runs/a", "--config.seed=7"]
     assert cli.run(main, arguments) == 0
-    assert seen == [(7, "nvil", "runs/a", {"seed": 7})]
+    assert seen == [(7, "nvil", Path("runs/a"), {"seed": 7})]
 
 
 def test_the_exit_status_is_what_main_returns():
@@ -93,7 +93,7 @@ def test_the_exit_status_is_what_main_returns():
 )
 def test_any_order_and_style(order):
     config, workdir, overrides = cli.parse(order)
-    assert (config.seed, config.estimator.name, workdir) == (7, "sf", "w")
+    assert (config.seed, config.estimator.name, workdir) == (7, "sf", Path("w"))
     assert overrides == {"seed": 7, "estimator.name": "sf"}
 
 
@@ -134,7 +134,7 @@ def test_flags_from_a_file():
     config, workdir, overrides = cli.parse(
         ["--config=config.py", "--flagfile=flags.txt", "--config.learning_rate=2"]
     )
-    assert (config.seed, workdir) == (5, "mine")
+    assert (config.seed, workdir) == (5, Path("mine"))
     assert overrides == {"seed": 5, "learning_rate": 2.0}
 
 
@@ -313,14 +313,14 @@ def test_a_config_must_be_a_python_file(capsys):
     ],
 )
 def test_errors_of_main_are_one_line(capsys, error, message):
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         raise error
 
     assert failure(capsys, "--config=config.py", "--workdir=w", main=main) == message
 
 
 def test_debug_shows_the_traceback(capsys):
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         raise UserError("fix this")
 
     assert cli.run(main, ["--config=config.py", "--workdir=w", "--debug"]) == 2
@@ -342,7 +342,7 @@ def test_debug_in_a_file_of_flags_counts(capsys):
 
 
 def test_ctrl_c_is_no_traceback(capsys):
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         raise KeyboardInterrupt
 
     assert cli.run(main, ["--config=config.py", "--workdir=w"]) == 130
@@ -384,7 +384,7 @@ def test_a_pipe_that_nobody_reads_ends_the_command_quietly(length, flags):
 
 
 def test_a_bug_is_not_hidden():
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -392,7 +392,7 @@ def test_a_bug_is_not_hidden():
 
 
 def test_help(capsys):
-    def main(config, workdir, overrides):
+    def main(config, workdir, overrides, _values):
         """Trains a model."""
 
     assert cli.run(main, ["--help"]) == 0
@@ -409,7 +409,7 @@ def test_help(capsys):
 SCRIPT = """
 import logging, sys
 from experiments.config import cli
-def main(config, workdir, overrides):
+def main(config, workdir, overrides, _values):
     logging.getLogger("experiments.x").warning("careful")
     logging.getLogger("absl").info("chatter")
     return overrides["seed"]

@@ -67,7 +67,7 @@ def test_a_damaged_cache_is_rebuilt_with_one_warning(damage, cached, caplog):
         assert_holds(data.load("mnist"), publisher)
         (record,) = caplog.records
         assert_one_line(record.getMessage(), str(arrays_path), "rebuilding")
-        assert_holds(data.load("mnist"), publisher)  # Mended for good: no second warning.
+        assert_holds(data.load("mnist"), publisher)  # Rebuilt for good: no second warning.
     assert len(caplog.records) == 1
 
 

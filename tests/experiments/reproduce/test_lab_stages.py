@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.reproduce import lab_stages, recorded_figures
 from experiments.reproduce.step_times import StepTimes
 from experiments.training import records
@@ -50,7 +51,7 @@ def test_an_estimator_that_is_new_is_measured_beside_the_others(measured, copy):
     name = "sbn_bernoulli-0"
     record = copy / "results" / "lab" / f"{name}.json"
     for file in (record, copy / "work" / "lab" / "measured" / name / "lab.json"):
-        kept = records.read_json(file)
+        kept = read_json(file)
         kept["rows"] = [row for row in kept["rows"] if row["estimator"] != "st"]
         del kept["request"]["config"]["standardize"]
         records.write_json(file, kept)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import command
 from experiments.errors import DivergedError, UserError
-from experiments.reproduce import plan, plan_report, waves
+from experiments.reproduce import plan, plan_report, plan_speeds, waves
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
@@ -169,7 +169,7 @@ def test_a_plan_says_what_it_takes_and_trains_nothing(tmp_path):
 
 
 def test_a_plan_measures_some_programs_and_judges_the_others_by_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_report, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(plan_speeds, "MOST_SECONDS", 0.0)
     table = small(tmp_path)
     said = plan_report.text(table, "vmap", VMAP)
     assert "by a call of 1 of 2 programs, compiled and timed here; the others are taken" in said

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.reproduce import figures_beyond, step_times, survey
 from experiments.reproduce.survey import Survey
 from experiments.training import records
@@ -34,7 +35,7 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
     assert all(row["milliseconds"] > 0 for row in rows)
     monkeypatch.setattr(step_times, "Side", None)  # what is there is not measured again
     assert write() == rows
-    kept = records.read_json(path)
+    kept = read_json(path)
     older = {key: value for key, value in kept.items() if key != "program"}
     older["device"] = {key: value for key, value in kept["device"].items() if key != "cores"}
     records.write_json(path, older)

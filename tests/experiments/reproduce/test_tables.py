@@ -14,15 +14,16 @@ from experiments import command
 from experiments.command import launch
 from experiments.config import from_flat, get
 from experiments.errors import DivergedError, UserError
+from experiments.files import read_json
 from experiments.reproduce import figures, table, table2, targets, waves
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
 from experiments.reproduce.__main__ import define_flags, main
-from experiments.reproduce.table import interval
-from experiments.reproduce.table1 import Table1, markdown
+from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import PRESETS, Cell
 from experiments.reproduce.table2 import Table2
 from experiments.sweeps.engines import Options, attempt
+from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from gumbel import estimators
 
@@ -70,7 +71,7 @@ def test_a_cell_names_all_that_its_runs_come_from():
     clean, changed = ({"commit": "abc", "dirty": dirty} for dirty in (False, True))
     gpu = {"from_step": 0, "jax": "0.10", "device": "H200", "git": clean}
     resumed = [gpu, {"from_step": 5, "jax": "0.9", "device": "cpu", "git": changed}]
-    assert table.provenance([size | own, size | own | {"origins": resumed}]) == {
+    assert table.provenance_of([size | own, size | own | {"origins": resumed}]) == {
         **size,
         "devices": ["H200", "cpu"],
         "jax": ["0.10", "0.9"],
@@ -217,7 +218,7 @@ def test_picking_then_final_runs_then_the_table(table):
     assert entry["values"] == [60.0, 61.0]  # seeds 0 and 1, not the seed of the picking
     assert entry["mean"] == 60.5
     assert entry["ci95"] == pytest.approx([60.5 - 6.35, 60.5 + 6.35], abs=0.01)
-    assert "60.5 ± 6.4 (101.5)" in markdown(written)
+    assert "60.5 ± 6.4 (101.5)" in Table1.markdown(written)
     assert not any(wave.jobs for wave in table.waves())
 
 
@@ -258,7 +259,7 @@ def test_a_record_outlives_keys_that_are_added_to_the_config(table):
     job = next(table.waves()).jobs[0]
     finish(job, valid=60.0, test=60.0)
     path = job.workdir / "result.json"
-    result = records.read_json(path)
+    result = read_json(path)
     del result["config"]["learning_rate_schedule"]  # at its default, which the run used unknowing
     records.write_json(path, result)
     assert table.runs.store.record(job)
@@ -292,7 +293,7 @@ def test_a_record_lacks_nothing_that_its_table_reads(tmp_path):
     finish(job, valid=70.0, test=70.0, validation_accuracy=90.0, test_accuracy=90.0)
     made.runs.store.record(job)
     [path] = (tmp_path / "results" / "table2").rglob("*.json")
-    record = records.read_json(path)
+    record = read_json(path)
     del record["validation_accuracy"]
     records.write_json(path, record)
     with pytest.raises(UserError, match=r"validation_accuracy.*: delete it, to have it made"):
@@ -361,9 +362,9 @@ def test_a_cell_whose_runs_have_all_failed_says_so(table):
     cell = Cell("sbn_bernoulli", "gumbel_softmax")
     runs = [job for job in next(table.waves()).jobs if cell.name in str(job.workdir)]
     for job in runs:
-        assert "| `gumbel_softmax` | not run (58.5) |" in markdown(table.write())
+        assert "| `gumbel_softmax` | not run (58.5) |" in Table1.markdown(table.write())
         attempt.fail(job, MemoryError())
-    assert "| `gumbel_softmax` | failed (58.5) |" in markdown(table.write())
+    assert "| `gumbel_softmax` | failed (58.5) |" in Table1.markdown(table.write())
 
 
 def test_what_is_annealed_goes_through_its_course_in_picking_runs():
@@ -408,7 +409,7 @@ def test_processes_that_share_results_take_turns_to_write(table):
 
 
 def test_a_cell_that_has_not_run_says_so(table):
-    shown = markdown(table.write())
+    shown = Table1.markdown(table.write())
     assert "| `gumbel_softmax` | not run (58.5) |" in shown
 
 
@@ -425,7 +426,7 @@ def test_figure1_is_drawn(tmp_path):
 def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     preset = table2.PRESETS["smoke"]._replace(draws=3)
     table = Table2(preset, tmp_path / "work", tmp_path / "results")
-    assert "| `gumbel_softmax` | not run (-109.6) | not run (92.4) | 0 | 0 |" in table2.markdown(
+    assert "| `gumbel_softmax` | not run (-109.6) | not run (92.4) | 0 | 0 |" in Table2.markdown(
         table.write()
     )
     trained = []
@@ -452,7 +453,7 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     assert entry["label_draws"] == 3
     assert entry["elbo"]["mean"] == -101.0
     assert entry["accuracy"]["ci95"] == pytest.approx([91 - 2.48, 91 + 2.48], abs=0.01)
-    assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in table2.markdown(written)
+    assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in Table2.markdown(written)
 
 
 def test_table2_picks_for_each_estimator_in_full(tmp_path):
@@ -477,7 +478,7 @@ def test_cells_of_an_excluded_release_of_jax_are_marked(table):
         for job in wave.jobs:
             old = cell.name in str(job.workdir)
             finish(job, valid=60.0, test=60.0, versions={"jax": "0.10.2" if old else "0.12.0.1"})
-    shown = markdown(table.write())
+    shown = Table1.markdown(table.write())
     assert "| `gumbel_softmax` | 60.0 ± 0.0 † (58.5) | 60.0 ± 0.0 (101.5) |" in shown
     assert "†: trained with jax 0.10.2, which is no longer supported." in shown
 
@@ -519,7 +520,7 @@ def test_the_smoke_preset_reproduces_table1_from_picking_to_figures(
     part = [f"--rows={','.join(rows)}", f"--estimators={','.join(columns)}"]
     assert reproduce("table1", tmp_path, "--engine=vmap", *part) == 0
     assert "`gumbel_softmax` | " in capsys.readouterr().out
-    written = records.read_json(tmp_path / "results" / "table1.json")
+    written = read_json(tmp_path / "results" / "table1.json")
     trained_cells = [entry for entry in written["cells"] if "mean" in entry]
     assert {(entry["row"], entry["estimator"]) for entry in trained_cells} == {
         (row, column) for row in rows for column in columns
@@ -539,9 +540,9 @@ def test_the_smoke_preset_reproduces_table1_from_picking_to_figures(
 @pytest.mark.slow
 def test_the_smoke_preset_reproduces_table2_and_figure5(tmp_path):
     assert reproduce("table2", tmp_path) == 0
-    written = records.read_json(tmp_path / "results" / "table2.json")
+    written = read_json(tmp_path / "results" / "table2.json")
     assert [entry["label_draws"] for entry in written["cells"]] == [2, 2, 2]
     assert reproduce("figure5", tmp_path) == 0
-    measured = records.read_json(tmp_path / "results" / "figure5a.json")
+    measured = read_json(tmp_path / "results" / "figure5a.json")
     assert [ratio["num_classes"] for ratio in measured["ratios"]] == [5, 10]
     assert all(ratio["flop_ratio"] > 1 for ratio in measured["ratios"])

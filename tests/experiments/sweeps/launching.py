@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.files import read_json
 from experiments.sweeps import grids, jobs
 from experiments.training import records
 from experiments.training.job import Job
@@ -62,7 +63,7 @@ def numbers(workdir: Path) -> dict[str, Any]:
 
     return {
         path.parent.name: (
-            kept(records.read_json(path)),
+            kept(read_json(path)),
             [kept(row) for row in records.read_metrics(path.with_name("metrics.jsonl"))],
         )
         for path in sorted(workdir.glob("runs/*/result.json"))

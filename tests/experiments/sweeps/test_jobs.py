@@ -9,6 +9,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from experiments.config import read
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.sweeps import grids, jobs
 from experiments.sweeps.engines import Options
 from experiments.training import records, run
@@ -42,7 +43,7 @@ def test_a_bug_in_one_run_is_recorded_with_its_traceback(tmp_path, monkeypatch):
     failures, status = jobs.train(ours, "vmap")
     assert status == 0
     assert failures == {job.workdir: "ZeroDivisionError: division by zero" for job in ours}
-    assert "in broken" in records.read_json(ours[0].workdir / "failure.json")["traceback"]
+    assert "in broken" in read_json(ours[0].workdir / "failure.json")["traceback"]
 
     def fixed(members: list[Job], **_: object) -> list[dict[str, Any]]:
         for job in members:
@@ -59,7 +60,7 @@ def test_a_grid_may_be_extended(tmp_path):
     config = small.config("sbn")
     for seeds in ((0, 1), (1, 2)):
         jobs.open_directory(tmp_path, read(config), grids.product({"seed": seeds}))
-    recorded = records.read_json(tmp_path / "sweep.json")
+    recorded = read_json(tmp_path / "sweep.json")
     assert recorded["grid"] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
 
 

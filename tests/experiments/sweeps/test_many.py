@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.training import records
+from experiments.files import read_json
 from scripts import many_runs
 
 
@@ -11,5 +11,5 @@ from scripts import many_runs
 def test_a_thousand_runs(tmp_path, engine):
     cost = many_runs.measured(tmp_path, 1000, engine)
     assert cost.late < 1.1 * cost.early
-    rows = records.read_json(tmp_path / "sweep" / "table.json")["rows"]
+    rows = read_json(tmp_path / "sweep" / "table.json")["rows"]
     assert [len(row["by_seed"]) for row in rows] == [100] * 10

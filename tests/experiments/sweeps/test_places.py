@@ -33,34 +33,36 @@ def fixture_machine(monkeypatch):
 
 def test_each_accelerator_has_an_environment(machine):
     machine("cuda 3\n")
-    assert accelerators.found() == [{"CUDA_VISIBLE_DEVICES": name} for name in "012"]
-    assert accelerators.found(2) == [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
+    assert accelerators.environments() == [{"CUDA_VISIBLE_DEVICES": name} for name in "012"]
+    assert accelerators.environments(2) == [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
     machine("tpu 4\n")
-    assert [found["TPU_VISIBLE_CHIPS"] for found in accelerators.found()] == list("0123")
-    assert accelerators.found()[0]["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    assert [found["TPU_VISIBLE_CHIPS"] for found in accelerators.environments()] == list("0123")
+    assert accelerators.environments()[0]["TPU_PROCESS_BOUNDS"] == "1,1,1"
 
 
 def test_those_that_a_scheduler_gave_are_shared_out(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
     machine("cuda 2\n")
-    assert accelerators.found() == [{"CUDA_VISIBLE_DEVICES": name} for name in ("5", "GPU-abc")]
+    assert accelerators.environments() == [
+        {"CUDA_VISIBLE_DEVICES": name} for name in ("5", "GPU-abc")
+    ]
 
 
 def test_more_than_there_are_is_refused(machine):
     machine("cuda 2\n")
     with pytest.raises(UserError, match="--devices=3: this machine has 2 accelerators"):
-        accelerators.found(3)
+        accelerators.environments(3)
     machine("")
-    assert accelerators.found() == []
+    assert accelerators.environments() == []
     with pytest.raises(UserError, match="--devices=1: jax finds no accelerator here"):
-        accelerators.found(1)
+        accelerators.environments(1)
 
 
 @pytest.mark.slow
 def test_jax_is_asked_in_a_process_of_its_own(monkeypatch):
     """Which answers, and finds none where the tests have it look at the CPU alone."""
     monkeypatch.setattr(accelerators, "_may_be_any", lambda: True)
-    assert accelerators.found() == []
+    assert accelerators.environments() == []
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pytest
 
 from experiments import command, sweep
 from experiments.config import cli
+from experiments.files import read_json
 from experiments.sweeps import grids
-from experiments.training import records
 from experiments.training.run_state import RunState
 from tests.experiments.sweeps.launching import (
     SIX,
@@ -69,7 +69,7 @@ def test_every_run_has_a_directory_of_its_own(by_process):
     assert by_process.err.count("done: ") == len(GOOD)
     assert set(numbers(by_process.workdir)) == {grids.name(trial) for trial in GOOD}
     for trial in GOOD:
-        result = records.read_json(run_of(by_process, trial) / "result.json")
+        result = read_json(run_of(by_process, trial) / "result.json")
         assert result["overrides"] == trial
         assert result["config"]["learning_rate"] == trial["learning_rate"]
         assert result["seed"] == trial["seed"]
@@ -81,7 +81,7 @@ def run_of(swept: Swept, trial: dict[str, Any]) -> Path:
 
 def test_the_table_and_the_plot(by_process):
     assert "table: " in by_process.out
-    table = records.read_json(by_process.workdir / "table.json")
+    table = read_json(by_process.workdir / "table.json")
     *good, failed = table["rows"]
     bounds = [row["mean"] for row in good]
     assert table["keys"] == ["learning_rate"]
@@ -91,7 +91,7 @@ def test_the_table_and_the_plot(by_process):
         assert row["mean"] == pytest.approx(sum(row["by_seed"].values()) / 2)
         for seed, bound in row["by_seed"].items():
             path = run_of(by_process, row["overrides"] | {"seed": int(seed)})
-            assert records.read_json(path / "result.json")["validation_bound"] == bound
+            assert read_json(path / "result.json")["validation_bound"] == bound
     assert failed["overrides"] == {"learning_rate": 3e38}
     assert failed["mean"] is None
     assert len((by_process.workdir / "table.md").read_text().splitlines()) == 2 + 3
@@ -113,7 +113,7 @@ def assert_close(actual: Path, expected: Path) -> None:
 
 
 def test_vmap_gives_the_numbers_of_process(by_vmap, by_process):
-    result = records.read_json(run_of(by_vmap, GOOD[0]) / "result.json")
+    result = read_json(run_of(by_vmap, GOOD[0]) / "result.json")
     assert result["trained_together"] == 6
     assert_close(by_vmap.workdir, by_process.workdir)
 
@@ -123,7 +123,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(engine, request):
     swept = request.getfixturevalue(f"by_{engine}")
     for seed in (0, 1):
         trial = {"learning_rate": 3e38, "seed": seed}
-        failure = records.read_json(run_of(swept, trial) / "failure.json")
+        failure = read_json(run_of(swept, trial) / "failure.json")
         assert failure["overrides"]["learning_rate"] == 3e38
         assert "the training cost is" in failure["reason"]
         assert f"{grids.name(trial)}: the training cost is" in swept.out

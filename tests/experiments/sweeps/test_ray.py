@@ -33,8 +33,8 @@ def fixture_cluster() -> Iterator[Any]:
 @pytest.fixture(name="joined")
 def fixture_joined(cluster) -> Iterator[Any]:
     """Ray as the engine joins it."""
-    ray = ray_tasks._import()
-    ray_tasks._connect(ray, Options(ray_address=cluster.address))
+    ray = ray_tasks.import_ray()
+    ray_tasks.connect(ray, Options(ray_address=cluster.address))
     yield ray
     ray.shutdown()
 

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from configs import semi_supervised
 from experiments.config import load
+from experiments.files import read_json
 from experiments.sweeps import curves, grids, jobs, live, plot, progress
 from experiments.sweeps import report as report_of
-from experiments.sweeps.report import Row, half_width
+from experiments.sweeps.intervals import half_width
+from experiments.sweeps.report import Row
 from experiments.sweeps.window import window
 from experiments.training import records
 from experiments.training.job import Job
@@ -37,7 +39,7 @@ def report(tmp_path: Path, bounds: dict[str, float | None]) -> tuple[list[Any], 
             }
             records.write_json(job.workdir / "result.json", result)
     text = report_of.write(tmp_path, ours, {ours[-1].workdir: "a | b"})
-    return records.read_json(tmp_path / "table.json")["rows"], text
+    return read_json(tmp_path / "table.json")["rows"], text
 
 
 def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
@@ -75,7 +77,7 @@ def test_a_classifier_is_ranked_by_its_error(tmp_path):
     lines = report_of.write(tmp_path, ours, {}).splitlines()
     assert lines[0] == "| alpha | validation error, % | seeds |"
     assert lines[2:] == ["| 1.0 | 5.00 | 1 |", "| 0.1 | 10.00 | 1 |"]
-    assert records.read_json(tmp_path / "table.json")["loss"] == "validation error, %"
+    assert read_json(tmp_path / "table.json")["loss"] == "validation error, %"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_a_classifier_is_ranked_by_its_error(tmp_path):
 )
 def test_the_table_says_by_how_many_samples_a_bound_is(tmp_path, counts, loss):
     report(tmp_path, {f"validation_num_samples={count}": None for count in counts})
-    assert records.read_json(tmp_path / "table.json")["loss"] == loss
+    assert read_json(tmp_path / "table.json")["loss"] == loss
 
 
 @pytest.mark.parametrize(

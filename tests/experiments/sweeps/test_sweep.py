@@ -10,6 +10,7 @@ from configs import autoencoder, semi_supervised, vae
 from experiments import command, sweep
 from experiments.config import cli, read
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.sweeps import grids, jobs, recorded, report
 from experiments.sweeps.engines import Options, ray_tasks
 from experiments.training import records, run
@@ -58,7 +59,7 @@ def test_a_cluster_that_cannot_be_joined_is_named_as_it_was_given(flag, message,
     monkeypatch.setenv("RAY_ADDRESS", "theirs")
     ray = mock.Mock(**{"init.side_effect": ConnectionError("closed")})
     with pytest.raises(UserError, match=message):
-        ray_tasks._connect(ray, Options(ray_address=flag))
+        ray_tasks.connect(ray, Options(ray_address=flag))
 
 
 def test_a_config_without_a_sweep_needs_a_grid(fail, home):
@@ -93,8 +94,8 @@ def test_a_required_key_has_a_value_in_every_run_of_the_grid(home, tmp_path, cap
 
 
 def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
-    assert "give at most that" in fail("--config.batch_size=5000", workdir="mended")
-    assert not (home / "mended" / "sweep.json").exists()
+    assert "give at most that" in fail("--config.batch_size=5000", workdir="corrected")
+    assert not (home / "corrected" / "sweep.json").exists()
 
 
 def test_a_sweep_whose_engine_cannot_work_leaves_no_rows(fail, home, monkeypatch):
@@ -191,7 +192,7 @@ def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
             job.workdir.mkdir(parents=True, exist_ok=True)
             records.write_json(job.workdir / "result.json", result)
         assert sweep.conclude(tmp_path, ours, {}, 0) == 0
-    table = records.read_json(tmp_path / "table.json")
+    table = read_json(tmp_path / "table.json")
     assert [row["overrides"]["learning_rate"] for row in table["rows"]] == [0.1, 0.01, 0.001]
 
 

@@ -12,7 +12,8 @@ from configs import autoencoder as config_file
 from experiments import train
 from experiments.config import cli
 from experiments.data import load
-from experiments.tasks import autoencoder, layers
+from experiments.files import read_json
+from experiments.tasks import autoencoder, functional
 from experiments.training import records
 from gumbel import CATEGORICAL, exact, samplers
 from tests.experiments import small
@@ -57,26 +58,26 @@ def written_out(model, images, kl_weight):
 
 @pytest.mark.parametrize("kl_weight", [1.0, 0.25])
 def test_the_cost_is_the_bound_written_out(model, images, kl_weight):
-    objective = layers.objective(model, kl_weight=kl_weight)
+    objective = functional.objective(model, kl_weight=kl_weight)
 
     @small.quick_jit
     def expected(params, batch):
         return exact.expected_cost(objective, params, batch, KEY, CATEGORICAL)
 
-    found = expected(layers.params_of(model), model.batch(images))
+    found = expected(functional.params_of(model), model.batch(images))
     np.testing.assert_allclose(found, written_out(model, images, kl_weight), rtol=1e-5)
 
 
 def test_the_hard_cost_is_the_log_weight_of_its_sample(model, images):
     """Whatever KL training has: `-log p(x | z) + log q(z | x) - log p(z)`."""
-    params, batch = layers.params_of(model), model.batch(images)
+    params, batch = functional.params_of(model), model.batch(images)
     z = jax.nn.one_hot(jnp.array([[0, 2], [1, 1], [2, 0]]), K)
     sample = samplers.mean_field(CATEGORICAL)
-    cost = samplers.condition(layers.objective(model, hard=True), {"z": z})
+    cost = samplers.condition(functional.objective(model, hard=True), {"z": z})
     found = cost(params, batch, KEY, sample)
     log_q = jax.nn.log_softmax(model.logits(batch))
     kl = jnp.sum(z * log_q, axis=(1, 2)) + D * math.log(K)
-    cost = samplers.condition(layers.objective(model, kl_weight=0.0), {"z": z})
+    cost = samplers.condition(functional.objective(model, kl_weight=0.0), {"z": z})
     surprise = cost(params, batch, KEY, sample)
     np.testing.assert_allclose(found, surprise + kl, rtol=1e-5)
 
@@ -116,7 +117,7 @@ def test_a_run_says_how_many_codes_it_uses(tmp_path, capsys):
     files = [f"--config={config_file.__file__}", f"--workdir={tmp_path}"]
     assert cli.run(train.main, [*files, *flags]) == 0
     assert "perplexity: test " in capsys.readouterr().out
-    result = records.read_json(tmp_path / "result.json")
+    result = read_json(tmp_path / "result.json")
     assert 1 <= result["test_perplexity"] <= result["test_codes_used"] <= 8
     rows = records.read_metrics(tmp_path / "metrics.jsonl")
     assert all("validation_codes_used" in row for row in rows)

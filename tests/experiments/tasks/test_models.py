@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from experiments import tasks
-from experiments.tasks import layers
+from experiments.tasks import functional
 from experiments.tasks.generative import VAE
 from experiments.tasks.layers import PixelLikelihood, layer_input
 from experiments.tasks.structured_prediction import SBN
@@ -138,9 +138,9 @@ def kl_cost(kl, family, logits, prior, z):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_sbn_cost(family, relaxed, standardize):
     model, seen = make_sbn(family, standardize=standardize), {}
-    params = layers.params_of(model)
+    params = functional.params_of(model)
     batch = model.batch(IMAGES)
-    cost = layers.objective(model)(params, batch, KEY, forced(family, relaxed, seen))
+    cost = functional.objective(model)(params, batch, KEY, forced(family, relaxed, seen))
     assert list(seen) == ["h1", "h1 z", "h2", "h2 z"]
 
     flat = np.asarray(IMAGES).reshape(2, -1)
@@ -169,8 +169,8 @@ def test_sbn_cost(family, relaxed, standardize):
 def test_vae_cost(family, kl, relaxed, hard):
     standardize = kl == "sample"
     model, seen = make_vae(family, kl, standardize=standardize), {}
-    params = layers.params_of(model)
-    objective = layers.objective(model, temperature=TEMPERATURE, hard=hard)
+    params = functional.params_of(model)
+    objective = functional.objective(model, temperature=TEMPERATURE, hard=hard)
     cost = objective(params, model.batch(IMAGES), KEY, forced(family, relaxed, seen))
 
     flat = np.asarray(IMAGES).reshape(2, -1)
@@ -190,19 +190,19 @@ def test_the_sampled_kl_has_the_analytic_one_as_its_mean(family):
     costs = []
     for kl in ("sample", "analytic"):
         model = make_vae(family, kl)
-        objective = layers.objective(model)
+        objective = functional.objective(model)
 
         @small.quick_jit
         def expected(params, batch, objective=objective):
             return exact.expected_cost(objective, params, batch, KEY, family)
 
         batch = model.batch(IMAGES)
-        costs.append(expected(layers.params_of(model), batch))
+        costs.append(expected(functional.params_of(model), batch))
     np.testing.assert_allclose(*costs, rtol=1e-5)
 
     model, seen = make_vae(family, "analytic"), {}
     sampler = forced(family, False, seen)
-    one_draw = layers.objective(model)(layers.params_of(model), batch, KEY, sampler)
+    one_draw = functional.objective(model)(functional.params_of(model), batch, KEY, sampler)
     assert np.abs(one_draw - costs[0]).min() > 0.01, "one draw would do"
 
 
@@ -228,24 +228,26 @@ def test_biases_start_at_the_pixel_means():
 
 def test_a_cost_does_not_read_its_model_s_own_parameters():
     one, other = make_vae(BERNOULLI, seed=0), make_vae(BERNOULLI, seed=1)
-    params = layers.params_of(other)
+    params = functional.params_of(other)
     costs = [
-        layers.objective(model)(params, model.batch(IMAGES), KEY, forced(BERNOULLI, False, {}))
+        functional.objective(model)(params, model.batch(IMAGES), KEY, forced(BERNOULLI, False, {}))
         for model in (one, other)
     ]
     np.testing.assert_array_equal(*costs)
-    own = layers.objective(one)(
-        layers.params_of(one), one.batch(IMAGES), KEY, forced(BERNOULLI, False, {})
+    own = functional.objective(one)(
+        functional.params_of(one), one.batch(IMAGES), KEY, forced(BERNOULLI, False, {})
     )
     assert np.abs(own - costs[0]).min() > 1e-3
 
 
 def test_with_params_is_a_copy():
     one, other = make_sbn(BERNOULLI, seed=0), make_sbn(BERNOULLI, seed=1)
-    before = jax.tree.map(np.array, layers.params_of(one))
-    copy = layers.with_params(one, layers.params_of(other))
-    jax.tree.map(np.testing.assert_array_equal, layers.params_of(copy), layers.params_of(other))
-    jax.tree.map(np.testing.assert_array_equal, layers.params_of(one), before)
+    before = jax.tree.map(np.array, functional.params_of(one))
+    copy = functional.with_params(one, functional.params_of(other))
+    jax.tree.map(
+        np.testing.assert_array_equal, functional.params_of(copy), functional.params_of(other)
+    )
+    jax.tree.map(np.testing.assert_array_equal, functional.params_of(one), before)
     # The mean image is no parameter, and stays.
     assert sum(leaf.size for leaf in jax.tree.leaves(before)) == 6 * 3 + 3 + 3 * 2 + 2 + 2 * 6 + 6
     np.testing.assert_array_equal(copy.upper_mean[...], one.upper_mean[...])
@@ -294,7 +296,7 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
     build = tasks.load(settings.task).build
     mean = jnp.full((28, 28), 0.5)
     made = jax.eval_shape(
-        lambda key: layers.params_of(build(settings, mean, key)), jax.random.key(0)
+        lambda key: functional.params_of(build(settings, mean, key)), jax.random.key(0)
     )
     kernels = [leaf.shape for leaf in jax.tree.leaves(made) if leaf.ndim == 2]
     event = (200,) if latent == "bernoulli" else (20, 10)
@@ -304,8 +306,8 @@ def test_the_architectures_of_the_paper(model, latent, shapes):
     assert sorted(kernels) == sorted(shapes)
     built = build(settings, mean, jax.random.key(0))
     plan = layout(
-        layers.objective(built),
-        layers.params_of(built),
+        functional.objective(built),
+        functional.params_of(built),
         built.batch(jnp.zeros((1, 28, 28))),
         KEY,
         built.family,

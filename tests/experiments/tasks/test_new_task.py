@@ -7,7 +7,7 @@ import pytest
 from experiments import config, sweep, tasks, train
 from experiments.config import cli
 from experiments.errors import UserError
-from experiments.training import records
+from experiments.files import read_json
 
 TASK = '''
 import dataclasses
@@ -80,7 +80,7 @@ def test_it_trains(file, tmp_path, capsys):
     assert "coins" in tasks.names()
     assert cli.run(train.main, [f"--config={file}", f"--workdir={tmp_path}"]) == 0
     assert "ink: test 0." in capsys.readouterr().out
-    result = records.read_json(tmp_path / "result.json")
+    result = read_json(tmp_path / "result.json")
     assert result["config"]["task"] == "coins"
     assert (result["config"]["width"], result["config"]["scale"]) == (4, 1.0)
     assert math.isfinite(result["test_bound"])
@@ -92,7 +92,7 @@ def test_its_options_are_checked_swept_and_ranked_by_it(file, tmp_path, capsys):
     grid = "--grid=scale=0.5,2"
     assert cli.run(sweep.main, [*arguments, grid], sweep.define_flags) == 0
     table = capsys.readouterr().out.split("| scale | ink | seeds |\n")[1].splitlines()[1:3]
-    results = [records.read_json(path) for path in tmp_path.glob("runs/*/result.json")]
+    results = [read_json(path) for path in tmp_path.glob("runs/*/result.json")]
     assert [result["trained_together"] for result in results] == [2, 2], "scale is dynamic"
     ranked = sorted(results, key=lambda result: result["validation_ink"])
     assert ranked[0]["validation_ink"] < ranked[1]["validation_ink"]

@@ -14,7 +14,8 @@ from configs import semi_supervised
 from experiments import config, train
 from experiments.config import cli
 from experiments.data import Split, load
-from experiments.tasks import labels, layers
+from experiments.files import read_json
+from experiments.tasks import functional, labels
 from experiments.tasks import semi_supervised as task
 from experiments.tasks.layers import depth_to_space
 from experiments.tasks.semi_supervised import SemiSupervised
@@ -49,13 +50,13 @@ def fixture_model(images):
             task.Options(style_dim=STYLE_DIM, encoder=(3, 4, 5), decoder=(4, 3, 2), head=6),
             rngs=nnx.Rngs(0),
         )
-        flat, unravel = ravel_pytree(layers.params_of(model))
+        flat, unravel = ravel_pytree(functional.params_of(model))
         made.append(model)
         return unravel(flat + 0.3 * jax.random.normal(key, flat.shape))
 
     made = []
     params = small.quick_jit(make)(jax.random.key(7))
-    return layers.with_params(made[0], params)
+    return functional.with_params(made[0], params)
 
 
 def sigmoid(x):
@@ -65,10 +66,10 @@ def sigmoid(x):
 @cache
 def jitted(model):
     """`style`, `decode` and the expected cost, `(images, key, annealed)`, of a model."""
-    params = layers.params_of(model)
+    params = functional.params_of(model)
 
     def expected_cost(images, key, annealed):
-        objective = layers.objective(model, **annealed)
+        objective = functional.objective(model, **annealed)
         return exact.expected_cost(objective, params, images, key, CATEGORICAL)
 
     return tuple(map(jax.jit, (model.style, model.decode, expected_cost)))
@@ -131,8 +132,8 @@ def test_the_labeled_cost_is_the_bound_written_out(model, images):
 def test_the_hard_cost_has_the_bound_for_its_mean(model, images):
     """At discrete classes and with both KL terms at the sample; |z| < 4.5 is 1 error in 150,000."""
     image, num_samples = images[:1], 20_000
-    objective = layers.objective(model, hard=True)
-    params, expected = layers.params_of(model), jitted(model)[2]
+    objective = functional.objective(model, hard=True)
+    params, expected = functional.params_of(model), jitted(model)[2]
 
     def draw(key):
         made = samplers.trace(objective, params, image, key, CATEGORICAL, samplers.hard_draw)
@@ -154,15 +155,15 @@ def test_the_kl_of_a_sample_is_that_of_the_style_too(model, images):
     at_draw.kl = "sample"
 
     def cost(model, **options):
-        params = layers.params_of(model)
-        objective = layers.objective(model, **options)
+        params = functional.params_of(model)
+        objective = functional.objective(model, **options)
         return samplers.trace(objective, params, images, KEY, CATEGORICAL, samplers.hard_draw).cost
 
     np.testing.assert_allclose(cost(at_draw, temperature=0.5), cost(model, hard=True), rtol=1e-5)
 
 
 def test_marginalization_takes_what_does_not_depend_on_the_class_once(model, images):
-    params, objective = layers.params_of(model), layers.objective(model)
+    params, objective = functional.params_of(model), functional.objective(model)
 
     def flops(name):
         estimator = estimators.make(name, CATEGORICAL)
@@ -380,7 +381,7 @@ def launch(workdir, *changes):
 def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
     assert launch(tmp_path / "run") == 0
     assert "accuracy: test " in capsys.readouterr().out
-    result = records.read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json")
     confusion = np.asarray(result["test_confusion"])
     assert confusion.sum(axis=1).tolist() == np.bincount(load("digits").test.labels).tolist()
     assert result["test_accuracy"] == pytest.approx(100 * np.trace(confusion) / confusion.sum())

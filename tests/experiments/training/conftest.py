@@ -49,5 +49,7 @@ def fixture_recorder(monkeypatch):
     module.breaks = ""
     module.start = lambda run: made.append(Recorder(run, module.breaks)) or made[-1]
     monkeypatch.setitem(sys.modules, "recorder", module)
-    monkeypatch.setitem(trackers.TRACKERS, "recorder", ("recorder", "recorder", "recorder"))
+    monkeypatch.setitem(
+        trackers.TRACKERS, "recorder", trackers.Backend("recorder", "recorder", "recorder")
+    )
     return made, module

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.settings import Settings
 from experiments.training import records, run
 from experiments.training.compiled import Compiled
@@ -124,7 +125,7 @@ def with_local_statistics(settings: Settings, whole: Any) -> float:
 
 def numbers(workdir: Path) -> Any:
     """The bounds and the costs that a run recorded."""
-    result = records.read_json(workdir / "result.json")
+    result = read_json(workdir / "result.json")
     rows = records.read_metrics(workdir / "metrics.jsonl")
     kept = [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
     return [result["test_bound"], result["validation_bound"], kept]
@@ -154,7 +155,7 @@ def resumed(home: Path, settings: Settings, ways: Mapping[int, Way]) -> dict[str
         single.train([job], to_the_end=False)
     two.train(mixed)
     wanted = [numbers(job.workdir) for job in alone]
-    result = records.read_json(sweep[0].workdir / "result.json")
+    result = read_json(sweep[0].workdir / "result.json")
     return {
         "moved": distance(numbers(moved[0].workdir), wanted[0]),
         "sweep": distance([numbers(job.workdir) for job in sweep], wanted),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments import train
 from experiments.config import cli
@@ -125,7 +126,9 @@ def fixture_second_of_two(monkeypatch):
     monkeypatch.setattr(hosts, "several", lambda: True)
     monkeypatch.setattr(hosts, "is_first", lambda: False)
     monkeypatch.setattr(hosts, "_from_first", lambda _: said["shared"])
-    monkeypatch.setattr(hosts, "_gathered", lambda mine: np.stack([said["theirs"], mine]))
+    monkeypatch.setattr(
+        multihost_utils, "process_allgather", lambda mine: np.stack([said["theirs"], mine])
+    )
     return said
 
 
@@ -133,9 +136,9 @@ def test_what_the_first_process_finds_is_had_by_the_others(second_of_two):
     def not_here() -> str:
         raise AssertionError("only the first process may do this")
 
-    second_of_two["shared"] = hosts.Found("the first one's", None)
+    second_of_two["shared"] = hosts.CallOutcome("the first one's", None)
     assert hosts.by_first(not_here) == "the first one's"
-    second_of_two["shared"] = hosts.Found(None, UserError("the disk is full"))
+    second_of_two["shared"] = hosts.CallOutcome(None, UserError("the disk is full"))
     with pytest.raises(UserError, match="the disk is full"):
         hosts.by_first(not_here)
 

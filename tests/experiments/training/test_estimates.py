@@ -2,7 +2,7 @@
 
 import jax
 
-from experiments.training import estimates, memory
+from experiments.training import memory
 from experiments.training.compiled import Compiled
 from experiments.training.estimates import estimate
 from experiments.training.placement import Placement
@@ -28,5 +28,5 @@ def test_a_program_is_timed_where_it_fits(monkeypatch):
     def refused(*_):
         raise MemoryError
 
-    monkeypatch.setattr(estimates, "_speed", refused)
+    monkeypatch.setattr(jax, "block_until_ready", refused)
     assert estimate(settings, Placement(2), timed=True).speed is None

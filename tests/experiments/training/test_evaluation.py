@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tasks import generative, layers
+from experiments.tasks import functional, generative
 from experiments.training import evaluation
 from experiments.training.program import Program
 from gumbel import BERNOULLI, CATEGORICAL, exact, samplers
@@ -139,19 +139,19 @@ def small_vae(family):
     settings = small.settings("vae", latent=family.name, layers=units, kl="analytic")
     dataset = small.dataset()
     model = generative.build(settings, jnp.asarray(dataset.train_mean()), jax.random.key(0))
-    params = layers.params_of(model)
+    params = functional.params_of(model)
     params["prior"] = jax.random.normal(jax.random.key(1), params["prior"].shape)
     params["encoder"]["kernel"] = 2 * params["encoder"]["kernel"]
     params["likelihood"]["linear"]["kernel"] = 2 * params["likelihood"]["linear"]["kernel"]
     batch = model.batch(jnp.asarray(dataset.test.images[:2], jnp.float32))
     return two_layer(family)._replace(
-        objective=layers.objective(model, hard=True), params=params, batch=batch
+        objective=functional.objective(model, hard=True), params=params, batch=batch
     ), model
 
 
 def vae_likelihood(net, model):
     """`log sum_z p(z) p(x | z)`, which does not ask the encoder."""
-    filled = layers.with_params(model, net.params)
+    filled = functional.with_params(model, net.params)
     event = filled.event
     values = net.family.support(event)
     log_prior = net.family.log_prob(net.params["prior"], values).sum(axis=-1)
@@ -231,7 +231,7 @@ def test_pixels_are_drawn_once_for_all_samples_of_an_image():
     """With a likelihood that reads no sample, more samples must not change the cost."""
     dataset = small.dataset(max_value=16)
     program = Program.make(small.settings(binarization="dynamic"), dataset)
-    params = layers.params_of(program.model)
+    params = functional.params_of(program.model)
     params["likelihood"]["linear"]["kernel"] *= 0
     images = jnp.asarray(dataset.test.images)
 
@@ -248,7 +248,7 @@ def test_images_are_weighed_the_same_whatever_kl_was_trained():
 
     def costs(kl):
         program = Program.make(small.settings("vae", kl=kl), dataset)
-        params = layers.params_of(program.model)
+        params = functional.params_of(program.model)
         params["prior"] = params["prior"] + 1.0
         image_costs = evaluation.image_costs(program, 1)
         return small.quick_jit(image_costs)(params, jnp.asarray(dataset.test.images), KEY)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from experiments.files import read_json
 from experiments.training import records
 from tests.experiments.sweeps.launching import wait_for
 from tests.experiments.training.on_devices import distance, numbers
@@ -130,7 +131,7 @@ def fixture_by_two(alone: Path) -> Path:
 
 def test_two_processes_have_the_numbers_of_one(alone, by_two):
     assert distance(numbers(by_two), numbers(alone)) < 1e-4
-    assert records.read_json(by_two / "result.json")["device"]["count"] == 2
+    assert read_json(by_two / "result.json")["device"]["count"] == 2
 
 
 @pytest.mark.parametrize("launched", [by_slurm, by_open_mpi])

@@ -57,12 +57,12 @@ def test_no_two_purposes_share_a_key():
 # Pixels
 
 
-def test_grey_pixels_are_scaled_or_drawn():
-    grey = jnp.broadcast_to(jnp.array([0, 1, 8, 16], jnp.uint8), (10_000, 1, 4))
+def test_gray_pixels_are_scaled_or_drawn():
+    gray = jnp.broadcast_to(jnp.array([0, 1, 8, 16], jnp.uint8), (10_000, 1, 4))
     key = jax.random.key(0)
-    scaled = batches.pixels(grey, 16, key, dynamic=False)
+    scaled = batches.pixels(gray, 16, key, dynamic_binarization=False)
     np.testing.assert_array_equal(scaled[0, 0], [0, 1 / 16, 1 / 2, 1])
-    drawn = np.asarray(batches.pixels(grey, 16, key, dynamic=True))
+    drawn = np.asarray(batches.pixels(gray, 16, key, dynamic_binarization=True))
     assert set(np.unique(drawn)) == {0, 1}
     # Five standard errors: fails once in a million for a right mean, surely for one 0.03 off.
     np.testing.assert_allclose(drawn.mean(axis=0)[0], scaled[0, 0], atol=5 * 0.5 / 100)
@@ -72,7 +72,7 @@ def test_grey_pixels_are_scaled_or_drawn():
 def test_binary_pixels_stay_as_they_are():
     binary = jnp.array([[[0, 1, 1]]], jnp.uint8)
     for dynamic in (False, True):
-        drawn = batches.pixels(binary, 1, jax.random.key(0), dynamic=dynamic)
+        drawn = batches.pixels(binary, 1, jax.random.key(0), dynamic_binarization=dynamic)
         np.testing.assert_array_equal(drawn, binary)
 
 
@@ -85,8 +85,8 @@ def test_dynamic_binarization_draws_anew_at_each_step(binarization):
         learning_rate=1e-30,
         optimizer="adam",
     )
-    grey = small.dataset(max_value=16)
-    dataset = grey.binarized() if binarization == "threshold" else grey
+    gray = small.dataset(max_value=16)
+    dataset = gray.binarized() if binarization == "threshold" else gray
     program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
     same_batch = jnp.tile(jnp.arange(BATCH_SIZE), (8, 1))
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.training import provenance as provenance_module
 from experiments.training.events import wall_times
 from experiments.training.metrics import MetricsLog
 from experiments.training.provenance import provenance
-from experiments.training.records import read_json, read_metrics, write_json
+from experiments.training.records import read_metrics, write_json
 from tests.experiments.training.tensorboard import events
 
 

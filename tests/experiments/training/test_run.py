@@ -27,7 +27,7 @@ from experiments.config import cli
 from experiments.data import batches
 from experiments.data.batches import Purpose
 from experiments.errors import UserError
-from experiments.tasks import layers
+from experiments.tasks import functional
 from experiments.training import (
     compiled,
     evaluation,
@@ -100,7 +100,7 @@ def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
     git = provenance.provenance()["git"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_git", lambda _: git)
+        patch.setattr(provenance, "git_state", lambda _: git)
         patch.setattr(run_state.RunState, "draw", lambda *_: None)
         yield home
     for name, value in before.items():
@@ -290,7 +290,7 @@ def test_a_finished_run_gives_its_model_back(finished):
     costs = jax.jit(evaluation.image_costs(program, settings.test_num_samples))
     [bound] = evaluation.dataset_bounds(
         lambda params, images, keys: costs(params, images, keys[0])[None],
-        layers.params_of(model),
+        functional.params_of(model),
         dataset.test.images,
         jax.random.split(batches.key_for(settings.seed, Purpose.FINAL))[1:],
         batch_size=settings.eval_batch_size,
@@ -355,7 +355,7 @@ def test_overrides_that_do_nothing_are_named(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(train.run, "train", lambda *_, **__: result)
     config = small.config("sbn", estimator__name="st")
     overrides = {"temperature.rate": 1e-4, "learning_rate": 0.1}
-    assert train.main(config, str(tmp_path), overrides) == 0
+    assert train.main(config, tmp_path, overrides) == 0
     assert caplog.messages == [
         "--config.temperature.rate does nothing: estimator.name=st reads no temperature"
     ]

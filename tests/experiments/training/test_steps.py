@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments.tasks.layers import objective as objective_of
+from experiments.tasks.functional import objective as objective_of
 from experiments.training.program import Program, dynamic_of
 from gumbel import BERNOULLI, exact
 from tests.experiments import small

@@ -1,5 +1,6 @@
 """Where runs are shown besides their files."""
 
+import importlib.util
 import logging
 import sys
 import types
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from experiments.errors import UserError
-from experiments.training import records, trackers
+from experiments.files import read_json
+from experiments.training import trackers
 from experiments.training.trackers import Trackers
 from tests.experiments import small
 from tests.experiments.training.tensorboard import events
@@ -73,7 +75,7 @@ def test_a_tracker_that_cannot_start_is_named(recorder, tmp_path):
     [(["wandb"], r"pip install -e '.\[wandb\]'"), (["none", "mlflow"], "leave one of them out")],
 )
 def test_what_cannot_be_chosen(names, message, monkeypatch):
-    monkeypatch.setattr(trackers, "_installed", lambda package: package != "wandb")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else name)
     with pytest.raises(UserError, match=message):
         trackers.trackers_of_flags(names)
     assert trackers.trackers_of_flags(["mlflow", "tensorboard", "mlflow"]) == (
@@ -117,7 +119,7 @@ def test_weights_and_biases_is_given_what_it_lacks(monkeypatch, tmp_path):
         "allow",
         {"seed": 3},
     )
-    assert records.read_json(tmp_path / trackers.IDS) == {"wandb": kwargs["id"]}
+    assert read_json(tmp_path / trackers.IDS) == {"wandb": kwargs["id"]}
     assert summary["test_bound"] == 7.5
     assert ended == [0]
 
@@ -129,7 +131,7 @@ def test_weights_and_biases_offline(monkeypatch, tmp_path):
         with Trackers(["wandb"], tmp_path, small.settings().flat(), rows) as shown:
             shown.log({"step": 20 * len(rows), "train_cost": 7.0})
             shown.finish(RESULT, tmp_path / "picture.png")
-    run_id = records.read_json(tmp_path / trackers.IDS)["wandb"]
+    run_id = read_json(tmp_path / trackers.IDS)["wandb"]
     found = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
     assert len(found) >= 1
     data = b"".join(path.read_bytes() for path in found)
@@ -149,7 +151,7 @@ def test_mlflow_with_a_local_store(monkeypatch, tmp_path):
     with Trackers(["mlflow"], tmp_path, config, []) as shown:
         for row in ROWS:
             shown.log(row)
-    client, run_id = MlflowClient(), records.read_json(tmp_path / trackers.IDS)["mlflow"]
+    client, run_id = MlflowClient(), read_json(tmp_path / trackers.IDS)["mlflow"]
     assert client.get_run(run_id).info.status == "KILLED"
     with Trackers(["mlflow"], tmp_path, config, ROWS) as shown:
         shown.log({"step": 40, "train_cost": 7.0})

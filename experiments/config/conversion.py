@@ -14,7 +14,7 @@ from experiments.errors import TYPE_NAMES, UserError, nearest, refuse, short
 from experiments.settings import ANY, SHARED_OPTIONS, Estimator, Key, Settings, Temperature
 from gumbel import estimators
 
-_GROUPS = ("temperature.", "estimator.")
+_GROUPS = ("temperature", "estimator")  # of keys
 
 
 def base(task: str) -> ConfigDict:
@@ -53,7 +53,7 @@ def read(config: ConfigDict) -> Settings:
     _require(config, "estimator.name", file)
     _refuse_unknown(config, task.options)
     values = {
-        name: _typed(_option(name, kind), config.estimator.get(name), _GROUPS[1])
+        name: _typed(_option(name, kind), config.estimator.get(name), "estimator.")
         for name, kind in _options().items()
     }
     estimator = Estimator(_registered(config.estimator.name), values)
@@ -72,16 +72,16 @@ def _registered(name: Any) -> Any:
 
 def _refuse_unknown(config: ConfigDict, options: type) -> None:
     """Raises UserError about a key that no run reads, such as a misspelled one."""
-    known = {"task", *(group[:-1] for group in _GROUPS)}
+    known = {"task", *_GROUPS}
     known |= {key.name for fields in (Settings, options) for key in settings.keys_of(fields)}
-    known |= {_GROUPS[0] + key.name for key in settings.keys_of(Temperature)}
-    known |= {f"{_GROUPS[1]}{name}" for name in ("name", *_options())}
-    for prefix, group in (("", config), *((group, config[group[:-1]]) for group in _GROUPS)):
-        for key in group:
-            if prefix + str(key) not in known:
-                near = nearest(prefix + str(key), known)
-                fix = f"did you mean {' or '.join(near)}?" if near else "leave it out"
-                raise UserError(f"config has an unknown key {short(prefix + str(key))}: {fix}")
+    known |= {f"temperature.{key.name}" for key in settings.keys_of(Temperature)}
+    known |= {f"estimator.{name}" for name in ("name", *_options())}
+    inside = (f"{group}.{key}" for group in _GROUPS for key in config[group])
+    for key in (*map(str, config), *inside):
+        if key not in known:
+            near = nearest(key, known)
+            fix = f"did you mean {' or '.join(near)}?" if near else "leave it out"
+            raise UserError(f"config has an unknown key {short(key)}: {fix}")
 
 
 def from_flat(flat: Mapping[str, Any]) -> Settings:
@@ -153,7 +153,7 @@ def optional(config: ConfigDict) -> set[str]:
     """
     if "task" not in config:
         return set()
-    found = {f"{_GROUPS[1]}{name}" for name in _options()}
+    found = {f"estimator.{name}" for name in _options()}
     for fields in (Settings, tasks.load(config.task).options):
         found |= {key.name for key in settings.keys_of(fields) if key.optional}
     return found
