@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from gumbel import estimators
 from gumbel.estimators import Spec
@@ -16,8 +16,8 @@ from gumbel.estimators.multi import independent
 from gumbel.independence import leaks
 from gumbel.layouts import count_values, layout, readable
 from gumbel.passes import passes
-from gumbel.probes import NUM_STARTS, Probe, changed, outputs
-from gumbel.samplers import Pass, hard_draw, replayed, trace
+from gumbel.probes import NUM_STARTS, Probe, changed, draw
+from gumbel.samplers import Pass, replayed, trace
 from gumbel.sites import FamilyLike, Site
 from gumbel.smoothness import dependence, derivatives
 from gumbel.tracing import gathered, is_concrete
@@ -169,7 +169,7 @@ def check_objective(
     probe = Probe(*arguments) if is_concrete(params, batch, key) else None
     if probe is None or not probe.concrete:
         raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
-    drawn, again = probe.drawn, trace(*arguments, hard_draw)
+    _, again = draw(*arguments)
     tried = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
     slopes = {site: targets or frozenset() for site, targets in tried.items()}
     found = dependence(probe.targets(plan.records), slopes)
@@ -196,8 +196,8 @@ def check_objective(
     report = Report(
         sites=sites,
         batch_size=None if plan.coupled else plan.cost.shape[0],
-        finite=bool(np.isfinite(drawn.cost).all()),
-        deterministic=not any(map(changed, outputs(drawn), outputs(again))),
+        finite=bool(np.isfinite(probe.drawn.cost).all()),
+        deterministic=not _differ(probe.outputs, again),
         has_aux=plan.aux is not None,
         vectorizes=vectorizes,
         estimators=tuple(
@@ -213,6 +213,11 @@ def check_objective(
         ),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
+
+
+@jax.jit
+def _differ(before: list[Array], after: list[Array]) -> Bool[Array, ""]:
+    return jnp.any(jnp.stack([changed(*pair) for pair in zip(before, after, strict=True)]))
 
 
 def _trained(

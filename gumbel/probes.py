@@ -42,6 +42,30 @@ def outputs(drawn: Pass) -> list[Array]:
     return [upcast(drawn.cost), *map(_possible_logits, records), *masks]
 
 
+def draw(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> tuple[Pass, list[Array]]:
+    """A pass with discrete samples, run as one compiled program, and its `outputs`.
+
+    The pass has no `aux`. Every call traces the objective anew.
+    """
+    traced: list[Pass] = []
+
+    def run(params: Params, key: PRNGKey) -> tuple[Array, dict[str, Any], list[Array]]:
+        drawn = trace(objective, params, batch, key, family, hard_draw)
+        traced.append(drawn)
+        arrays = {site: (r.logits, r.z, r.where) for site, r in drawn.records.items()}
+        return drawn.cost, arrays, outputs(drawn)
+
+    cost, arrays, computed = jax.jit(run)(params, key)
+    [drawn] = traced
+    records = {
+        site: drawn.records[site]._replace(logits=logits, z=z, where=where)
+        for site, (logits, z, where) in arrays.items()
+    }
+    return drawn._replace(cost=cost, records=records, aux=None), computed
+
+
 def reaching_cost(targets: Mapping[str, Targets]) -> frozenset[str]:
     """The sites that reach the cost, at once or by way of other sites.
 
@@ -87,6 +111,7 @@ class Probe:
 
     Attributes:
       drawn: a pass with discrete samples.
+      outputs: its outputs.
       concrete: whether its outputs are concrete; if not, nothing can be compared.
     """
 
@@ -100,10 +125,10 @@ class Probe:
     ) -> None:
         check_params(params)
         params, batch = gathered((params, batch))
-        self.drawn = trace(objective, params, batch, key, family, hard_draw)
+        self.drawn, self.outputs = draw(objective, params, batch, key, family)
         records = self.drawn.records
         # The objective itself may hold traced values, of which there is nothing to compare.
-        self.concrete = is_concrete(outputs(self.drawn))
+        self.concrete = is_concrete(self.outputs)
 
         def moved(
             params: Params, start: Start, sites: dict[str, Any], rows: Any, looked_at: Any
@@ -139,7 +164,7 @@ class Probe:
             shape = record.z.shape
             variables = shape[: len(shape) - record.family.event_ndims]
             flips[site] = jnp.asarray(rng.random(variables) < (0.5 if number % 2 else 1))
-        start = Start(values, flips, outputs(self.drawn))
+        start = Start(values, flips, self.outputs)
         return start._replace(outputs=self._run(start, (), None)[0])
 
     def changes(
