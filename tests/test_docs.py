@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "estimators"]
 PAGES = [ROOT / "README.md", *sorted(WRITTEN)]
 TRAINING = {"experiments.train", "experiments.sweep"}
-CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+FENCED = re.DOTALL | re.MULTILINE
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", flags=FENCED)
 
 
 def commands() -> list[tuple[str, str]]:
@@ -93,6 +94,25 @@ def test_flags_of_other_commands_exist(page, command):
 
 def test_there_are_other_commands_to_check():
     assert len(other_commands()) > 20
+
+
+def imports() -> list[tuple[str, str]]:
+    """The lines in the code of the pages that import from packages of ours, with their page."""
+    found = []
+    for page in PAGES:
+        for code in re.findall(r"^```(?:\{code-cell\}|python).*?^```$", page.read_text(), FENCED):
+            ours = r"^from (?:gumbel|experiments|configs|scripts)\b.*$"
+            found += [(page.name, line) for line in re.findall(ours, code, re.MULTILINE)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), imports())
+def test_names_that_pages_import_exist(page, line):
+    exec(line, {})
+
+
+def test_there_are_imports_to_check():
+    assert len(imports()) > 10
 
 
 def test_new_estimator_of_the_how_to_is_a_whole_estimator(capsys):
