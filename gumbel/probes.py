@@ -59,10 +59,10 @@ def draw(
 
     cost, arrays, computed = jax.jit(run)(params, key)
     [drawn] = traced
-    records = {
-        site: drawn.records[site]._replace(logits=logits, z=z, where=where)
-        for site, (logits, z, where) in arrays.items()
-    }
+    records = {}
+    for site, record in drawn.records.items():  # in the order of the calls, which arrays are not
+        logits, z, where = arrays[site]
+        records[site] = record._replace(logits=logits, z=z, where=where)
     return drawn._replace(cost=cost, records=records, aux=None), computed
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from gumbel import estimators, exact
+from gumbel.probes import Probe
 
 KEY = jax.random.key(0)
 FAMILIES = {"gate": "bernoulli", "expert": "categorical"}
@@ -57,3 +58,13 @@ def test_rounding_is_no_leak():
 
     params, batch = jnp.zeros(3), jnp.zeros((16, 3))
     exact.expected_cost(shifted, params, batch, KEY, "bernoulli")
+
+
+def test_sites_are_told_apart_whatever_the_order_of_their_names():
+    def objective(params, batch, key, sample):
+        first = sample("z", params + batch)
+        return sample("a", params + first).sum(-1)
+
+    probe = Probe(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY, "bernoulli")
+    assert list(probe.drawn.records) == ["z", "a"]
+    assert probe.targets(["z", "a"]) == {"z": {"a"}, "a": {None}}
