@@ -116,10 +116,11 @@ def main(
 def _swept(given: Mapping[str, Any]) -> set[str]:
     """The keys that every run of the grid sets."""
     if given["grid"] is not None:
-        trials = [dict.fromkeys(grids.keys(text)) for text in given["grid"]]
+        keys = [set(grids.keys(text)) for text in given["grid"]]
     else:
         trials = configs.load_sweep(given["config"])
-    return set.intersection(*map(set, trials)) if trials and grids.are_trials(trials) else set()
+        keys = [set(trial) for trial in trials] if grids.are_trials(trials) else []
+    return set.intersection(*keys) if keys else set()
 
 
 def _grid(config: ConfigDict, overrides: Overrides, given: Mapping[str, Any]) -> Grid:

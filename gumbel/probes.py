@@ -51,18 +51,18 @@ def draw(
     """
     traced: list[Pass] = []
 
-    def run(params: Params, key: PRNGKey) -> tuple[Array, dict[str, Any], list[Array]]:
+    def run(params: Params, key: PRNGKey) -> tuple[Array, list[Any], list[Array]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
         traced.append(drawn)
-        arrays = {site: (r.logits, r.z, r.where) for site, r in drawn.records.items()}
+        arrays = [(r.logits, r.z, r.where) for r in drawn.records.values()]
         return drawn.cost, arrays, outputs(drawn)
 
     cost, arrays, computed = jax.jit(run)(params, key)
     [drawn] = traced
-    records = {}
-    for site, record in drawn.records.items():  # in the order of the calls, which arrays are not
-        logits, z, where = arrays[site]
-        records[site] = record._replace(logits=logits, z=z, where=where)
+    records = {
+        site: record._replace(logits=logits, z=z, where=where)
+        for (site, record), (logits, z, where) in zip(drawn.records.items(), arrays, strict=True)
+    }
     return drawn._replace(cost=cost, records=records, aux=None), computed
 
 
