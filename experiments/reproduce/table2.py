@@ -5,7 +5,7 @@ setting is trained on draws of the labels that played no part in any choice, nei
 the defaults in `configs/semi_supervised.py`. A draw is a seed: labels, weights and noise differ.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,48 +40,61 @@ class Preset(NamedTuple):
       name: name of the preset.
       alphas: values to pick from on validation; the paper's grid is 0.1, 0.2, 0.3, 0.8, 1.
       pick_steps, final_steps: optimizer steps of a run.
+      exact_steps: optimizer steps of a final run of marginalization, whose step costs several times
+        as much.
       draws: how many draws of the labels; picking uses one that these do not.
-      picked_with: the estimator whose alpha all of them use; None picks for each.
+      picked_with: for an estimator that is not picked for, the one whose alpha it uses.
       changes: changes to the config, for all runs.
+      pick_changes: further changes, for picking runs.
     """
 
     name: str
     alphas: tuple[float, ...]
     pick_steps: int
     final_steps: int
+    exact_steps: int
     draws: int
-    picked_with: str | None
+    picked_with: Mapping[str, str]
     changes: Overrides
+    pick_changes: Overrides
 
 
-# The temperature is at its floor before half of the steps, as in the full preset's first quarter.
+# The paper's temperature is at its floor at step 24,000 of 30,000, and a third of that in picking.
+_FULL_PICK_CHANGES: Overrides = {"temperature.rate": 9e-5, "temperature.interval": 500}
+# At its floor before half of the steps.
 _SHORT_CHANGES: Overrides = {"temperature.rate": 1.5e-4, "temperature.interval": 500}
+_AS_GUMBEL_SOFTMAX = {name: "gumbel_softmax" for name in ESTIMATORS if name != "gumbel_softmax"}
 PRESETS = {
     "full": Preset(
         name="full",
         alphas=(0.1, 0.2, 0.3, 0.8, 1.0),
-        pick_steps=30_000,
-        final_steps=100_000,
+        pick_steps=10_000,
+        final_steps=30_000,
+        exact_steps=10_000,
         draws=10,
-        picked_with=None,
+        picked_with={"marginalization": "gumbel_softmax"},
         changes={},
+        pick_changes=_FULL_PICK_CHANGES,
     ),
     "short": Preset(
         name="short",
         alphas=(0.03, 0.1, 0.3),
         pick_steps=2_000,
         final_steps=10_000,
+        exact_steps=10_000,
         draws=3,
-        picked_with="gumbel_softmax",
+        picked_with=_AS_GUMBEL_SOFTMAX,
         changes=_SHORT_CHANGES,
+        pick_changes={},
     ),
     "smoke": Preset(
         name="smoke",
         alphas=(0.1, 1.0),
         pick_steps=20,
         final_steps=20,
+        exact_steps=20,
         draws=2,
-        picked_with="gumbel_softmax",
+        picked_with=_AS_GUMBEL_SOFTMAX,
         changes={
             "dataset": "digits",
             "batch_size": 20,
@@ -94,6 +107,7 @@ PRESETS = {
             "eval_every": 10,
             "checkpoint_every": 10,
         },
+        pick_changes={},
     ),
 }
 
@@ -109,7 +123,7 @@ class Table2(Table):
 
         One draw each, the longest run first; other draws of the cheap estimators; then the rest.
         """
-        each = [self.preset.picked_with] if self.preset.picked_with else ESTIMATORS
+        each = [name for name in ESTIMATORS if name not in self.preset.picked_with]
         picks = [job for name in each for job in self._picks(name)]
         yield self.runs.missing("picking alpha", picks)
         exact, *cheap = ESTIMATORS
@@ -154,7 +168,7 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
 
     def setting(self, estimator: str) -> Overrides | None:
         """What was picked for an estimator, or None if its runs are not done or have all failed."""
-        jobs = self._picks(self.preset.picked_with or estimator)
+        jobs = self._picks(estimator)
 
         def error(record: Record) -> float | None:
             return None if record["validation_accuracy"] is None else -record["validation_accuracy"]
@@ -171,6 +185,8 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
         return grids.config_at(config, self.preset.changes | {"estimator.name": estimator})
 
     def _picks(self, estimator: str) -> list[Job]:
+        """The runs from which an estimator's alpha is picked."""
+        picked_with = self.preset.picked_with.get(estimator, estimator)
         trials = grids.product(
             {
                 "alpha": self.preset.alphas,
@@ -178,16 +194,16 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
                 "num_steps": (self.preset.pick_steps,),
             }
         )
-        return self.runs.jobs(self._base(estimator), f"pick/{estimator}", trials)
+        base = grids.config_at(self._base(picked_with), self.preset.pick_changes)
+        return self.runs.jobs(base, f"pick/{picked_with}", trials)
 
     def _finals(self, estimator: str, draws: Sequence[int]) -> list[Job]:
         setting = self.setting(estimator)
         if setting is None:
             return []
-        trials = [
-            setting | {"seed": _FIRST_DRAW + draw, "num_steps": self.preset.final_steps}
-            for draw in draws
-        ]
+        exact = estimator == "marginalization"
+        steps = self.preset.exact_steps if exact else self.preset.final_steps
+        trials = [setting | {"seed": _FIRST_DRAW + draw, "num_steps": steps} for draw in draws]
         return self.runs.jobs(self._base(estimator), f"final/{estimator}", trials)
 
     def _cell(self, estimator: str) -> dict[str, Any]:
@@ -201,8 +217,7 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
         }
         if not found:
             jobs = self._finals(estimator, range(self.preset.draws))
-            picks = self._picks(self.preset.picked_with or estimator)
-            return entry | {"missing": self.runs.why_missing(jobs or picks)}
+            return entry | {"missing": self.runs.why_missing(jobs or self._picks(estimator))}
         return entry | {
             "elbo": summary([-record["test_bound"] for record in found]),
             "accuracy": summary([record["test_accuracy"] for record in found]),
