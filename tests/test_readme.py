@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from gumbel import estimators
-from scripts import readme
+from scripts import page_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -23,9 +25,11 @@ def test_library_example_prints_what_its_comment_says():
     assert report.ok, str(report)
 
 
-def test_results_section_is_what_the_result_files_give():
-    up_to_date = readme.rendered(TEXT, readme.section(ROOT / "results")) == TEXT
-    assert up_to_date, "run python -m scripts.readme"
+@pytest.mark.parametrize("name", page_tables.PAGES)
+def test_tables_are_what_the_result_files_give(name):
+    page = (ROOT / name).read_text()
+    up_to_date = page_tables.rendered(page, page_tables.PAGES[name](ROOT / "results")) == page
+    assert up_to_date, "run python -m scripts.page_tables"
 
 
 PASSES = {
