@@ -21,6 +21,7 @@ _TABLES = {
     "table1": "## Table 1",
     "full/table1": "### Table 1, by the paper's protocol",
     "table2": "## Table 2",
+    "full/table2": "### Table 2, with ten draws of the labels",
 }
 
 Run = dict[str, Any]
