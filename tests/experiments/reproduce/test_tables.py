@@ -389,27 +389,6 @@ def test_what_is_annealed_goes_through_its_course_in_picking_runs():
         assert rate * (steps or 500_000) == pytest.approx(1.0)
 
 
-def test_each_estimator_of_table_2_takes_the_alpha_of_the_one_it_is_picked_with(tmp_path):
-    full = table2.PRESETS["full"]
-    made = Table2(full, tmp_path / "work", tmp_path / "results")
-    picks = next(made.waves()).jobs
-    assert [job.settings.estimator.name for job in picks] == (
-        ["gumbel_softmax"] * 5 + ["st_gumbel_softmax"] * 5
-    )
-    best = {"gumbel_softmax": 0.2, "st_gumbel_softmax": 0.8}
-    for job in picks:
-        name = job.settings.estimator.name
-        accuracy = 90.0 + (job.settings.flat()["alpha"] == best[name])
-        finish(job, valid=100.0, test=100.0, validation_accuracy=accuracy, test_accuracy=accuracy)
-    finals = {job.settings.estimator.name: job for wave in made.waves() for job in wave.jobs}
-    assert {name: job.settings.flat()["alpha"] for name, job in finals.items()} == (
-        best | {"marginalization": 0.2}
-    )
-    final = finals["gumbel_softmax"].settings
-    courses = [run.temperature.rate * run.num_steps for run in (picks[0].settings, final)]
-    assert courses[0] == pytest.approx(courses[1])
-
-
 def test_a_table_of_another_preset_is_not_written_over(table, tmp_path):
     table.write()
     table.refuse_another()
@@ -477,9 +456,25 @@ def test_table2_picks_alpha_by_validation_accuracy(tmp_path):
     assert "-101.0 ± 2.5 (-110.7) | 91.0 ± 2.5 (93.6) | 3 | 20 |" in Table2.markdown(written)
 
 
-def test_table2_picks_for_each_estimator_in_full(tmp_path):
-    table = Table2(table2.PRESETS["full"], tmp_path, tmp_path)
-    assert len(next(table.waves()).jobs) == 5 * 3
+def test_table2_in_full_picks_for_the_estimators_that_sample(tmp_path):
+    full = table2.PRESETS["full"]
+    made = Table2(full, tmp_path / "work", tmp_path / "results")
+    picks = next(made.waves()).jobs
+    assert [job.settings.estimator.name for job in picks] == (
+        ["gumbel_softmax"] * 5 + ["st_gumbel_softmax"] * 5
+    )
+    best = {"gumbel_softmax": 0.2, "st_gumbel_softmax": 0.8}
+    for job in picks:
+        name = job.settings.estimator.name
+        accuracy = 90.0 + (job.settings.flat()["alpha"] == best[name])
+        finish(job, valid=100.0, test=100.0, validation_accuracy=accuracy, test_accuracy=accuracy)
+    finals = {job.settings.estimator.name: job for wave in made.waves() for job in wave.jobs}
+    assert {name: job.settings.flat()["alpha"] for name, job in finals.items()} == (
+        best | {"marginalization": 0.2}
+    )
+    final = finals["gumbel_softmax"].settings
+    courses = [run.temperature.rate * run.num_steps for run in (picks[0].settings, final)]
+    assert courses[0] == pytest.approx(courses[1])
 
 
 def test_table2_in_full_has_ten_draws_of_long_runs_for_each_estimator(tmp_path):
@@ -490,7 +485,8 @@ def test_table2_in_full_has_ten_draws_of_long_runs_for_each_estimator(tmp_path):
     for name in table2.ESTIMATORS:
         found = table.finals(name)
         assert {record["seed"] for record in found} == set(range(10, 20))
-        assert all(record["steps"] >= 30_000 for record in found)
+        least = 10_000 if name == "marginalization" else 30_000
+        assert all(record["steps"] >= least for record in found)
 
 
 def test_cells_of_an_excluded_release_of_jax_are_marked(table):
