@@ -15,7 +15,6 @@ from typing import Any
 
 from experiments import command
 from experiments.files import ROOT, markdown_table, read_json, write_text
-from experiments.reproduce import table
 from gumbel import estimators
 from gumbel.estimators import Spec
 from scripts import beyond_tables, results_tables
@@ -33,7 +32,7 @@ Record = dict[str, Any]
 def write(docs: Path) -> None:
     """Writes all generated pages below `docs`, and leaves pages alone that would not change."""
     finals = finals_of(RESULTS)
-    cells = cells_of(RESULTS)
+    cells = results_tables.cells_of(RESULTS / "survey.json")
     folder = docs / "estimators"
     pages = {f"{name}.md": estimator_page(name, cells, docs) for name in estimators.names()}
     pages["index.md"] = overview(cells)
@@ -57,30 +56,6 @@ def finals_of(results: Path) -> dict[tuple[str, str], list[Record]]:
     return found
 
 
-def cells_of(results: Path) -> dict[tuple[str, str], Record]:
-    """The cells of the survey by row and estimator, with how many seeds each is to have."""
-    path = results / "survey.json"
-    if not path.exists():
-        return {}
-    survey = read_json(path)
-    planned = {"planned_seeds": survey["preset"]["seeds"]}
-    return {(cell["row"], cell["estimator"]): cell | planned for cell in survey["cells"]}
-
-
-def bound_of(cell: Record | None) -> str:
-    """A cell's mean with half the width of its interval, as the tables print it.
-
-    Example:
-      >>> bound_of({"mean": 58.34, "ci95": [58.14, 58.54], "seeds": 2, "planned_seeds": 3})
-      '58.3 ± 0.2, 2 of 3 seeds'
-      >>> bound_of(None)
-      ''
-    """
-    if cell is None or "mean" not in cell:
-        return ""
-    return table.shown(cell["mean"], cell["ci95"], cell["seeds"], cell["planned_seeds"])
-
-
 def overview(cells: Mapping[tuple[str, str], Record]) -> str:
     """The page that lists all estimators."""
     header = ("estimator", "gradient", "passes", "families", *ROWS.values(), "ms per step")
@@ -90,7 +65,7 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
             "unbiased" if spec.unbiased else "biased",
             spec.passes,
             "both" if len(spec.families) == 2 else ", ".join(spec.families),
-            *(bound_of(cells.get((row, name))) for row in ROWS),
+            *(results_tables.bound_of(cells.get((row, name))) for row in ROWS),
             _ms(cells.get(("sbn_bernoulli", name))),
         )
         for name, spec in ((name, estimators.spec(name)) for name in estimators.names())
@@ -182,7 +157,7 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
     lines = (
         (
             ROWS[row],
-            bound_of(cell),
+            results_tables.bound_of(cell),
             "" if cell["paper"] is None else f"{cell['paper']:.1f}",
             str(len(cell["values"])),
             f"{cell['setting'].get('learning_rate', '')}",

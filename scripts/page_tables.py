@@ -13,9 +13,10 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.files import ROOT, markdown_table, read_json, write_text
-from experiments.reproduce import table, versions
+from experiments.files import ROOT, markdown_table, write_text
+from experiments.reproduce import versions
 from experiments.reproduce.table1_presets import COLUMNS
+from scripts.results_tables import bound_of, cells_of
 
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 _CLOSE = 1.0  # nats
@@ -31,16 +32,23 @@ def table1(results: Path) -> str:
 
 def by_both_protocols(results: Path) -> str:
     """Each cell of the paper's Table 1 by its own protocol, as far as run, and by the short one."""
-    full, short = (_means(results / folder / "table1.json") for folder in ("full", "."))
-    run = [cell for cell in full if "mean" in full[cell]]
+    full, short = (cells_of(results / folder / "table1.json") for folder in ("full", "."))
+    papers = [cell for cell in full if full[cell]["estimator"] in COLUMNS]
+    run = [cell for cell in papers if "mean" in full[cell]]
     close = [cell for cell in run if full[cell]["mean"] <= full[cell]["paper"] + _CLOSE]
     header = ("model", "estimator", "500,000 steps", "paper", "50,000 steps")
     lines = (
-        (row.replace("_", ", "), f"`{name}`", *_numbers(full[row, name], short[row, name]))
+        (
+            row.replace("_", ", "),
+            f"`{name}`",
+            bound_of(full[row, name]),
+            f"{full[row, name]['paper']:.1f}",
+            bound_of(short[row, name]) + versions.mark(short[row, name]),
+        )
         for row, name in run
     )
     return f"""\
-By the paper's own protocol, `results/full/` has {len(run)} of the {len(full)} cells. {len(close)}
+By the paper's own protocol, `results/full/` has {len(run)} of the {len(papers)} cells. {len(close)}
 of them are within {_CLOSE:g} nat of the paper or better:
 
 {markdown_table(header, lines)}
@@ -59,27 +67,6 @@ def rendered(page: str, text: str) -> str:
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
-
-
-def _means(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The cells of the paper's columns, by row and estimator."""
-    found = read_json(path)
-    seeds = {"planned_seeds": found["preset"]["seeds"]}
-    return {
-        (cell["row"], cell["estimator"]): cell | seeds
-        for cell in found["cells"]
-        if cell["estimator"] in COLUMNS
-    }
-
-
-def _numbers(full: Mapping[str, Any], short: Mapping[str, Any]) -> tuple[str, str, str]:
-    return _shown(full), f"{full['paper']:.1f}", _shown(short)
-
-
-def _shown(cell: Mapping[str, Any]) -> str:
-    return table.shown(
-        cell["mean"], cell["ci95"], cell["seeds"], cell["planned_seeds"]
-    ) + versions.mark(cell)
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import Maybe, markdown_table, read_json
+from experiments.reproduce import table
 from experiments.sweeps.progress import nats
 from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT
@@ -57,6 +58,29 @@ _BENCHMARK = {
     "median_limit": Maybe(float),
     "median_share": Maybe(float),
 }
+
+
+def cells_of(path: Path) -> dict[tuple[str, str], Run]:
+    """The cells of a table by row and estimator, with how many seeds each is to have."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    planned = {"planned_seeds": found["preset"]["seeds"]}
+    return {(cell["row"], cell["estimator"]): cell | planned for cell in found["cells"]}
+
+
+def bound_of(cell: Run | None) -> str:
+    """A cell's mean with half the width of its interval, as the tables print it.
+
+    Example:
+      >>> bound_of({"mean": 58.34, "ci95": [58.14, 58.54], "seeds": 2, "planned_seeds": 3})
+      '58.3 ± 0.2, 2 of 3 seeds'
+      >>> bound_of(None)
+      ''
+    """
+    if cell is None or "mean" not in cell:
+        return ""
+    return table.shown(cell["mean"], cell["ci95"], cell["seeds"], cell["planned_seeds"])
 
 
 def load_runs(directory: Path) -> list[Run]:

@@ -17,7 +17,7 @@ from experiments.reproduce import targets
 from experiments.sweeps import grids
 from experiments.training import records
 from gumbel import estimators
-from scripts import docs_pages
+from scripts import docs_pages, results_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "estimators"]
@@ -159,14 +159,14 @@ def test_the_code_on_the_page_of_an_estimator_runs(name, monkeypatch):
 
 
 def test_examples_of_the_generator():
-    assert doctest.testmod(docs_pages) == (0, 2)
+    assert doctest.testmod(results_tables) == (0, 2)
 
 
 def test_the_overview_says_of_which_bounds_seeds_are_missing(tmp_path):
     cell = {"row": "sbn_bernoulli", "estimator": "rloo", "seeds": 2, "ms": None}
     survey = {"preset": {"seeds": 3}, "cells": [cell | {"mean": 58.34, "ci95": [58.14, 58.54]}]}
     records.write_json(tmp_path / "survey.json", survey)
-    cells = docs_pages.cells_of(tmp_path)
+    cells = results_tables.cells_of(tmp_path / "survey.json")
     assert "| 58.3 ± 0.2, 2 of 3 seeds |" in docs_pages.overview(cells)
 
 

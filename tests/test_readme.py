@@ -1,5 +1,6 @@
 """The README's claims that a machine can check: its code runs, its results come from results/."""
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,29 @@ def test_tables_are_what_the_result_files_give(name):
     page = (ROOT / name).read_text()
     up_to_date = page_tables.rendered(page, page_tables.PAGES[name](ROOT / "results")) == page
     assert up_to_date, "run python -m scripts.page_tables"
+
+
+def test_a_cell_is_close_within_a_nat_of_the_paper(tmp_path):
+    def write(directory, cells):
+        directory.mkdir(exist_ok=True)
+        text = json.dumps({"preset": {"seeds": 1}, "cells": cells})
+        (directory / "table1.json").write_text(text)
+
+    cells = [
+        {"row": "sbn_bernoulli", "estimator": name, "paper": 60.0, "seeds": 1, "ci95": None} | mean
+        for name, mean in (
+            ("st", {"mean": 60.9}),
+            ("sf", {"mean": 61.1}),
+            ("darn", {}),
+            ("nvil", {"mean": 60.0}),  # not of the paper's table
+        )
+    ]
+    write(tmp_path, [cell | {"mean": 62.0, "jax": ["0.10.2"]} for cell in cells])
+    write(tmp_path / "full", cells)
+    text = page_tables.by_both_protocols(tmp_path)
+    assert "has 2 of the 3 cells. 1\nof them" in text
+    assert "| sbn, bernoulli | `sf` | 61.1, one seed | 60.0 | 62.0, one seed † |" in text
+    assert "nvil" not in text
 
 
 PASSES = {

@@ -29,7 +29,8 @@ from experiments.sweeps import grids
 from experiments.training.job import Job
 
 NAME = "table2"
-ESTIMATORS = ("marginalization", "gumbel_softmax", "st_gumbel_softmax")
+_EXACT = "marginalization"
+ESTIMATORS = (_EXACT, "gumbel_softmax", "st_gumbel_softmax")
 _FIRST_DRAW = 10  # the defaults were tried on draws 0, 1 and 2
 
 
@@ -72,7 +73,7 @@ PRESETS = {
         final_steps=30_000,
         exact_steps=10_000,
         draws=10,
-        picked_with={"marginalization": "gumbel_softmax"},
+        picked_with={_EXACT: "gumbel_softmax"},
         changes={},
         pick_changes=_FULL_PICK_CHANGES,
     ),
@@ -126,12 +127,12 @@ class Table2(Table):
         each = [name for name in ESTIMATORS if name not in self.preset.picked_with]
         picks = [job for name in each for job in self._picks(name)]
         yield self.runs.missing("picking alpha", picks)
-        exact, *cheap = ESTIMATORS
+        cheap = [name for name in ESTIMATORS if name != _EXACT]
         draws = range(self.preset.draws)
         first = [job for name in ESTIMATORS for job in self._finals(name, draws[:1])]
         others = [job for draw in draws[1:] for name in cheap for job in self._finals(name, [draw])]
         yield self.runs.missing("training", first + others)
-        yield self.runs.missing("training the rest", self._finals(exact, draws[1:]))
+        yield self.runs.missing("training the rest", self._finals(_EXACT, draws[1:]))
 
     def collect(self) -> dict[str, Any]:
         """See `Table.collect`."""
@@ -201,8 +202,7 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
         setting = self.setting(estimator)
         if setting is None:
             return []
-        exact = estimator == "marginalization"
-        steps = self.preset.exact_steps if exact else self.preset.final_steps
+        steps = self.preset.exact_steps if estimator == _EXACT else self.preset.final_steps
         trials = [setting | {"seed": _FIRST_DRAW + draw, "num_steps": steps} for draw in draws]
         return self.runs.jobs(self._base(estimator), f"final/{estimator}", trials)
 
