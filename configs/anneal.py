@@ -1,7 +1,7 @@
 """How to anneal the temperature: a sweep that compares schedules, with three seeds each.
 
-Run (36 runs of 50,000 steps each, about 3 CPU hours on the categorical VAE and 2 on the categorical
-SBN):
+Run (36 runs of 50,000 steps each and final bounds with 100 samples, about 3 CPU hours on the
+categorical VAE and 2 on the categorical SBN):
 
   python -m experiments.sweep --config=configs/anneal.py --workdir=runs/anneal
   python -m experiments.sweep --config=configs/anneal.py:sbn --workdir=runs/anneal-sbn
@@ -33,6 +33,7 @@ def get_config(model: str = "vae") -> ConfigDict:
     config.learning_rate = 0.03
     config.learning_rate_schedule = "cosine"
     config.standardize = model == "sbn"
+    config.test_num_samples = 100
     return config
 
 

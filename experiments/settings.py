@@ -225,7 +225,7 @@ class Settings:
 
     @property
     def final_num_samples(self) -> dict[str, int]:
-        """The m of the final bounds, by split."""
+        """Samples of the final bounds, by split."""
         validation = self.validation_num_samples
         return {
             "validation": self.test_num_samples if validation is None else validation,

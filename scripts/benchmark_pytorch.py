@@ -108,12 +108,12 @@ def ratios(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values, "lower_bound": 1}
-    flags.DEFINE_enum("model", "sbn", list(MODELS), "what to train", flag_values=values)
+    flags.DEFINE_enum("model", "sbn", list(MODELS), "model to train", flag_values=values)
     flags.DEFINE_list("sides", list(SIDES), f"which of {','.join(SIDES)}", flag_values=values)
-    flags.DEFINE_integer("processes", 1, "that train at once, one per core", **define)
+    flags.DEFINE_integer("processes", 1, "processes that train at once, one per core", **define)
     flags.DEFINE_integer("rounds", 7, "turns of each side", **define)
     flags.DEFINE_integer("steps", None, "optimizer steps in a turn [by the model]", **define)
-    flags.DEFINE_string("output", None, "a JSON file for the numbers", flag_values=values)
+    flags.DEFINE_string("output", None, "JSON file to write the numbers to", flag_values=values)
 
 
 def main(given: Mapping[str, Any]) -> int:

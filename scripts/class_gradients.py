@@ -138,7 +138,7 @@ def _percent(which: Bool[np.ndarray, " N"]) -> float | None:
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_integer("images", 2000, "of the validation set", lower_bound=1, **define)
+    flags.DEFINE_integer("images", 2000, "validation images", lower_bound=1, **define)
     flags.DEFINE_string("output", None, "JSON file to write", **define)
 
 

@@ -114,14 +114,14 @@ def _wait(child: Child, seconds: float) -> None:
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_integer("kills", 200, "in all", lower_bound=1, **define)
+    flags.DEFINE_integer("kills", 200, "total number of kills", lower_bound=1, **define)
     default = [name for name in KINDS if name != "ray"]
-    flags.DEFINE_list("kinds", default, f"of {', '.join(KINDS)}", **define)
+    flags.DEFINE_list("kinds", default, f"what to kill, of {', '.join(KINDS)}", **define)
     flags.DEFINE_float(
-        "minutes", None, "of killing, after which no more are killed", lower_bound=0, **define
+        "minutes", None, "stop killing after this many minutes", lower_bound=0, **define
     )
-    flags.DEFINE_integer("seed", 0, "of the random moments", **define)
-    flags.DEFINE_string("workdir", None, "for the files, kept; else a scratch one", **define)
+    flags.DEFINE_integer("seed", 0, "seed of the random moments", **define)
+    flags.DEFINE_string("workdir", None, "directory to keep the files in; temporary by default", **define)
 
 
 def main(given: Mapping[str, Any]) -> int:

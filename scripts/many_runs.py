@@ -51,8 +51,8 @@ class Cost(NamedTuple):
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "where to, a new directory", **define)
-    flags.DEFINE_integer("runs", 1000, "how many", lower_bound=10, **define)
+    flags.DEFINE_string("workdir", None, "a new directory for the sweep", **define)
+    flags.DEFINE_integer("runs", 1000, "number of runs", lower_bound=10, **define)
     flags.DEFINE_enum("engine", "process", ["process", "vmap"], "the engine", **define)
 
 

@@ -123,7 +123,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_enum("target", "table1", ["table1", "table2", "survey"], "the table", **define)
     flags.DEFINE_float("slice", 20.0, "seconds of a slice", lower_bound=0.1, **define)
-    flags.DEFINE_integer("seed", 0, "of the random moments", **define)
+    flags.DEFINE_integer("seed", 0, "seed of the random moments", **define)
     flags.DEFINE_string("workdir", None, "a new directory for the files, kept", **define)
 
 

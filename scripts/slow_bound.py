@@ -112,9 +112,9 @@ def _parts(images: UInt8[np.ndarray, "N H W"]) -> list[UInt8[np.ndarray, "n H W"
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_integer("images", 500, "of the test set, at most", lower_bound=2, **define)
-    flags.DEFINE_integer("samples", 100, "m of the bounds", lower_bound=1, **define)
-    flags.DEFINE_string("output", None, "a JSON file for the numbers as well", **define)
+    flags.DEFINE_integer("images", 500, "test images, at most", lower_bound=2, **define)
+    flags.DEFINE_integer("samples", 100, "samples of the bounds", lower_bound=1, **define)
+    flags.DEFINE_string("output", None, "JSON file to write the numbers to", **define)
 
 
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:

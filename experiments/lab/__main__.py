@@ -124,8 +124,8 @@ def _temperatures(given: list[str]) -> tuple[float, ...]:
         values = ()
     if not values or not all(map(POSITIVE.test, values)):
         raise UserError(
-            f"--temperatures={','.join(given)}: give positive numbers such as 0.5,1.0, of the size "
-            "that float32 has"
+            f"--temperatures={','.join(given)}: give positive numbers that float32 can represent, "
+            "such as 0.5,1.0"
         )
     return values
 

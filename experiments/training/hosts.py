@@ -68,7 +68,7 @@ def join(given: Mapping[str, Any]) -> None:
         address, where = None, "no cluster is found in the environment"
     else:
         _check(address, **numbers)
-        where = "the processes do not come together there"
+        where = "the processes cannot connect there"
     # Its handler would replace that of the loop, which saves and stops at SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -147,7 +147,7 @@ def by_each(function: Callable[[], Value]) -> Value:
     if found.error is not None:
         raise found.error
     if failed.any():
-        raise UserError(f"process {int(failed.argmax())} cannot go on: see what it says")
+        raise UserError(f"process {int(failed.argmax())} failed: see its error message")
     value: Value = found.value
     return value
 

@@ -158,7 +158,7 @@ def test_processes_with_other_data_are_refused(second_of_two):
 
 def test_what_one_process_cannot_do_ends_all(second_of_two):
     second_of_two["theirs"] = np.int32(1)
-    with pytest.raises(UserError, match="process 0 cannot go on: see what it says"):
+    with pytest.raises(UserError, match="process 0 failed: see its error message"):
         hosts.by_each(lambda: "mine is well")
     second_of_two["theirs"] = np.int32(0)
     assert hosts.by_each(lambda: "mine is well") == "mine is well"
