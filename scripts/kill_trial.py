@@ -121,7 +121,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "minutes", None, "stop killing after this many minutes", lower_bound=0, **define
     )
     flags.DEFINE_integer("seed", 0, "seed of the random moments", **define)
-    flags.DEFINE_string("workdir", None, "directory to keep the files in; temporary by default", **define)
+    flags.DEFINE_string(
+        "workdir", None, "directory to keep the files in; temporary by default", **define
+    )
 
 
 def main(given: Mapping[str, Any]) -> int:

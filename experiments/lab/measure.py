@@ -18,7 +18,7 @@ from experiments.tasks import functional
 from experiments.training import records, rundir
 from experiments.training.loading import Trained
 from experiments.training.program import dynamic_of
-from experiments.training.provenance import provenance
+from experiments.training.provenance import ORIGIN, origin, provenance
 from gumbel import Objective, estimators, lab
 from gumbel.types import Batch, Params
 
@@ -120,8 +120,8 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
       progress: see `gumbel.lab.compare`.
 
     Raises:
-      UserError: as `problem_of` does; or the directory is of another request or another step, or in
-        use by another process.
+      UserError: as `problem_of` does; or the directory is of another request, another step, another
+        kind of device, or another number of cores, or in use by another process.
     """
     with rundir.locked(output, flag="output"):
         return _measure(run, request, output, progress)
@@ -133,12 +133,19 @@ def _measure(
     here = provenance()  # of the code that measures, not of a later commit
     objective, params, batch = problem_of(run, request.batch_size)
     requested = request_record(run.settings, run.step, request)
-    known = _known(output, requested)
+    kept = _kept(output, requested, here)
+    known = lab.Comparison.from_dict(kept) if kept else None
+    origins = {_name(row): row.get("from", origin(kept)) for row in kept["rows"]} if kept else {}
     key, family = jax.random.key(0), run.settings.family
 
     def keep(found: lab.Comparison) -> None:
-        numbers = {"request": requested, **found.as_dict(), **here}
-        records.write_json(output / NUMBERS, numbers)
+        numbers = found.as_dict()
+        rows = [
+            {"from": origins.get(_name(row), origin(here))} | row for row in numbers.pop("rows")
+        ]
+        records.write_json(
+            output / NUMBERS, {"request": requested, "rows": rows, **numbers, **here}
+        )
 
     truth = _truth(output) if known else None
     if truth is None:
@@ -151,9 +158,9 @@ def _measure(
             num_draws=request.reference_draws,
             progress=progress,
         )
-        kept: dict[str, Any] = {"said": truth.source, **truth.blocks}
+        arrays: dict[str, Any] = {"said": truth.source, **truth.blocks}
         with replacing(output / TRUTH) as file:
-            np.savez(file, **kept)
+            np.savez(file, **arrays)
         known = lab.Comparison(truth.source, (), {})
         keep(known)
     found = lab.compare(
@@ -187,17 +194,25 @@ def centered(name: str) -> dict[str, bool]:
     return {"centering": True} if "centering" in estimators.spec(name).options else {}
 
 
-def _known(output: Path, requested: Any) -> lab.Comparison | None:
+def _name(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What names a row of a comparison."""
+    return row["estimator"], row["temperature"], row["group"]
+
+
+def _kept(output: Path, requested: Any, here: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the file of a comparison that is to be completed has; None if there is no file."""
     path = output / NUMBERS
     if not path.exists():
         return None
-    kept = read_json(path, SHAPE, "delete it, to measure again")
+    kept: dict[str, Any] = read_json(path, {**SHAPE, **ORIGIN}, "delete it, to measure again")
+    fix = "delete it, or choose another directory"
     if not same_request(kept["request"], requested):
-        raise UserError(
-            f"{output} holds a comparison of another request or step: delete it, or choose another "
-            "directory"
-        )
-    return lab.Comparison.from_dict(kept)
+        raise UserError(f"{output} holds a comparison of another request or step: {fix}")
+    for part in ("kind", "cores"):  # on which the times depend
+        theirs, ours = kept["device"].get(part), here["device"][part]
+        if theirs is not None and theirs != ours:
+            raise UserError(f"{output} was measured with device {part} {theirs}, not {ours}: {fix}")
+    return kept
 
 
 def _truth(output: Path) -> lab.Truth | None:

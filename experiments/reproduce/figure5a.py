@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from experiments import config
@@ -30,6 +29,7 @@ from experiments.reproduce.table import CONFIGS, PAPER
 from experiments.reproduce.timing import TimedSteps
 from experiments.settings import Settings
 from experiments.sweeps import grids
+from experiments.training import backend
 from experiments.training.compiled import Compiled
 from experiments.training.provenance import num_cores, provenance
 from gumbel import estimators
@@ -57,7 +57,7 @@ class CountedSteps(TimedSteps):
     """
 
     def __init__(self, settings: Settings, counted: Settings | None = None) -> None:
-        super().__init__(settings, 1 if jax.default_backend() == "cpu" else 100)
+        super().__init__(settings, 1 if backend.local_devices()[0].platform == "cpu" else 100)
         indices, moving = self.arguments
 
         def program(run: Any, num_steps: int) -> Any:

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import jax
-
 from experiments.data import cache_file
 from experiments.reproduce import plan
 from experiments.reproduce.plan import PlannedWave
@@ -12,7 +10,7 @@ from experiments.reproduce.plan_speeds import MOST_PROGRAMS, Speeds, estimate_sp
 from experiments.reproduce.table import Table
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options
-from experiments.training import memory
+from experiments.training import backend, memory
 
 _NOT_COUNTED = "not counted: evaluation, checkpoints, and what each slice compiles anew"
 _MOST_WAVES = 12
@@ -40,7 +38,7 @@ def text(
     groups = [group for wave in waves for group in wave.groups]
     speeds = estimate_speeds(groups, options, steps_per_second)
     total = sum(map(speeds.seconds, groups))
-    devices = jax.local_devices()[: options.devices]
+    devices = backend.local_devices()[: options.devices]
     held = memory.device_memory(len(devices))
     title = (
         f"plan of {table.name}, --preset={table.preset.name}, by --engine={engine} on "

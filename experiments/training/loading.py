@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.files import path_of
 from experiments.settings import Settings
 from experiments.tasks.functional import with_params
-from experiments.training import rundir
+from experiments.training import backend, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import prepared_dataset
 from experiments.training.program import Program, dynamic_of
@@ -85,6 +85,7 @@ def _without_checkpoint(workdir: Path) -> UserError:
 
 def _prepared(settings: Settings) -> tuple[Dataset, Program, RawImages]:
     """The data, the program, and a batch of images."""
+    backend.devices()  # says in one line if jax cannot start
     dataset = prepared_dataset(settings)
     images = jnp.asarray(dataset.train.images[: settings.batch_size])
     return dataset, Program.make(settings, dataset), images

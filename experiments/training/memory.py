@@ -18,6 +18,7 @@ from jax.extend import core
 
 from experiments.errors import UserError, short
 from experiments.settings import Settings
+from experiments.training import backend
 
 # Primitives whose results are written to memory; of products, the operands are, too.
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
@@ -181,7 +182,7 @@ def _size(aval: Any) -> int:
 
 def device_memory(devices: int = 1) -> int | None:
     """The bytes that so many devices have, or this machine has; None if that is not known."""
-    stats = jax.local_devices()[0].memory_stats() or {}
+    stats = backend.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return devices * int(stats["bytes_limit"])
     if jax.process_count() > 1:  # on machines that need not be alike

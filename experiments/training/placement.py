@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import UserError
 from experiments.settings import Settings
+from experiments.training import backend
 
 Tree = TypeVar("Tree")
 Function = Callable[..., Any]
@@ -49,7 +50,7 @@ class Placement:
         Raises:
           UserError: there are fewer devices, or a batch does not divide among them.
         """
-        devices = select_devices(jax.devices(), count)
+        devices = select_devices(backend.devices(), count)
         if len(devices) == 1:
             return cls()
         sizes = {name: getattr(settings, name) for name in ("batch_size", "eval_batch_size")}
@@ -74,7 +75,7 @@ class Placement:
         Raises:
           UserError: there are fewer devices.
         """
-        devices = select_devices(jax.local_devices(), count)
+        devices = select_devices(backend.local_devices(), count)
         each = -(-runs // len(devices))
         used = -(-runs // each)  # 5 runs on 4 devices are 2 each on 3 of them
         if used == 1:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from experiments.files import ROOT
+from experiments.training import backend
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gumbel-jax")
 # The shape of what `origin` reads from a file that has the result of `provenance`.
@@ -33,7 +34,7 @@ def provenance() -> dict[str, Any]:
       `xla_flags` as in the environment (None if unset), and `git` with the commit and whether files
       differ from it (None outside a git checkout). No host or user name.
     """
-    devices = jax.devices()
+    devices = backend.devices()
     settings = numerics()
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},

@@ -52,6 +52,33 @@ def test_a_run_is_measured_once_and_drawn(workdir, capsys, monkeypatch):
     assert "holds a comparison of another request or step" in capsys.readouterr().err
 
 
+def test_rows_say_where_they_come_from_and_times_of_two_machines_are_not_mixed(
+    workdir, tmp_path, capsys, monkeypatch
+):
+    output = f"--output={tmp_path}"
+    assert compare(workdir, output, "--estimators=st") == 0
+    path = tmp_path / measure.NUMBERS
+    numbers = json.loads(path.read_text())
+    first = numbers["rows"][0]["from"]
+    assert first["git"] == numbers["git"]
+
+    everything = numbers["request"] | {"estimators": ESTIMATORS.split(",")}  # as if interrupted
+    path.write_text(json.dumps(numbers | {"request": everything}))
+    monkeypatch.setattr(provenance, "git_state", lambda _: {"commit": "later", "dirty": False})
+    assert compare(workdir, output) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["estimator"]: row["from"]["git"] for row in rows} == {
+        "st": first["git"],
+        "gumbel_softmax": {"commit": "later", "dirty": False},
+    }
+
+    device = numbers["device"] | {"cores": 64}
+    path.write_text(json.dumps(numbers | {"request": everything, "device": device}))
+    capsys.readouterr()
+    assert compare(workdir, output) == 2
+    assert "was measured with device cores 64, not " in capsys.readouterr().err
+
+
 def test_the_numbers_record_the_commit_at_which_measuring_began(workdir, tmp_path, monkeypatch):
     commits = iter(["first", *["later"] * 100])
     monkeypatch.setattr(
@@ -83,7 +110,7 @@ def test_a_cost_of_relaxed_samples_is_refused():
         ("--estimators=rlo", "unknown estimator 'rlo': did you mean rloo"),
         ("--estimators=", "--estimators= is empty: name some of arm, arms, "),
         ("--images=5000", "--images=5000: digits has 1197 training images: give no more"),
-        ("--temperatures=0", "--temperatures=0: give positive numbers such as 0.5,1.0"),
+        ("--temperatures=0", "--temperatures=0: give positive numbers that float32 can represent"),
         ("--temperatures=0.5,1e-50", "--temperatures=0.5,1e-50: give positive numbers"),
         ("--temperatures=1e39", "--temperatures=1e39: give positive numbers"),
         ("--temperatures=warm", "--temperatures=warm: give positive numbers"),

@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments.errors import UserError
 from experiments.sweeps.engines.attempt import Outcome
-from experiments.training import placement
+from experiments.training import backend, placement
 from experiments.training.job import Job
 from experiments.training.signals import Stop
 
@@ -159,6 +159,4 @@ def load(name: str) -> Engine:
 
 def default() -> str:
     """The engine for this machine: `vmap` if jax finds an accelerator, else `process`."""
-    import jax
-
-    return "process" if jax.default_backend() == "cpu" else "vmap"
+    return "process" if backend.local_devices()[0].platform == "cpu" else "vmap"

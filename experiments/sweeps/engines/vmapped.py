@@ -9,10 +9,9 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 
-import jax
-
 from experiments.sweeps.engines import Job, Options, Outcome, Report
 from experiments.sweeps.engines.attempt import attempt, no_space
+from experiments.training import backend
 from experiments.training.placement import Placement, select_devices
 from experiments.training.run import Programs
 from experiments.training.signals import Stop
@@ -66,7 +65,7 @@ def most_together(runs: int, options: Options) -> int:
       UserError: there are fewer devices than the options ask for.
     """
     # Too few are refused now, or else by each run in turn.
-    devices = select_devices(jax.local_devices(), options.devices)
+    devices = select_devices(backend.local_devices(), options.devices)
     return min(most_open(runs), options.workers or _RUNS_A_DEVICE * len(devices))
 
 
