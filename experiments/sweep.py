@@ -98,7 +98,9 @@ def main(
     """Trains every run of a grid; rerun the same command to resume a stopped sweep."""
     grid = _grid(config, overrides, given)
     names = trackers.trackers_of_flags(given["tracker"])
-    jobs = [job._replace(trackers=names) for job in jobs_of(config, grid, directory)]
+    jobs = [
+        job._replace(trackers=names, common=overrides) for job in jobs_of(config, grid, directory)
+    ]
     warn_of_unread(jobs, overrides)
     engine, options = engines.engine_of_flags(given)
     keep_compilations()

@@ -57,9 +57,10 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
         path = output / f"{name_of(record, workdir / RESULT)}.json"
         if path.exists():
             kept = read_json(path, {"config": dict})["config"]
-            if differing := config.differing(kept, record["config"]):
-                keys = ", ".join(differing)
-                raise UserError(f"{path} is of another config ({keys}): give another --output")
+            if difference := config.difference(kept, record["config"]):
+                raise UserError(
+                    f"{path} is of another config ({difference}): give another --output"
+                )
         records.write_json(path, record)
         print(path)
     return 0

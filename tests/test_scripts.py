@@ -61,7 +61,7 @@ def test_collect_writes_over_no_run_of_another_config(tmp_path, capsys):
     out = ("--output", tmp_path / "out")
     assert run(collect, tmp_path / "first", *out) == 0
     assert run(collect, tmp_path / "second", *out) == 2
-    assert "is of another config (learning_rate): give another" in capsys.readouterr().err
+    assert "is of another config (learning_rate is " in capsys.readouterr().err
     [path] = (tmp_path / "out").iterdir()
     assert read_json(path)["config"]["learning_rate"] == 0.1
 

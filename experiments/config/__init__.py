@@ -4,7 +4,7 @@
 """
 
 from experiments.config.checks import unread
-from experiments.config.conversion import base, differing, flatten, from_flat, get, read
+from experiments.config.conversion import base, difference, differing, flatten, from_flat, get, read
 from experiments.config.files import load, load_sweep
 from experiments.config.overrides import Overrides, Token, apply
 
@@ -13,6 +13,7 @@ __all__ = [
     "Token",
     "apply",
     "base",
+    "difference",
     "differing",
     "flatten",
     "from_flat",

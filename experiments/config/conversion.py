@@ -15,6 +15,7 @@ from experiments.settings import ANY, SHARED_OPTIONS, Estimator, Key, Settings, 
 from gumbel import estimators
 
 _GROUPS = ("temperature", "estimator")  # of keys
+_MOST_NAMED = 4  # of the keys that differ
 
 
 def base(task: str) -> ConfigDict:
@@ -130,6 +131,23 @@ def differing(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
     theirs = {key: defaults[key] for key in settings if key in defaults} | dict(recorded)
     keys = sorted(theirs.keys() | settings)
     return {key: theirs.get(key) for key in keys if theirs.get(key) != settings.get(key)}
+
+
+def difference(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """How a recorded flat config differs from the settings, in words; empty if it does not.
+
+    Example:
+      >>> settings = flatten(base("generative"))
+      >>> difference(settings | {"seed": 5}, settings)
+      'seed is 5 there, 0 here'
+    """
+    theirs = differing(recorded, settings)
+    words = [
+        f"{key} is {short(value)} there, {short(settings.get(key))} here"
+        for key, value in theirs.items()
+    ]
+    more = [f"and {len(words) - _MOST_NAMED} more"] if len(words) > _MOST_NAMED else []
+    return "; ".join([*words[:_MOST_NAMED], *more])
 
 
 @functools.cache

@@ -77,9 +77,8 @@ def write(
 def _difference(theirs: Any, ours: Any, key: str) -> str:
     """How a setting differs, in words; empty if it does not."""
     if not isinstance(theirs, Mapping):
-        return "" if theirs == ours else f"{theirs}, not {ours}"
+        return "" if theirs == ours else f"{theirs} there, {ours} here"
     if key == "program":
-        names = [*config.differing(theirs, ours)]
-    else:
-        names = sorted(n for n in theirs.keys() & ours if theirs[n] != ours[n])  # both say them
-    return ", ".join(f"{n} is {theirs.get(n)}, not {ours.get(n)}" for n in names[:3])
+        return config.difference(theirs, ours)
+    names = sorted(n for n in theirs.keys() & ours if theirs[n] != ours[n])  # both say them
+    return "; ".join(f"{n} is {theirs[n]} there, {ours[n]} here" for n in names)

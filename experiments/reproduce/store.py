@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import config
+from experiments.errors import UserError
 from experiments.files import Shape, read_json, replacing
 from experiments.training import records, rundir
 from experiments.training.job import Job
@@ -58,21 +59,27 @@ class Store:
         self.records_dir, self.runs_dir = records_dir, runs_dir
 
     def record(self, job: Job) -> Record | None:
-        """The record of a job, or None if it has not finished or is another config's.
+        """The record of a job, or None if it has not finished.
 
         If the run has finished and has no record yet, the record is made.
+
+        Raises:
+          UserError: the record is damaged; it, or the finished run, is another config's.
         """
         path, settings = self._path(job), job.settings.flat()
         if path.exists():
             shape = _RECORD | rundir.result_shape(job.settings.task)
             kept: Record = read_json(path, shape, "delete it, to have it made of the run again")
-            if not config.differing(kept["config"], settings):
-                return kept
+            if difference := config.difference(kept["config"], settings):
+                raise UserError(
+                    f"{path} is of another config ({difference}): delete it, or give another "
+                    "--results"
+                )
+            return kept
         if not (job.workdir / RESULT).exists():
             return None
         found = record_of(job.workdir, rundir.result_shape(job.settings.task))
-        if config.differing(found["config"], settings):
-            return None
+        rundir.refuse_another(found["config"], settings, job.workdir)
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(path, found)
         return found

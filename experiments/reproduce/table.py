@@ -20,7 +20,6 @@ from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from experiments.training.job import Job
 from experiments.training.provenance import origin
-from experiments.training.rundir import RESULT
 
 PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
 CONFIGS = ROOT / "configs"
@@ -66,14 +65,9 @@ class Runs:
         """The wave of those jobs that have no record yet.
 
         Raises:
-          UserError: the directory of one holds the finished run of another config.
+          UserError: the record or the directory of one is another config's.
         """
-        missing = [job for job in jobs if self.store.record(job) is None]
-        for job in missing:
-            if (job.workdir / RESULT).exists():
-                theirs = rundir.read_result(job.workdir)["config"]
-                rundir.refuse_another(theirs, job.settings.flat(), job.workdir)
-        return Wave(name, missing)
+        return Wave(name, [job for job in jobs if self.store.record(job) is None])
 
     def best(
         self, jobs: Sequence[Job], loss: Callable[[Record], float | None], keys: Sequence[str]
@@ -162,7 +156,7 @@ class Table:
     def claim_results(self) -> None:
         """Raises UserError if the table could not be written, before any run is trained."""
         with self._results_locked():
-            pass
+            self.collect()
 
     def _results_locked(self) -> AbstractContextManager[None]:
         return rundir.locked(self.results, wait=True, flag="results", name=f".{self.name}.lock")

@@ -14,11 +14,13 @@ class Job(NamedTuple):
     Attributes:
       settings: checked.
       workdir: the run's directory.
-      overrides: what was changed from the config file, for the record.
+      overrides: what was changed from the config file; in a sweep, by its grid.
       trackers: where the run is shown, by name; see `experiments.training.trackers`.
+      common: what else was changed, in all runs of a sweep.
     """
 
     settings: Settings
     workdir: Path
     overrides: Mapping[str, Any]
     trackers: tuple[str, ...] = trackers.DEFAULT
+    common: Mapping[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 
 from experiments import config, tasks
-from experiments.errors import UserError, short
+from experiments.errors import UserError
 from experiments.files import Maybe, Shape, read_json, remove_partial
 from experiments.settings import Settings
 
@@ -184,9 +184,8 @@ def locked(
 
 def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
     """Raises UserError if the flat config that a directory belongs to is not ours."""
-    if differing := config.differing(theirs, ours):
-        shown = ", ".join(f"{key}={short(value)}" for key, value in [*differing.items()][:4])
+    if difference := config.difference(theirs, ours):
         raise UserError(
-            f"--workdir={workdir} belongs to another config ({shown}): "
+            f"--workdir={workdir} belongs to another config ({difference}): "
             "choose another directory, or delete it"
         )

@@ -243,16 +243,20 @@ def test_committed_records_count_as_done(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_a_record_of_another_config_gives_way_to_the_run(table):
+def test_a_record_of_another_config_is_neither_taken_nor_written_over(table):
     job = next(table.waves()).jobs[0]
     finish(job, valid=60.0, test=60.0)
     table.runs.store.record(job)
     changed = job._replace(settings=from_flat(job.settings.flat() | {"batch_size": 7}))
-    assert table.runs.store.record(changed) is None  # neither the record nor the run is its own
     shutil.rmtree(job.workdir)
     finish(changed, valid=50.0, test=50.0)
+    refused = r"is of another config \(batch_size is 20 there, 7 here\): delete it, or give another"
+    with pytest.raises(UserError, match=refused):
+        table.runs.store.record(changed)
+    assert table.runs.store.record(job)["validation_bound"] == 60.0
+    (path,) = table.results.rglob("*/pick/*/*.json")
+    path.unlink()
     assert table.runs.store.record(changed)["validation_bound"] == 50.0
-    assert table.runs.store.record(job) is None
 
 
 def test_a_record_outlives_keys_that_are_added_to_the_config(table):
@@ -264,7 +268,8 @@ def test_a_record_outlives_keys_that_are_added_to_the_config(table):
     records.write_json(path, result)
     assert table.runs.store.record(job)
     decaying = from_flat(job.settings.flat() | {"learning_rate_schedule": "cosine"})
-    assert table.runs.store.record(job._replace(settings=decaying)) is None
+    with pytest.raises(UserError, match=r"is of another config \(learning_rate_schedule is 'co"):
+        table.runs.store.record(job._replace(settings=decaying))
 
 
 def test_a_finished_run_of_another_config_is_in_the_way(table):
@@ -275,7 +280,9 @@ def test_a_finished_run_of_another_config_is_in_the_way(table):
         valid=1.0,
         test=1.0,
     )
-    with pytest.raises(UserError, match=r"belongs to another config \(batch_size=7\): choose"):
+    with pytest.raises(
+        UserError, match=r"belongs to another config \(batch_size is 7 there, 20 here\): choose"
+    ):
         next(table.waves())
 
 

@@ -70,7 +70,7 @@ def test_every_run_has_a_directory_of_its_own(by_process):
     assert set(numbers(by_process.workdir)) == {grids.name(trial) for trial in GOOD}
     for trial in GOOD:
         result = read_json(run_of(by_process, trial) / "result.json")
-        assert result["overrides"] == trial
+        assert result["overrides"] == {"num_steps": 40, **trial}
         assert result["config"]["learning_rate"] == trial["learning_rate"]
         assert result["seed"] == trial["seed"]
 

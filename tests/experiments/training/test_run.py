@@ -502,7 +502,7 @@ def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
     kept = json.loads((workdir / f"result-{steps}.json").read_text())
     assert kept["steps"] == steps
     assert "holds a finished run" in launch(workdir, "--config.num_steps=80").out
-    assert "belongs to another config (num_steps=80)" in launch(workdir).err
+    assert "belongs to another config (num_steps is 80 there, 40 here)" in launch(workdir).err
 
 
 def test_a_stopped_run_is_made_longer(halfway, long, launch):
@@ -574,8 +574,8 @@ def test_a_workdir_of_another_config(halfway, launch):
     before = snapshot(halfway)
     line = refused(launch(halfway, "--config.seed=1", "--config.learning_rate=0.5"))
     assert line == (
-        f"error: --workdir={halfway} belongs to another config (learning_rate=0.03, seed=0): "
-        "choose another directory, or delete it"
+        f"error: --workdir={halfway} belongs to another config (learning_rate is 0.03 there, 0.5 "
+        "here; seed is 0 there, 1 here): choose another directory, or delete it"
     )
     assert snapshot(halfway) == before
 
@@ -591,12 +591,14 @@ def test_checkpoints_that_nothing_says_the_config_of(halfway, launch):
 def test_the_result_of_another_config_is_not_taken_for_ours(finished, tmp_path, launch):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     (workdir / "config.json").unlink()
-    assert "belongs to another config (seed=0)" in refused(launch(workdir, "--config.seed=1"))
+    assert "belongs to another config (seed is 0 there, 1 here)" in refused(
+        launch(workdir, "--config.seed=1")
+    )
     shutil.copyfile(finished[0] / "config.json", workdir / "config.json")
     theirs = json.loads((workdir / "result.json").read_text())
     theirs["config"]["seed"] = 5
     (workdir / "result.json").write_text(json.dumps(theirs))
-    assert "belongs to another config (seed=5)" in refused(launch(workdir))
+    assert "belongs to another config (seed is 5 there, 0 here)" in refused(launch(workdir))
 
 
 @pytest.mark.parametrize("name", ["job[1]", "a\\b"])
@@ -612,7 +614,7 @@ def test_a_workdir_from_before_a_key_was_there(halfway, finished, launch):
     older = {key: v for key, v in json.loads(path.read_text()).items() if key != "standardize"}
     path.write_text(json.dumps(older))
     line = refused(launch(halfway, "--config.standardize=False"))
-    assert "belongs to another config (standardize=True)" in line
+    assert "belongs to another config (standardize is True there, False here)" in line
     assert launch(halfway).status == 0
     assert numbers(halfway) == numbers(finished[0])
 
