@@ -104,9 +104,12 @@ WORKDIR ?= runs/gpu-$(PRESET)
 RESULTS ?= $(WORKDIR)/results
 RATE ?=
 REPRODUCE = $(PYTHON) -m experiments.reproduce $$table --preset=$(PRESET) --engine=vmap \
-  --workdir=$(WORKDIR) --results=$(RESULTS) --slice=$(SLICE)
+  --workdir=$(WORKDIR) --results=$(RESULTS) --slice=$$(left)
 reproduce-gpu:
-	@worst=0; for table in $(TARGETS); do \
+	@worst=0; end=$$(( $$(date +%s) + $(SLICE) )); \
+	left() { n=$$(( end - $$(date +%s) )); echo $$(( n > 0 ? n : 1 )); }; \
+	for table in $(TARGETS); do \
+	  [ $$(date +%s) -lt $$end ] || exit 75; \
 	  $(REPRODUCE) --plan $(if $(RATE),--steps_per_second=$(RATE)) && $(REPRODUCE) --thin; \
 	  status=$$?; case $$status in 0) ;; 1) worst=1 ;; *) exit $$status ;; esac; \
 	done; exit $$worst  # 1: some runs failed, which must not keep the next table waiting

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # In the place of Python: notes its arguments; training table1 ends with the given status.
 STUB = """#!/bin/sh
 echo "$@" >> {log}
+sleep {seconds}
 case "$*" in *table1*--thin) exit {status} ;; esac
 """
 
@@ -26,12 +27,29 @@ case "$*" in *table1*--thin) exit {status} ;; esac
     ],
 )
 def test_only_a_table_that_is_not_done_holds_up_the_next(tmp_path, status, tables, ends):
-    log, python = tmp_path / "log", tmp_path / "python"
-    python.write_text(STUB.format(log=log, status=status))
-    python.chmod(0o755)
-    command = ["make", "-s", "reproduce-gpu", f"PYTHON={python}", f"WORKDIR={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    trained = [line.split()[2] for line in log.read_text().splitlines() if "--thin" in line]
-    assert trained == tables
+    done, orders = made(tmp_path, status=status)
+    assert [order[2] for order in orders if "--thin" in order] == tables
     assert (done.returncode == 0) == (ends == 0)
     assert ends == 0 or f"Error {ends}" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_plans_and_tables_share_the_slice(tmp_path):
+    done, orders = made(tmp_path, "SLICE=2", status=0, seconds=1.2)
+    assert "Error 75" in done.stderr
+    assert {order[2] for order in orders} == {"table1"}
+    plan, train = ([each for each in order if "--slice" in each] for order in orders)
+    assert plan == ["--slice=2"]
+    assert train == ["--slice=1"]
+
+
+def made(tmp_path, *variables, status, seconds=0):
+    """What `make` came to, and the orders that it gave."""
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(STUB.format(log=log, status=status, seconds=seconds))
+    python.chmod(0o755)
+    command = ["make", "-s", "reproduce-gpu", f"PYTHON={python}", f"WORKDIR={tmp_path}"]
+    done = subprocess.run(
+        [*command, *variables], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done, [line.split() for line in log.read_text().splitlines()]

@@ -36,7 +36,7 @@ def text(
     """
     waves = plan.waves(table, engine, options)
     groups = [group for wave in waves for group in wave.groups]
-    speeds = estimate_speeds(groups, options, steps_per_second)
+    speeds = estimate_speeds(groups, options, steps_per_second, slice_seconds)
     total = sum(map(speeds.seconds, groups))
     devices = backend.local_devices()[: options.devices]
     held = memory.device_memory(len(devices))

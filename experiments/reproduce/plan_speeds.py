@@ -11,8 +11,8 @@ from experiments.sweeps.engines import Options
 from experiments.training.estimates import Estimate, estimate
 from experiments.training.placement import Placement
 
-# After this time, no more programs are traced, compiled and timed.
-MOST_SECONDS = 60.0
+# After this time, no more programs are traced, compiled and timed; of a slice, after this share.
+MOST_SECONDS, MOST_OF_A_SLICE = 60.0, 0.05
 MOST_PROGRAMS = 12  # that are estimated if the speed is stated: as many as the report shows
 
 
@@ -60,22 +60,26 @@ class Speeds(NamedTuple):
         return speed.compile_seconds + group.steps / speed.steps_per_second
 
 
-def estimate_speeds(groups: Sequence[Group], options: Options, stated: float | None) -> Speeds:
+def estimate_speeds(
+    groups: Sequence[Group], options: Options, stated: float | None, slice_seconds: float | None
+) -> Speeds:
     """Estimates programs of the groups one by one, and times them unless a speed is stated.
 
-    No more are timed after `MOST_SECONDS`, but one is in any case.
+    One is timed in any case, and no more once `MOST_SECONDS` or the share of a slice have passed.
 
     Args:
       groups: groups of the plan, in the order in which they train.
       options: options of the engine.
       stated: run-steps per second to assume for any group; None measures.
+      slice_seconds: seconds of a slice; None for no slices.
     """
+    most = min(MOST_SECONDS, MOST_OF_A_SLICE * (slice_seconds or math.inf))
     programs = {program_of(group): group for group in reversed(groups)}
     found: dict[Program, Estimate] = {}
     began = time.monotonic()
     turns = _in_turn([program_of(group) for group in groups])
     for program in turns if stated is None else turns[:MOST_PROGRAMS]:
-        if found and time.monotonic() - began >= MOST_SECONDS:
+        if found and time.monotonic() - began >= most:
             break
         placement = Placement.of_runs(program.runs, options.devices)
         settings = programs[program].settings

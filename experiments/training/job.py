@@ -24,3 +24,8 @@ class Job(NamedTuple):
     overrides: Mapping[str, Any]
     trackers: tuple[str, ...] = trackers.DEFAULT
     common: Mapping[str, Any] = {}
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """All that was changed from the config file, for the record."""
+        return {**self.common, **self.overrides}

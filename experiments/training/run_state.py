@@ -208,7 +208,7 @@ class RunState:
             "steps": self.step,
             "test_num_samples": settings.test_num_samples,
             "seed": settings.seed,
-            "overrides": {**self.job.common, **self.job.overrides},
+            "overrides": self.job.changes,
             "config": settings.flat(),
             "train_seconds": self.seconds_before + seconds,
         }

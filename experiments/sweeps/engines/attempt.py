@@ -79,7 +79,7 @@ def fail(job: Job, error: Exception) -> Outcome:
     failure = {
         "reason": reason,
         "diverged": isinstance(error, DivergedError),
-        "overrides": job.overrides,
+        "overrides": job.changes,
         "config": job.settings.flat(),
         "traceback": "".join(lines),
     }
