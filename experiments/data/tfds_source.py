@@ -195,7 +195,8 @@ def decode(sources: Sources, spec: Spec) -> Arrays:
             arrays[f"{split}_images"] = _scaled(images, spec.max_value)
             if spec.num_classes is not None:
                 arrays[f"{split}_labels"] = labels
-    wrong = [name for name, array in arrays.items() if digest(array) != spec.digests[name]]
+    found = {name: digest(array) for name, array in arrays.items()}
+    wrong = [f"{name} ({sha})" for name, sha in found.items() if sha != spec.digests.get(name)]
     if wrong:
         raise ValueError(f"the SHA-256 of {', '.join(wrong)} is not that of the published data")
     return arrays

@@ -1,5 +1,6 @@
 """The picture of swept temperature schedules: what each did over the steps, and what it came to."""
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.errors import UserError
 from experiments.files import replacing
 from experiments.sweeps import grids
 from experiments.sweeps.plot import labels_of, list_settings
@@ -21,6 +23,8 @@ from experiments.training.job import Job
 from experiments.training.rundir import METRICS
 
 Curve = dict[int, float]  # by step
+
+_log = logging.getLogger(__name__)
 
 _MOST = 20  # settings, the colors that can be told apart
 _SETTLED = 0.2  # of the steps: before, bounds fall too fast to compare
@@ -74,7 +78,11 @@ def _logs(jobs: Sequence[Job]) -> dict[str, list[list[dict[str, Any]]]]:
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for job, setting in zip(jobs, grids.settings_of(jobs), strict=True):
         if (job.workdir / METRICS).exists():
-            log = records.read_metrics(job.workdir / METRICS)
+            try:
+                log = records.read_metrics(job.workdir / METRICS)
+            except UserError as error:
+                _log.warning("%s; the picture leaves this run out", error)
+                continue
             found.setdefault(grids.name(setting), []).append(log)
     return found
 

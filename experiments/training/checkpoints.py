@@ -23,6 +23,8 @@ from experiments.training import leaves as of_leaves
 from experiments.training.leaves import Leaf, Numerics, PyTree
 
 _log = logging.getLogger(__name__)
+# As damage does; any other error of the system says nothing of the file itself.
+_LACKS_A_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class Checkpoints:
@@ -143,6 +145,7 @@ class Checkpoints:
           `(step, state)`, or None if there is no checkpoint at all.
 
         Raises:
+          OSError: the system refuses to read a file that is there.
           UserError: every checkpoint is damaged, or the newest whole one holds another structure
               than `like` or was written under other settings of jax and XLA.
         """
@@ -150,9 +153,11 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 leaves, numerics, arrays = self._load(step)
-            except UserError:
+            except (UserError, MemoryError):
                 raise
             except Exception as error:  # whatever orbax makes of damaged files
+                if isinstance(error, OSError) and not isinstance(error, _LACKS_A_FILE):
+                    raise  # no permission, too many open files, a lost mount: the files may be fine
                 _log.warning(
                     "checkpoint %s is damaged (%s)%s",
                     self.directory / str(step),

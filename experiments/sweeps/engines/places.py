@@ -1,12 +1,16 @@
 """Where the workers of a sweep run: on an accelerator of their own, or on a core."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from experiments.sweeps.engines import Options, accelerators
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Place(NamedTuple):
@@ -39,10 +43,24 @@ def of_workers(options: Options, runs: int) -> list[Place]:
 
 
 def _cores() -> Sequence[int | None]:
-    """The cores that this process may use; where the system cannot pin, as many Nones."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return [None] * (os.cpu_count() or 1)
+    """The cores that this process may use.
+
+    As many Nones where the system cannot pin, or where a container's share is of fewer cores than
+    it sees: others use them, too.
+    """
+    pinnable = hasattr(os, "sched_getaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if pinnable else [None] * (os.cpu_count() or 1)
+    share = _share()
+    return [None] * share if share is not None and share < len(cores) else cores
+
+
+def _share() -> int | None:
+    """The cores' worth of time that the container may use, rounded up; None if all of it."""
+    try:  # microseconds of each period, or "max"
+        quota, period = _CPU_QUOTA.read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager

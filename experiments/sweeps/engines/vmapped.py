@@ -37,8 +37,8 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
                 fewer = limits[group[0].settings.program_key()] = len(group) // 2
                 _log.warning("%s; training %d runs at a time", outcomes[0].reason, fewer)
                 waiting += group
-                continue
-            waiting += _settle(group, outcomes, report)
+            else:
+                waiting += _settle(group, outcomes, report)
             if stop.requested:
                 return
         if waiting:

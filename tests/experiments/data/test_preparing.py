@@ -189,8 +189,12 @@ def test_prepared_data_that_are_not_the_published_ones_are_refused(cached, monke
     digests = dict(publisher.spec.digests) | {"test_labels": "0" * 64}
     other = dataclasses.replace(publisher.spec, digests=digests)
     monkeypatch.setitem(specs.SPECS, "mnist", other)
-    with pytest.raises(UserError, match="SHA-256 of test_labels is not that of the published"):
+    found = publisher.spec.digests["test_labels"]
+    with pytest.raises(UserError, match=rf"SHA-256 of test_labels \({found}\) is not that of the"):
         data.load("mnist")
+    monkeypatch.setitem(specs.SPECS, "mnist", dataclasses.replace(publisher.spec, digests={}))
+    with pytest.raises(UserError, match=rf"train_images \(.*, test_labels \({found}\) is not that"):
+        data.load("mnist")  # as for a set that is to be added
 
 
 def test_data_in_a_format_that_needs_tensorflow_are_refused_in_one_line(cached, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import pytest
@@ -99,6 +100,26 @@ def test_where_the_system_cannot_pin_there_is_a_worker_a_core(machine, monkeypat
     assert places.of_workers(Options(), 9) == [Place(None)] * 3
 
 
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ("200000 100000", [None] * 2),
+        ("150000 100000", [None] * 2),
+        ("10000 100000", [None]),
+        ("300000 100000", [4, 6, 7]),
+        ("max 100000", [4, 6, 7]),
+    ],
+)
+def test_a_container_has_as_many_workers_as_its_share(
+    machine, monkeypatch, tmp_path, quota, expected
+):
+    machine("")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {7, 4, 6}, raising=False)
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(places, "_CPU_QUOTA", tmp_path / "cpu.max")
+    assert places.of_workers(Options(), 9) == [Place(core) for core in expected]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
 def test_what_starts_in_a_place_runs_on_its_core():
     before = os.sched_getaffinity(0)
@@ -111,8 +132,8 @@ def test_what_starts_in_a_place_runs_on_its_core():
 
 
 def test_the_default_engine_is_by_what_jax_finds(monkeypatch):
-    for backend, engine in (("cpu", "process"), ("gpu", "vmap"), ("tpu", "vmap")):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+    for platform, engine in (("cpu", "process"), ("gpu", "vmap"), ("tpu", "vmap")):
+        monkeypatch.setattr(jax, "local_devices", lambda p=platform: [mock.Mock(platform=p)])
         assert engines.default() == engine
 
 

@@ -197,6 +197,16 @@ def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
     assert [path.name for path in report_of.plots_in(tmp_path)] == ["sweep.png", "schedules.png"]
 
 
+def test_a_run_whose_metrics_are_damaged_is_left_out_of_the_picture(tmp_path, caplog):
+    ours = begun(grids.product({"temperature.value": (0.5, 1.0)}), tmp_path)
+    path = ours[0].workdir / "metrics.jsonl"
+    path.write_text("{\n" + path.read_text())
+    rows = [Row({"temperature.value": v}, {0: 11.0}, {}) for v in (0.5, 1.0)]
+    temperatures, *_ = curves.figure_of(ours, rows, ["temperature.value"], "nats").axes
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[1.0] * 3]
+    assert f"line 1 of {path} is damaged" in caplog.text
+
+
 def test_schedules_that_override_different_keys_are_drawn_and_list_what_they_read(tmp_path):
     config = small.config("vae")
     texts = (

@@ -208,6 +208,21 @@ def test_a_checkpoint_under_another_step_is_damage(three):
     assert restore(three)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied", "state"), OSError(24, "Too many"), MemoryError()],
+)
+def test_what_the_system_refuses_to_read_is_not_damaged(three, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_load", refuse)
+    with pytest.raises(type(error)):
+        restore(three)
+    monkeypatch.undo()
+    assert restore(three)[0] == 3  # nothing was set aside
+
+
 def test_all_damaged(three):
     for step in "123":
         spoil(three / step)
