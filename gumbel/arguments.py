@@ -21,7 +21,7 @@ from gumbel.types import PRNGKey
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
+def check_key(key: PRNGKey, order: str = "(key, logits, ...)") -> None:
     """Raises TypeError unless `key` is a single PRNG key.
 
     Args:
@@ -37,7 +37,7 @@ def check_key(key: PRNGKey, order: str = "(key, logits, temperature)") -> None:
       Traceback (most recent call last):
       ...
       TypeError: key must be a PRNG key, such as jax.random.key(0), got float32[3]: the order is
-      (key, logits, temperature)
+      (key, logits, ...)
     """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -312,8 +312,21 @@ def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> No
     """
     q, p = logits_q.shape, logits_p.shape
     if (event_ndims and q[-1] != p[-1]) or not _broadcast(q, p):
-        same = ", and K be the same" if event_ndims else ""
-        raise ValueError(f"logits of shapes {q} and {p} do not fit: leading axes broadcast{same}")
+        same = ", and K must be equal" if event_ndims else ""
+        raise ValueError(f"logits of shapes {q} and {p} do not fit: axes must broadcast{same}")
+
+
+def check_alike(first: Array, second: Array, names: tuple[str, str]) -> None:
+    """Raises ValueError if two arrays of these names do not broadcast.
+
+    Raises:
+      ValueError: they do not broadcast.
+    """
+    if not _broadcast(first.shape, second.shape):
+        raise ValueError(
+            f"{names[0]} of shape {first.shape} does not broadcast with {names[1]} of shape "
+            f"{second.shape}"
+        )
 
 
 def _broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> bool:

@@ -57,6 +57,10 @@ class SiteReport(NamedTuple):
     jumps: bool
     differentiable: bool
 
+    def __repr__(self) -> str:  # Python refuses to print integers of over 4300 digits
+        values = self._asdict() | {"num_values": readable(self.num_values)}
+        return f"SiteReport({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
 
 class EstimatorReport(NamedTuple):
     """Whether an estimator applies to the objective.
@@ -86,8 +90,8 @@ class Report:
         require.
       estimators: reports on all registered estimators.
       problems: one sentence for each problem.
-      notes: one sentence for each limit that is no mistake: a cost without a derivative in the
-        samples, which a part of the estimators cannot serve.
+      notes: one sentence for each limitation that is not an error, such as a cost without a
+        derivative in the samples, which rules out some of the estimators.
     """
 
     sites: tuple[SiteReport, ...]
@@ -105,7 +109,7 @@ class Report:
         """Whether there are no problems."""
         return not self.problems
 
-    def serving(self) -> tuple[str, ...]:
+    def applicable(self) -> tuple[str, ...]:
         """The names of the estimators that apply to the objective."""
         return tuple(report.name for report in self.estimators if not report.reason)
 
@@ -160,7 +164,7 @@ def check_objective(
       >>> params, batch = {"logits": jnp.zeros((1, 3))}, jnp.zeros((4, 3))
       >>> key = jax.random.key(0)
       >>> report = gumbel.check_objective(objective, params, batch, key, gumbel.BERNOULLI)
-      >>> report.ok, report.sites[0].num_values, "muprop" in report.serving()
+      >>> report.ok, report.sites[0].num_values, "muprop" in report.applicable()
       (True, 8, True)
     """
     params, batch = gathered((params, batch))
@@ -316,7 +320,7 @@ def reason(
 def _unfit(spec: Spec, site: SiteReport) -> str:
     """Why an estimator does not apply to a site; empty if it does."""
     if site.family not in spec.families:
-        return f"site {site.name!r} is {site.family}; it serves {', '.join(spec.families)}"
+        return f"site {site.name!r} is {site.family}; it supports {', '.join(spec.families)}"
     if spec.independent and site.leaks:
         return f"examples depend on each other at site {site.name!r}"
     if spec.smooth and site.breaks and not site.smooth:

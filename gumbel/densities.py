@@ -24,7 +24,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gumbel.arguments import categorical_logits, check_point, checked_temperature, floating
+from gumbel.arguments import (
+    categorical_logits,
+    check_alike,
+    check_point,
+    checked_temperature,
+    floating,
+)
 from gumbel.numerics import CERTAIN, same_rank, softplus, upcast_saturating, wide_dtype
 
 
@@ -177,7 +183,7 @@ def _checked(
     """The three in one wide dtype and of one rank, except for a scalar temperature."""
     logits = categorical_logits(logits)
     check_point(point, logits, event_ndims=1, name=name)
-    return _widened(point, logits, temperature, per_row=True)
+    return _widened(point, logits, temperature, name=name, per_row=True)
 
 
 def _checked_binary(
@@ -185,15 +191,16 @@ def _checked_binary(
 ) -> tuple[Array, Array, Array]:
     logits = floating(logits)
     check_point(point, logits, event_ndims=0, name=name)
-    return _widened(point, logits, temperature, per_row=False)
+    return _widened(point, logits, temperature, name=name, per_row=False)
 
 
 def _widened(
-    point: ArrayLike, logits: Array, temperature: ArrayLike, *, per_row: bool
+    point: ArrayLike, logits: Array, temperature: ArrayLike, *, name: str, per_row: bool
 ) -> tuple[Array, Array, Array]:
     dtype = wide_dtype(point, logits)
     wide_temperature = checked_temperature(temperature, dtype, per_row=per_row)
     wide_point = upcast_saturating(point).astype(dtype)
+    check_alike(wide_temperature, wide_point, ("temperature", name))
     if wide_temperature.ndim:
         aligned = same_rank(wide_point, logits.astype(dtype), wide_temperature)
         return aligned[0], aligned[1], aligned[2]

@@ -60,7 +60,7 @@ def expected_cost(
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    family: FamilyLike,
+    family: FamilyLike = None,
     *,
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
@@ -102,7 +102,7 @@ def mean_cost(
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    family: FamilyLike,
+    family: FamilyLike = None,
     *,
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
@@ -180,7 +180,7 @@ def value_and_grad(
     params: Params,
     batch: Batch,
     key: PRNGKey,
-    family: FamilyLike,
+    family: FamilyLike = None,
     *,
     max_values: int = MAX_VALUES,
     chunk_size: int | None = None,
@@ -200,6 +200,7 @@ def value_and_grad(
       >>> float(value), grad.tolist()
       (0.5, [[-0.25]])
     """
+    check_count(layout(objective, params, batch, key, family), max_values)
     require_independent(objective, params, batch, key, family)
 
     def mean(params: Params) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ from gumbel.sites import FamilyLike, Site
 from gumbel.tracing import is_concrete, varying_axes
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
-# `leaks` flips at least so many sets of examples, from at least so many starts.
+# The fewest sets of examples that `leaks` flips, and the fewest starts.
 MIN_FLIPS = 64
 MIN_STARTS = 4
 

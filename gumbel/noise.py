@@ -37,8 +37,8 @@ def uniform(
 ) -> Float[Array, "..."]:
     """Uniform numbers in (0, 1], with cells of 2^-47 near 0 (2^-64 in float64).
 
-    `P(u < p) = p` within 1e-4 p for p from 1e-12 up. Near 1 they are as coarse as their dtype, and
-    the largest are rounded to 1: test `u < p` for the rarer of two events.
+    `P(u < p)` is p within 2^-47: within 1e-4 p for p from 1e-10 up. Near 1 they are as coarse as
+    their dtype, and the largest are rounded to 1: test `u < p` for the rarer of two events.
 
     Example:
       >>> bool(jnp.all(uniform(jax.random.key(0), (100,)) > 2.0**-49))
@@ -116,7 +116,7 @@ def words(key: PRNGKey, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
       >>> words(jax.random.key(0), (2, 3)).dtype.name
       'uint32'
     """
-    check_key(key)
+    check_key(key, "(key, shape, dtype)")
     return _draw(_word, key, shape, np.dtype(np.float32))
 
 
@@ -124,7 +124,7 @@ def _noise(
     transform: Transform, key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "..."]:
     """Noise drawn in float32 at least, then cast to `dtype`."""
-    check_key(key)
+    check_key(key, "(key, shape, dtype)")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"the dtype of noise must be a floating one, got {dtype}")

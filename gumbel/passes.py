@@ -18,15 +18,19 @@ def passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> 
       plan: layout of the objective; see `gumbel.layouts.layout`.
       options: options of the estimator that differ from its defaults.
     """
-    return _filled(spec, plan, options, readable)
+    text, numbers = _counted(spec, plan, options)
+    return re.sub(r"\b[LmNV]\b", lambda letter: readable(numbers[letter.group()]), text)
 
 
 def count_passes(spec: Spec, plan: Pass, options: Mapping[str, Any] | None = None) -> int:
     """Forward and backward passes together; the arguments are those of `passes`."""
-    return evaluated(_filled(spec, plan, options, str))
+    return evaluated(*_counted(spec, plan, options))
 
 
-def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: Any) -> str:
+def _counted(
+    spec: Spec, plan: Pass, options: Mapping[str, Any] | None
+) -> tuple[str, dict[str, int]]:
+    """The expression of the passes, and what its letters stand for."""
     records = plan.records.values()
     chosen = {name: option.default for name, option in spec.options.items()} | dict(options or {})
     text = next(
@@ -39,18 +43,20 @@ def _filled(spec: Spec, plan: Pass, options: Mapping[str, Any] | None, shown: An
         "N": count_joint(plan),
         "V": sum(count_changes(record, coupled=plan.coupled) for record in records),
     }
-    return re.sub(r"\b[LmNV]\b", lambda match: shown(numbers[match.group()]), text)
+    return text, numbers
 
 
-def evaluated(text: str) -> int:
-    """The value of sums and products of integers.
+def evaluated(text: str, numbers: Mapping[str, int]) -> int:
+    """The value of sums and products of integers and letters, which may be as large as 2^20000.
 
     Example:
-      >>> evaluated("2 * (1 + 400) + 2")
+      >>> evaluated("m * (1 + V) + 2", {"m": 2, "V": 400})
       804
     """
 
     def of(node: ast.expr) -> int:
+        if isinstance(node, ast.Name):
+            return numbers[node.id]
         if isinstance(node, ast.Constant):
             return int(node.value)  # type: ignore[arg-type]
         assert isinstance(node, ast.BinOp)

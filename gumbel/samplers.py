@@ -239,26 +239,31 @@ def possible_value(site: Site, z: Sample) -> Sample:
     return jnp.where(value_mask(impossible, site.family), mode, z)
 
 
-def hard(family: FamilyLike, key: PRNGKey) -> Sampler:
+def hard(key: PRNGKey, family: FamilyLike = None) -> Sampler:
     """A sampler of discrete values, for evaluation.
 
     Create it inside the function that is jitted or vmapped, not outside.
 
     Args:
+      key: PRNG key; each site uses its own key, by the order of the calls. Not the key that the
+        objective is called with: it draws its own noise from that.
       family: family of the sites: one for all, a mapping by site, or None if every call names it.
-      key: PRNG key; each site uses its own key, by the order of the calls.
+
+    Raises:
+      TypeError: `key` is not one PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from gumbel import BERNOULLI, samplers
-      >>> sample = samplers.hard(BERNOULLI, jax.random.key(0))
+      >>> sample = samplers.hard(jax.random.key(0), BERNOULLI)
       >>> sample("h", jnp.array([[-1e4, 1e4]])).tolist()
       [[0.0, 1.0]]
     """
+    check_key(key, "(key, family)")
     return RecordingSampler(hard_draw, key, as_families(family))
 
 
-def mean_field(family: FamilyLike) -> Sampler:
+def mean_field(family: FamilyLike = None) -> Sampler:
     """A sampler that returns the mean of each variable instead of a sample."""
     return RecordingSampler(
         lambda site, _key: site.family.mean(site.logits), None, as_families(family)
@@ -310,7 +315,7 @@ class _ObservingSampler:
         seen[-1].add(site)
         self.observed.add(site)
         # The estimator need not support the family of a site that is not sampled.
-        found = self.families._replace(served=()).at(site, family)
+        found = self.families._replace(supported=()).at(site, family)
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)
         value = self._at_step(site, logits, found)

@@ -64,7 +64,7 @@ def _by_cdf(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Ze
 
 
 def _scaled(word: Array, total: Int[Array, "..."]) -> Int[Array, "..."]:
-    """`word * total / 2^32`, rounded down (or one less), from products that fit 32 bits."""
+    """`word * total / 2^32`, rounded down or up to 2 less, from products that fit 32 bits."""
     total = total.astype(jnp.uint32)
     half, low = np.uint32(16), np.uint32(0xFFFF)
     high_product = (word >> half) * (total >> half)

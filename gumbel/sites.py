@@ -22,22 +22,22 @@ class Families(NamedTuple):
     Attributes:
       default: family of the sites that `by_site` does not name.
       by_site: families by the name of the site.
-      served: the names of the families that the estimator supports; all of them if empty.
-      server: the estimator's name, for messages.
+      supported: the names of the families that the estimator supports; all of them if empty.
+      estimator: the estimator's name, for messages.
     """
 
     default: Family | None
     by_site: Mapping[str, Family]
-    served: tuple[str, ...] = ()
-    server: str = ""
+    supported: tuple[str, ...] = ()
+    estimator: str = ""
 
-    def restricted(self, served: tuple[str, ...], server: str) -> "Families":
+    def restricted(self, supported: tuple[str, ...], estimator: str) -> "Families":
         """The same families, restricted to those that an estimator supports.
 
         Raises:
           ValueError: a family that is known already is not among them.
         """
-        restricted = self._replace(served=served, server=server)
+        restricted = self._replace(supported=supported, estimator=estimator)
         for known in (self.default, *self.by_site.values()):
             if known is not None:
                 restricted.check(known)
@@ -45,11 +45,11 @@ class Families(NamedTuple):
 
     def check(self, known: Family, site: str | None = None) -> Family:
         """Returns `known`; raises ValueError if the estimator does not support it."""
-        if self.served and known.name not in self.served:
+        if self.supported and known.name not in self.supported:
             at = "" if site is None else f" of site {site!r}"
             raise ValueError(
-                f"estimator {self.server!r} cannot serve {known.name} variables{at}: it is "
-                f"defined for {', '.join(self.served)}"
+                f"estimator {self.estimator!r} does not support {known.name} variables{at}: it is "
+                f"defined for {', '.join(self.supported)}"
             )
         return known
 

@@ -65,7 +65,7 @@ def ordered_log_prob(
         sum_i log [ p(z_i) / (1 - sum_{j < i} p(z_j)) ]
 
     Args:
-      logits: unnormalized log probabilities.
+      logits: unnormalized log probabilities; -inf rules a value out.
       z: `k` distinct one-hot vectors, the first one drawn first.
 
     Returns:
@@ -86,13 +86,14 @@ def ordered_log_prob(
     logits = upcast(categorical_logits(logits))
     check_point(z, logits[..., None, :], event_ndims=1)
     chosen = upcast(jax.lax.stop_gradient(z))
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    impossible = logits <= largest - CERTAIN
     taken = jnp.cumsum(chosen, axis=-2) - chosen > 0.5
-    left = jnp.where(taken, -jnp.inf, logits[..., None, :])
+    left = jnp.where(taken | impossible[..., None, :], -jnp.inf, logits[..., None, :])
     none_left = jnp.max(left, axis=-1, keepdims=True) == -jnp.inf
     log_p = jax.nn.log_softmax(jnp.where(none_left, 0, left), axis=-1)
     parts = jnp.where(chosen > 0, jnp.where(none_left, -jnp.inf, log_p), 0) + 0 * chosen
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
-    return jnp.sum(parts, axis=(-2, -1)) + (largest - largest)
+    return jnp.sum(parts, axis=(-2, -1)) + jnp.squeeze(largest - largest, axis=-1)
 
 
 def relaxed_top_k(

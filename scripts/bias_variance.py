@@ -62,7 +62,7 @@ def measure(family: Family) -> Iterator[dict[str, Any]]:
     _, gradient = gumbel.exact.value_and_grad(objective, params, batch, key, family, chunk_size=81)
     exact = _flat(gradient)
     norm = jnp.linalg.norm(exact)
-    for name in gumbel.check_objective(objective, params, batch, key, family).serving():
+    for name in gumbel.check_objective(objective, params, batch, key, family).applicable():
         spec = gumbel.estimators.spec(name)
         if spec.multi_sample or spec.enumerates:
             continue

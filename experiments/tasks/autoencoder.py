@@ -103,7 +103,7 @@ class Autoencoder(nnx.Module):
         z = jax.nn.one_hot(self.codes(images), self.event[1])
         prior = jnp.zeros((images.shape[0], *self.event))
         pictures = {"digit": images, "reconstruction": self._shown(z)}
-        pictures["random codes"] = self._shown(samplers.hard(self.family, key)("z", prior))
+        pictures["random codes"] = self._shown(samplers.hard(key, self.family)("z", prior))
         return pictures
 
     def _shown(self, z: Sample) -> Images:

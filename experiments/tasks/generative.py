@@ -95,11 +95,11 @@ class VAE(nnx.Module):
             return self.likelihood.mean(self.decode(z)).reshape(-1, *self.image_shape)
 
         logits = self._encode(self.batch(images)["pixels"])
-        z = samplers.hard(self.family, posterior_key)("z", logits)
+        z = samplers.hard(posterior_key, self.family)("z", logits)
         pictures = {"digit": images, "reconstruction": decoded(z)}
         prior = jnp.broadcast_to(self.prior[...], logits.shape)
         for index, prior_key in enumerate(prior_keys):
-            z = samplers.hard(self.family, prior_key)("z", prior)
+            z = samplers.hard(prior_key, self.family)("z", prior)
             pictures[f"prior sample {index + 1}"] = decoded(z)
         return pictures
 

@@ -86,8 +86,8 @@ def kl_per_example(
     if kl == "analytic":
         per_variable = family.kl(logits, prior)
     elif kl == "relaxed":
-        per_variable = family.relaxed_log_prob(logits, temperature, z) - family.relaxed_log_prob(
-            prior, temperature, z
+        per_variable = family.relaxed_log_prob(logits, z, temperature) - family.relaxed_log_prob(
+            prior, z, temperature
         )
     else:
         per_variable = family.log_prob(logits, z) - family.log_prob(prior, z)

@@ -71,7 +71,7 @@ class SBN(nnx.Module):
         upper, _ = self._halves(images)
         pictures = {"digit": images}
         for index, sample_key in enumerate(jax.random.split(key, 3)):
-            top = self._top(upper, samplers.hard(self.family, sample_key))
+            top = self._top(upper, samplers.hard(sample_key, self.family))
             halves = [upper, self.likelihood.mean(top)]
             completed = jnp.concatenate(halves, axis=1).reshape(-1, *self.image_shape)
             pictures[f"completion {index + 1}"] = completed

@@ -75,9 +75,9 @@ class Estimator(NamedTuple):
     the squared estimate, and lowers the variance. It is zero for estimators that do not relax.
 
     Attributes:
-      init: makes the initial state, a pytree. It may run the objective once or twice. Outside of
-        `jit`, it also checks what the estimator requires, independent examples or a cost with a
-        derivative in the samples, for which it may run the objective some 100 times.
+      init: makes the initial state, a pytree. It may run the objective as often as a step does.
+        Outside of `jit`, it also checks what the estimator requires, independent examples or a cost
+        with a derivative in the samples, for which it may run the objective some 100 times.
       surrogate: returns a scalar, the mean cost, whose gradient is the estimate; and the next state
         with diagnostics.
     """

@@ -31,8 +31,8 @@ def indecater(family: Families, *, num_samples: int = 1, chunk_size: int = 64) -
     Each variable takes each of its other values once. Meanwhile, other variables of the same site
     and of earlier sites keep their values, and those of later sites and steps are sampled again
     with the same random numbers. This takes one forward pass, without a backward pass, for each of
-    the `V = sum_d (K_d - 1)` changes. For an objective with one variable it is exact. It has no
-    second derivative.
+    the `V = sum_d (K_d - 1)` changes. For an objective with one variable, the score-function part
+    is exact. It has no second derivative.
 
     Args:
       family: family of the sites.

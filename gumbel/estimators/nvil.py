@@ -10,11 +10,12 @@ import optax
 from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
+from gumbel.estimators.control import ControlState, Learner
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.networks import Network, apply_network, init_network
 from gumbel.estimators.options import Range
 from gumbel.estimators.signal import DECAY, Normalizer, SignalState
-from gumbel.numerics import finite_or, zero_where_not_finite
+from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -92,7 +93,8 @@ def nvil(
       family: family of the sites.
       centering: subtract `c`.
       variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
-        variance of the signal above. This scales the estimate.
+        variance of the signal above. This scales the score-function part of the estimate, which is
+        then biased where `f` depends on the parameters, too.
       decay: decay of the moving averages, in [0, 1).
       baseline_hidden: hidden units of each baseline, at least 1.
       baseline_learning_rate: learning rate of their Adam optimizer, whose state is part of the
@@ -103,7 +105,7 @@ def nvil(
     Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
     """
     normalizer = Normalizer(centering, variance_normalization, decay)
-    optimizer = optax.adam(baseline_learning_rate)
+    learner = Learner(optax.adam(baseline_learning_rate))
 
     def seen(batch: Batch, drawn: Pass) -> list[Float[Array, "B F"]]:
         """The inputs of each layer's baseline."""
@@ -141,7 +143,7 @@ def nvil(
         cost = jax.lax.stop_gradient(drawn.cost).astype(jnp.float32)
         spread = jnp.std(cost) if cost.size > 1 else jnp.ones(())
         unit = jnp.where(jnp.isfinite(spread), jnp.maximum(spread, 1e-3), 1)
-        return NVILState(normalizer.init(cost), unit, baselines, optimizer.init(baselines))
+        return NVILState(normalizer.init(cost), unit, *learner.init(baselines))
 
     def surrogate(
         objective: Objective,
@@ -166,16 +168,11 @@ def nvil(
             return jnp.mean(jnp.square((target[None] - values) / unit)), values
 
         (loss, values), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.baselines)
-        gradient = zero_where_not_finite(gradient)  # or an infinite cost would spoil the networks
         scale = normalizer.scale(state.signal, drawn.cost)
         average = normalizer.baseline(state.signal, drawn.cost)
         value = drawn.cost + _score(drawn, average, values) / scale
 
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer's power
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        fitted = (optax.apply_updates(state.baselines, updates), optimizer_state)
-        # A cost that overflows the optimizer's averages would spoil them, too.
-        fitted = finite_or(fitted, (state.baselines, state.optimizer))
+        fitted = learner.step(ControlState(state.baselines, state.optimizer), gradient)
         residual = target[None] - values
         next_state = NVILState(
             normalizer.update(

@@ -49,7 +49,8 @@ def sf(
       family: family of the sites.
       centering: subtract a moving average of `f`; the estimate stays unbiased.
       variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
-        variance of `f`. This scales the estimate.
+        variance of `f`. This scales the score-function part of the estimate, which is then biased
+        where `f` depends on the parameters, too.
       decay: decay of the moving averages, in [0, 1).
 
     Source: Williams (1992); Jang, Gu and Poole (2017), section 3.2.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gumbel.estimators.options import Range
 from gumbel.numerics import finite_or
@@ -42,10 +42,17 @@ class Normalizer(NamedTuple):
     variance_normalization: bool
     decay: float
 
-    def init(self, signal: Float[Array, "..."]) -> SignalState:
-        """Starts the averages from the signal of one batch, so that the first step is centered."""
+    def init(
+        self, signal: Float[Array, "..."], where: Bool[Array, "..."] | None = None
+    ) -> SignalState:
+        """Starts the averages from the signal of one batch, so that the first step is centered.
+
+        Args:
+          signal: signal of the batch.
+          where: which entries count; by default, all.
+        """
         signal = jax.lax.stop_gradient(signal).astype(jnp.float32)
-        state = SignalState(jnp.mean(signal), jnp.var(signal))
+        state = SignalState(jnp.mean(signal, where=where), jnp.var(signal, where=where))
         return finite_or(state, SignalState(*map(jnp.zeros_like, state)))
 
     def update(
@@ -54,6 +61,7 @@ class Normalizer(NamedTuple):
         signal: Float[Array, "..."],
         spread_of: Float[Array, "..."] | None = None,
         of_one: bool | None = None,
+        where: Bool[Array, "..."] | None = None,
     ) -> SignalState:
         """Moves the averages toward the statistics of this batch's signal.
 
@@ -67,14 +75,18 @@ class Normalizer(NamedTuple):
           spread_of: values whose variance is averaged; by default, the centered signal.
           of_one: whether the signal is that of a single cost, possibly in several layers; by
             default, whether it is a single number.
+          where: which entries of the signal count; by default, all.
         """
-        mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32))
+        mean = jnp.mean(jax.lax.stop_gradient(signal).astype(jnp.float32), where=where)
         if spread_of is None:
             spread_of = signal - state.mean.astype(signal.dtype)
         spread = jax.lax.stop_gradient(spread_of)
         if of_one is None:
             of_one = spread.size == 1
-        variance = jnp.mean(jnp.square(spread)) if of_one else jnp.var(spread)
+        if of_one:
+            variance = jnp.mean(jnp.square(spread), where=where)
+        else:
+            variance = jnp.var(spread, where=where)
         moved = SignalState(
             self.decay * state.mean + (1 - self.decay) * mean,
             self.decay * state.variance + (1 - self.decay) * variance.astype(jnp.float32),

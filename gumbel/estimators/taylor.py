@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box, without_value
@@ -70,11 +70,19 @@ def darn(
             signal[site] = product.sum(axis=-1) if record.family.event_ndims else product
         return drawn, signal
 
-    def pooled(signal: dict[str, Float[Array, "B *D"]]) -> Float[Array, " N"]:
-        return jnp.concatenate([s.ravel() for s in signal.values()])
+    def pooled(
+        records: Records, signal: dict[str, Float[Array, "B *D"]]
+    ) -> tuple[Float[Array, " N"], Bool[Array, " N"] | None]:
+        """The signal of all variables, and which of them are not masked; None if none is."""
+        flat = jnp.concatenate([s.ravel() for s in signal.values()])
+        if all(record.where is None for record in records.values()):
+            return flat, None
+        kept = [records[site].masked(jnp.ones(s.shape, bool), False) for site, s in signal.items()]
+        return flat, jnp.concatenate([k.ravel() for k in kept])
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
-        return normalizer.init(pooled(signals_of(objective, params, batch, key)[1]))
+        drawn, signal = signals_of(objective, params, batch, key)
+        return normalizer.init(*pooled(drawn.records, signal))
 
     def surrogate(
         objective: Objective,
@@ -93,8 +101,9 @@ def darn(
         ]
         scores = total(score)
         value = jnp.mean(drawn.cost + without_value(scores))
-        metrics = {"signal_scale": jnp.std(pooled(signal)) / scale}
-        next_state = normalizer.update(state, pooled(signal))
+        flat, kept = pooled(drawn.records, signal)
+        metrics = {"signal_scale": jnp.std(flat, where=kept) / scale}
+        next_state = normalizer.update(state, flat, where=kept)
         return value, (next_state, Info(drawn.cost, metrics, drawn.aux))
 
     return Estimator(init, surrogate)
@@ -153,7 +162,8 @@ def muprop(
       expansion: `local`, which takes L + 1 passes with L layers; or `mean_field`, 2 passes.
       centering: subtract a moving average of `f - h_l`; the estimate stays unbiased.
       variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, where sigma^2
-        is a moving average of the variance of `f - h_l` over layers. This scales the estimate.
+        is a moving average of the variance of `f - h_l` over layers. This scales all of the
+        estimate but `grad f(z)`, so it is biased where `f` depends on the parameters, too.
       scale_correction: if False, variance normalization divides only `f - h_l`. The estimate is
         then biased toward the gradient of the mean field, the more so the larger sigma is.
       decay: decay of the moving averages, in [0, 1).

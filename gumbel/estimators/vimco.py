@@ -47,7 +47,8 @@ def vimco(
       num_samples: m, at least 2.
       centering: subtract a moving average of the signal; the estimate stays unbiased.
       variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
-        signal's variance. This scales the score-function part of the estimate.
+        signal's variance. This scales the score-function part of the estimate, which is then biased
+        where `f` depends on the parameters, too.
       decay: decay of the moving averages, in [0, 1).
 
     Source: Mnih and Rezende (2016), equations 7 to 10.

@@ -89,7 +89,7 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
-    def relaxed_log_prob(self, logits: Values, temperature: ArrayLike, z: Values) -> PerVariable:
+    def relaxed_log_prob(self, logits: Values, z: Values, temperature: ArrayLike) -> PerVariable:
         """The log density that `relax` gives to `z`; see `gumbel.densities`."""
 
     @abc.abstractmethod

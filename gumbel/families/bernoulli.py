@@ -87,7 +87,7 @@ class Bernoulli(Family):
         excluded = jnp.where(p > 0, sigmoid(-q), sigmoid(q))  # mass of q that p may not have
         return jnp.where(jnp.isinf(p) & (excluded > 0), jnp.inf, one + zero)
 
-    def relaxed_log_prob(self, logits: Values, temperature: ArrayLike, z: Values) -> PerVariable:
+    def relaxed_log_prob(self, logits: Values, z: Values, temperature: ArrayLike) -> PerVariable:
         """See `gumbel.densities.binary_concrete_log_prob`."""
         return densities.binary_concrete_log_prob(z, logits, temperature)
 

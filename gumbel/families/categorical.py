@@ -85,7 +85,7 @@ class Categorical(Family):
         excluded = jnp.where(jnp.isneginf(log_p) & (q > 0), jnp.inf, 0)
         return jnp.sum(q * (_finite(log_q) - _finite(log_p)) + excluded, axis=-1)
 
-    def relaxed_log_prob(self, logits: Values, temperature: ArrayLike, z: Values) -> PerVariable:
+    def relaxed_log_prob(self, logits: Values, z: Values, temperature: ArrayLike) -> PerVariable:
         """See `gumbel.densities.gumbel_softmax_log_prob`."""
         return densities.gumbel_softmax_log_prob(z, logits, temperature)
 

@@ -15,7 +15,7 @@ from gumbel.estimators import Estimator, Spec
 from gumbel.lab.moments import NUM_BLOCKS, Measured, measurer, squared_bias
 from gumbel.lab.results import Comparison, Row
 from gumbel.lab.truth import Progress, Truth, true_gradient, with_noise
-from gumbel.layouts import layout
+from gumbel.layouts import layout, readable
 from gumbel.passes import count_passes
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
@@ -97,7 +97,7 @@ def compare(
       >>> found.reference, [row.estimator for row in found.rows if row.group == "all"]
       ('enumeration of 2 joint values', ['sf', 'st'])
     """
-    _check(estimators, temperatures, num_draws, reference_draws)
+    _check(estimators, temperatures, num_draws, num_warmup, reference_draws)
     temperatures = tuple(float(temperature) for temperature in temperatures)
     names = registry.names() if estimators is None else estimators
     chosen = [registry.spec(name) for name in names]
@@ -119,11 +119,11 @@ def compare(
     options = {registry.spec(name).name: given for name, given in (options or {}).items()}
     plan = layout(*arguments, key, family)
     passes = {spec.name: count_passes(spec, plan, options.get(spec.name)) for spec in chosen}
-    serving, skipped = _serving(arguments, key, family, chosen, options, passes, max_passes)
+    applicable, skipped = _applicable(arguments, key, family, chosen, options, passes, max_passes)
     todo = [
         (spec, t)
         for spec in chosen
-        if spec.name in serving
+        if spec.name in applicable
         for t in (temperatures if spec.relaxes else (None,))
     ]
     rows = list(known.rows) if known else []
@@ -134,7 +134,7 @@ def compare(
             continue
         if measure is None or measured != spec.name:
             measured = spec.name  # one program for all of its temperatures
-            measure = measurer(arguments, serving[spec.name], truth.blocks, num_warmup)
+            measure = measurer(arguments, applicable[spec.name], truth.blocks, num_warmup)
 
         def report_block(done: int, number: int = number, name: str = spec.name) -> None:
             progress(name, number * NUM_BLOCKS + done, len(todo) * NUM_BLOCKS)
@@ -150,9 +150,11 @@ def _check(
     estimators: Sequence[str] | None,
     temperatures: Sequence[float],
     num_draws: int,
+    num_warmup: int,
     reference_draws: int | None,
 ) -> None:
     check_integer(num_draws, "num_draws", least=NUM_BLOCKS)  # one for each block
+    check_integer(num_warmup, "num_warmup", least=0)
     if reference_draws is not None:
         check_integer(reference_draws, "reference_draws", least=NUM_BLOCKS)
     if isinstance(estimators, str):
@@ -165,7 +167,7 @@ def _check(
         check_temperature(temperature)
 
 
-def _serving(
+def _applicable(
     arguments: tuple[Objective, Params, Batch],
     key: PRNGKey,
     family: FamilyLike,
@@ -176,7 +178,7 @@ def _serving(
 ) -> tuple[dict[str, Estimator], dict[str, str]]:
     """The estimators to measure, and the reasons why the others are not, by name."""
     sites = check_objective(*arguments, key, family).sites
-    serving, skipped = {}, {}
+    applicable, skipped = {}, {}
     for spec in chosen:
         name = spec.name
         if spec.multi_sample:
@@ -184,15 +186,15 @@ def _serving(
         elif unfit := reason(spec, sites, options.get(name)):
             skipped[name] = unfit
         elif max_passes is not None and passes[name] > max_passes:
-            skipped[name] = f"an estimate takes {passes[name]} passes, over {max_passes}"
+            skipped[name] = f"an estimate takes {readable(passes[name])} passes, over {max_passes}"
         else:
             estimator = spec.factory(family, **options.get(name, {}))
             try:
                 jax.eval_shape(partial(estimator.init, *arguments, key))
-                serving[name] = estimator
+                applicable[name] = estimator
             except ValueError as error:
                 skipped[name] = str(error)
-    return serving, skipped
+    return applicable, skipped
 
 
 def _rows(

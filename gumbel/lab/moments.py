@@ -79,10 +79,10 @@ def measurer(
             on_block(number + 1)
         total = per_block * NUM_BLOCKS
         means, variance, cosine = {}, {}, {}
-        for name, truly in target.items():
+        for name, true in target.items():
             means[name] = np.stack([s[name][0] for s in sums]).astype(np.float64) / per_block
             square = sum(float(s[name][1]) for s in sums) / total
-            mean = means[name].mean(axis=0) - np.asarray(truly, np.float64)
+            mean = means[name].mean(axis=0) - np.asarray(true, np.float64)
             variance[name] = max(square - float(mean @ mean), 0.0) * total / (total - 1)
             cosine[name] = sum(float(s[name][2]) for s in sums) / total
         # The first block compiles.

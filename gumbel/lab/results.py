@@ -182,16 +182,16 @@ class Comparison:
             return "No estimator has a finite error: the cost or its derivative is not finite."
         chosen = [(self.best(time, group), time) for time in self.budgets(group)]
         (first, small), (last, large) = chosen
-        choices = f"{first.label} at {small:.3g} ms and "
-        choices += f"{'' if last is first else last.label + ' '}at {large:.3g} ms"
+        choices = f"With {small:.3g} ms per gradient, use {first.label}; with {large:.3g} ms, "
+        choices += "the same" if last is first else last.label
         shares = [row.error_at(time) / max(row.norm**2, 1e-30) for row, time in chosen]
         if not any(row.norm for row in rows) or min(shares) > _TOO_MANY:
             return "The true gradient is 0, to rounding: there is nothing to choose by."
         errors = " and ".join(f"{share:.3g}" for share in shares)
         without = f"Not finite: {', '.join(failed)}.\n" if failed else ""
         return without + (
-            f"By time for a gradient, use {choices}: the least mean squared error of what was "
-            f"measured, {errors} of the squared norm of the gradient.\n"
+            f"{choices}: their mean squared errors, {errors} of the squared norm of the gradient, "
+            "are the smallest measured.\n"
             "This assumes that the time goes into averaging independent estimates, that these "
             "parameters and this batch are typical of training, that each estimator runs with the "
             "options and after the warm-up given here, and that times are those of this machine; a "

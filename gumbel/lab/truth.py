@@ -9,7 +9,7 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel import exact
-from gumbel.arguments import check_integer
+from gumbel.arguments import check_integer, check_temperature
 from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
@@ -60,9 +60,11 @@ def true_gradient(
 
     Raises:
       TypeError: `params` has leaves that are not floats, or `num_draws` is not an integer.
-      ValueError: `reference` is biased, or `num_draws` is below 10.
+      ValueError: `reference` is biased, `num_draws` is below 10, or `temperature` is not positive
+        and finite.
     """
     num_draws = check_integer(num_draws, "num_draws", least=NUM_BLOCKS)
+    check_temperature(temperature)
     spec = registry.spec(reference or "muprop")
     if not spec.unbiased or spec.multi_sample:
         raise ValueError(

@@ -1,6 +1,6 @@
 """`check_objective`: each thing that it looks at, on an objective that has it and one that has not.
 
-The objectives are tiny, and one jit serves many calls where that is possible.
+The objectives are tiny, and one jit supports many calls where that is possible.
 """
 
 import functools
@@ -36,7 +36,7 @@ def test_a_model_without_problems():
     report = check(simple)
     assert report.ok
     assert report.problems == ()
-    assert report.serving() == estimators.names()
+    assert report.applicable() == estimators.names()
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
@@ -108,6 +108,7 @@ def test_counts_of_thousands_of_digits_are_printed_as_powers_of_ten():
 
     report = check(objective, jnp.zeros(15_000))
     assert "z: bernoulli [2, 15000], about 10^4515 joint values" in str(report)
+    assert "num_values='about 10^4515', used=True" in repr(report)
     assert "about 10^4515 joint values, over max_values" in refusals(report)["marginalization"]
 
 
@@ -225,7 +226,7 @@ def test_a_scalar_cost_may_couple_the_examples():
     )
     assert report.ok
     assert report.batch_size is None
-    assert report.serving() == estimators.names()
+    assert report.applicable() == estimators.names()
     assert report.sites[0].num_values == 2**6  # of the whole batch
     assert str(report).startswith("cost: one for the whole batch, whose examples are coupled\n")
 
@@ -311,7 +312,7 @@ def test_a_sample_in_which_the_cost_has_no_derivative(flat, names):
 def test_a_slope_that_happens_to_be_0_is_a_derivative(smooth):
     report = check(lambda params, batch, key, sample: smooth(sample("z", params + batch)))
     assert report.ok
-    assert set(report.serving()) == set(estimators.names())
+    assert set(report.applicable()) == set(estimators.names())
 
 
 def test_a_site_that_only_reaches_the_cost_through_another_one():
@@ -331,7 +332,7 @@ def test_samples_that_nothing_depends_on():
     report = check(objective)
     assert [site.used for site in report.sites] == [False, True]
     assert report.problems == ("the cost does not depend on the samples of site 'unused'",)
-    assert report.serving() == estimators.names()  # it needs no gradient
+    assert report.applicable() == estimators.names()  # it needs no gradient
 
 
 def test_samples_on_which_only_later_ones_depend():
@@ -353,7 +354,7 @@ def test_samples_on_which_only_later_ones_depend():
         "second": False,
         "z": True,
     }
-    assert report.serving() == estimators.names()
+    assert report.applicable() == estimators.names()
 
 
 def test_a_loop_whose_samples_have_a_derivative_in_each_other_only():
@@ -474,7 +475,7 @@ def test_a_mask_that_no_relaxed_sample_changes_is_no_jump():
 
     report = check(objective)
     assert [(site.breaks, site.jumps) for site in report.sites] == [(True, False), (False, False)]
-    assert report.serving() == estimators.names()
+    assert report.applicable() == estimators.names()
     estimators.make("rebar", BERNOULLI).init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
 
 
@@ -541,7 +542,7 @@ def test_an_estimator_of_one_family_cannot_serve_the_other():
     try:
         report = check(simple, family=CATEGORICAL)
         assert refusals(report) == {
-            "only_bernoulli": "site 'z' is categorical; it serves bernoulli"
+            "only_bernoulli": "site 'z' is categorical; it supports bernoulli"
         }
     finally:
         estimators.unregister("only_bernoulli")
@@ -573,9 +574,9 @@ def test_a_callback_that_jax_cannot_vmap():
     refused = refusals(report)
     assert not report.vectorizes
     assert "vmap_method='sequential'" in refused["rloo"]
-    assert "sf" in report.serving()
+    assert "sf" in report.applicable()
     mended = check(functools.partial(objective, method="sequential"))
-    assert {"rloo", "arms", "marginalization"} <= set(mended.serving())
+    assert {"rloo", "arms", "marginalization"} <= set(mended.applicable())
 
 
 def test_parameters_that_are_not_arrays_are_named():

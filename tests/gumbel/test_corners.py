@@ -387,8 +387,8 @@ def test_a_cost_that_jax_cannot_differentiate_is_reported(cost):
     [note] = report.notes
     assert "no derivative in the samples of site 'z'" in note
     slopes = {name for name in estimators.names() if estimators.spec(name).slopes}
-    assert set(report.serving()).isdisjoint(slopes | THROUGH_THE_SAMPLE)
-    assert {"sf", "nvil", "rloo", "marginalization"} <= set(report.serving())
+    assert set(report.applicable()).isdisjoint(slopes | THROUGH_THE_SAMPLE)
+    assert {"sf", "nvil", "rloo", "marginalization"} <= set(report.applicable())
 
 
 def test_a_cost_that_jax_cannot_differentiate():
@@ -530,7 +530,7 @@ def test_programs_are_exported_for_batches_of_any_size(name):
 
     def found(batch):
         if name is None:
-            return objective(0.0, batch, KEY, samplers.hard(BERNOULLI, KEY))
+            return objective(0.0, batch, KEY, samplers.hard(KEY, BERNOULLI))
         slope = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
         return slope(objective, jnp.zeros(3), batch, KEY, 0.5, state)[0]
 

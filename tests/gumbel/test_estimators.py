@@ -374,6 +374,25 @@ def test_variance_normalization_divides_the_whole_estimate_by_sigma(name):
     assert plain.all()
 
 
+@pytest.mark.parametrize("padding", [0, 6])
+def test_masked_variables_do_not_move_the_averages_of_darn(padding):
+    """Padding a site must not change the scale of the estimate."""
+
+    def objective(params, batch, key, sample):
+        wide = jnp.pad(params + batch, ((0, 0), (0, padding)))
+        z = sample("z", wide, where=jnp.broadcast_to(jnp.arange(2 + padding) < 2, wide.shape))
+        return 6 * z[:, 0] * z[:, 1] + 4 * z[:, 0]
+
+    estimator = estimators.make("darn", BERNOULLI, decay=0.0)
+    arguments = objective, jnp.array([[40.0, -40.0]]), jnp.zeros((8, 1)), KEY  # z is (1, 0)
+    first = estimator.init(*arguments)
+    _, (second, info) = estimator.surrogate(*arguments, 1.0, first)
+    for state in (first, second):  # the signals are 4 / 2 and -6 / 2
+        assert float(state.mean) == pytest.approx(-0.5)
+        assert float(state.variance) == pytest.approx(6.25)
+    assert float(info.metrics["signal_scale"]) == pytest.approx(2.5)
+
+
 def test_muprop_may_normalize_its_signal_alone():
     """Then the estimate lies between the mean field's gradient and MuProp's, at 1/sigma."""
     net, sigmas = single_variable(cubic), np.array([2.0, 1e6])

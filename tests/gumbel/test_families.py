@@ -75,7 +75,7 @@ def test_shapes_and_dtypes(fam, dtype):
         return fam.sample(key, logits), relaxed, fam.mean(logits), fam.uniform_mean(logits)
 
     def in_nats(logits):
-        log_probs = fam.log_prob(logits, logits), fam.relaxed_log_prob(logits, 0.5, logits)
+        log_probs = fam.log_prob(logits, logits), fam.relaxed_log_prob(logits, logits, 0.5)
         return *log_probs, fam.entropy(logits), fam.kl(logits, logits)
 
     for value in jax.eval_shape(values, jax.random.key(0), logits):
@@ -130,7 +130,7 @@ def test_relax_is_the_relaxation_of_the_family(fam, relax, log_prob):
         return [
             (fam.relax(key, logits, 0.6), z),
             (fam.relax(key, logits, 0.6, hard=True), relax(key, logits, 0.6, hard=True)),
-            (fam.relaxed_log_prob(logits, 0.6, z), log_prob(z, logits, 0.6)),
+            (fam.relaxed_log_prob(logits, z, 0.6), log_prob(z, logits, 0.6)),
         ]
 
     for value, expected in pairs(jax.random.key(4), make_logits(fam)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gumbel import conditional, densities, relaxations, subsets
+from gumbel import conditional, densities, noise, relaxations, samplers, subsets
 from gumbel.families import BERNOULLI, CATEGORICAL
 
 KEY = jax.random.key(0)
@@ -57,7 +57,7 @@ def in_nats(fam):
         "kl": lambda logits: fam.kl(logits, jnp.zeros_like(logits)),
         "kl from": lambda logits: fam.kl(jnp.zeros_like(logits), logits),
         "density": lambda logits: fam.relaxed_log_prob(
-            logits, 0.5, jnp.full_like(logits, 1 / logits.shape[-1])
+            logits, jnp.full_like(logits, 1 / logits.shape[-1]), 0.5
         ),
     }
 
@@ -87,7 +87,7 @@ def test_an_invalid_temperature_that_is_traced_gives_nan(fam):
             values["hard"](logits),
             values["given"](logits),
             values.get("relaxed_top_k", values["relax"])(logits),
-            fam.relaxed_log_prob(logits, temperature, y),
+            fam.relaxed_log_prob(logits, y, temperature),
         )
 
     for bad in (NAN, 0.0, -1.0, INF):
@@ -151,7 +151,7 @@ def test_masked_categorical_is_the_categorical_of_the_other_values(mask, size):
             "log_prob": CATEGORICAL.log_prob(q, z),
             "entropy": CATEGORICAL.entropy(q),
             "kl": CATEGORICAL.kl(q, p),
-            "density": CATEGORICAL.relaxed_log_prob(q, 0.5, y),
+            "density": CATEGORICAL.relaxed_log_prob(q, y, 0.5),
             "log density": densities.exp_gumbel_softmax_log_prob(jnp.log(y), q, 0.5),
         }
 
@@ -176,9 +176,9 @@ def test_masked_categorical_has_finite_gradients(mask):
             "kl": lambda q, p, z, t: CATEGORICAL.kl(q, p),
             "relax": lambda q, p, z, t: CATEGORICAL.relax(KEY, q, t)[0],
             "hard": lambda q, p, z, t: CATEGORICAL.relax(KEY, q, t, hard=True)[0],
-            "density": lambda q, p, z, t: CATEGORICAL.relaxed_log_prob(q, t, z),
+            "density": lambda q, p, z, t: CATEGORICAL.relaxed_log_prob(q, z, t),
             "density of a sample": lambda q, p, z, t: CATEGORICAL.relaxed_log_prob(
-                q, t, CATEGORICAL.relax(KEY, q, t)
+                q, CATEGORICAL.relax(KEY, q, t), t
             ),
         }
         return {
@@ -202,7 +202,7 @@ def test_constant_bernoulli_variables(far):
             "log_prob": BERNOULLI.log_prob(q, z),
             "entropy": BERNOULLI.entropy(q),
             "kl": BERNOULLI.kl(q, p),
-            "density": BERNOULLI.relaxed_log_prob(q, temperature, z),
+            "density": BERNOULLI.relaxed_log_prob(q, z, temperature),
             "relax": BERNOULLI.relax(KEY, q, temperature),
             "log odds": jnp.tanh(relaxations.logit_binary_concrete(KEY, q, temperature)),
         }
@@ -298,7 +298,7 @@ def test_labels_in_place_of_one_hot_values_are_refused(jit):
     temperature = 0.5
     for labels in (jnp.array([0, 1, 2]), jnp.array([0.0, 1.0, 2.0]), jnp.zeros((3, 1), int)):
         refused(CATEGORICAL.log_prob, logits, labels)
-        refused(lambda x, y: CATEGORICAL.relaxed_log_prob(x, temperature, y), logits, labels)
+        refused(lambda x, y: CATEGORICAL.relaxed_log_prob(x, y, temperature), logits, labels)
         refused(densities.exp_gumbel_softmax_log_prob, labels, logits, 1.0)
     if not jit:  # traced values are unknown
         refused(CATEGORICAL.log_prob, jnp.zeros(3), jnp.array([0, 1, 2]))
@@ -317,10 +317,24 @@ def test_values_and_logits_that_do_not_fit_are_refused():
         BERNOULLI.log_prob(jnp.zeros((2, 4)), jnp.zeros(4))
     with pytest.raises(ValueError, match="z of shape"):
         BERNOULLI.log_prob(jnp.zeros((2, 4)), jnp.zeros((3, 4)))
-    with pytest.raises(ValueError, match="K be the same"):
+    with pytest.raises(ValueError, match="K must be equal"):
         CATEGORICAL.kl(jnp.zeros((2, 4)), jnp.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"logits of shapes \(2,\) and \(3,\) do not fit"):
         BERNOULLI.kl(jnp.zeros(2), jnp.zeros(3))
+
+
+@pytest.mark.parametrize("temperature", [jnp.ones((5, 1)), jnp.ones((3, 1, 1))])
+def test_a_temperature_that_does_not_fit_the_point_is_named(temperature):
+    point, logits = jnp.full((2, 4, 3), 1 / 3), jnp.zeros((4, 3))
+    with pytest.raises(ValueError, match=r"temperature of shape \(.*\) does not broadcast with y "):
+        CATEGORICAL.relaxed_log_prob(logits, point, temperature)
+
+
+def test_the_order_of_arguments_is_that_of_the_function():
+    with pytest.raises(TypeError, match=r"got tuple: the order is \(key, shape, dtype\)"):
+        noise.gumbel_noise((2, 3), KEY)
+    with pytest.raises(TypeError, match=r"got Bernoulli: the order is \(key, family\)"):
+        samplers.hard(BERNOULLI, KEY)
 
 
 SAMPLERS = {
@@ -351,14 +365,14 @@ SAMPLERS = {
 def test_what_is_no_key_is_refused(name):
     sampler, logits = SAMPLERS[name], jnp.zeros((2, 3))
     # torch's order: logits first.
-    with pytest.raises(TypeError, match=r"got float32\[2,3\]: the order is \(key, logits, temp"):
+    with pytest.raises(TypeError, match=r"got float32\[2,3\]: the order is \(key, logits, \.\.\."):
         sampler(logits, KEY)
     with pytest.raises(TypeError, match=r"got float32\[2,3\]: the order is"):
         jax.jit(sampler)(logits, KEY)
     for wrong, got in ((0, "int"), (None, "NoneType"), (jnp.uint32(0), "uint32[]")):
         with pytest.raises(TypeError) as caught:
             sampler(wrong, logits)
-        assert f"got {got}: the order is (key, logits, temperature)" in str(caught.value)
+        assert f"got {got}: the order is (key, logits, ...)" in str(caught.value)
         assert "\n" not in str(caught.value)
     for keys in (jax.random.split(KEY, 2), jax.random.key_data(jax.random.split(KEY, 2))):
         with pytest.raises(TypeError, match="expected one PRNG key, got an array of shape"):
@@ -385,7 +399,7 @@ def test_a_temperature_that_is_no_number_is_refused(fam, temperature, got):
     with pytest.raises(TypeError, match=message):
         fam.relax(KEY, logits, temperature)
     with pytest.raises(TypeError, match=message):
-        fam.relaxed_log_prob(logits, temperature, logits)
+        fam.relaxed_log_prob(logits, logits, temperature)
 
 
 @pytest.mark.parametrize("fam", FAMILIES, ids=str)

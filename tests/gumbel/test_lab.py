@@ -140,6 +140,22 @@ def measured(name, bias, variance, milliseconds, *, unbiased=False):
     return lab.Row(name, None, "all", unbiased, bias, interval, *numbers)
 
 
+def test_more_joint_values_than_python_prints_are_counted():
+    def objective(params, batch, key, sample):
+        return sample("z", params + batch).sum()
+
+    many = jnp.zeros((1, 20_000))
+    sizes = {"num_draws": 10, "reference_draws": 10, "estimators": ["sf", "marginalization"]}
+    found = lab.compare(objective, jnp.zeros(1), many, KEY, family=BERNOULLI, **sizes)
+    assert {row.estimator for row in found.rows} == {"sf"}
+    assert "about 10^6021 joint values" in found.skipped["marginalization"]
+
+
+def test_the_temperature_of_the_reference_is_checked():
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        lab.true_gradient(objective, PARAMS, jnp.zeros((2, 1)), KEY, temperature=0.0)
+
+
 def test_an_estimator_that_refuses_the_objective_is_skipped_with_its_reason():
     """For which its own options count."""
 
@@ -189,8 +205,8 @@ def test_the_advice_goes_by_the_time_for_a_gradient():
     assert (found.best(1.0).estimator, found.best(200.0).estimator) == ("biased", "noisy")
     assert found.best(200.0).error_at(200.0) == pytest.approx(0.5)
     assert found.advice().startswith(
-        "By time for a gradient, use biased at 1 ms and noisy at 100 ms: the least mean squared "
-        "error of what was measured, 0.5 and 0.25 of the squared norm"
+        "With 1 ms per gradient, use biased; with 100 ms, noisy: their mean squared errors, 0.5 "
+        "and 0.25 of the squared norm"
     )
 
 
@@ -213,6 +229,8 @@ def test_arguments_out_of_range_are_refused():
             compare(**{draws: 9})
         with pytest.raises(TypeError, match=f"{draws} must be an integer .*, got 25.0"):
             compare(**{draws: 25.0})
+    with pytest.raises(ValueError, match="num_warmup must be an integer, 0 or more, got -1"):
+        compare(num_warmup=-1)
     for names in ({"estimators": ["muprob"]}, {"options": {"muprob": {}}}):
         with pytest.raises(ValueError, match="unknown estimator 'muprob': did you mean muprop"):
             compare(**names)
@@ -233,7 +251,7 @@ def test_an_estimator_that_is_not_finite_is_not_advised():
     assert [row.estimator for row in found.of_group()] == ["good", "bad"]
     assert found.budgets() == (5.0, 500.0)
     assert found.best(5.0).estimator == "good"
-    assert found.advice().startswith("Not finite: bad.\nBy time for a gradient, use good at 5 ms")
+    assert found.advice().startswith("Not finite: bad.\nWith 5 ms per gradient, use good")
     with pytest.raises(ValueError, match="milliseconds=1: no estimate takes less than 5"):
         found.best(1.0)
     with pytest.raises(ValueError, match="group='al' was not measured: choose all"):

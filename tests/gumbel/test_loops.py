@@ -182,7 +182,7 @@ def test_hard_sampler_and_its_records_in_nested_loops():
     np.testing.assert_array_equal(np.moveaxis(np.asarray(drawn.aux), 2, 0), record.z)
     # All 6 steps and 4 examples differ.
     assert len(np.unique(np.asarray(record.z).reshape(24, -1), axis=0)) == 24
-    sample = samplers.hard(CATEGORICAL, KEY)
+    sample = samplers.hard(KEY, CATEGORICAL)
     cost, _ = objective(None, batch, KEY, sample)
     np.testing.assert_allclose(cost, 35.0)
 
@@ -222,7 +222,7 @@ def test_observed_values_are_those_of_each_step():
         return sample("w", jnp.zeros((3, 1)))[:, 0], z
 
     observed = samplers.condition(objective, {"z": values})
-    _, z = observed(None, None, KEY, samplers.hard(BERNOULLI, KEY))
+    _, z = observed(None, None, KEY, samplers.hard(KEY, BERNOULLI))
     np.testing.assert_array_equal(jnp.moveaxis(z, 2, 0), values)
 
 
@@ -239,7 +239,7 @@ def test_observed_values_of_a_loop_are_as_many_as_its_steps(length):
     observed = samplers.condition(objective, {"z": jnp.ones((2, length))})
     message = rf"has shape \(2, {length}\), but its logits have \(2, 5\)"
     with pytest.raises(ValueError, match=message):
-        observed(None, None, KEY, samplers.hard(BERNOULLI, KEY))
+        observed(None, None, KEY, samplers.hard(KEY, BERNOULLI))
 
 
 @pytest.mark.parametrize("name", ["sf", "muprop", "st"])
@@ -280,10 +280,10 @@ def test_observed_values_of_a_step_without_a_batch_axis(family):
         return jnp.zeros(()), sample.scan(step, None, length=3)[1]
 
     observed = samplers.condition(objective, {"z": values})
-    _, z = observed(None, None, KEY, samplers.hard(family, KEY))
+    _, z = observed(None, None, KEY, samplers.hard(KEY, family))
     np.testing.assert_array_equal(z, values)
     again = samplers.condition(observed, {})
-    np.testing.assert_array_equal(again(None, None, KEY, samplers.hard(family, KEY))[1], values)
+    np.testing.assert_array_equal(again(None, None, KEY, samplers.hard(KEY, family))[1], values)
 
 
 @every_family
@@ -303,7 +303,7 @@ def test_nested_loops_of_steps_without_a_batch_axis_keep_their_order(family):
     assert drawn.records["z"].logits.shape == (2, 3, *width)
     np.testing.assert_array_equal(drawn.records["z"].z, drawn.aux)
     observed = samplers.condition(objective, {"z": drawn.aux})
-    _, z = observed(None, None, KEY, samplers.hard(family, jax.random.key(1)))
+    _, z = observed(None, None, KEY, samplers.hard(jax.random.key(1), family))
     np.testing.assert_array_equal(z, drawn.aux)
 
 
@@ -320,7 +320,7 @@ def test_a_loop_may_run_backward_and_needs_a_length():
     np.testing.assert_array_equal(drawn.cost, 6.0)
     np.testing.assert_array_equal(drawn.aux, jnp.arange(4.0))
     with pytest.raises(ValueError, match="needs xs, or length="):
-        samplers.hard(BERNOULLI, KEY).scan(lambda c, x: (c, x), 0.0)
+        samplers.hard(KEY, BERNOULLI).scan(lambda c, x: (c, x), 0.0)
 
 
 @pytest.mark.slow

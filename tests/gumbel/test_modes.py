@@ -66,7 +66,7 @@ def family_results(fam, key, logits, temperature):
         "entropy": fam.entropy(logits),
         "kl": fam.kl(logits, logits),
         "kl to a row": fam.kl(row, row[0]),
-        "relaxed_log_prob": fam.relaxed_log_prob(logits, temperature, jax.lax.stop_gradient(z)),
+        "relaxed_log_prob": fam.relaxed_log_prob(logits, jax.lax.stop_gradient(z), temperature),
     }
     return sum(jnp.sum(value.astype(jnp.float32)) for value in values.values()), values
 

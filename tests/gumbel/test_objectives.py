@@ -57,7 +57,7 @@ def test_every_estimator_serves_it_or_refuses_in_one_sentence(name):
     with_defaults = set(estimators.names()) - set(case.refused)
     if "features" in case.options.get("nvil", {}):  # by default it would read all of the batch
         with_defaults -= {"nvil"}
-    assert set(report.serving()) == with_defaults, str(report)
+    assert set(report.applicable()) == with_defaults, str(report)
     for estimator in REFUSING.get(name, case.refused):
         with pytest.raises(ValueError, match=case.refused[estimator]) as refusal:
             made(case, estimator).init(*arguments)

@@ -253,7 +253,7 @@ def test_a_model_that_holds_integers_and_keys_can_be_checked():
 
 
 def test_a_sampler_may_be_made_inside_a_vmap_over_keys():
-    run = jax.vmap(lambda key: simple(PARAMS, BATCH, KEY, samplers.hard(BERNOULLI, key)))
+    run = jax.vmap(lambda key: simple(PARAMS, BATCH, KEY, samplers.hard(key, BERNOULLI)))
     costs = run(jax.random.split(KEY, 50))
     assert costs.shape == (50, 4)
     assert len(np.unique(np.asarray(costs)[:, 0])) > 1

@@ -258,7 +258,7 @@ def test_what_is_masked_has_no_value_and_no_gradient(name, family):
     [jnp.ones((2,), bool), jnp.ones((2, 4, 3), bool), jnp.ones((2, 4)), jnp.ones((3, 4), bool)],
 )
 def test_masks_of_another_shape_or_kind_are_refused(where):
-    sample = samplers.hard(CATEGORICAL, KEY)
+    sample = samplers.hard(KEY, CATEGORICAL)
     with pytest.raises(
         ValueError, match=r"where= of site 'z' is .*: give booleans of shape \[2, 4\]"
     ):
@@ -512,7 +512,7 @@ def test_other_transformations_around_a_site_are_refused(transform, jitted):
     run = jax.jit(run) if jitted else run
     with pytest.raises(ValueError, match=r"site 'edge' is sampled inside a JAX .*sample\.scan"):
         run(jnp.zeros((4, 2)))
-    sample = samplers.hard(BERNOULLI, KEY)
+    sample = samplers.hard(KEY, BERNOULLI)
     with pytest.raises(ValueError, match="site 'edge' is sampled inside a JAX"):
         objective(jnp.zeros((4, 2)), None, KEY, sample)
 
@@ -553,13 +553,13 @@ def test_observed_sites_are_checked():
         ValueError, match="observed site 'lable' was never sampled: did you mean 'label'"
     ):
         samplers.condition(objective, {"lable": params})(
-            params, None, KEY, samplers.hard(BERNOULLI, KEY)
+            params, None, KEY, samplers.hard(KEY, BERNOULLI)
         )
     with pytest.raises(
         ValueError, match=r"site 'label' has shape \(3,\), but its logits have \(3, 2\)"
     ):
         samplers.condition(objective, {"label": jnp.array([0, 1, 1])})(
-            params, None, KEY, samplers.hard(BERNOULLI, KEY)
+            params, None, KEY, samplers.hard(KEY, BERNOULLI)
         )
 
 
@@ -568,7 +568,7 @@ def test_a_masked_observed_value_is_0():
         return sample("label", params, where=jnp.array([[True, False]])).sum(-1)
 
     observed = samplers.condition(objective, {"label": jnp.ones((1, 2))})
-    sample = samplers.hard(BERNOULLI, KEY)
+    sample = samplers.hard(KEY, BERNOULLI)
     np.testing.assert_array_equal(observed(jnp.zeros((1, 2)), None, KEY, sample), [1.0])
 
     def mistaken(params, batch, key, sample):
@@ -576,7 +576,7 @@ def test_a_masked_observed_value_is_0():
 
     with pytest.raises(ValueError, match=r"where= of site 'label' is float32\[7\]: give booleans"):
         samplers.condition(mistaken, {"label": jnp.ones((1, 2))})(
-            jnp.zeros((1, 2)), None, KEY, samplers.hard(BERNOULLI, KEY)
+            jnp.zeros((1, 2)), None, KEY, samplers.hard(KEY, BERNOULLI)
         )
 
 
@@ -586,7 +586,7 @@ def test_observed_values_are_refused_as_those_of_a_sampled_site():
 
     observed = samplers.condition(twice, {"label": jnp.ones((1, 2))})
     with pytest.raises(ValueError, match="sampled site 'label' twice"):
-        observed(jnp.zeros((1, 2)), None, KEY, samplers.hard(BERNOULLI, KEY))
+        observed(jnp.zeros((1, 2)), None, KEY, samplers.hard(KEY, BERNOULLI))
 
     def of_classes(params, batch, key, sample):
         return sample("label", params).sum(-1)
@@ -594,7 +594,7 @@ def test_observed_values_are_refused_as_those_of_a_sampled_site():
     labels = jnp.arange(9).reshape(3, 3)
     with pytest.raises(ValueError, match="'label' has integer values that are not one-h"):
         samplers.condition(of_classes, {"label": labels})(
-            jnp.zeros((3, 3)), None, KEY, samplers.hard(CATEGORICAL, KEY)
+            jnp.zeros((3, 3)), None, KEY, samplers.hard(KEY, CATEGORICAL)
         )
 
 

@@ -45,8 +45,9 @@ def test_the_gradient_of_the_log_probability_is_the_score():
     np.testing.assert_allclose(jnp.exp(log_prob) @ score, 0, atol=1e-6)
 
 
-def test_ruled_out_values_and_repeated_ones_have_no_probability():
-    logits = jnp.array([0.0, -jnp.inf, 1.0])
+@pytest.mark.parametrize("mask", [-np.inf, -1e9])
+def test_ruled_out_values_and_repeated_ones_have_no_probability(mask):
+    logits = jnp.array([0.0, mask, 1.0])
     draw = jax.jit(jax.vmap(lambda key: gumbel_top_k(key, logits, 2)))
     z, log_prob = draw(jax.random.split(KEY, 100))
     assert float(z[..., 1].max()) == 0
@@ -74,8 +75,9 @@ def test_with_fewer_possible_values_than_k_the_subset_is_nan(mask):
         assert np.isnan(value[2]).all()
 
 
-def test_an_order_that_goes_on_to_excluded_values_has_no_probability():
-    logits = jnp.array([0.0, -jnp.inf, -jnp.inf, 1.0])
+@pytest.mark.parametrize("mask", [-np.inf, -1e9])
+def test_an_order_that_goes_on_to_excluded_values_has_no_probability(mask):
+    logits = jnp.array([0.0, mask, mask, 1.0])
     log_prob = jax.jit(ordered_log_prob)
     assert log_prob(logits, jnp.eye(4)[jnp.array([3, 0, 1])]) == -jnp.inf
     assert np.isnan(log_prob(jnp.full(4, -jnp.inf), jnp.eye(4)[:1]))

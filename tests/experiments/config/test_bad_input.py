@@ -315,7 +315,7 @@ def test_an_estimator_that_the_family_cannot_serve(refused):
         said = refused("--config.estimator.name=only_bernoulli", "--config.latent=categorical")
     finally:
         estimators.unregister("only_bernoulli")
-    assert "cannot serve categorical variables: it is defined for bernoulli" in said
+    assert "does not support categorical variables: it is defined for bernoulli" in said
 
 
 def test_data_that_is_absent_with_no_network(refused, tmp_path, monkeypatch):
