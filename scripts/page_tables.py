@@ -36,7 +36,8 @@ def by_both_protocols(results: Path) -> str:
     papers = [cell for cell in full if full[cell]["estimator"] in COLUMNS]
     run = [cell for cell in papers if "mean" in full[cell]]
     close = [cell for cell in run if full[cell]["mean"] <= full[cell]["paper"] + _CLOSE]
-    header = ("model", "estimator", "500,000 steps", "paper", "50,000 steps")
+    of_full, of_short = (f"{cells[run[0]]['steps']:,} steps" for cells in (full, short))
+    header = ("model", "estimator", of_full, "paper", of_short)
     lines = (
         (
             row.replace("_", ", "),

@@ -59,7 +59,7 @@ class _Planned(Runs):
     assumed = math.inf
 
     def __init__(self, runs: Runs) -> None:
-        self.directory, self.store = runs.directory, runs.store
+        super().__init__(runs.directory, runs.store)
         self.noted: list[tuple[str, list[Job], list[Job]]] = []
         self._seen: set[str] = set()
 

@@ -78,7 +78,7 @@ class Survey(Table1):
         self, preset: Preset, workdir: Path, results: Path, part: Part | None = None
     ) -> None:
         super().__init__(preset, workdir, results, part)
-        self.runs = Runs(table1.NAME, workdir, results)
+        self.runs = Runs.of_table(table1.NAME, workdir, results)
         self.times = step_times.read(results)
         self._layouts: dict[str, Pass] = {}  # by row
         self._shares: dict[Cell, Share] = {}

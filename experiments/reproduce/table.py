@@ -37,18 +37,22 @@ class Runs:
     """The runs of a table, and their records.
 
     Args:
-      table: its name.
-      workdir: where the runs train, below a directory of the table's name.
-      results: where the records go, below a directory of the table's name.
+      directory: where the runs train.
+      store: their records.
     """
 
     # The loss that a run still to be done has in `ranked`; with None, nothing is ranked before all
     # are done.
     assumed: float | None = None
 
-    def __init__(self, table: str, workdir: Path, results: Path) -> None:
-        self.directory = workdir.absolute() / table
-        self.store = Store(results / table, self.directory)
+    def __init__(self, directory: Path, store: Store) -> None:
+        self.directory, self.store = directory, store
+
+    @classmethod
+    def of_table(cls, name: str, workdir: Path, results: Path) -> Self:
+        """Those of a table, each in a directory of its name."""
+        directory = workdir.absolute() / name
+        return cls(directory, Store(results / name, directory))
 
     def jobs(self, base: ConfigDict, path: str, trials: Sequence[Overrides]) -> list[Job]:
         """A job for each trial over the config, in directories below `path`."""
@@ -132,7 +136,7 @@ class Table:
 
     def __init__(self, preset: Any, workdir: Path, results: Path) -> None:
         self.preset, self.workdir, self.results = preset, workdir, results
-        self.runs = Runs(self.name, workdir, results)
+        self.runs = Runs.of_table(self.name, workdir, results)
 
     def fresh(self) -> Self:
         """The same table, before it has looked at any run."""

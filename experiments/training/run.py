@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.settings import Settings
 from experiments.training import hosts, memory, records, rundir
@@ -108,10 +108,10 @@ def train_together(
         for job in jobs:
             with of_one_run(partial(results.__setitem__, job.workdir)):
                 found = hosts.by_first(partial(_claim, stack, job))
-                if isinstance(found, dict):
-                    results[job.workdir] = found
+                if found.result is not None:
+                    results[job.workdir] = found.result
                 else:
-                    shorter[job.workdir] = found
+                    shorter[job.workdir] = found.shorter
         missing = [job for job in jobs if job.workdir in shorter]
         if not missing:
             return [results[job.workdir] for job in jobs]
@@ -135,19 +135,27 @@ def train_together(
     return [results[job.workdir] for job in jobs]
 
 
-def _claim(stack: contextlib.ExitStack, job: Job) -> dict[str, Any] | int | None:
-    """Takes a job's directory.
+class _Claimed(NamedTuple):
+    """What was found in a job's directory.
 
-    Returns:
-      The result if it has one, or else the steps of a shorter run that is to be made longer.
+    Attributes:
+      result: the result, if the run is finished.
+      shorter: the steps of a shorter run there that is to be made longer.
     """
+
+    result: dict[str, Any] | None = None
+    shorter: int | None = None
+
+
+def _claim(stack: contextlib.ExitStack, job: Job) -> _Claimed:
+    """Takes a job's directory."""
     stack.enter_context(claimed(job.workdir))
     steps = shorter_steps(job.workdir, job.settings)
     if steps is None and (job.workdir / RESULT).exists():
         result = rundir.read_result(job.workdir, rundir.result_shape(job.settings.task))
         rundir.refuse_another(result["config"], job.settings.flat(), job.workdir)
-        return result
-    return steps
+        return _Claimed(result=result)
+    return _Claimed(shorter=steps)
 
 
 def _record(job: Job, shorter: int | None) -> None:
