@@ -77,7 +77,7 @@ def darn(
         flat = jnp.concatenate([s.ravel() for s in signal.values()])
         if all(record.where is None for record in records.values()):
             return flat, None
-        kept = [records[site].masked(jnp.ones(s.shape, bool), False) for site, s in signal.items()]
+        kept = [records[site].masked(jnp.ones_like(s, bool), False) for site, s in signal.items()]
         return flat, jnp.concatenate([k.ravel() for k in kept])
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
