@@ -14,6 +14,8 @@ DRAWS = 40_000
 def fixture_slopes():
     """`slopes(tau, n)`: draws for an estimate of the gradient (1, -2), with noisy references.
 
+    As in training, a reference shares the noise of the estimate of its own number.
+
     Its mean is (1 + tau, -2), its variance 1 / tau^2 in each of the two entries.
     """
     gradient = jnp.array([1.0, -2.0])
@@ -21,7 +23,7 @@ def fixture_slopes():
     def draw(key, tau, n):
         one, two = jax.random.split(key)
         noise = jax.random.normal(one, (2, 2))
-        references = gradient + 3 * jax.random.normal(two, (2, 2))
+        references = gradient + 3 * jax.random.normal(two, (2, 2)) + 2 * noise
 
         def estimates(t):
             return {"a": gradient[:1] + t + noise[:, :1] / t, "b": gradient[1:] + noise[:, 1:] / t}

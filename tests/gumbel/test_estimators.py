@@ -364,7 +364,7 @@ def gradients_at(net, estimator, variances):
 
 
 @pytest.mark.parametrize("name", ["sf", "nvil", "muprop", "darn"])
-def test_variance_normalization_divides_the_whole_estimate_by_sigma(name):
+def test_variance_normalization_divides_the_signal_by_sigma(name):
     net, sigmas = single_variable(cubic), np.array([4.0, 0.5])
     plain, divided = (
         gradients_at(net, estimators.make(name, BERNOULLI, variance_normalization=on), sigmas**2)
@@ -391,6 +391,51 @@ def test_masked_variables_do_not_move_the_averages_of_darn(padding):
         assert float(state.mean) == pytest.approx(-0.5)
         assert float(state.variance) == pytest.approx(6.25)
     assert float(info.metrics["signal_scale"]) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("name", ["sf", "nvil", "muprop", "darn", "vimco"])
+def test_variance_normalization_leaves_the_gradient_of_the_cost_itself(name):
+    """Of the decoder, which no sample depends on."""
+    net, sigma = two_layer(BERNOULLI), 4.0
+
+    @jax.jit
+    def gradients():
+        found = []
+        for on in (False, True):
+            estimator = make(name, BERNOULLI, variance_normalization=on)
+            state = with_variance(initial_state(net, estimator), sigma**2)
+            arguments = (net.objective, net.params, net.batch, jax.random.key(3), 1.0, state)
+            found.append(jax.grad(estimator.surrogate, argnums=1, has_aux=True)(*arguments)[0])
+        return found
+
+    plain, divided = gradients()
+    np.testing.assert_allclose(plain["w3"], divided["w3"], rtol=1e-5)
+    for encoder in ("w1", "w2"):
+        np.testing.assert_allclose(plain[encoder], sigma * divided[encoder], rtol=1e-4, atol=1e-6)
+        assert float(jnp.abs(plain[encoder]).max()) > 1e-3
+
+
+def test_darn_subtracts_the_average_of_its_signal_from_that_of_each_variable():
+    net, key = two_layer(BERNOULLI), jax.random.key(3)
+    estimator = make("darn", BERNOULLI, centering=True)
+
+    @jax.jit
+    def gradients():
+        def of_average(mean):
+            state = estimator.init(net.objective, net.params, net.batch, key)
+            arguments = (net.objective, net.params, net.batch, key, 1.0)
+            surrogate = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+            return surrogate(*arguments, state._replace(mean=jnp.asarray(mean)))[0]
+
+        def log_q(params):
+            arguments = (net.objective, params, net.batch, key, BERNOULLI, samplers.hard_draw)
+            return samplers.trace(*arguments).log_prob().mean()
+
+        return of_average(0.0), of_average(2.0), jax.grad(log_q)(net.params)
+
+    uncentered, centered, score = (jax.flatten_util.ravel_pytree(g)[0] for g in gradients())
+    np.testing.assert_allclose(uncentered - centered, 2 * score, rtol=1e-3, atol=1e-5)
+    assert float(jnp.abs(score).max()) > 1e-2
 
 
 def test_muprop_may_normalize_its_signal_alone():

@@ -19,6 +19,7 @@ from gumbel.layouts import layout
 from gumbel.passes import evaluated, passes
 from gumbel.sites import as_families
 from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.recovered import keeps_its_size
 from tests.gumbel.walks import BIASED, INDEPENDENT, QUICK, THROUGH_THE_SAMPLE, walk
 
 KEY = jax.random.key(0)
@@ -546,6 +547,8 @@ def test_a_cost_that_overflows_the_optimizer_leaves_what_was_learned(name):
     estimator, params, batch = estimators.make(name, BERNOULLI), jnp.zeros(2), jnp.ones(8)
     start = estimator.init(scaled, params, batch, KEY)
     gradient = jax.jit(jax.grad(estimator.surrogate, argnums=1, has_aux=True), static_argnums=0)
+    _, (learned, _) = gradient(scaled, params, batch, KEY, 0.5, start)
     for largest in (1e21, 1e30):
-        _, (state, _) = gradient(scaled, params, batch.at[0].set(largest), KEY, 0.5, start)
+        _, (state, _) = gradient(scaled, params, batch.at[0].set(largest), KEY, 0.5, learned)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+        assert keeps_its_size(learned, state)

@@ -1,4 +1,4 @@
-"""What one bad batch leaves behind: nothing."""
+"""One bad batch changes nothing for good: the state stays finite, and what was learned is kept."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators
+from tests.gumbel.recovered import keeps_its_size
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
 KEY = jax.random.key(8)
@@ -41,8 +42,10 @@ def test_a_cost_that_is_not_finite_does_not_spoil_the_state(name):
     for first in (good, infinite, undefined):
         state = init(first)
         for number, batch in enumerate((good, infinite, undefined, good)):
+            before = state
             found, state = step(batch, jax.random.fold_in(KEY, number), state)
             assert finite(state)
+            assert batch is good or keeps_its_size(before, state)
         assert finite(found)
 
 
@@ -68,16 +71,16 @@ def test_an_excluded_value_has_no_derivative_in_the_temperature(name, family):
 
 @pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED, quick=("indecater", "unordered_set")))
 def test_an_excluded_value_may_cost_infinitely_much(name):
-    def dear(params, batch, key, sample):
+    def expensive(params, batch, key, sample):
         z = sample("z", jnp.array([[0.0, 0.0, -jnp.inf]]) + params)
         return z[:, 1] + jnp.where(z[:, 2] > 0.5, jnp.inf, 0.0)
 
     estimator, params = estimators.make(name, CATEGORICAL), jnp.array([0.2, -0.1, 0.0])
     batch = jnp.zeros((1, 3))
-    state = estimator.init(dear, params, batch, KEY)
+    state = estimator.init(expensive, params, batch, KEY)
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
     gradient = jax.jit(gradient, static_argnums=0)
-    assert finite(gradient(dear, params, batch, KEY, TEMPERATURE, state)[0])
+    assert finite(gradient(expensive, params, batch, KEY, TEMPERATURE, state)[0])
 
 
 @pytest.mark.parametrize("name", walk(SINGLE_SAMPLE_UNBIASED, quick=("arm", "disarm")))

@@ -124,6 +124,20 @@ def test_relaxed_subsets_are_the_softmax_at_one_and_the_drawn_subset_when_cold()
     np.testing.assert_array_equal(everything, 1)
 
 
+@pytest.mark.parametrize(("k", "temperature"), [(2, 0.7), (3, 2.0)])
+def test_each_softmax_of_a_relaxed_subset_softly_excludes_what_earlier_ones_selected(
+    k, temperature
+):
+    logits = jax.random.normal(KEY, (20, 6))
+    first, found = (relaxed_top_k(KEY, logits, n, temperature) for n in (1, k))
+    perturbed, expected = temperature * np.log(np.asarray(first, np.float64)), 0.0
+    for _ in range(k):
+        p = special.softmax(perturbed / temperature, axis=-1)
+        expected += p
+        perturbed = perturbed + np.log1p(-p)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_hard_subset_has_the_gradient_of_the_relaxed_one():
     weights = jnp.arange(4.0)
     gradients = [
