@@ -12,12 +12,13 @@ the undisturbed directory to the bit, times aside. Under `vmap`, where the runs 
 unfinished are fewer than those trained together undisturbed, numbers are compared to 1e-5.
 """
 
+import contextlib
 import math
 import random
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class Trial:
         self.directory = directory / "killed"
         self.kills = self.ends = 0
         self.wrong: list[str] = []
+        if directory.exists():  # its runs would be finished, and every kill would hit the start
+            raise UserError(f"{directory} is in use: name a new --workdir")
         began = time.monotonic()
         self._finish(directory / "undisturbed")
         self.seconds = time.monotonic() - began
@@ -57,10 +60,11 @@ class Trial:
     def kill(self) -> None:
         """Starts the command and kills it; checks the numbers if it came to its end first."""
         child = self.kind.start(self.directory)
-        if self.moments.random() < 0.5:
-            _wait(child, self.moments.uniform(0, self.seconds))
-        else:
-            self._wait_for_steps(child)
+        with _stopped_with_this_process(child):
+            if self.moments.random() < 0.5:
+                _wait(child, self.moments.uniform(0, self.seconds))
+            else:
+                self._wait_for_steps(child)
         if child.ended():
             self._check(child)
             return
@@ -80,7 +84,8 @@ class Trial:
 
     def _finish(self, workdir: Path) -> Child:
         child = self.kind.start(workdir)
-        _wait(child, _PATIENCE_SECONDS)
+        with _stopped_with_this_process(child):
+            _wait(child, _PATIENCE_SECONDS)
         if not child.ended():
             child.kill()
             raise UserError(f"{workdir} is not done after {_PATIENCE_SECONDS:.0f} s")
@@ -95,6 +100,17 @@ class Trial:
             self.wrong.append(f"status {status}: {child.said()}")
         self.wrong += differences(self.expected, numbers(self.directory))
         shutil.rmtree(self.directory)
+
+
+@contextlib.contextmanager
+def _stopped_with_this_process(child: Child) -> Iterator[None]:
+    """Kills the command if the block is interrupted: Ctrl-C does not reach its process group."""
+    try:
+        yield
+    except BaseException:
+        if not child.ended():
+            child.kill()
+        raise
 
 
 def _steps(workdir: Path) -> int:

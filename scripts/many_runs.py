@@ -8,6 +8,7 @@ runs is done and when all are. A run takes 20 steps of a model of four variables
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -92,11 +93,15 @@ def measured(workdir: Path, runs: int, engine: str) -> Cost:
             start_new_session=True,
         )
         early = late = 0.0
-        while sweep.poll() is None:
-            late = max(late, _memory_of(sweep.pid))
-            if len(list(workdir.glob("sweep/runs/*/result.json"))) <= runs // 10:
-                early = late
-            time.sleep(_POLL_SECONDS)
+        try:
+            while sweep.poll() is None:
+                late = max(late, _memory_of(sweep.pid))
+                if len(list(workdir.glob("sweep/runs/*/result.json"))) <= runs // 10:
+                    early = late
+                time.sleep(_POLL_SECONDS)
+        finally:
+            if sweep.poll() is None:  # Ctrl-C reaches this process alone
+                os.killpg(sweep.pid, signal.SIGTERM)
     if sweep.returncode:
         raise UserError(f"the sweep failed: see {workdir / 'log'}")
     return Cost(time.monotonic() - began, _cpu_of_children() - cpu_before, early, late)

@@ -145,6 +145,8 @@ def _run(given: Mapping[str, Any], directory: Path) -> int:
     undisturbed = time.monotonic() - began
     count = rehearse(target, given["slice"], directory, random.Random(given["seed"]))
     expected, found = (bounds(directory / name / "results") for name in ("undisturbed", "slices"))
+    if not expected:
+        raise UserError(f"the undisturbed table has no record: see {home / 'log'}")
     difference = largest_difference(expected, found)
     print(
         f"{target}: {undisturbed:.0f} s undisturbed; {count.ended} slices of {given['slice']:g} s "

@@ -1,6 +1,5 @@
 """The documentation's claims that need no build: generated pages, commands, the new estimator."""
 
-import doctest
 import importlib.util
 import os
 import re
@@ -32,20 +31,20 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
         text = CELL.sub("", page.read_text()).replace("\\\n", " ")
-        lines = re.findall(
-            r"^ *(?:  )?(python -m experiments\.(?:train|sweep) .*)$",
-            text,
-            re.MULTILINE,
-        )
-        found += [(page.name, re.split(r" {2,}#|\s#\s", line)[0]) for line in lines]
-    return found
+        # Also after `srun`, a variable or `taskset`, and within a sentence.
+        lines = re.findall(r"python -m experiments\.(?:train|sweep) [^`|\n]*", text)
+        lines = [re.split(r" {2,}#|\s#\s|&", line)[0].strip() for line in lines]
+        # The last quote closes one that was opened before the command.
+        lines = [line[:-1] if line.count('"') % 2 else line for line in lines]
+        found += [(page.name, line) for line in lines]
+    return list(dict.fromkeys(found))
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_are_understood(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     [_, _, module, *arguments] = shlex.split(command)
-    if any(argument.startswith("--report=") for argument in arguments):  # which stands alone
+    if any(argument.startswith("--report") for argument in arguments):  # which stands alone
         assert len(arguments) == 1
         return
     kept, grid = [], []
@@ -119,11 +118,15 @@ def test_new_estimator_of_the_how_to_is_a_whole_estimator(capsys):
     cells = CELL.findall((ROOT / "docs" / "howto" / "estimator.md").read_text())
     names = set(estimators.names())
     scope: dict[str, object] = {}
-    exec(compile(cells[0], "estimator.md", "exec"), scope)
-    [added] = set(estimators.names()) - names
-    assert list(estimators.spec(added).options) == ["sharpness"]
-    exec(compile(cells[1], "estimator.md", "exec"), scope)  # uses it, and unregisters it
-    assert set(estimators.names()) == names
+    try:
+        exec(compile(cells[0], "estimator.md", "exec"), scope)
+        [added] = set(estimators.names()) - names
+        assert list(estimators.spec(added).options) == ["sharpness"]
+        exec(compile(cells[1], "estimator.md", "exec"), scope)  # uses it, and unregisters it
+        assert set(estimators.names()) == names
+    finally:
+        for left in set(estimators.names()) - names:
+            estimators.unregister(left)
     assert "nan" not in capsys.readouterr().out
 
 
@@ -156,10 +159,6 @@ def test_the_code_on_the_page_of_an_estimator_runs(name, monkeypatch):
     [command] = [line for line in lines if line.startswith("python -m experiments.train ")]
     settings = config.read(cli.parse(shlex.split(command)[3:]).config)
     assert settings.estimator.name == name
-
-
-def test_examples_of_the_generator():
-    assert doctest.testmod(results_tables) == (0, 2)
 
 
 def test_the_overview_says_of_which_bounds_seeds_are_missing(tmp_path):

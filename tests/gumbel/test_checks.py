@@ -378,7 +378,7 @@ def test_a_loop_whose_samples_have_a_derivative_in_each_other_only():
         )
 
 
-def test_the_site_that_is_named_is_the_one_to_mend():
+def test_the_error_names_the_site_that_breaks_the_chain():
     """The first site has a derivative in all that depends on it; the second breaks the chain."""
 
     def objective(params, batch, key, sample):
@@ -575,8 +575,8 @@ def test_a_callback_that_jax_cannot_vmap():
     assert not report.vectorizes
     assert "vmap_method='sequential'" in refused["rloo"]
     assert "sf" in report.applicable()
-    mended = check(functools.partial(objective, method="sequential"))
-    assert {"rloo", "arms", "marginalization"} <= set(mended.applicable())
+    fixed = check(functools.partial(objective, method="sequential"))
+    assert {"rloo", "arms", "marginalization"} <= set(fixed.applicable())
 
 
 def test_parameters_that_are_not_arrays_are_named():

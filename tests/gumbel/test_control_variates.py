@@ -164,6 +164,27 @@ def test_coefficients_and_temperature_follow_the_gradient_of_the_squared_estimat
     assert float(slope) == pytest.approx(float(ends[0] - ends[1]) / (2 * width), rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["rebar", pytest.param("relax", marks=slow)])
+def test_options_of_the_learned_coefficients(name):
+    """RMSProp's first step is `rate * sign(gradient) / sqrt(0.1)`; without learning, no factor."""
+    net = two_layer(BERNOULLI)
+
+    def after_a_step(**options):
+        estimator = estimators.make(name, BERNOULLI, control_learning_rate=1e-3, **options)
+        state = started(net, estimator)
+        arguments = (net.objective, net.params, net.batch, KEY, TEMPERATURE, state)
+        step = jax.jit(estimator.surrogate, static_argnums=0)
+        _, (after, info) = step(*arguments)
+        return state.coefficients, after.coefficients, info.metrics["temperature_factor"]
+
+    before, after, _ = after_a_step(control_optimizer="rmsprop")
+    moved = [float(jnp.abs(after["eta"][site] - before["eta"][site])) for site in ("h1", "h2")]
+    np.testing.assert_allclose(moved, 1e-3 / np.sqrt(0.1), rtol=1e-2)
+    kept, same, factor = after_a_step(learn_temperature=False)
+    assert kept.keys() == same.keys()
+    assert float(factor) == 1.0
+
+
 def test_the_squared_estimate_is_that_of_the_gradient_in_the_logits():
     def objective(params, batch, key, sample):
         z = sample("z", params)

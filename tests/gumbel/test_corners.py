@@ -40,7 +40,7 @@ def gradient(name, objective, params, batch, family=None, *, checked=False, **op
 
 
 @pytest.mark.parametrize("name", ["disarm", "arms"])
-def test_a_categorical_variable_of_one_value_is_there(name):
+def test_a_categorical_variable_with_one_value_works(name):
     """Costs are in [1, 9] and slopes in [0, 3]: by Hoeffding, 2 seeds of 10^7 are 0.5 off."""
 
     def objective(params, batch, key, sample):

@@ -38,7 +38,7 @@ def test_matches_the_formula_of_appendix_b(size, temperature):
     y = rng.dirichlet(np.ones(size), 100)
     logits = rng.normal(size=size)
     expected = np.log(appendix_b(y, logits, temperature))
-    shifted = logits + 5.0  # logits need not be normalised
+    shifted = logits + 5.0  # logits need not be normalized
     log_prob = jax.jit(densities.gumbel_softmax_log_prob)(y, shifted, temperature)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
     in_log_space = jax.jit(densities.exp_gumbel_softmax_log_prob)(np.log(y), logits, temperature)

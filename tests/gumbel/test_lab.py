@@ -25,7 +25,8 @@ def objective(params, batch, key, sample):
 
 
 COSTS = SCALE * np.square(np.array([0.0, 1.0]) - TARGET)
-# Of 2000 draws, its estimate has a standard error of 3 %: the tolerances below are 4 of them.
+# Of 2000 draws, the estimate has a standard error of 3 %. The tolerances below are at least 4.5
+# standard errors: a false alarm in 150,000 for each.
 SF_VARIANCE = (COSTS * np.array([-0.5, 0.5])).var() / BATCH_SIZE
 LOGISTIC = scipy.special.logit((np.arange(20_000) + 0.5) / 20_000)  # noise, by its quantiles
 
@@ -53,8 +54,8 @@ def test_bias_variance_and_direction_are_what_they_should_be(found):
     sf = row(found, "sf", "logit")
     assert sf.norm == pytest.approx(SCALE / 4 * (1 - 2 * TARGET), rel=1e-5)
     assert sf.variance == pytest.approx(SF_VARIANCE, rel=0.15)
-    assert sf.bias_interval[0] == 0.0
-    assert sf.bias < sf.bias_interval[1] < 0.2 * sf.norm
+    assert sf.bias < 4.5 * math.sqrt(SF_VARIANCE / 2000)
+    assert sf.bias_interval[0] <= sf.bias < sf.bias_interval[1] < 0.2 * sf.norm
     assert sf.error == pytest.approx(SF_VARIANCE, rel=0.15)
     # The estimate is below 0 if all coins are 0: the cosine of one coordinate is 1 or -1.
     assert sf.cosine == pytest.approx(1 - 2 * 0.5**BATCH_SIZE, abs=0.05)
@@ -149,6 +150,25 @@ def test_more_joint_values_than_python_prints_are_counted():
     found = lab.compare(objective, jnp.zeros(1), many, KEY, family=BERNOULLI, **sizes)
     assert {row.estimator for row in found.rows} == {"sf"}
     assert "about 10^6021 joint values" in found.skipped["marginalization"]
+
+
+def test_the_reference_is_the_estimator_that_was_asked_for():
+    sizes = {"num_draws": 10, "max_values": 1, "reference_draws": 10}
+    assert compare(estimators=["st"], reference="rloo", **sizes).reference.startswith(
+        "10 draws of rloo, standard error "
+    )
+
+
+def test_learned_coefficients_settle_before_the_draws():
+    """Of `relax`, whose control variate starts at no use: 3 % standard errors, as above."""
+
+    def variance(num_warmup):
+        options = {"relax": {"control_learning_rate": 0.05}}
+        sizes = {"num_draws": 2000, "num_warmup": num_warmup, "temperatures": (0.5,)}
+        found = compare(estimators=["relax"], options=options, **sizes)
+        return row(found, "relax", "logit", 0.5).variance
+
+    assert variance(300) < 0.7 * variance(0)
 
 
 def test_the_temperature_of_the_reference_is_checked():
@@ -272,7 +292,7 @@ def test_the_squared_bias_is_unbiased_and_its_interval_covers():
     truth = np.full(20, 0.5)  # far from 0
     found = [squared_bias(truth + 0.5 * rng.normal(size=(10, 20))) for _ in range(2000)]
     covered = np.mean([low < 5.0 < high for _, (low, high) in found])
-    assert 0.94 < covered < 0.965
+    assert 0.928 < covered < 0.972  # 4.5 standard errors
 
 
 def test_no_interval_of_a_squared_bias_excludes_all_that_it_can_be():

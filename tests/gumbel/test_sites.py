@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
+from gumbel.estimators.multi import independent, trace_paths
+from gumbel.sites import as_families
 from tests.gumbel.nets import Net
 from tests.gumbel.test_estimators import critical_z, estimates, initial_state, largest_z
 from tests.gumbel.walks import INDEPENDENT, SINGLE_SAMPLE_UNBIASED, walk
@@ -480,6 +482,34 @@ def test_aux_is_delivered(name):
         np.testing.assert_allclose(info.aux["z"].sum(-1), info.cost, rtol=1e-6)
     if name != "gumbel_softmax":
         assert set(np.unique(info.aux["z"])) <= {0.0, 1.0}
+
+
+def test_the_slope_stays_for_an_interval():
+    estimator = estimators.make(
+        "slope_annealed_st", BERNOULLI, slope_rate=0.25, slope_maximum=1.4, slope_interval=2
+    )
+
+    def objective(params, batch, key, sample):
+        return sample("z", params + batch).sum(-1)
+
+    arguments, slopes = (objective, jnp.zeros(2), jnp.zeros((4, 2)), KEY), []
+    state = estimator.init(*arguments)
+    for _ in range(5):
+        _, (state, info) = estimator.surrogate(*arguments, 0.5, state)
+        slopes.append(float(info.metrics["slope"]))
+    assert slopes == pytest.approx([1.0, 1.0, 1.4, 1.4, 1.4])
+
+
+def test_the_aux_of_several_samples_is_that_of_the_first():
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return z.sum(-1), z
+
+    paths = trace_paths(
+        *(objective, jnp.zeros(2), jnp.zeros((4, 2)), KEY, as_families(BERNOULLI)), independent, 3
+    )
+    np.testing.assert_array_equal(paths.first_aux, paths.records["z"].z[0])
+    assert (paths.records["z"].z[0] != paths.records["z"].z[2]).any()
 
 
 # Refusals.

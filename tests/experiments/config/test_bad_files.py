@@ -110,6 +110,17 @@ def changed(**changes: Any) -> dict[str, Any]:
     return RESULT | changes
 
 
+WHOLE = {
+    "task": "generative",
+    "latent": "bernoulli",
+    "estimator.name": "st",
+    "dataset": "digits",
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "batch_size": 100,
+    "learning_rate": 0.1,
+    "layers": [200],
+}
 WRONG = [
     (trains, "config.json", {"task": 3, "num_steps": 1}, "task is an integer, not a string"),
     (trains, "config.json", {"task": "x", "num_steps": "1"}, "num_steps is a string"),
@@ -127,8 +138,14 @@ WRONG = [
     (reproduces, "table1.json", {"preset": {}}, "preset has no name"),
     (reproduces, "table1.json", {"preset": {"name": None}}, "preset.name is null"),
     (writes_tables, "runs/a.json", RESULT, "has no"),
-    (writes_tables, "runs/a.json", changed(curve=None), "config has no dataset"),
-    (writes_tables, "runs/a.json", changed(curve=[], test_bound="1"), "config has no dataset"),
+    (writes_tables, "runs/a.json", changed(config=WHOLE), "it has no curve"),
+    (writes_tables, "runs/a.json", changed(config=WHOLE, curve=None), "curve is null"),
+    (
+        writes_tables,
+        "runs/a.json",
+        changed(config=WHOLE, curve=[], test_bound="1"),
+        "test_bound is",
+    ),
     (writes_tables, "figure5a.json", {"rows": []}, "it has no device"),
     (writes_tables, "benchmark_pytorch.json", {"torch": 2}, "it has no jax_steps_per_second"),
 ]

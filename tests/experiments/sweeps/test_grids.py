@@ -102,7 +102,7 @@ def test_names_are_stable_and_tell_runs_apart(config):
     assert grids.name({"learning_rate": 1e-3, "seed": 0}) == "150a403aa7"
 
 
-def test_the_config_of_a_point_is_a_copy(config):
+def test_the_config_of_a_trial_is_a_copy(config):
     before = copy.deepcopy(config)
     changed = grids.config_at(config, {"decoder": (30,), "temperature.rate": 1e-3})
     assert changed.decoder == (30,)

@@ -17,8 +17,9 @@ from tests.experiments.sweeps.launching import jobs_in
 
 
 @pytest.fixture(name="machine")
-def fixture_machine(monkeypatch):
+def fixture_machine(monkeypatch, tmp_path):
     """Makes this a machine on which jax finds so many accelerators of a kind."""
+    monkeypatch.setattr(places, "_CPU_QUOTA", tmp_path / "none")  # not that of a container
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(accelerators.importlib.metadata, "entry_points", lambda group: [group])

@@ -412,7 +412,7 @@ def test_a_run_leaves_accuracy_confusion_and_analogies(tmp_path, capsys):
         (["dataset=binarized_mnist"], "it has no labels; use mnist or digits"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_mend(tmp_path, capsys, monkeypatch, changes, said):
+def test_an_error_is_one_line_that_names_the_fix(tmp_path, capsys, monkeypatch, changes, said):
     binarized = load("digits").binarized()
     unlabeled = type(binarized)(
         "binarized_mnist", *(Split(s.images) for s in (binarized.train,) * 3), max_value=1

@@ -132,7 +132,7 @@ def fixture_second_of_two(monkeypatch):
     return said
 
 
-def test_what_the_first_process_finds_is_had_by_the_others(second_of_two):
+def test_the_first_process_sends_its_result_to_the_others(second_of_two):
     def not_here() -> str:
         raise AssertionError("only the first process may do this")
 

@@ -64,7 +64,8 @@ def test_gray_pixels_are_scaled_or_drawn():
     np.testing.assert_array_equal(scaled[0, 0], [0, 1 / 16, 1 / 2, 1])
     drawn = np.asarray(batches.pixels(gray, 16, key, dynamic_binarization=True))
     assert set(np.unique(drawn)) == {0, 1}
-    # Five standard errors: fails once in a million for a right mean, surely for one 0.03 off.
+    # Five standard errors: fails once in a million for a right mean; one that is 0.05 off passes as
+    # rarely.
     np.testing.assert_allclose(drawn.mean(axis=0)[0], scaled[0, 0], atol=5 * 0.5 / 100)
     np.testing.assert_array_equal(drawn[:, 0, [0, 3]], scaled[:, 0, [0, 3]])
 

@@ -16,7 +16,7 @@ class Case(NamedTuple):
       temperature: one for all sites, or a mapping.
       refused: by estimator that cannot serve it, what it says.
       options: by estimator.
-      enumerable: whether the exact gradient can be had.
+      enumerable: whether the exact gradient is available.
     """
 
     objective: Objective
