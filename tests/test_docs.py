@@ -34,9 +34,9 @@ def commands() -> list[tuple[str, str]]:
         # Also after `srun`, a variable or `taskset`, and within a sentence.
         lines = re.findall(r"python -m experiments\.(?:train|sweep) [^`|\n]*", text)
         lines = [re.split(r" {2,}#|\s#\s|&", line)[0].strip() for line in lines]
-        # The last quote closes one that was opened before the command.
-        lines = [line[:-1] if line.count('"') % 2 else line for line in lines]
-        found += [(page.name, line) for line in lines]
+        # An odd quote closes one that was opened before the command; a variable is a number.
+        lines = [line[:-1] if any(line.count(q) % 2 for q in "'\"") else line for line in lines]
+        found += [(page.name, re.sub(r"\$\w+", "1", line)) for line in lines]
     return list(dict.fromkeys(found))
 
 
