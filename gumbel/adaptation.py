@@ -30,11 +30,11 @@ def squared_error_slope(
 
         d/dlog(tau) [ |E g(tau) - grad L|^2 + Var g(tau) / n ],    Var g = E |g|^2 - |E g|^2
 
-    An optimizer averages noise over steps, with momentum `m` over about `n = 1 / (1 - m)` of them,
-    so bias matters more than noise. Descending the slope balances the two. The first term is
-    estimated by products of independent estimates, without `|grad L|^2`, which does not depend on
-    the temperature. The slope is a central difference with common random numbers, so the estimator
-    needs no second derivatives.
+    An optimizer averages noise over steps: with momentum `m`, its variance is that of a mean of
+    `n = (1 + m) / (1 - m)` estimates. So bias matters more than noise. Descending the slope
+    balances the two. The first term is estimated by products of independent estimates, without
+    `|grad L|^2`, which does not depend on the temperature. The slope is a central difference with
+    common random numbers, so the estimator needs no second derivatives.
 
     Args:
       estimates: a function of the temperature that returns two independent estimates, with the

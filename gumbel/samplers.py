@@ -217,7 +217,12 @@ def total(costs: list[Cost]) -> Cost:
 
 
 def sum_per_example(per_variable: Float[Array, "B *D"]) -> Float[Array, " B"]:
-    """Sums everything but the leading batch axis."""
+    """Sums everything but the leading batch axis.
+
+    Example:
+      >>> sum_per_example(jnp.ones((2, 3, 4))).tolist()
+      [12.0, 12.0]
+    """
     return jnp.sum(per_variable.reshape(per_variable.shape[0], -1), axis=1)
 
 
@@ -264,7 +269,17 @@ def hard(key: PRNGKey, family: FamilyLike = None) -> Sampler:
 
 
 def mean_field(family: FamilyLike = None) -> Sampler:
-    """A sampler that returns the mean of each variable instead of a sample."""
+    """A sampler that returns the mean of each variable, `E[z]`, instead of a sample.
+
+    Args:
+      family: family of the sites: one for all, a mapping by site, or None if every call names it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gumbel import BERNOULLI
+      >>> mean_field(BERNOULLI)("h", jnp.zeros((1, 2))).tolist()
+      [[0.5, 0.5]]
+    """
     return RecordingSampler(
         lambda site, _key: site.family.mean(site.logits), None, as_families(family)
     )

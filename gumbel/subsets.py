@@ -121,9 +121,8 @@ def relaxed_top_k(
 
     Returns:
       Nonnegative vectors with sum `k`, in the shape and dtype of `logits`. An entry can exceed 1:
-      a value that a softmax selected with weight `p` is lowered by only `-log(1 - p)`, so a later
-      one selects it again if the others are nearly tied with it, or lie further below. NaN where
-      fewer than `k` values are possible.
+      selection with weight `p` lowers a logit by only `-log(1 - p)`, so a later softmax may select
+      the same value again. NaN where fewer than `k` values are possible.
 
     Raises:
       ValueError: k is not from 1 to K, or K is 0, or a concrete (not traced) `temperature` is not

@@ -110,6 +110,21 @@ def test_names_that_pages_import_exist(page, line):
     exec(line, {})
 
 
+def test_every_paper_that_a_docstring_cites_is_on_the_page_of_references():
+    listed = re.sub(r"\s+", " ", (ROOT / "docs" / "references.md").read_text())
+    cited = set()
+    for path in sorted((ROOT / "gumbel").rglob("*.py")):
+        for source in re.findall(
+            r"Source: (.*?)(?:\n *\n|\n *\"\"\"|\Z)", path.read_text(), FENCED
+        ):
+            parts = re.sub(r"\s+", " ", source).split("; ")
+            cited |= {
+                found[0] for part in parts if (found := re.match(r"[A-Z].*? \(\d{4}\)", part))
+            }
+    assert len(cited) > 25
+    assert sorted(paper for paper in cited if f"- {paper}" not in listed) == []
+
+
 def test_there_are_imports_to_check():
     assert len(imports()) > 10
 

@@ -43,8 +43,8 @@ def disarm(family: Families, *, num_samples: int = 2) -> Estimator:
         1/2 (f(b) - f(b~)) (-1)^b~ 1[b != b~] sigmoid(|l|)
 
     for a Bernoulli variable with logit `l`, `b = 1[u > sigmoid(-l)]`, `b~ = 1[u < sigmoid(l)]`. A
-    categorical variable is encoded as a chain of binary ones: up to the first of the two values the
-    pair is as above, and between the two values the cost of one is the baseline of the other. Pairs
+    categorical variable is encoded as a chain of binary ones: for bits active in both paths the
+    formula above applies; for bits active in one, the cost of the other path is the baseline. Pairs
     are antithetic if no logit depends on earlier samples. In the later layers of a stack, and in
     a loop whose steps depend on each other, they are independent, and the estimate is that of
     `rloo` with two samples. It has no second derivative.

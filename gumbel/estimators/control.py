@@ -1,9 +1,9 @@
 """Control variates that learn: their coefficients follow the gradient of the squared estimate.
 
 The expectation of an estimate does not depend on its control variates' coefficients, so the
-coefficients that make its square small on average make its variance small. The estimate is
-taken where the model meets its samples, as a gradient in the sites' logits: small arrays that need
-no backward pass through the model.
+coefficients that make its square small on average make its variance small. What is
+squared is the gradient in the sites' logits, not in the parameters: small arrays that need no
+backward pass through the model.
 
     coefficients -= rate * d/dcoefficients sum_site |d score / d logits_site|^2
 

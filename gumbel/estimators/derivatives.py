@@ -2,8 +2,8 @@
 
 The score-function surrogates multiply what depends on samples by the magic box of their log
 probability (Foerster et al. 2018). Where a baseline `b` does not depend on the sample `z_l`,
-`(magic_box(log q_l) - 1) b` has expectation 0 whatever the parameters: subtracting it lowers the
-variance of the derivatives and biases none of them (Mao et al. 2019).
+`(magic_box(log q_l) - 1) b` has expectation 0 whatever the parameters: subtracting it
+usually lowers the variance of the derivatives, and biases none of them (Mao et al. 2019).
 """
 
 from typing import Any

@@ -102,7 +102,8 @@ def nvil(
       baseline_sees_samples: if False, `C_l` sees only `x`; useful if the samples are very wide.
       features: `batch -> [B, F]`, inputs of every baseline, which must not depend on the samples.
 
-    Source: Mnih and Gregor (2014), sections 2.2 and 2.3.
+    Source: Mnih and Gregor (2014), section 2.3, without local learning signals: the signal of every
+    layer has the whole cost.
     """
     normalizer = Normalizer(centering, variance_normalization, decay)
     learner = Learner(optax.adam(baseline_learning_rate))

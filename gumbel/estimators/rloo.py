@@ -31,7 +31,7 @@ def rloo(family: Families, *, num_samples: int = 4) -> Estimator:
       family: family of the sites.
       num_samples: m, at least 2.
 
-    Source: Salimans and Knowles (2014); Kool, van Hoof and Welling (2019).
+    Source: Salimans and Knowles (2014); Kool, van Hoof and Welling (2019), Buy 4 REINFORCE samples.
     """
 
     def surrogate(

@@ -1,8 +1,8 @@
 """Centering and scaling of a learning signal by moving averages, for score-function estimators.
 
 A score-function estimate is `signal * grad log q(z)`. Subtracting a number that does not depend on
-`z` leaves its expectation alone and lowers its variance; dividing by a scale evens out the size of
-the steps (and so changes the expectation by that factor).
+`z` leaves its expectation alone and usually lowers its variance; dividing by a scale evens out the
+size of the steps (and so changes the expectation by that factor).
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Normalizer(NamedTuple):
       variance_normalization: divide by `max(1, sigma)`.
       decay: decay of both averages, in [0, 1).
 
-    Source: Mnih and Gregor (2014), sections 2.3.1 and 2.3.3.
+    Source: Mnih and Gregor (2014), section 2.3.
     """
 
     centering: bool
