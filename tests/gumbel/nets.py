@@ -4,10 +4,12 @@ from functools import cache
 from typing import NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from gumbel import BERNOULLI, CATEGORICAL, Family, Objective
+from gumbel import BERNOULLI, CATEGORICAL, Family, Objective, exact
 from gumbel.types import Batch, Params, PRNGKey, Sampler
 
 
@@ -84,3 +86,21 @@ def toy(target: float, *, num_copies: int = 1) -> Net:
 
 
 FAMILIES = (BERNOULLI, CATEGORICAL)
+
+
+@cache
+def exact_value_and_gradient(net: Net) -> tuple[float, np.ndarray]:
+    """The expected cost, averaged over the batch, and its flat gradient, by enumeration."""
+
+    @jax.jit
+    def value_and_grad(params: Params) -> tuple[Array, Params]:
+        key = jax.random.key(0)  # of the objective's own noise, which these nets do not have
+        return exact.value_and_grad(net.objective, params, net.batch, key, net.family)
+
+    value, gradient = value_and_grad(net.params)
+    return float(value), np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
+
+
+def exact_gradient(net: Net) -> np.ndarray:
+    """The flat gradient of the expected cost, by enumeration."""
+    return exact_value_and_gradient(net)[1]

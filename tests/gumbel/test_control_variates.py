@@ -17,16 +17,12 @@ from gumbel.sites import as_families
 from tests.gumbel.nets import Net, toy, two_layer
 from tests.gumbel.test_estimators import critical_z, is_accepted
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 KEY = jax.random.key(1)
 TEMPERATURE = 0.7
 both = pytest.mark.parametrize("name", ["rebar", "relax"])
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def started(net: Net, estimator):

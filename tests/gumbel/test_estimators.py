@@ -15,9 +15,11 @@ from scipy import stats
 
 from gumbel import BERNOULLI, CATEGORICAL, Family, estimators, exact, samplers
 from gumbel.estimators import Estimator, Info, taylor
-from tests.gumbel.nets import FAMILIES, Net, stack, two_layer
+from tests.gumbel.nets import FAMILIES, Net, exact_gradient, stack, two_layer
 from tests.gumbel.variances import squared_distances, total, wrong_orders
 from tests.gumbel.walks import QUICK, SINGLE_SAMPLE_UNBIASED
+
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 slow = pytest.mark.slow
 
@@ -36,12 +38,6 @@ def with_families(names):
         for family in FAMILIES
         for quick in [name in QUICK or family is BERNOULLI]
     ]
-
-
-@pytest.fixture(autouse=True)
-def _full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def initial_state(net: Net, estimator: Estimator):
@@ -73,16 +69,6 @@ def estimates(net: Net, estimator: Estimator, *, num_estimates: int = NUM_ESTIMA
 
     keys = jax.random.split(jax.random.key(2), num_estimates)
     return [np.asarray(moment, np.float64) for moment in moments(net.params, keys)]
-
-
-@cache
-def exact_gradient(net: Net):
-    @jax.jit
-    def value_and_grad(params):
-        return exact.value_and_grad(net.objective, params, net.batch, KEY, net.family)
-
-    _, gradient = value_and_grad(net.params)
-    return np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
 
 
 def largest_z(mean, standard_error, expected):

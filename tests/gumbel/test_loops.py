@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
-from tests.gumbel.nets import FAMILIES, Net
+from gumbel import BERNOULLI, CATEGORICAL, estimators, samplers
+from tests.gumbel.nets import FAMILIES, Net, exact_value_and_gradient
 from tests.gumbel.test_estimators import critical_z, estimates, is_accepted, largest_z, make
 from tests.gumbel.walks import SINGLE_SAMPLE_UNBIASED, walk
 
@@ -50,21 +50,13 @@ def recurrent(family, *, num_steps, unrolled=False, batch_size=2) -> Net:
     return Net(family, objective, params, batch)
 
 
-@cache
-def exact_gradient(net):
-    @jax.jit
-    def value_and_grad(params):
-        return exact.value_and_grad(net.objective, params, net.batch, KEY, net.family)
-
-    value, gradient = value_and_grad(net.params)
-    return float(value), np.asarray(jax.flatten_util.ravel_pytree(gradient)[0], np.float64)
-
-
 @every_family
 def test_enumeration_of_a_loop_is_that_of_the_unrolled_net(family):
     steps = 5
-    value, gradient = exact_gradient(recurrent(family, num_steps=steps))
-    unrolled_value, unrolled = exact_gradient(recurrent(family, num_steps=steps, unrolled=True))
+    value, gradient = exact_value_and_gradient(recurrent(family, num_steps=steps))
+    unrolled_value, unrolled = exact_value_and_gradient(
+        recurrent(family, num_steps=steps, unrolled=True)
+    )
     assert value == pytest.approx(unrolled_value, rel=1e-5)
     np.testing.assert_allclose(gradient, unrolled, rtol=1e-4, atol=1e-5)
 
@@ -80,7 +72,7 @@ def test_enumeration_of_a_loop_is_that_of_the_unrolled_net(family):
 )
 def test_unbiased_estimators_match_enumeration_of_the_unrolled_net(name, family):
     net = recurrent(family, num_steps=5)
-    _, expected = exact_gradient(recurrent(family, num_steps=5, unrolled=True))
+    _, expected = exact_value_and_gradient(recurrent(family, num_steps=5, unrolled=True))
     found = estimates(net, make(name, family))
     assert largest_z(*found, expected) < critical_z(len(expected))
 
@@ -92,7 +84,7 @@ def test_biased_estimators_have_the_mean_that_they_have_in_the_unrolled_net(name
     mean, error = estimates(recurrent(family, num_steps=5), estimator)
     other, other_error = estimates(recurrent(family, num_steps=5, unrolled=True), estimator)
     assert largest_z(mean, np.hypot(error, other_error), other) < critical_z(len(mean))
-    _, expected = exact_gradient(recurrent(family, num_steps=5))
+    _, expected = exact_value_and_gradient(recurrent(family, num_steps=5))
     assert largest_z(mean, error, expected) > critical_z(len(mean))
 
 

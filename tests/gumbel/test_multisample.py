@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gumbel import BERNOULLI, CATEGORICAL, estimators, exact
+from gumbel import BERNOULLI, CATEGORICAL, estimators
 from gumbel.estimators import coupling, stein
 from gumbel.estimators.changes import Changes
 from gumbel.estimators.coupling import Bits
@@ -27,7 +27,7 @@ from gumbel.layouts import layout
 from gumbel.passes import passes
 from gumbel.samplers import Record
 from gumbel.sites import as_families
-from tests.gumbel.nets import FAMILIES, Net, two_layer
+from tests.gumbel.nets import FAMILIES, Net, exact_gradient, two_layer
 from tests.gumbel.test_estimators import critical_z, largest_z
 from tests.gumbel.variances import squared_distances, total, wrong_orders
 from tests.gumbel.walks import walk
@@ -116,13 +116,6 @@ def moments(net: Net, made, num_estimates=4000):
     return {
         name: [np.asarray(moment, np.float64) for moment in pair] for name, pair in found.items()
     }
-
-
-def exact_gradient(net):
-    value = quick_jit(
-        lambda p: exact.value_and_grad(net.objective, p, net.batch, KEY, net.family)[1]
-    )
-    return np.asarray(jax.flatten_util.ravel_pytree(value(net.params))[0], np.float64)
 
 
 def started(net, name, **options):

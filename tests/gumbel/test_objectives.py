@@ -16,16 +16,12 @@ from tests.gumbel.objectives import CASES, Case
 from tests.gumbel.test_estimators import critical_z, largest_z
 from tests.gumbel.walks import walk
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 KEY = jax.random.key(20)
 NUM_ESTIMATES = 4000
 UNBIASED = ("sf", "nvil", "muprop")
 ENUMERABLE = [name for name, case in CASES.items() if case().enumerable]
-
-
-@pytest.fixture(autouse=True)
-def _full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def made(case: Case, name: str, **options):

@@ -12,6 +12,8 @@ from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.test_estimators import critical_z, initial_state, largest_z, multi_sample
 from tests.gumbel.walks import walk
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 # Tens of thousands of Hessian-vector products for each estimator; one of them is always tested.
 slow = pytest.mark.slow
 
@@ -19,12 +21,6 @@ KEY = jax.random.key(1)
 NUM_ESTIMATES = 20_000
 ALL = [name for name in estimators.names() if estimators.spec(name).derivatives == "all"]
 FIRST = [name for name in estimators.names() if estimators.spec(name).derivatives == "first"]
-
-
-@pytest.fixture(autouse=True)
-def _full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def directions(net):

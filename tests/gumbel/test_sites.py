@@ -12,7 +12,7 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, samplers
 from gumbel.estimators.multi import independent, trace_paths
 from gumbel.sites import as_families
-from tests.gumbel.nets import Net
+from tests.gumbel.nets import Net, exact_gradient
 from tests.gumbel.test_estimators import critical_z, estimates, initial_state, largest_z
 from tests.gumbel.walks import INDEPENDENT, SINGLE_SAMPLE_UNBIASED, walk
 
@@ -25,14 +25,8 @@ several_unbiased = pytest.mark.parametrize(
 )
 
 
-@cache
-def gradient_by_enumeration(net):
-    value = jax.jit(lambda p: exact.value_and_grad(net.objective, p, net.batch, KEY, net.family)[1])
-    return np.asarray(jax.flatten_util.ravel_pytree(value(net.params))[0], np.float64)
-
-
 def check_unbiased(net, name, expected=None):
-    expected = gradient_by_enumeration(net) if expected is None else expected
+    expected = exact_gradient(net) if expected is None else expected
     found = estimates(net, estimators.make(name, net.family))
     assert largest_z(*found, expected) < critical_z(len(expected))
 
@@ -213,7 +207,7 @@ def masked_by_hand():
 
 
 def test_enumeration_leaves_masked_variables_out():
-    found = gradient_by_enumeration(MASKED)
+    found = exact_gradient(MASKED)
     np.testing.assert_allclose(found, masked_by_hand(), rtol=1e-4, atol=1e-6)
 
 
@@ -402,7 +396,7 @@ def test_vimco_takes_a_scalar_cost():
         ]
         return jnp.log(2.0) - jax.nn.logsumexp(-jnp.stack(costs))
 
-    expected = gradient_by_enumeration(COUPLED._replace(objective=bound))
+    expected = exact_gradient(COUPLED._replace(objective=bound))
     found = estimates(COUPLED, estimators.make("vimco", BERNOULLI, num_samples=2))
     assert largest_z(*found, expected) < critical_z(3)
 
