@@ -48,10 +48,12 @@ def test_a_cell_is_close_within_a_nat_of_the_paper(tmp_path):
             ("nvil", {"mean": 60.0}),  # not of the paper's table
         )
     ]
-    write(tmp_path, [cell | {"mean": 62.0, "jax": ["0.10.2"]} for cell in cells])
-    write(tmp_path / "full", cells)
+    old = {"mean": 62.0, "steps": 50_000, "jax": ["0.10.2"]}
+    write(tmp_path, [cell | old for cell in cells])
+    write(tmp_path / "full", [cell | {"steps": 500_000} for cell in cells])
     text = page_tables.by_both_protocols(tmp_path)
     assert "has 2 of the 3 cells. 1\nof them" in text
+    assert "| 500,000 steps | paper | 50,000 steps |" in text
     assert "| sbn, bernoulli | `sf` | 61.1, one seed | 60.0 | 62.0, one seed † |" in text
     assert "nvil" not in text
 

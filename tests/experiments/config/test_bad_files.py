@@ -293,4 +293,4 @@ def test_a_run_that_cannot_be_made_longer(tmp_path, capsys, key, value):
     assert f"has a run of 40 steps that cannot be made longer: its config.{key}={value}" in line
     (tmp_path / "config.json").write_text(json.dumps(made.flat() | {"num_steps": 80}))
     assert command.guarded(main) == 2
-    assert "belongs to another config (num_steps is 80 there, 40 here)" in capsys.readouterr().err
+    assert "belongs to another config (num_steps is 80 there, 60 here)" in capsys.readouterr().err

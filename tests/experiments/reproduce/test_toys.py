@@ -31,7 +31,9 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
     monkeypatch.setattr(toys, "train", None)  # what is there is not trained again
     assert toys.write(path, num_steps=3000, num_draws=200) == rows
     before = path.read_text()
-    with pytest.raises(UserError, match=r"of another setting \(num_steps is 3000, not 4000\)"):
+    with pytest.raises(
+        UserError, match=r"of another setting \(num_steps is 3000 there, 4000 here\)"
+    ):
         toys.write(path, num_steps=4000, num_draws=200)
     assert path.read_text() == before
     assert toys.read(path) == rows

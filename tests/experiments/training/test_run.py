@@ -502,7 +502,7 @@ def test_a_finished_run_is_made_longer(steps, finished, long, launch, tmp_path):
     kept = json.loads((workdir / f"result-{steps}.json").read_text())
     assert kept["steps"] == steps
     assert "holds a finished run" in launch(workdir, "--config.num_steps=80").out
-    assert "belongs to another config (num_steps is 80 there, 40 here)" in launch(workdir).err
+    assert "belongs to another config (num_steps is 80 there, 60 here)" in launch(workdir).err
 
 
 def test_a_stopped_run_is_made_longer(halfway, long, launch):
