@@ -316,16 +316,15 @@ def check_broadcast(logits_q: Array, logits_p: Array, *, event_ndims: int) -> No
         raise ValueError(f"logits of shapes {q} and {p} do not fit: axes must broadcast{same}")
 
 
-def check_alike(first: Array, second: Array, names: tuple[str, str]) -> None:
-    """Raises ValueError if two arrays of these names do not broadcast.
+def check_temperature_fits(temperature: Array, point: Array, name: str) -> None:
+    """Raises ValueError if the temperature of a density does not broadcast with the point `name`.
 
-    Raises:
-      ValueError: they do not broadcast.
+    Unlike that of a draw, it may be larger: no noise is repeated.
     """
-    if not _broadcast(first.shape, second.shape):
+    if not _broadcast(temperature.shape, point.shape):
         raise ValueError(
-            f"{names[0]} of shape {first.shape} does not broadcast with {names[1]} of shape "
-            f"{second.shape}"
+            f"temperature of shape {temperature.shape} does not broadcast with {name} of shape "
+            f"{point.shape}"
         )
 
 

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 
 from gumbel.arguments import (
     categorical_logits,
-    check_alike,
     check_point,
+    check_temperature_fits,
     checked_temperature,
     floating,
 )
@@ -200,7 +200,7 @@ def _widened(
     dtype = wide_dtype(point, logits)
     wide_temperature = checked_temperature(temperature, dtype, per_row=per_row)
     wide_point = upcast_saturating(point).astype(dtype)
-    check_alike(wide_temperature, wide_point, ("temperature", name))
+    check_temperature_fits(wide_temperature, wide_point, name)
     if wide_temperature.ndim:
         aligned = same_rank(wide_point, logits.astype(dtype), wide_temperature)
         return aligned[0], aligned[1], aligned[2]

@@ -93,8 +93,8 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
 def noise_of(key: PRNGKey, plan: Pass, shared: frozenset[str], size: int) -> dict[str, Noise]:
     """Uniform noise for `size` paths, dependent at shared sites.
 
-    There `noise_k = (1 - x_k)^(size - 1)` with `x` uniform on the simplex: two of them are rarely
-    small at the same time. For two paths, one is 1 minus the other.
+    There `noise_k = (1 - x_k)^(size - 1)` with `x` uniform on the simplex: two of them are small
+    at the same time less often than independent ones. For two paths, one is 1 minus the other.
     """
     found = {}
     for index, (name, record) in enumerate(plan.records.items()):
