@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -113,6 +113,7 @@ class Spec(NamedTuple):
         (sites, or outermost loops), `m` samples, `N` joint values, and `V` changes of one variable
         to another value.
       passes_if: the passes with an option at a value that changes them, by `(option, value)`.
+      biased_if: values of options, as `(option, value)`, that give up unbiasedness.
       options: the keyword options of the factory, by name.
       reads: what it makes of the batch by default, such as the inputs of a baseline; it raises a
         ValueError for a batch that it cannot read.
@@ -132,6 +133,7 @@ class Spec(NamedTuple):
     derivatives: Derivatives
     passes: str
     passes_if: Mapping[tuple[str, Any], str]
+    biased_if: frozenset[tuple[str, Any]]
     options: dict[str, Option]
     reads: Callable[[Batch], Any] | None = None
     aliases: tuple[str, ...] = ()
@@ -140,6 +142,10 @@ class Spec(NamedTuple):
     def vectorizes(self) -> bool:
         """Whether it runs the objective under `jax.vmap`, for several samples at once."""
         return any(letter in self.passes for letter in "mNV")
+
+    def unbiased_with(self, options: Mapping[str, Any]) -> bool:
+        """Whether the estimate is unbiased with these options."""
+        return self.unbiased and self.biased_if.isdisjoint(options.items())
 
 
 _REGISTRY: dict[str, Spec] = {}
@@ -161,6 +167,7 @@ def register(
     derivatives: Derivatives = "first",
     passes: str = "1 + 1",
     passes_if: Mapping[tuple[str, Any], str] | None = None,
+    biased_if: Iterable[tuple[str, Any]] = (),
     ranges: Mapping[str, Range] | None = None,
     kinds: Mapping[str, type] | None = None,
     reads: Callable[[Batch], Any] | None = None,
@@ -175,7 +182,8 @@ def register(
     Args:
       name: the name for `make`.
       unbiased, relaxes, families, multi_sample, enumerates: see `Spec`.
-      independent, smooth, slopes, derivatives, passes, passes_if, reads, aliases: see `Spec`.
+      independent, smooth, slopes, derivatives, passes, passes_if, biased_if: see `Spec`.
+      reads, aliases: see `Spec`.
       ranges: allowed values, by option.
       kinds: types of options whose default is None, to make them config keys.
 
@@ -218,6 +226,7 @@ def register(
             derivatives=derivatives,
             passes=passes,
             passes_if=passes_if or {},
+            biased_if=frozenset(biased_if),
             options=known,
             reads=reads,
             aliases=aliases,

@@ -14,7 +14,7 @@ from gumbel.estimators.control import ControlState, Learner
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.networks import Network, apply_network, init_network
 from gumbel.estimators.options import Range
-from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
@@ -65,6 +65,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
         "baseline_hidden": Range(minimum=1),
         "baseline_learning_rate": Range(minimum=0.0),
     },
+    biased_if=[SCALED],
     reads=flat_features,
 )
 def nvil(

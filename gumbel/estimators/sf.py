@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
-from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.samplers import Pass, hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -32,6 +32,7 @@ def surrogate_cost(drawn: Pass, baseline: Cost, scale: Float[Array, ""]) -> Cost
     unbiased=True,
     derivatives="all",
     ranges={"decay": DECAY},
+    biased_if=[SCALED],
     aliases=("reinforce", "score_function"),
 )
 def sf(

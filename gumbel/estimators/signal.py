@@ -15,6 +15,7 @@ from gumbel.estimators.options import Range
 from gumbel.numerics import finite_or
 
 DECAY = Range(minimum=0.0, below=1.0)
+SCALED = ("variance_normalization", True)
 
 
 class SignalState(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box, without_value
 from gumbel.estimators.options import Range
-from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
@@ -128,6 +128,7 @@ class _Expansion(NamedTuple):
     derivatives="all",
     passes="(1 + L) + (1 + L)",
     passes_if={("expansion", "mean_field"): "2 + 2"},
+    biased_if=[SCALED],
     ranges={"decay": DECAY, "expansion": Range(choices=("local", "mean_field"))},
 )
 def muprop(

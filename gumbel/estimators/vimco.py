@@ -11,7 +11,7 @@ from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.multi import Costs, mean_of_others, own_path
 from gumbel.estimators.options import Range
-from gumbel.estimators.signal import DECAY, Normalizer, SignalState
+from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.samplers import hard_draw, trace
 from gumbel.sites import Families
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
@@ -23,6 +23,7 @@ from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
     multi_sample=True,
     derivatives="all",
     passes="m + m",
+    biased_if=[SCALED],
     ranges={"num_samples": Range(minimum=2), "decay": DECAY},
 )
 def vimco(

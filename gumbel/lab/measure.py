@@ -141,7 +141,9 @@ def compare(
 
         at = 1.0 if temperature is None else temperature
         found = measure(draw_key, at, per_block, report_block)
-        rows += _rows(spec, temperature, found, truth.blocks, passes[spec.name])
+        unbiased = spec.unbiased_with(options.get(spec.name, {}))
+        counted = passes[spec.name]
+        rows += _rows(spec, temperature, found, truth.blocks, counted, unbiased=unbiased)
         on_result(Comparison(truth.source, tuple(rows), skipped))
     return Comparison(truth.source, tuple(rows), skipped)
 
@@ -203,6 +205,8 @@ def _rows(
     found: Measured,
     truth: dict[str, np.ndarray],
     passes: int,
+    *,
+    unbiased: bool,
 ) -> Iterator[Row]:
     for group, blocks in found.means.items():
         bias, interval = squared_bias(blocks - truth[group])
@@ -210,7 +214,7 @@ def _rows(
             estimator=spec.name,
             temperature=temperature,
             group=group,
-            unbiased=spec.unbiased,
+            unbiased=unbiased,
             bias=math.sqrt(max(bias, 0.0)),
             bias_interval=(math.sqrt(max(interval[0], 0.0)), math.sqrt(max(interval[1], 0.0))),
             variance=found.variance[group],

@@ -16,7 +16,7 @@ class Row:
       estimator: name of the estimator.
       temperature: None for an estimator that does not read it.
       group: a top-level key of the parameters, or `all`.
-      unbiased: whether the estimator is known to be unbiased.
+      unbiased: whether the estimator, with its options, is known to be unbiased.
       bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
       bias_interval: 95 % interval of `bias`.
       variance: `E|g - E g|^2` of one estimate.

@@ -136,6 +136,13 @@ def test_an_estimate_of_too_many_passes_is_skipped():
     assert found.skipped == {"rloo": "an estimate takes 16 passes, over 15"}
 
 
+def test_an_estimator_that_an_option_biases_is_not_called_unbiased():
+    options = {"sf": {"variance_normalization": True}, "rloo": {"num_samples": 3}}
+    found = compare(estimators=["sf", "rloo"], num_draws=10, options=options)
+    assert {row.estimator: row.unbiased for row in found.rows} == {"sf": False, "rloo": True}
+    assert all(row.unbiased for row in compare(estimators=["sf"], num_draws=10).rows)
+
+
 def measured(name, bias, variance, milliseconds, *, unbiased=False):
     numbers = (variance, variance + bias**2, 0.5, 2.0, 2, milliseconds)
     interval = (0.0 if unbiased else bias, bias)
