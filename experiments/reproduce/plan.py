@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from experiments.reproduce.store import Store
 from experiments.reproduce.table import Runs, Table, Wave
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, vmapped
@@ -59,7 +60,8 @@ class _Planned(Runs):
     assumed = math.inf
 
     def __init__(self, runs: Runs) -> None:
-        super().__init__(runs.directory, runs.store)
+        store = Store(runs.store.records_dir, runs.store.runs_dir, writes=False)
+        super().__init__(runs.directory, store)
         self.noted: list[tuple[str, list[Job], list[Job]]] = []
         self._seen: set[str] = set()
 

@@ -53,15 +53,17 @@ class Store:
     Args:
       records_dir: directory of the JSON files.
       runs_dir: directory of the runs' own directories.
+      writes: whether `record` writes those that are missing.
     """
 
-    def __init__(self, records_dir: Path, runs_dir: Path) -> None:
-        self.records_dir, self.runs_dir = records_dir, runs_dir
+    def __init__(self, records_dir: Path, runs_dir: Path, *, writes: bool = True) -> None:
+        self.records_dir, self.runs_dir, self.writes = records_dir, runs_dir, writes
 
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None if it has not finished.
 
-        If the run has finished and has no record yet, the record is made.
+        If the run has finished and has no record yet, the record is made, and written if the
+        store writes.
 
         Raises:
           UserError: the record is damaged; it, or the finished run, is another config's.
@@ -80,8 +82,9 @@ class Store:
             return None
         found = record_of(job.workdir, rundir.result_shape(job.settings.task))
         rundir.refuse_another(found["config"], settings, job.workdir)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        records.write_json(path, found)
+        if self.writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records.write_json(path, found)
         return found
 
     def pictures(self, job: Job) -> Path | None:

@@ -148,6 +148,7 @@ def test_a_plan_says_what_it_takes_and_trains_nothing(tmp_path):
     for job in next(table.waves()).jobs:
         finish(job, valid=60.0, test=60.0)
     [final] = [job for wave in plan.waves(table, "vmap", VMAP) for job in wave.left]
+    assert not table.results.exists()  # no record was written
     (final.workdir / "checkpoints" / "20").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     said = plan_report.text(
