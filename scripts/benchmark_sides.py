@@ -16,7 +16,8 @@ from experiments import config
 from experiments.data import Dataset, Split
 from experiments.settings import Settings
 from experiments.tasks.layers import depth_to_space
-from experiments.training.program import Program, dynamic_of
+from experiments.training.dynamic import dynamic_of
+from experiments.training.program import Program
 
 Turn = Callable[[], float]
 Weights = list[Float[Array, "..."]]

@@ -16,8 +16,8 @@ from experiments.files import read_json, replacing
 from experiments.settings import Settings
 from experiments.tasks import functional
 from experiments.training import records, rundir
+from experiments.training.dynamic import dynamic_of
 from experiments.training.loading import Trained
-from experiments.training.program import dynamic_of
 from experiments.training.provenance import ORIGIN, origin, provenance
 from gumbel import Objective, estimators, lab
 from gumbel.types import Batch, Params

@@ -58,11 +58,11 @@ class CountedSteps(TimedSteps):
 
     def __init__(self, settings: Settings, counted: Settings | None = None) -> None:
         super().__init__(settings, 1 if backend.local_devices()[0].platform == "cpu" else 100)
-        indices, moving = self.arguments
+        indices, first, moving = self.arguments
 
         def program(run: Any, num_steps: int) -> Any:
             rows = indices[:, :num_steps]
-            return run.lower(self.dynamic, self.images, self.state, rows, moving).compile()
+            return run.lower(self.dynamic, self.images, self.state, rows, first, moving).compile()
 
         training = self.run
         self.run = once = program(training, self.num_steps)

@@ -27,8 +27,8 @@ from experiments.reproduce.table1_presets import Cell, Part, Preset
 from experiments.reproduce.versions import footnote, mark
 from experiments.settings import Settings
 from experiments.tasks.functional import objective, params_of
+from experiments.training.dynamic import dynamic_of
 from experiments.training.job import Job
-from experiments.training.program import dynamic_of
 from gumbel import estimators
 from gumbel.layouts import layout
 from gumbel.passes import count_passes

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.settings import Settings
 from experiments.training.compiled import Compiled
-from experiments.training.program import dynamic_of
+from experiments.training.dynamic import dynamic_of
 
 
 class TimedSteps:
@@ -24,7 +24,7 @@ class TimedSteps:
         self.dynamic = {key: value[None] for key, value in dynamic_of(settings).items()}
         self.state = compiled.init(self.dynamic, self.images)
         indices = compiled.indices(self.dynamic["seed"], 0, num_steps=num_steps)
-        self.arguments = indices, np.ones(1, bool)
+        self.arguments = indices, 0, np.ones(1, bool)
 
     def seconds(self, num_calls: int) -> float:
         """The time that some calls take."""

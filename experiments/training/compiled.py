@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from experiments import tasks
 from experiments.data import Dataset, load
@@ -18,9 +18,10 @@ from experiments.settings import Settings
 from experiments.tasks.base import Dynamic
 from experiments.tasks.functional import params_of
 from experiments.training import evaluation, hosts, memory
+from experiments.training.dynamic import dynamic_of
 from experiments.training.memory import Need
 from experiments.training.placement import ALONE, Placement
-from experiments.training.program import Program, Trace, TrainState, dynamic_of
+from experiments.training.program import Program, Trace, TrainState
 from gumbel.types import Params, PRNGKey
 
 
@@ -82,7 +83,7 @@ class Compiled:
         jit, over_runs = placement.jit, self._over_runs
         self.init = jit(over_runs(program.init, (0, None)))
         self._check_estimator()
-        self.run = jit(_moving(over_runs(program.run, (0, None, 0, 0))), donate_argnums=2)
+        self.run = jit(_moving(over_runs(program.run, (0, None, 0, 0, None))), donate_argnums=2)
         self._indices: dict[int, Any] = {}
         self.image_costs = {
             m: jit(over_runs(evaluation.image_costs(program, m), (0, None, 0)))
@@ -126,8 +127,8 @@ class Compiled:
             memory.check(self.needs(), self.settings, self.placement.devices)
             self._fits = True
 
-    def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, np.ndarray]:
-        """The arguments of a call of `run` as the loop passes them: shapes, except for the last."""
+    def shapes_of_run(self) -> tuple[Any, Any, TrainState, Any, int, np.ndarray]:
+        """The arguments of a call of `run` as the loop passes them; of arrays, their shapes."""
         settings = self.settings
         dynamic = jax.eval_shape(self._dynamic)
         state = jax.eval_shape(self.init, dynamic, self.images)
@@ -135,7 +136,7 @@ class Compiled:
         indices = jax.eval_shape(
             partial(self.indices, num_steps=per_call), dynamic["seed"], jnp.zeros((), jnp.int32)
         )
-        return dynamic, self.images, state, indices, np.ones(self.placement.rows, bool)
+        return dynamic, self.images, state, indices, 0, np.ones(self.placement.rows, bool)
 
     def needs(self) -> Iterator[Need]:
         """The memory that the parts of a run need, on all devices together."""
@@ -194,16 +195,17 @@ def _mapped(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> An
 
 
 def _moving(run: Callable[..., tuple[TrainState, Trace]]) -> Any:
-    """`run`, with a last argument that says which of the runs take the steps."""
+    """`run`, with arguments for the first step's number and for which runs take the steps."""
 
     def call(
         dynamic: Dynamic,
         images: RawImages,
         state: TrainState,
         indices: Indices,
+        first: Int[Array, ""],
         moving: Bool[Array, " runs"],
     ) -> tuple[TrainState, Trace]:
-        after, trace = run(dynamic, images, state, indices)
+        after, trace = run(dynamic, images, state, indices, first)
         if len(moving) == 1:
             return after, trace
 

@@ -73,12 +73,12 @@ def _speed(compiled: Compiled, shapes: Sequence[Any]) -> Speed:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
     put = compiled.placement.put
-    dynamic, images, state, indices, moving = shapes
+    dynamic, images, state, indices, first_step, moving = shapes
     dynamic, state = (put(zeros(tree), of_runs=True) for tree in (dynamic, state))
     rows, seconds = zeros(indices), []
     for _ in range(2):
         began = time.perf_counter()
-        state, _trace = compiled.run(dynamic, images, state, rows, moving)
+        state, _trace = compiled.run(dynamic, images, state, rows, first_step, moving)
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - began)
     first, second = seconds

@@ -17,7 +17,8 @@ from experiments.tasks.functional import with_params
 from experiments.training import backend, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import prepared_dataset
-from experiments.training.program import Program, dynamic_of
+from experiments.training.dynamic import dynamic_of
+from experiments.training.program import Program
 from experiments.training.run_state import Saved
 from experiments.training.rundir import CHECKPOINTS, CONFIG, RESULT
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from experiments.data.batches import Purpose, key_for
 from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
+from experiments.training.dynamic import dynamic_of
 from experiments.training.job import Job
-from experiments.training.program import Trace, TrainState, dynamic_of
+from experiments.training.program import Trace, TrainState
 from experiments.training.run_state import RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
 from experiments.training.signals import Stop, Stopped
@@ -113,9 +114,9 @@ class Loop:
             compiled.indices(self.dynamic["seed"], behind[0].step, num_steps=num_steps)
         )
         traces = []
-        for first in range(0, num_steps, per_call):
-            part = indices[:, first : first + per_call]
-            state, trace = compiled.run(self.dynamic, compiled.images, state, part, moving)
+        for start in range(0, num_steps, per_call):
+            part, first = indices[:, start : start + per_call], behind[0].step + start
+            state, trace = compiled.run(self.dynamic, compiled.images, state, part, first, moving)
             traces.append(trace)
         return state, jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *traces)
 

@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, Int
 from experiments import tasks
 from experiments.data import Dataset
 from experiments.data.batches import Indices, Purpose, RawImages, batch_indices, key_for, pixels
-from experiments.settings import Estimator, Settings
+from experiments.settings import Settings
 from experiments.tasks.base import Dynamic, Extra, Model, Task
 from experiments.tasks.functional import objective, params_of
 from experiments.training import temperature
+from experiments.training.dynamic import make_estimator, make_optimizer
 from experiments.training.temperature import Adaptation
-from gumbel import Family, Objective, estimators
+from gumbel import Objective, estimators
 from gumbel.types import Batch, Params, PRNGKey
 
 
@@ -105,7 +106,7 @@ class Program:
         batch = self._batch(images[: self.settings.batch_size], batch_key)
         estimator = make_estimator(self.settings.estimator, self.settings.family, dynamic)
         state = estimator.init(self._objective(dynamic, 0, value), params, batch, estimator_key)
-        optimizer = self._optimizer(dynamic).init(params)
+        optimizer = make_optimizer(self.settings, dynamic).init(params)
         adaptation: Adaptation | None = None
         if self._learned:
             hard, family = self._objective(dynamic, 0, None, hard=True), self.settings.family
@@ -113,25 +114,48 @@ class Program:
         return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state, adaptation)
 
     def run(
-        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Indices
+        self,
+        dynamic: Dynamic,
+        images: RawImages,
+        state: TrainState,
+        indices: Indices,
+        first: Int[Array, ""] | None = None,
     ) -> tuple[TrainState, Trace]:
-        """One step per row of `indices`; the trace's leaves have a leading axis of steps."""
-        if indices.shape[0] == 1:  # outside of a loop, where convolutions are fast on CPU
-            state, trace = self._step(dynamic, images, state, indices[0])
+        """One step per row of `indices`; the trace's leaves have a leading axis of steps.
+
+        `first` is the number of the first step, by default the state's. Given apart from it to
+        vmapped runs, which take the same steps, it keeps what is due every so many steps from
+        being computed in each.
+        """
+        steps = None
+        if self._learned:
+            steps = jnp.arange(len(indices)) + (state.step if first is None else first)
+
+        def step(state: TrainState, inputs: Any) -> tuple[TrainState, Trace]:
+            return self._step(dynamic, images, state, *inputs)
+
+        if len(indices) == 1:  # outside of a loop, where convolutions are fast on CPU
+            only = jax.tree.map(lambda leaf: leaf[0], (indices, steps))
+            state, trace = step(state, only)
             return state, jax.tree.map(lambda leaf: leaf[None], trace)
-        return jax.lax.scan(lambda s, i: self._step(dynamic, images, s, i), state, indices)
+        return jax.lax.scan(step, state, (indices, steps))
 
     def _step(
-        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
+        self,
+        dynamic: Dynamic,
+        images: RawImages,
+        state: TrainState,
+        indices: Int[Array, " batch"],
+        step: Int[Array, ""] | None,
     ) -> tuple[TrainState, Trace]:
         gradient, (estimator_state, info, tau) = jax.grad(self._surrogate, has_aux=True)(
             state.params, dynamic, images, state, indices
         )
-        updates, optimizer_state = self._optimizer(dynamic).update(
+        updates, optimizer_state = make_optimizer(self.settings, dynamic).update(
             gradient, state.optimizer, state.params
         )
         trace = Trace(jnp.mean(info.cost), tau, info.metrics)
-        raw, adaptation = self._adapt(dynamic, images, state, indices)
+        raw, adaptation = self._adapt(dynamic, images, state, indices, step)
         after = TrainState(
             state.step + 1,
             optax.apply_updates(state.params, updates),
@@ -184,11 +208,16 @@ class Program:
         return jax.random.fold_in(key_for(dynamic["seed"], Purpose.STEP), state.step)
 
     def _adapt(
-        self, dynamic: Dynamic, images: RawImages, state: TrainState, indices: Int[Array, " batch"]
+        self,
+        dynamic: Dynamic,
+        images: RawImages,
+        state: TrainState,
+        indices: Int[Array, " batch"],
+        number: Int[Array, ""] | None,
     ) -> tuple[Float[Array, ""], Adaptation | None]:
-        """The learned temperature after a step; it changes every `update_every` steps."""
+        """The learned temperature after step `number`; it changes every `update_every` steps."""
         raw, adaptation = state.temperature, state.adaptation
-        if adaptation is None:
+        if adaptation is None or number is None:
             return raw, None
 
         def adapted() -> tuple[Float[Array, ""], Adaptation]:
@@ -205,7 +234,7 @@ class Program:
             )
             return temperature.adapt(self.settings.family, dynamic, raw, adaptation, step)
 
-        due = state.step % self.settings.temperature.update_every == 0
+        due = number % self.settings.temperature.update_every == 0
         return jax.lax.cond(due, adapted, lambda: (raw, adaptation))
 
     def _objective(
@@ -222,27 +251,3 @@ class Program:
             dynamic_binarization=self.settings.dynamic_binarization,
         )
         return self.model.batch(drawn)
-
-    def _optimizer(self, dynamic: Dynamic) -> optax.GradientTransformation:
-        rate: Any = dynamic["learning_rate"]
-        if self.settings.learning_rate_schedule == "cosine":
-            rate = optax.schedules.cosine_decay_schedule(rate, self.settings.num_steps)
-        if self.settings.optimizer == "adam":
-            return optax.adam(rate)
-        return optax.sgd(rate, momentum=dynamic["momentum"])
-
-
-def dynamic_of(settings: Settings) -> dict[str, Array]:
-    """The dynamic hyperparameters of a run, as arrays."""
-    kinds = {int: jnp.int32, float: jnp.float32}
-    values = settings.dynamic()
-    return {key: jnp.asarray(value, kinds[type(value)]) for key, value in values.items()}
-
-
-def make_estimator(estimator: Estimator, family: Family, dynamic: Dynamic) -> estimators.Estimator:
-    """The estimator of the settings, with the values of its dynamic options."""
-    options = {
-        option: dynamic.get(f"estimator.{option}", value)
-        for option, value in estimator.options.items()
-    }
-    return estimators.make(estimator.name, family, **options)

@@ -43,7 +43,9 @@ def test_the_registry_says_what_is_true_of_each_estimator():
     assert {spec.name for spec in specs if spec.enumerates} == {"marginalization"}
     for spec in specs:
         scales = "variance_normalization" in spec.options
-        assert spec.unbiased_with({"variance_normalization": True}) == (spec.unbiased and not scales)
+        assert spec.unbiased_with({"variance_normalization": True}) == (
+            spec.unbiased and not scales
+        )
 
 
 @every_estimator

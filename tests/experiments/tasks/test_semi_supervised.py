@@ -20,7 +20,8 @@ from experiments.tasks import semi_supervised as task
 from experiments.tasks.layers import depth_to_space
 from experiments.tasks.semi_supervised import SemiSupervised
 from experiments.training import evaluation, lengthening, memory, records
-from experiments.training.program import Program, dynamic_of
+from experiments.training.dynamic import dynamic_of
+from experiments.training.program import Program
 from gumbel import CATEGORICAL, estimators, exact, samplers
 from scripts import class_gradients
 from tests.experiments import small

@@ -22,9 +22,9 @@ from experiments.files import read_json
 from experiments.settings import Settings
 from experiments.training import records, run
 from experiments.training.compiled import Compiled
+from experiments.training.dynamic import dynamic_of
 from experiments.training.job import Job
 from experiments.training.placement import Placement, PlacementRule
-from experiments.training.program import dynamic_of
 from experiments.training.run import Programs
 from experiments.training.run_state import RunState
 from experiments.training.signals import Stop, Stopped
@@ -86,7 +86,7 @@ def stepped(settings: Settings, ways: Mapping[int, Way]) -> dict[int, tuple[Any,
         placed = put(dynamic, of_runs=True)
         if start is None:
             start = jax.device_get(compiled.init(placed, images))
-        arguments = placed, images, put(start, of_runs=True), indices, np.ones(1, bool)
+        arguments = placed, images, put(start, of_runs=True), indices, 0, np.ones(1, bool)
         program = compiled.run.lower(*arguments).compile()
         left = program(*arguments)
         assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(left))
@@ -180,7 +180,8 @@ def collectives() -> list[str]:
     state = compiled.init(dynamic, compiled.images)
     indices = np.broadcast_to(np.arange(24).reshape(3, 8), (6, 3, 8))
     moving = np.arange(6) < 5
-    text = compiled.run.lower(dynamic, compiled.images, state, indices, moving).compile().as_text()
+    arguments = dynamic, compiled.images, state, indices, 0, moving
+    text = compiled.run.lower(*arguments).compile().as_text()
     return [word for word in ("all-", "collective-") if word in text]
 
 

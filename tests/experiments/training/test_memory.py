@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.training import compiled, memory
-from experiments.training.program import dynamic_of
+from experiments.training.dynamic import dynamic_of
 from tests.experiments import small
 
 SIDE = 1000
@@ -55,7 +55,7 @@ def estimated(settings: Any) -> tuple[int, int]:
     indices = jax.eval_shape(
         partial(program.indices, num_steps=settings.steps_per_call), dynamic["seed"], 0
     )
-    traced = program.run.trace(dynamic, program.images, state, indices, np.ones(1, bool))
+    traced = program.run.trace(dynamic, program.images, state, indices, 0, np.ones(1, bool))
     found: Any = traced.lower().compile().memory_analysis()
     return memory.size_of_call(traced), found.temp_size_in_bytes + found.argument_size_in_bytes
 

@@ -7,7 +7,10 @@ import pytest
 
 from experiments.data import batches
 from experiments.training import temperature
-from experiments.training.program import Program, dynamic_of
+from experiments.training.compiled import Compiled
+from experiments.training.dynamic import dynamic_of
+from experiments.training.placement import Placement
+from experiments.training.program import Program
 from gumbel import estimators
 from tests.experiments import small
 from tests.experiments.training.small_batches import BATCH_SIZE, NUM_IMAGES, batch_indices
@@ -199,6 +202,14 @@ def test_a_learned_temperature_keeps_its_dtype_in_double_precision(dataset, imag
         indices = jax.ShapeDtypeStruct((1, settings.batch_size), jnp.int32)
         after, _ = jax.eval_shape(program.run, dynamic, images, start, indices)
     assert after.temperature.dtype == start.temperature.dtype
+
+
+def test_runs_together_compute_a_learned_temperature_only_when_it_is_due():
+    settings = small.settings("sbn", temperature__name="learned", estimator__name="gumbel_softmax")
+    for runs in (1, 2):
+        compiled = Compiled(settings, Placement(rows=runs))
+        text = str(compiled.run.trace(*compiled.shapes_of_run()).jaxpr)
+        assert " cond[" in text
 
 
 def test_a_learned_temperature_stays_over_its_floor(learned):

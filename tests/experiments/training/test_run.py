@@ -38,8 +38,9 @@ from experiments.training import (
     records,
     run_state,
 )
+from experiments.training.dynamic import dynamic_of
 from experiments.training.job import Job
-from experiments.training.program import Program, Trace, dynamic_of
+from experiments.training.program import Program, Trace
 from scripts import run_numbers
 from tests.experiments import small
 from tests.experiments.training.tensorboard import events

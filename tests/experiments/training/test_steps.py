@@ -9,7 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from experiments.tasks.functional import objective as objective_of
-from experiments.training.program import Program, dynamic_of
+from experiments.training.dynamic import dynamic_of
+from experiments.training.program import Program
 from gumbel import BERNOULLI, exact
 from tests.experiments import small
 from tests.experiments.training.small_batches import BATCH_SIZE, batch_indices
