@@ -29,6 +29,17 @@ class DivergedError(UserError):
     """A cost or a parameter that is no longer finite: the settings of this run do not train."""
 
 
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
+    """The run saved its state and left, because a signal asked it to.
+
+    The launcher prints the message, and exits with this status.
+    """
+
+    def __init__(self, step: int, num_steps: int, exit_status: int) -> None:
+        super().__init__(f"stopped at step {step} of {num_steps}: rerun the same command to resume")
+        self.exit_status = exit_status
+
+
 def one_line(error: BaseException) -> str:
     r"""An exception's message on one line, or its type's name if it has none.
 

@@ -102,16 +102,25 @@ def main(
         job._replace(trackers=names, common=overrides) for job in jobs_of(config, grid, directory)
     ]
     warn_of_unread(jobs, overrides)
+    warn_of_coarse_schedules(jobs)
+    if len(jobs) < len(grid):
+        more = len(grid) - len(jobs)
+        _log.warning(
+            "%d of %d trials are left out: their runs would repeat others", more, len(grid)
+        )
     engine, options = engines.engine_of_flags(given)
     keep_compilations()
     # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
-    open_directory(directory, configs.read(config), [dict(job.overrides) for job in jobs])
+    trials = [dict(job.overrides) for job in jobs]
+    added = open_directory(directory, configs.read(config), trials)
     try:
         failures, exit_status = train(jobs, engine, options)
     except UserError:  # the engine cannot work here
-        withdraw(directory, jobs)
+        withdraw(directory, added)
         raise
+    # A process of another machine that added the same trials first may have withdrawn them.
+    open_directory(directory, configs.read(config), trials)
     return conclude(directory, jobs, failures, exit_status)
 
 
@@ -151,6 +160,13 @@ def warn_of_unread(jobs: Sequence[Job], overrides: Overrides) -> None:
     )
     for (key, why), count in idle.items():
         _log.warning("%s does nothing in %d of %d runs: %s", key, count, len(jobs), why)
+
+
+def warn_of_coarse_schedules(jobs: Sequence[Job]) -> None:
+    """Says which schedules of the temperature have few steps, and in how many runs."""
+    coarse = Counter(filter(None, (configs.coarse_schedule(job.settings) for job in jobs)))
+    for why, count in coarse.items():
+        _log.warning("%s, in %d of %d runs", why, count, len(jobs))
 
 
 def conclude(

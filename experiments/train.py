@@ -23,7 +23,6 @@ from experiments.config import Overrides, cli
 from experiments.settings import Settings
 from experiments.training import hosts, placement, run, rundir, trackers
 from experiments.training.compilations import keep_compilations
-from experiments.training.signals import Stopped
 
 _log = logging.getLogger(__name__)
 
@@ -54,15 +53,14 @@ def main(
     for key, why in configs.unread(settings).items():
         if key in overrides:
             _log.warning("--config.%s does nothing: %s", key, why)
+    if coarse := configs.coarse_schedule(settings):
+        _log.warning("%s", coarse)
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
     finished = rundir.result_of(workdir, settings) is not None
     try:
         result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_status
     except jax.errors.JaxRuntimeError as error:
         if hosts.several():
             hosts.leave(error)

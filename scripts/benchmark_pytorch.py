@@ -128,7 +128,7 @@ def main(given: Mapping[str, Any]) -> int:
     if processes > len(cores):
         raise UserError(f"--processes: give a number from 1 to {len(cores)}, the cores")
     output = command.output_file(given["output"])
-    here = provenance()  # of the code that measures, not of a later commit
+    here = provenance()
 
     steps = given["steps"] or MODELS[given["model"]].steps
     found = measure(given["model"], sides, cores[:processes], given["rounds"], steps)

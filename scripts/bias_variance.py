@@ -107,7 +107,7 @@ def main(given: Mapping[str, Any]) -> int:
     """Measures and writes the file."""
     path = command.required_path(given["output"], "output=FILE", "name the file to write")
     command.check_output(path)
-    here = provenance()  # of the code that measures, not of a later commit
+    here = provenance()
     rows = []
     for family in (gumbel.BERNOULLI, gumbel.CATEGORICAL):
         for row in measure(family):

@@ -145,7 +145,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Measures the runs named on the command line."""
     output = command.output_file(given["output"])
-    here = provenance()  # of the code that measures, not of a later commit
+    here = provenance()
     rows = []
     for run in [load(Path(workdir)) for workdir in workdirs]:  # mistakes first
         row = measure(run, given["images"])

@@ -100,8 +100,9 @@ def _line(line: str) -> str:
 def new_names(directory: Path) -> dict[Path, Path]:
     """What is named by a hash of overrides in old keys, and what its name becomes.
 
-    Those are records, `HASH.json` with the pictures `HASH.npz`, and directories of runs. Called
-    before the files are converted, or after: the overrides are converted either way.
+    Those are records, `HASH.json` with the pictures `HASH.npz`, and directories of runs. In a file
+    that is converted already, the overrides say nothing of the hash: since 0.2, they are more than
+    what a sweep varies.
     """
     found = {}
     for path in sorted(directory.rglob("*.json")):
@@ -113,7 +114,7 @@ def new_names(directory: Path) -> dict[Path, Path]:
         if overrides is None:
             continue
         name = grids.name(converted(overrides))
-        if name != run.name:
+        if grids.name(overrides) == run.name != name:
             if run == path.parent:
                 found[run] = run.with_name(name)
             else:
@@ -130,13 +131,13 @@ def main(_given: Mapping[str, Any], directories: Sequence[str]) -> int:
         if not root.is_dir():
             raise UserError(f"{root} is not a directory: name one with records or runs")
     for root in roots:
-        files = [path for pattern in ("*.json", "*.jsonl") for path in root.rglob(pattern)]
-        changed = sum(map(convert_file, files))
         renamed = new_names(root)
         for old, new in renamed.items():
             if new.exists():
                 raise UserError(f"{old} would become {new}, which exists: delete one of them")
             old.rename(new)
+        files = [path for pattern in ("*.json", "*.jsonl") for path in root.rglob(pattern)]
+        changed = sum(map(convert_file, files))
         print(f"{root}: {changed} of {len(files)} files converted, {len(renamed)} renamed")
     return 0
 

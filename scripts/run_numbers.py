@@ -10,7 +10,8 @@ from experiments.files import read_json
 from experiments.training import events, records
 from experiments.training.rundir import METRICS, RESULT, RESULT_SHAPE, TENSORBOARD
 
-_TIMES = {"train_seconds", "eval_seconds", "steps_per_second", "git"}
+# Times, and where the runs trained: somebody may commit meanwhile.
+_TIMES = {"train_seconds", "eval_seconds", "steps_per_second", "git", "origins"}
 _TOLERANCE = 1e-5
 
 

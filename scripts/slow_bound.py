@@ -121,7 +121,7 @@ def main(given: Mapping[str, Any], workdirs: Sequence[str]) -> int:
     """Computes the bounds of trained models again, by a second program."""
     rows, num_images, num_samples = [], given["images"], given["samples"]
     output = command.output_file(given["output"])
-    here = provenance()  # of the code that measures, not of a later commit
+    here = provenance()
     for workdir, run in [(workdir, loading.load(workdir)) for workdir in workdirs]:
         found = bounds(run, num_images, num_samples)
         print(

@@ -89,11 +89,21 @@ def test_a_damaged_line_is_named(tmp_path, capsys):
 
 
 def test_a_conversion_that_was_stopped_is_finished(old):
-    path = old / "pick" / f"{OLD}.json"
-    assert convert_results.convert_file(path)
-    convert(old)
-    assert (old / "pick" / f"{NEW}.json").exists()
-    assert not path.exists()
+    path = old / "pick" / f"{NEW}.json"
+    (old / "pick" / f"{OLD}.json").rename(path)
+    assert convert(old) == 0
+    assert read_json(path) == EXPECTED
+    assert (old / "runs" / NEW / "result.json").exists()
+
+
+def test_a_run_of_today_keeps_its_name(tmp_path):
+    run = tmp_path / "runs" / grids.name({"seed": 0})
+    run.mkdir(parents=True)
+    # Besides what its sweep varies, a result names what the command line changed for all.
+    records.write_json(run / "result.json", EXPECTED | {"overrides": {"num_steps": 5, "seed": 0}})
+    before = contents(tmp_path)
+    assert convert(tmp_path) == 0
+    assert contents(tmp_path) == before
 
 
 def test_the_committed_results_are_converted():

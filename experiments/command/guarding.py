@@ -12,7 +12,7 @@ from pathlib import Path
 
 import absl.logging
 
-from experiments.errors import UserError, one_line
+from experiments.errors import Stopped, UserError, one_line
 
 FAILED = 1  # of several runs, some have no result
 USER_ERROR = 2
@@ -37,6 +37,9 @@ def guarded(command: Callable[[], int | None], *, debug: bool = False) -> int:
         if sys.stdout:
             sys.stdout.flush()
         return status
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

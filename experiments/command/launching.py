@@ -34,7 +34,8 @@ def launch(
       choices: what the first argument may be, for the help and for where it is missing.
 
     Returns:
-      The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C.
+      The exit status: 2 for a UserError or a file that cannot be read or written, 130 after Ctrl-C,
+      and that of a `Stopped`.
     """
 
     def command(arguments: list[str]) -> int | None:
@@ -118,7 +119,7 @@ def usage(
 
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the command line asks for help."""
-    return any(argument in ("--help", "-help", "-h") for argument in argv)
+    return any(re.fullmatch(r"--?(help|h)(=(true|1|yes))?", argument) for argument in argv)
 
 
 def wants_debug(argv: Sequence[str]) -> bool:

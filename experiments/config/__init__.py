@@ -3,7 +3,7 @@
 `read` is the entry point: it checks a ConfigDict once and returns the frozen `Settings` of a run.
 """
 
-from experiments.config.checks import unread
+from experiments.config.checks import coarse_schedule, unread
 from experiments.config.conversion import base, difference, differing, flatten, from_flat, get, read
 from experiments.config.files import load, load_sweep
 from experiments.config.overrides import Overrides, Token, apply
@@ -13,6 +13,7 @@ __all__ = [
     "Token",
     "apply",
     "base",
+    "coarse_schedule",
     "difference",
     "differing",
     "flatten",

@@ -14,6 +14,8 @@ from experiments.settings import (
 )
 from gumbel import estimators
 
+_FEW_CHANGES = 5  # of the temperature in a whole run
+
 
 def check(settings: Settings) -> None:
     """Checks what all tasks share.
@@ -98,3 +100,26 @@ def unread(settings: Settings) -> dict[str, str]:
     if settings.latent != "categorical":
         keys["num_classes"] = f"latent={settings.latent} has none"
     return keys
+
+
+def coarse_schedule(settings: Settings) -> str | None:
+    """What is wrong with a schedule of the temperature that changes it only a few times, or None.
+
+    Example:
+      >>> from experiments import config
+      >>> mine = config.base("generative")
+      >>> mine.temperature.name, mine.temperature.interval = "linear", 1000
+      >>> mine.num_steps = 3000
+      >>> coarse_schedule(config.read(mine))
+      'temperature.interval=1000 changes the temperature 2 times in num_steps=3000: lower it'
+    """
+    temperature = settings.temperature
+    if "interval" not in SCHEDULES[temperature.name] or "temperature.name" in unread(settings):
+        return None
+    changes = (settings.num_steps - 1) // temperature.interval
+    if changes >= _FEW_CHANGES:
+        return None
+    return (
+        f"temperature.interval={temperature.interval} changes the temperature {changes} times in "
+        f"num_steps={settings.num_steps}: lower it"
+    )

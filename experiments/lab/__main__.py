@@ -21,7 +21,7 @@ from experiments.lab import measure
 from experiments.lab.bar import progress_bar
 from experiments.lab.measure import Request
 from experiments.settings import POSITIVE
-from experiments.training import loading
+from experiments.training import loading, out_of_memory
 from experiments.training.compilations import keep_compilations
 from gumbel import estimators
 
@@ -89,7 +89,8 @@ def main(given: Mapping[str, Any]) -> int:
     )
     run = loading.load(workdir)
     keep_compilations()
-    with progress_bar() as progress:
+    advice = "give fewer --images, or leave estimators of many samples out"
+    with progress_bar() as progress, out_of_memory.explaining(advice=advice):
         found = measure.measure(run, request, output, progress)
     text = f"{found.table()}\n\n{found.advice()}\n"
     write_text(output / measure.TABLE, text)

@@ -130,7 +130,7 @@ def measure(run: Trained, request: Request, output: Path, progress: lab.Progress
 def _measure(
     run: Trained, request: Request, output: Path, progress: lab.Progress
 ) -> lab.Comparison:
-    here = provenance()  # of the code that measures, not of a later commit
+    here = provenance()
     objective, params, batch = problem_of(run, request.batch_size)
     requested = request_record(run.settings, run.step, request)
     kept = _kept(output, requested, here)

@@ -31,6 +31,7 @@ from experiments.reproduce.table1_presets import Part
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
 from experiments.sweeps import engines
+from experiments.training import out_of_memory
 from experiments.training.compilations import keep_compilations
 
 
@@ -111,7 +112,8 @@ def main(given: Mapping[str, Any], arguments: Sequence[str]) -> int:
     given_to = (target, given["preset"], workdir, results)
     if target in targets.TABLES:
         return _table_as_given(targets.table(*given_to, _part(target, given)), given, began)
-    print(targets.write(*given_to))
+    with out_of_memory.explaining(advice="take a device with more"):
+        print(targets.write(*given_to))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.command import FAILED
@@ -10,8 +9,7 @@ from experiments.reproduce import plan
 from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
-from experiments.sweeps.engines.attempt import has_diverged, has_failed
-from experiments.training.job import Job
+from experiments.sweeps.engines.attempt import has_diverged
 from experiments.training.signals import TIME_IS_UP
 
 
@@ -67,15 +65,11 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
         for workdir, reason in failures.items():
             print(f"failed: {workdir}: {reason}", file=sys.stderr)
             status = FAILED
-        if ended and (ended != TIME_IS_UP or _unfinished(todo)):
+        left = [job for job in jobs.missing(todo) if job.workdir not in failures]
+        if ended and (ended != TIME_IS_UP or left):
             break
         ended = 0
     return _conclude(table, engine, options, limit, ended or status)
-
-
-def _unfinished(todo: Sequence[Job]) -> bool:
-    """Whether a run has neither finished nor failed."""
-    return any(not has_failed(job) for job in jobs.missing(todo))
 
 
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:

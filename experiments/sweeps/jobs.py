@@ -24,7 +24,8 @@ RUNS = "runs"
 def jobs_of(base: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
     """The runs of a grid, each in a directory named by a hash of what it overrides.
 
-    If several trials give the same settings (`sf` and `reinforce`, for example), the first is kept.
+    If several trials give the same run, the first is kept: `sf` and `reinforce`, or rates of the
+    temperature for an estimator that does not read it.
 
     Raises:
       UserError: the config that a trial gives is not valid.
@@ -35,8 +36,10 @@ def jobs_of(base: ConfigDict, grid: Grid, directory: Path) -> list[Job]:
             settings = config.read(grids.config_at(base, trial))
         except UserError as error:
             raise UserError(f"the run {grids.label(trial)}: {error}") from error
-        same = json.dumps(settings.flat(), sort_keys=True)
-        jobs.setdefault(same, Job(settings, directory_of(trial, directory), trial))
+        idle = config.unread(settings)
+        read = {key: value for key, value in settings.flat().items() if key not in idle}
+        job = Job(settings, directory_of(trial, directory), trial)
+        jobs.setdefault(json.dumps(read, sort_keys=True), job)
     return list(jobs.values())
 
 
@@ -46,8 +49,11 @@ def directory_of(trial: Trial, directory: Path) -> Path:
     return directory.absolute() / RUNS / grids.name(trial)
 
 
-def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
+def open_directory(directory: Path, settings: Settings, grid: Grid) -> Grid:
     """Claims the directory for this config, and adds the grid to those trained there before.
+
+    Returns:
+      The trials that were not there before.
 
     Raises:
       UserError: it belongs to another config, or is that of a single run.
@@ -57,21 +63,23 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> None:
         raise UserError(f"--workdir={directory} is that of a single run: choose another directory")
     with rundir.locked(directory, wait=True):
         path = directory / rundir.SWEEP
-        record = {"config": settings.flat(), "grid": grid}
+        before: Grid = []
         if path.exists():
             recorded = rundir.read_sweep(directory)
             rundir.refuse_another(recorded["config"], settings.flat(), directory)
-            record["grid"] = grids.union([recorded["grid"], grid])
-        records.write_json(path, record)
+            before = recorded["grid"]
+        every = grids.union([before, grid])
+        records.write_json(path, {"config": settings.flat(), "grid": every})
+    return every[len(grids.union([before])) :]
 
 
-def withdraw(directory: Path, jobs: Sequence[Job]) -> None:
-    """Undoes what `open_directory` recorded, if none of the jobs has begun."""
-    if any(job.workdir.exists() for job in jobs):
+def withdraw(directory: Path, added: Grid) -> None:
+    """Removes what `open_directory` added, if none of these runs has begun."""
+    ours = {directory_of(trial, directory) for trial in added}
+    if not ours or any(workdir.exists() for workdir in ours):
         return
     with rundir.locked(directory, wait=True):
         recorded = rundir.read_sweep(directory)
-        ours = {job.workdir for job in jobs}
         kept = [each for each in recorded["grid"] if directory_of(each, directory) not in ours]
         if kept:
             records.write_json(directory / rundir.SWEEP, recorded | {"grid": kept})

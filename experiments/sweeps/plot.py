@@ -183,15 +183,17 @@ def _heat_maps(
         axes.set_visible(False)
     image = None
     for axes, (title, inside) in zip(grid, panels.items(), strict=False):
-        cells = np.full((len(ups), len(acrosses)), np.nan)
+        cells, done = np.full((len(ups), len(acrosses)), np.nan), set()
         for row in inside:
             place = ups.index(row.setting.get(upwards)), acrosses.index(row.setting.get(across))
             cells[place] = row.mean if math.isfinite(row.mean) else math.nan
+            done |= {place} if row.losses else set()
         image = axes.imshow(
             cells, origin="lower", aspect="auto", cmap=colors, vmin=seen.low, vmax=seen.high
         )
         for (up, over), mean in np.ndenumerate(cells):
-            shown = "none" if np.isnan(mean) else f"{mean:.4g}"
+            unknown = "not finite" if (up, over) in done else "none"
+            shown = unknown if np.isnan(mean) else f"{mean:.4g}"
             dark = (seen.low + seen.high) / 2 < mean <= seen.high
             color = "C3" if seen.outside(mean) else "white" if dark else "black"
             axes.text(over, up, shown, ha="center", va="center", fontsize=7, color=color)

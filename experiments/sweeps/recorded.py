@@ -6,7 +6,6 @@ from pathlib import Path
 from experiments import config
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.sweeps.engines.attempt import FAILURE
 from experiments.sweeps.jobs import directory_of, missing
 from experiments.training import rundir
 from experiments.training.job import Job
@@ -37,7 +36,7 @@ def failures_of(jobs: Sequence[Job]) -> dict[Path, str]:
     """Why runs failed, by directory, unless they have finished since."""
     failed = {}
     for job in jobs:
-        path = job.workdir / FAILURE
+        path = job.workdir / rundir.FAILURE
         if path.exists() and missing([job]):
             try:
                 failed[job.workdir] = read_json(path, {"reason": str})["reason"]

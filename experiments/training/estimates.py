@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.settings import Settings
-from experiments.training import memory
+from experiments.training import memory, out_of_memory
 from experiments.training.compiled import Compiled
 from experiments.training.placement import Placement
 
@@ -61,9 +61,9 @@ def estimate(settings: Settings, placement: Placement, *, timed: bool) -> Estima
     if not timed or (held is not None and needed > held):
         return Estimate(needed, state, None)
     try:
-        with memory.explaining(placement.rows):
+        with out_of_memory.explaining(placement.rows):
             speed = _speed(compiled, arguments)
-    except memory.OutOfMemoryError:
+    except out_of_memory.OutOfMemoryError:
         return Estimate(needed, state, None)
     return Estimate(needed, state, speed)
 

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.data.batches import Purpose, key_for
+from experiments.errors import Stopped
 from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
 from experiments.training.dynamic import dynamic_of
@@ -22,7 +23,7 @@ from experiments.training.job import Job
 from experiments.training.program import Trace, TrainState
 from experiments.training.run_state import RunState, of_one_run
 from experiments.training.scoring import Scorer, scalars
-from experiments.training.signals import Stop, Stopped
+from experiments.training.signals import Stop
 from gumbel.types import PRNGKey
 
 # Saving many runs takes seconds: checkpointing takes at most 1/20 of training time.
@@ -45,7 +46,7 @@ class Loop:
         self.compiled, self.settings = compiled, jobs[0].settings
         self.progress = progress and len(jobs) == 1 and hosts.is_first()
         self.scorer = Scorer(compiled, progress=self.progress)
-        self.provenance = provenance.provenance()  # of the code that runs, not of a later commit
+        self.provenance = provenance.provenance()
         placement, each = compiled.placement, [dynamic_of(job.settings) for job in jobs]
         dynamic = {key: np.stack([values[key] for values in each]) for key in each[0]}
         self.dynamic = placement.put(placement.padded(dynamic), of_runs=True)

@@ -1,12 +1,11 @@
-"""The memory that a program needs, estimated before its first step; out-of-memory errors.
+"""The memory that a program needs, estimated before its first step.
 
 The estimate is of what a compiler cannot do without: the arguments, and the results of matrix
 products, convolutions, gathers, random bits and loops for as long as they are used. Elementwise
-operations are fused, and take the place of what they were made of. So it is about what the program
+operations are fused, and reuse the memory of their inputs. So it is about what the program
 takes, or less: nothing that would fit is refused, and what passes but does not fit fails later.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from experiments.errors import UserError, short
+from experiments.errors import short
 from experiments.settings import Settings
 from experiments.training import backend
+from experiments.training.out_of_memory import OutOfMemoryError
 
 # Primitives whose results are written to memory; of products, the operands are, too.
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
@@ -43,10 +43,6 @@ _NOT_SIZES = {
     *("test_num_samples", "validation_num_samples", "monitor_num_samples"),
     *("log_every", "eval_every", "checkpoint_every", "steps_per_call"),
 }
-
-
-class OutOfMemoryError(UserError):
-    """The device, or this machine, has less memory than a program needs."""
 
 
 class Need(NamedTuple):
@@ -229,31 +225,3 @@ def _advice(settings: Settings, key: str) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB" if size < 2**50 else f"{size / 2**50:.3g} PiB"
-
-
-def explained(error: Exception, runs: int = 1) -> OutOfMemoryError | None:
-    """The error as one line if it says that memory is short, else None."""
-    together = f"{runs} runs together need" if runs > 1 else "this run needs"
-    advice = "lower config.batch_size or the sizes of the model"
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        where = f"the device {jax.devices()[0].device_kind}"
-    elif isinstance(error, MemoryError):
-        where = "this machine"
-    else:
-        return None
-    return OutOfMemoryError(f"{where} is out of memory: {together} more than it has; {advice}")
-
-
-@contextlib.contextmanager
-def explaining(runs: int = 1) -> Iterator[None]:
-    """Turns an out-of-memory error of a device or of this machine into one line.
-
-    Raises:
-      OutOfMemoryError: instead of theirs.
-    """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if (ours := explained(error, runs)) is None:
-            raise
-        raise ours from error

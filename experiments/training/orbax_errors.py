@@ -31,7 +31,7 @@ def one_error(directory: Path) -> Iterator[None]:
         with quiet():
             yield
     except ValueError as error:
-        if "No space left on device" not in str(error):
-            raise
-        full = errno.ENOSPC
-        raise OSError(full, os.strerror(full), str(directory)) from error
+        for full in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(full) in str(error):
+                raise OSError(full, os.strerror(full), str(directory)) from error
+        raise

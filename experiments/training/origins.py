@@ -1,4 +1,4 @@
-"""Which processes trained a run: versions, device, and commit of each, from its first step on.
+"""Which processes trained a run: jax version, device, cores, and commit of each, from a step on.
 
 A run that stops may resume on another machine or at another commit, and its result names them all.
 """
@@ -26,7 +26,7 @@ def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, An
     Returns:
       The origins, of which no two in a row differ in `from_step` alone.
     """
-    path, ours = workdir / ORIGINS, origin(here)
+    path, ours = workdir / ORIGINS, {**origin(here), "cores": here["device"]["cores"]}
     found = read_json(path, _SHAPE, "delete it") if step and path.exists() else []
     kept = [each for each in found if each["from_step"] < step]
     if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **ours}:

@@ -1,5 +1,6 @@
 """Where the numbers that this process makes come from."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -49,7 +50,7 @@ def provenance() -> dict[str, Any]:
         "threefry_partitionable": settings["jax_threefry_partitionable"],
         "x64": settings["jax_enable_x64"],
         "xla_flags": os.environ.get("XLA_FLAGS"),
-        "git": git_state(ROOT),
+        "git": code_state(),
     }
 
 
@@ -108,6 +109,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def code_state() -> dict[str, Any] | None:
+    """`git_state` of the code as this process first saw it: what is committed later is not run."""
+    return git_state(ROOT)
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

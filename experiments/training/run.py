@@ -6,16 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.errors import Stopped
 from experiments.settings import Settings
-from experiments.training import hosts, memory, records, rundir
+from experiments.training import hosts, out_of_memory, records, rundir
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results
 from experiments.training.placement import Placement, PlacementRule, one_device
 from experiments.training.run_state import of_one_run
-from experiments.training.rundir import CONFIG, RESULT, claimed
-from experiments.training.signals import Stop, Stopped, graceful_stop
+from experiments.training.rundir import CONFIG, FAILURE, RESULT, claimed
+from experiments.training.signals import Stop, graceful_stop
 from experiments.training.trackers import DEFAULT as DEFAULT_TRACKERS
 
 
@@ -115,7 +116,7 @@ def train_together(
         missing = [job for job in jobs if job.workdir in shorter]
         if not missing:
             return [results[job.workdir] for job in jobs]
-        with memory.explaining(len(missing)):
+        with out_of_memory.explaining(len(missing)):
             settings = missing[0].settings
             placement = place(settings, len(missing))
             compiled = (programs or Programs()).compiled(settings, placement)
@@ -162,3 +163,4 @@ def _record(job: Job, shorter: int | None) -> None:
     if shorter:
         lengthen(job.workdir, shorter, job.settings)
     records.write_json(job.workdir / CONFIG, job.settings.flat())
+    (job.workdir / FAILURE).unlink(missing_ok=True)  # of an earlier attempt

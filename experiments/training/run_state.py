@@ -15,8 +15,8 @@ from experiments.files import is_no_space, replacing
 from experiments.training import (
     evaluation,
     hosts,
-    memory,
     origins,
+    out_of_memory,
     provenance,
     records,
     rundir,
@@ -43,7 +43,7 @@ def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
     except Exception as error:
         if is_no_space(error):
             raise
-        note(memory.explained(error) or error)
+        note(out_of_memory.explained(error) or error)
 
 
 class Saved(NamedTuple):
@@ -127,7 +127,8 @@ class RunState:
             step = self.step + int(bad.argmax()) + 1
             what = f"the training cost is {trace.cost[bad][0]} at step {step}"
         elif not finite:
-            what = f"a parameter is not finite at step {self.step + len(trace.cost)}"
+            step = self.step + len(trace.cost)
+            what = f"a parameter, or another number of the state, is not finite at step {step}"
         else:
             return
         saved = self.saved_steps()

@@ -15,6 +15,7 @@ from experiments.settings import Settings
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 ORIGINS, SWEEP = "origins.json", "sweep.json"
+FAILURE = "failure.json"  # of the last attempt at a run of a sweep, if that failed
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 PICTURE, PICTURES = "picture.png", "pictures.npz"  # the latter: its rows of images as uint8
 

@@ -15,14 +15,6 @@ _NOTICE = b"\nstopping at the next checkpoint; a second Ctrl-C quits at once\n"
 TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
-    """The run saved its state and left, because a signal asked it to."""
-
-    def __init__(self, step: int, num_steps: int, exit_status: int) -> None:
-        super().__init__(f"stopped at step {step} of {num_steps}: rerun the same command to resume")
-        self.exit_status = exit_status
-
-
 @dataclass
 class Stop:
     """Whether the process is to stop, and why.

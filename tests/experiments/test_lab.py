@@ -64,7 +64,7 @@ def test_rows_say_where_they_come_from_and_times_of_two_machines_are_not_mixed(
 
     everything = numbers["request"] | {"estimators": ESTIMATORS.split(",")}  # as if interrupted
     path.write_text(json.dumps(numbers | {"request": everything}))
-    monkeypatch.setattr(provenance, "git_state", lambda _: {"commit": "later", "dirty": False})
+    monkeypatch.setattr(provenance, "code_state", lambda: {"commit": "later", "dirty": False})
     assert compare(workdir, output) == 0
     rows = json.loads(path.read_text())["rows"]
     assert {row["estimator"]: row["from"]["git"] for row in rows} == {
@@ -81,9 +81,7 @@ def test_rows_say_where_they_come_from_and_times_of_two_machines_are_not_mixed(
 
 def test_the_numbers_record_the_commit_at_which_measuring_began(workdir, tmp_path, monkeypatch):
     commits = iter(["first", *["later"] * 100])
-    monkeypatch.setattr(
-        provenance, "git_state", lambda _: {"commit": next(commits), "dirty": False}
-    )
+    monkeypatch.setattr(provenance, "code_state", lambda: {"commit": next(commits), "dirty": False})
     output = tmp_path / "lab"
     assert compare(workdir, f"--output={output}") == 0
     assert json.loads((output / measure.NUMBERS).read_text())["git"]["commit"] == "first"

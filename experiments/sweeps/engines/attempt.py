@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments import config
-from experiments.errors import DivergedError, UserError, one_line
+from experiments.errors import DivergedError, Stopped, UserError, one_line
 from experiments.files import is_no_space, read_json
 from experiments.training import records, run
 from experiments.training.job import Job
-from experiments.training.memory import OutOfMemoryError
+from experiments.training.out_of_memory import OutOfMemoryError
 from experiments.training.placement import PlacementRule, one_device
 from experiments.training.run import Programs
-from experiments.training.rundir import InUseError
-from experiments.training.signals import Stop, Stopped
-
-FAILURE = "failure.json"
+from experiments.training.rundir import FAILURE, InUseError
+from experiments.training.signals import Stop
 
 
 class Outcome(NamedTuple):

@@ -37,10 +37,10 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
     workers: list[_Worker] = []
     try:
         workers += [_Worker(place, stop.deadline) for place in ours]
+        if stop.signum is None:  # each worker gets on, however short the time
+            _hand_out(workers, queue)
         while not stop.requested and (queue.waiting or _busy(workers)):
-            for worker in workers:
-                if worker.job is None and (job := queue.next()):
-                    worker.hand(job)
+            _hand_out(workers, queue)
             _listen(workers, queue, report)
         if stop.requested:
             _stop(workers, queue, report, stop)
@@ -113,6 +113,13 @@ class _Worker:
             self.process.join(10)
         self.process.kill()
         self.process.join()
+
+
+def _hand_out(workers: Sequence[_Worker], queue: Queue) -> None:
+    """Gives the workers that have no run one each."""
+    for worker in workers:
+        if worker.job is None and (job := queue.next()):
+            worker.hand(job)
 
 
 def _busy(workers: Sequence[_Worker]) -> list[_Worker]:
@@ -205,7 +212,7 @@ def _work(jobs: Connection, deadline: float | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's to handle
     threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the sweep is gone, or done
-        while not stop.requested:
+        while stop.signum is None:  # at a deadline, a run that is handed out takes some steps
             [outcome] = attempt([jobs.recv()], stop, programs)
             jobs.send(outcome)
 

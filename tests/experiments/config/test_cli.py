@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from experiments import command, config
 from experiments.config import cli
-from experiments.errors import UserError
+from experiments.errors import Stopped, UserError
 
 CONFIG = """
 from ml_collections import ConfigDict, config_dict
@@ -349,6 +349,15 @@ def test_ctrl_c_is_no_traceback(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_a_run_that_was_stopped_is_no_traceback(capsys):
+    def main(config, workdir, overrides, _values):
+        raise Stopped(10, 20, 143)
+
+    assert cli.run(main, ["--config=config.py", "--workdir=w"]) == 143
+    said = "stopped at step 10 of 20: rerun the same command to resume\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_stdout_cannot_encode_is_escaped(monkeypatch, encoding):
     stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -396,6 +405,7 @@ def test_help(capsys):
         """Trains a model."""
 
     assert cli.run(main, ["--help"]) == 0
+    assert cli.run(main, ["--help=true"]) == 0
     out = capsys.readouterr().out
     assert "Trains a model." in out
     assert "--workdir" in out

@@ -16,6 +16,7 @@ from experiments.reproduce.table1_presets import PRESETS
 from experiments.reproduce.table2 import PRESETS as PRESETS2
 from experiments.reproduce.table2 import Table2
 from experiments.reproduce.waves import Slice
+from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options, attempt
 from experiments.training import rundir, signals
 from experiments.training.job import Job
@@ -112,6 +113,14 @@ def test_a_slice_leaves_diverged_runs_alone(tmp_path, made_up, capsys):
     assert waves.train(table, "vmap", VMAP, Slice(time.monotonic() + 600)) == 1
     assert made_up.calls == [1, 1]
     assert f"diverged before: {first.workdir}" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_in_an_earlier_slice_is_not_done(tmp_path, monkeypatch):
+    table = small(tmp_path)
+    for job in next(table.waves()).jobs:
+        attempt.fail(job, UserError("out of memory"))
+    monkeypatch.setattr(jobs, "train", lambda *_: ({}, 75))  # before their turn has come
+    assert waves.train(table, "vmap", VMAP, Slice(time.monotonic() + 600)) == 75
 
 
 def test_what_is_planned_is_what_trains(tmp_path):

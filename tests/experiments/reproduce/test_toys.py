@@ -43,11 +43,11 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
 
 def test_rows_record_the_commit_at_which_measuring_began(tmp_path, monkeypatch):
     def train(name, **_):
-        monkeypatch.setattr(provenance, "git_state", lambda _: {"commit": "later", "dirty": False})
+        monkeypatch.setattr(provenance, "code_state", lambda: {"commit": "later", "dirty": False})
         row = {"estimator": name, "target": 0.45, "steps": [0], "cost": [0.2]}
         return [row | {"log_variance": [0.0]}]
 
-    monkeypatch.setattr(provenance, "git_state", lambda _: {"commit": "first", "dirty": False})
+    monkeypatch.setattr(provenance, "code_state", lambda: {"commit": "first", "dirty": False})
     monkeypatch.setattr(toys, "names", lambda: ["st", "sf"])
     monkeypatch.setattr(toys, "train", train)
     rows = toys.write(tmp_path / "toys.json")

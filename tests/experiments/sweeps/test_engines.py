@@ -1,12 +1,14 @@
 """The engines' bookkeeping: groups of runs, open files, workers that die."""
 
 import json
+import multiprocessing
 import resource
 
 import pytest
 
 from experiments.sweeps import grids, jobs
-from experiments.sweeps.engines import Options, process, vmapped
+from experiments.sweeps.engines import Options, Outcome, process, vmapped
+from experiments.training.signals import Stop
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
@@ -43,6 +45,48 @@ def test_vmap_opens_no_more_files_than_it_may(monkeypatch, soft, hard, runs, mos
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
     assert vmapped.most_open(runs) == most
     assert limits[-1][0] == (raised or soft)
+
+
+def test_a_worker_gets_on_however_short_the_time(tmp_path, monkeypatch):
+    """A slice of a table that ends while workers start would never get on."""
+    ours, handed = jobs_in(tmp_path), []
+
+    class Worker:
+        job = None
+
+        def __init__(self, *_):
+            self.connection, self.theirs = multiprocessing.Pipe()
+
+        def hand(self, job):
+            self.job = job
+            handed.append(job)
+            self.theirs.send(Outcome("stopped"))
+
+        def outcome(self):
+            return self.connection.recv()
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(process, "_Worker", Worker)
+    process.train(ours, Options(workers=1), Stop(deadline=0.0), pytest.fail)
+    assert handed == ours[:1]
+    tried = []
+
+    def tries(jobs, *_):
+        tried.append(jobs)
+        return [Outcome("done")]
+
+    monkeypatch.setattr(process, "attempt", tries)
+    monkeypatch.setattr(process, "keep_compilations", lambda: None)
+    monkeypatch.setattr(process.signal, "signal", lambda *_: None)
+    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "NPROC"):
+        monkeypatch.setenv(name, "1")
+    theirs, connection = multiprocessing.Pipe()
+    connection.send(ours[0])
+    connection.close()
+    process._work(theirs, 0.0)
+    assert tried == [[ours[0]]]
 
 
 def test_a_run_that_kills_its_worker_again_and_again_fails(tmp_path):

@@ -11,10 +11,11 @@ from experiments.config import read
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.sweeps import grids, jobs
-from experiments.sweeps.engines import Options
+from experiments.sweeps.engines import Options, attempt
 from experiments.training import records, run
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.job import Job
+from experiments.training.signals import Stop
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
 
@@ -54,6 +55,15 @@ def test_a_bug_in_one_run_is_recorded_with_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train_together", fixed)
     assert jobs.train(ours, "vmap") == ({}, 0)
     assert not (ours[0].workdir / "failure.json").exists()
+
+
+def test_a_failure_is_forgotten_once_the_run_goes_on(tmp_path):
+    [job] = jobs.jobs_of(small.config("sbn"), [{"seed": 0}], tmp_path)
+    attempt.fail(job, UserError("out of memory"))
+    stop = Stop(deadline=0.0)
+    [outcome] = attempt.attempt([job], stop, run.Programs())
+    assert outcome.status == "stopped"
+    assert not attempt.has_failed(job)
 
 
 def test_a_grid_may_be_extended(tmp_path):

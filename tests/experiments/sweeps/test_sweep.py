@@ -107,6 +107,8 @@ def test_a_sweep_whose_engine_cannot_work_leaves_no_rows(fail, home, monkeypatch
     before = (home / "no-ray" / "sweep.json").read_text()
     fail("--engine=ray", "--grid=seed=7..9", workdir="no-ray")
     assert (home / "no-ray" / "sweep.json").read_text() == before
+    fail("--engine=ray", workdir="no-ray")  # the same grid, which another process trains
+    assert (home / "no-ray" / "sweep.json").read_text() == before
 
 
 def test_a_directory_of_another_config_is_refused(fail, home):
@@ -177,6 +179,10 @@ def test_trials_that_come_to_the_same_settings_train_once(tmp_path):
     assert len(found) == len({json.dumps(job.settings.flat()) for job in found})
     rows = report.rows_of(found, {})
     assert all(set(row.setting) == {"momentum"} for row in rows)
+    # `st` reads no temperature.
+    text = "estimator.name=st,gumbel_softmax;temperature.name=constant,linear;seed=0,1"
+    found = jobs.jobs_of(config, grids.parse(text, config), tmp_path)
+    assert [job.settings.estimator.name for job in found] == ["st"] * 2 + ["gumbel_softmax"] * 4
 
 
 def test_the_table_is_of_all_grids_of_the_directory(tmp_path, capsys):
@@ -238,8 +244,17 @@ def test_a_sweep_says_which_swept_keys_do_nothing(tmp_path, caplog):
     sweep.warn_of_unread(jobs.jobs_of(config, trials, tmp_path), {})
     [message] = caplog.messages
     assert message == (
-        "temperature.rate does nothing in 2 of 4 runs: estimator.name=st reads no temperature"
+        "temperature.rate does nothing in 1 of 3 runs: estimator.name=st reads no temperature"
     )
+
+
+def test_a_sweep_says_which_schedules_have_few_steps(tmp_path, caplog):
+    config = small.config("vae", temperature__name="linear", num_steps=3000)
+    trials = grids.parse("temperature.interval=1,500,1000;seed=0,1", config)
+    sweep.warn_of_coarse_schedules(jobs.jobs_of(config, trials, tmp_path))
+    [message] = caplog.messages
+    assert message.startswith("temperature.interval=1000 changes the temperature 2 times in num_st")
+    assert message.endswith(": lower it, in 2 of 6 runs")
 
 
 @pytest.mark.parametrize(

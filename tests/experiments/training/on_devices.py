@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.errors import Stopped, UserError
 from experiments.files import read_json
 from experiments.settings import Settings
 from experiments.training import records, run
@@ -27,7 +27,7 @@ from experiments.training.job import Job
 from experiments.training.placement import Placement, PlacementRule
 from experiments.training.run import Programs
 from experiments.training.run_state import RunState
-from experiments.training.signals import Stop, Stopped
+from experiments.training.signals import Stop
 from gumbel import estimators
 from gumbel.estimators.signal import Normalizer, SignalState
 from tests.experiments import small

@@ -5,7 +5,7 @@ from experiments.training import origins
 
 def made_by(commit, jax="0.9"):
     git = {"commit": commit, "dirty": False}
-    return {"versions": {"jax": jax}, "device": {"kind": "cpu"}, "git": git}
+    return {"versions": {"jax": jax}, "device": {"kind": "cpu", "cores": 2}, "git": git}
 
 
 def commits(found):

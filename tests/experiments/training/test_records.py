@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
-from experiments.files import read_json
+from experiments.files import ROOT, read_json
 from experiments.training import provenance as provenance_module
 from experiments.training.events import wall_times
 from experiments.training.metrics import MetricsLog
-from experiments.training.provenance import provenance
+from experiments.training.provenance import code_state, git_state, provenance
 from experiments.training.records import read_metrics, write_json
 from tests.experiments.training.tensorboard import events
 
@@ -59,7 +59,7 @@ def test_provenance_names_what_else_decides_numbers(monkeypatch):
     assert [found[key] for key in keys] == ["rbg", False, True, "--xla_cpu_enable_fast_math=false"]
 
 
-def test_provenance_names_the_commit(tmp_path, monkeypatch):
+def test_the_state_of_the_code_names_the_commit(tmp_path):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
@@ -67,24 +67,33 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
         run = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
         return run.stdout.strip()
 
-    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve())
-    assert provenance()["git"] is None, "no repository"
+    root = tmp_path.resolve()
+    assert git_state(root) is None, "no repository"
     git("init")
-    assert provenance()["git"] is None, "no commit"
+    assert git_state(root) is None, "no commit"
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "-m", "first")
-    assert provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    first = {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert git_state(root) == first
     (tmp_path / "file").write_text("two")
-    assert provenance()["git"]["dirty"] is True
+    assert git_state(root)["dirty"] is True
     (tmp_path / "inner").mkdir()
-    monkeypatch.setattr(provenance_module, "ROOT", tmp_path.resolve() / "inner")
-    assert provenance()["git"] is None, "the repository of somebody else"
+    assert git_state(root / "inner") is None, "the repository of somebody else"
+
+
+def test_provenance_names_the_commit_of_the_code_in_memory(monkeypatch):
+    commits = iter(["first", "later"])
+    monkeypatch.setattr(provenance_module, "git_state", lambda _: {"commit": next(commits)})
+    code_state.cache_clear()
+    found = [provenance()["git"]["commit"] for _ in range(2)]
+    code_state.cache_clear()
+    assert found == ["first", "first"]
 
 
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert provenance()["git"] is None
+    assert git_state(ROOT) is None
 
 
 def test_json_round_trip(tmp_path):

@@ -101,7 +101,7 @@ def fixture_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     compilation_cache.reset_cache()  # it was looked for, and not found, by the first compilation
     git = provenance.provenance()["git"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "git_state", lambda _: git)
+        patch.setattr(provenance, "code_state", lambda: git)
         patch.setattr(run_state.RunState, "draw", lambda *_: None)
         yield home
     for name, value in before.items():
@@ -389,8 +389,8 @@ def test_a_result_names_the_commits_and_versions_of_all_its_steps(halfway, launc
     monkeypatch.setattr(provenance, "provenance", lambda: later)
     assert launch(halfway).status == 0
     assert json.loads((halfway / "result.json").read_text())["origins"] == [
-        {"from_step": 0, **provenance.origin(here)},
-        {"from_step": 35, **provenance.origin(later)},
+        {"from_step": 0, **provenance.origin(here), "cores": here["device"]["cores"]},
+        {"from_step": 35, **provenance.origin(later), "cores": here["device"]["cores"]},
     ]
 
 
@@ -774,7 +774,7 @@ def test_a_cost_that_diverges_at_once(launch, tmp_path):
     ("what", "said"),
     [
         ("cost", "the training cost is nan at step 48"),
-        ("parameter", "a parameter is not finite at step 50"),
+        ("parameter", "a parameter, or another number of the state, is not finite at step 50"),
     ],
 )
 def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, launch, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, attempt, vmapped
-from experiments.training import memory, rundir
+from experiments.training import out_of_memory, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
@@ -102,7 +102,7 @@ def test_a_group_that_needs_too_much_memory_is_split(tmp_path, monkeypatch, capl
 
     def train_together(group, **_):
         tried.append(len(group))
-        with memory.explaining(len(group)):
+        with out_of_memory.explaining(len(group)):
             if len(group) > 2:
                 raise refusal()
             if group[0].workdir.name == "e":
@@ -127,7 +127,7 @@ def test_each_program_has_a_limit_of_its_own(tmp_path, monkeypatch):
     def train_together(group, **_):
         batch_size = group[0].settings.batch_size
         tried.append((batch_size, len(group)))
-        with memory.explaining(len(group)):
+        with out_of_memory.explaining(len(group)):
             if len(group) > fits[batch_size]:
                 raise refusal()
         return [{} for _ in group]
@@ -139,7 +139,7 @@ def test_each_program_has_a_limit_of_its_own(tmp_path, monkeypatch):
 
 
 def test_other_errors_of_the_device_are_not_put_in_other_words():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explaining():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), out_of_memory.explaining():
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
-    with pytest.raises(UserError, match="out of memory"), memory.explaining():
+    with pytest.raises(UserError, match="out of memory"), out_of_memory.explaining():
         raise refusal()
