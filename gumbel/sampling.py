@@ -1,7 +1,7 @@
 """Discrete samples that keep the probability of rare values.
 
 For up to 1,000,000 values, the frequency of any set with total probability of at least 1e-6 is
-accurate to 1 %. A value of probability 0 is never drawn.
+accurate to 1%. A value of probability 0 is never drawn.
 """
 
 import itertools

@@ -2,19 +2,19 @@
 
 All train by Gumbel-Softmax on batches of 100 images that are in memory: the Bernoulli SBN
 (392-200-200-392) and the categorical VAE (784-(20x10)-200-784) by SGD with momentum, and the
-semi-supervised model, which has convolutions, by Adam. Speeds are per second of CPU time, which
-other programs on the core take no part in. The sides take turns, so a machine whose speed drifts
+semi-supervised model, which has convolutions, by Adam. Speeds are per second of CPU time, so other
+programs on the core do not affect them. The sides take turns, so a machine whose speed drifts
 slows all; the ratio within each round of turns is what counts. A third side takes the matrix
-products and convolutions of the step and nothing else. PyTorch's time over its own is the
-ratio that no program can go beyond that multiplies in float32 as fast as this one.
+products and convolutions of the step and nothing else. PyTorch's time divided by its time is the
+upper limit for any program with equally fast float32 products.
 
   pip install torch
   python -m scripts.benchmark_pytorch [--model=vae] [--processes=2] [--rounds=7] [--output=F.json]
   python -m scripts.benchmark_pytorch --sides=jax,products     # needs no PyTorch
 
 Each process has a core and a thread of its own, and all of them train the same side at a time: with
-`--processes=2` that is what a sweep by worker processes does on two cores. PyTorch is no dependency
-of the project.
+`--processes=2` that is what a sweep by worker processes does on two cores. The project does
+not depend on PyTorch.
 """
 
 import os

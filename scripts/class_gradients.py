@@ -2,8 +2,9 @@
 
   python -m scripts.class_gradients WORKDIR [WORKDIR ...] [--output=results/class_gradients.json]
 
-Each WORKDIR is of a trained `configs/semi_supervised.py`. For an image of the validation set let a
-be the class that q(y | x) prefers, and b the best of the others. What b would cost more than a,
+Each WORKDIR holds a finished run of `configs/semi_supervised.py`. For an image of the validation
+set let a be the class that q(y | x) prefers, and b the best of the others. What b would cost more
+than a,
 
     L(x, b) - L(x, a),
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments import command
 from experiments.files import ROOT, markdown_table, read_json, write_text
+from experiments.settings import SHARED_OPTIONS
 from gumbel import estimators
 from gumbel.estimators import Spec
 from scripts import beyond_tables, results_tables
@@ -80,7 +81,7 @@ def overview(cells: Mapping[tuple[str, str], Record]) -> str:
 {markdown_table(header, lines)}
 *Passes*: forward + backward passes through the objective in one step, with `L` layers, `m` samples
 (`num_samples`), `N` joint values, and `V` changes of one variable to another value. *Bounds*: test
-set, nats, lower is better, mean over seeds ± half the width of the 95 % interval, from
+set, nats, lower is better, mean over seeds ± half the width of the 95% interval, from
 `results/survey.json`; blank cells were not run. *ms per step*: time of a step of the Bernoulli SBN
 at batch size 100, from `results/step_times.json`.
 
@@ -113,7 +114,7 @@ def estimator_page(name: str, cells: Mapping[tuple[str, str], Record], docs: Pat
     measured = {row: cell for row, cell in of_rows.items() if "mean" in cell}
     if measured:
         text += _measured(name, measured)
-    return text + _commands(spec)
+    return text + _commands(spec, measured)
 
 
 def facts(spec: Spec) -> list[tuple[str, str]]:
@@ -153,7 +154,15 @@ def _values(option: Any) -> str:
 
 
 def _measured(name: str, cells: Mapping[str, Record]) -> str:
-    header = ("model", "test bound, nats", "paper", "seeds", "learning rate", "ms per step")
+    header = (
+        "model",
+        "test bound, nats",
+        "paper",
+        "seeds",
+        "learning rate",
+        "inputs",
+        "ms per step",
+    )
     lines = (
         (
             ROWS[row],
@@ -161,9 +170,18 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
             "" if cell["paper"] is None else f"{cell['paper']:.1f}",
             str(len(cell["values"])),
             f"{cell['setting'].get('learning_rate', '')}",
+            "standardized" if cell["setting"].get("standardize", True) else "as they are",
             _ms(cell),
         )
         for row, cell in cells.items()
+    )
+    options = ", ".join(
+        f"`{key}={value}`"
+        for key, value in SHARED_OPTIONS.items()
+        if key in estimators.spec(name).options
+    )
+    ours = (
+        f" It ran with {options}, the experiments' defaults, not the library's." if options else ""
     )
     steps = " and ".join(f"{n:,}" for n in sorted({cell["steps"] for cell in cells.values()}))
     return f"""\
@@ -171,8 +189,8 @@ def _measured(name: str, cells: Mapping[str, Record]) -> str:
 
 {markdown_table(header, lines)}
 The models of Table 1 after {steps} steps ([protocol](../reproduction/protocol.md)), from
-`results/survey.json` and `results/table1/final`. The learning rate was picked on the validation
-set.
+`results/survey.json` and `results/table1/final`. The learning rate and the form of the inputs were
+picked on the validation set.{ours}
 
 ![Validation bounds of {name} and of the other estimators during training](curves/{name}.svg)
 
@@ -181,9 +199,19 @@ set.
 """
 
 
-def _commands(spec: Spec) -> str:
+def _commands(spec: Spec, cells: Mapping[str, Record]) -> str:
+    """How to use the estimator; with the setting that was picked for it, if there is one."""
     config = "semi_supervised" if spec.enumerates else "sbn"
-    latent = "" if "bernoulli" in spec.families else "--config.latent=categorical "
+    row = "sbn_bernoulli" if "bernoulli" in spec.families else "sbn_categorical"
+    flags = [f"--config.estimator.name={spec.name}"]
+    if row == "sbn_categorical":
+        flags.append("--config.latent=categorical")
+    if row in cells:
+        setting = {"num_steps": cells[row]["steps"], "learning_rate_schedule": "cosine"}
+        flags += [
+            f"--config.{key}={value}" for key, value in (setting | cells[row]["setting"]).items()
+        ]
+    lines = " \\\n    ".join(flags)
     return f"""\
 ## Train with it
 
@@ -193,7 +221,7 @@ estimator = gumbel.estimators.make("{spec.name}", gumbel.{spec.families[0].upper
 
 ```bash
 python -m experiments.train --config=configs/{config}.py --workdir=runs/{spec.name} \\
-    {latent}--config.estimator.name={spec.name}
+    {lines}
 ```
 """
 

@@ -2,8 +2,8 @@
 
   python -m scripts.many_runs --workdir=DIR [--runs=1000] [--engine=process|vmap]
 
-It says the CPU seconds a run, and the memory of all of the sweep's processes when a tenth of the
-runs is done and when all are. A run takes 20 steps of a model of four variables.
+It prints the CPU seconds per run, and the memory of all of the sweep's processes when a tenth of
+the runs is done and when all are. A run takes 20 steps of a model of four variables.
 """
 
 import os

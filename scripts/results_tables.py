@@ -185,7 +185,7 @@ def speed_by_classes(path: Path) -> str:
     cpu = measured["device"]["platform"] == "cpu"
     device = f"{measured['cores']} CPU cores" if cpu else measured["device"]["kind"]
     shown = markdown_table(header, rows)
-    return f"Steps per second on {device}, batch 100, compiling left out:\n\n{shown}"
+    return f"Steps per second on {device}, batch 100, excluding compilation:\n\n{shown}"
 
 
 _MODELS = {
@@ -205,7 +205,7 @@ def pytorch_ratios(results: Path) -> str:
             str(speed.get("processes", 1)),
             f"**{speed['median_ratio']:.2f}x**" if "median_ratio" in speed else "",
             f"{speed['median_limit']:.2f}x" if "median_limit" in speed else "",
-            f"{100 * speed['median_share']:.0f} %" if "median_share" in speed else "",
+            f"{100 * speed['median_share']:.0f}%" if "median_share" in speed else "",
             ", ".join([*_torch(speed), f"{len(speed['jax_steps_per_second'])} rounds"]),
             f"`{name}`",
         )
@@ -253,7 +253,7 @@ Fixed-binarized MNIST, batch 100, SGD with momentum 0.9 at a constant learning r
 in nats with 1,000 discrete samples:
 
 {full_runs(runs)}
-Every estimator for 20,000 steps of the same set-up: the single-sample validation bound at the start
+Every estimator for 20,000 steps of the same setup: the single-sample validation bound at the start
 and at the end.
 
 {short_runs(runs)}

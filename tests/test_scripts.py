@@ -195,7 +195,7 @@ def test_the_benchmark_without_pytorch_gives_the_share_of_the_products(monkeypat
     assert not {"median_ratio", "torch"} & set(record)
     path.rename(tmp_path / "benchmark_pytorch_x.json")
     table = results_tables.pytorch_ratios(tmp_path)
-    assert "| the categorical VAE | 1 |  |  | 82 % | 2 rounds |" in table
+    assert "| the categorical VAE | 1 |  |  | 82% | 2 rounds |" in table
 
 
 @pytest.mark.parametrize("model", ["sbn", "semi_supervised"])

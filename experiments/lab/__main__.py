@@ -29,7 +29,7 @@ from gumbel import estimators
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "the directory of the run", **define)
+    flags.DEFINE_string("workdir", None, "(required) the directory of the run", **define)
     flags.DEFINE_string(
         "output", None, "the directory for results; WORKDIR/lab by default", **define
     )

@@ -38,7 +38,7 @@ from experiments.training.compilations import keep_compilations
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "the directory for the runs", **define)
+    flags.DEFINE_string("workdir", None, "(required) the directory for the runs", **define)
     flags.DEFINE_enum(
         "preset",
         "full",

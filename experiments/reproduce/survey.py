@@ -184,7 +184,7 @@ class Survey(Table1):
 
 {_rows(table["equal_cost"], seeds)}
 Test bound in nats with discrete samples; lower is better. Mean over seeds ± half the width of the
-95 % interval. Bold: the best mean of a row, and all means within its interval; a single run has no
+95% interval. Bold: the best mean of a row, and all means within its interval; a single run has no
 interval. *Cost*: forward and backward passes per step, divided by those of a single-sample step; if
 they differ, the SBN rows come first, then the VAE rows. *ms*: time of a step, row by row
 (`step_times.json`). *Rank*: mean rank over the rows, for estimators that have all rows. `vimco`

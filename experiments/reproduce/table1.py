@@ -104,7 +104,7 @@ class Table1(Table):
         trained += footnote(table["cells"])
         return f"""\
 {markdown_table(header, lines)}
-Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95 %
+Test bound in nats, discrete samples; lower is better. Mean over seeds ± half the width of the 95%
 interval; the paper's number in parentheses. Steps: {lengths or "none yet"}.{trained}
 """
 

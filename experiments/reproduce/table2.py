@@ -159,7 +159,7 @@ class Table2(Table):
         return f"""\
 {markdown_table(header, lines)}
 Test set, 100 labels, dynamic binarization: the single-sample bound by discrete samples of the
-class, and the accuracy of q(y | x); mean over label draws, half the width of its 95 % interval, the
+class, and the accuracy of q(y | x); mean over label draws, half the width of its 95% interval, the
 paper's number in parentheses. The validation set picks alpha.{footnote(table["cells"])}
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two values.
+    """Half the 95% confidence interval of the mean, by Student's t; NaN for fewer than two values.
 
     Example:
       >>> round(half_width([59.0, 60.0, 61.0]), 2)
@@ -22,7 +22,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % confidence interval of the mean by Student's t, or None for a single value.
+    """The 95% confidence interval of the mean by Student's t, or None for a single value.
 
     Example:
       >>> [round(bound, 2) for bound in interval([59.0, 60.0, 61.0])]

@@ -32,7 +32,7 @@ def draw(path: Path, rows: Sequence[Row], keys: Sequence[str], label: str) -> No
 
 
 def figure_of(rows: Sequence[Row], keys: Sequence[str], label: str) -> Figure:
-    """The mean loss by swept value, with 95 % intervals over the seeds.
+    """The mean loss by swept value, with 95% intervals over the seeds.
 
     A curve for one key, a heat map for two, a heat map for each value of the rest for more. A grid
     that leaves out combinations, is too large, or has long names becomes a list of settings, the

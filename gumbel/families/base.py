@@ -34,7 +34,7 @@ class Family(abc.ABC):
         """Draws `z`, of the shape and dtype of `logits`; no gradient flows through it.
 
         For up to 1,000,000 values, the frequency of any set with total probability of at least 1e-6
-        is accurate to 1 %. A value of probability 0 is never drawn.
+        is accurate to 1%. A value of probability 0 is never drawn.
         """
 
     @abc.abstractmethod

@@ -100,7 +100,7 @@ def _moments(value: Array, target: Array) -> tuple[Array, Array, Array]:
 
 
 def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """An unbiased estimate of `|E d|^2` and its 95 % interval, from `NUM_BLOCKS` draws `d` in rows.
+    """An unbiased estimate of `|E d|^2` and its 95% interval, from `NUM_BLOCKS` draws `d` in rows.
 
     The estimate is the mean product of two different rows, in which no row's noise is squared. The
     interval comes from the jackknife over rows, around the estimate, or around 0 if that is below

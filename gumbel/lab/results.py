@@ -18,7 +18,7 @@ class Row:
       group: a top-level key of the parameters, or `all`.
       unbiased: whether the estimator, with its options, is known to be unbiased.
       bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
-      bias_interval: 95 % interval of `bias`.
+      bias_interval: 95% interval of `bias`.
       variance: `E|g - E g|^2` of one estimate.
       error: mean squared error, `variance + bias^2`.
       cosine: mean cosine between one estimate and the true gradient. If the latter comes from a
@@ -121,7 +121,7 @@ class Comparison:
     def table(self, group: str = "all") -> str:
         """The rows of one group, the smallest error first, as text."""
         heading = (
-            f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95 %':>19} {'variance':>9} "
+            f"{'estimator':20} {'temp.':>6} {'bias':>9} {'95%':>19} {'variance':>9} "
             f"{'error':>9} {'cosine':>7} {'passes':>6} {'var*pass':>9} {'ms':>8} {'var*ms':>9}"
         )
         lines = [f"true gradient: {self.reference}; group: {group}", heading]

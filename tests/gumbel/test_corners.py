@@ -58,7 +58,7 @@ def test_a_categorical_variable_with_one_value_works(name):
 def test_the_weights_of_rare_values_keep_their_digits():
     """`1 - p` of the common value is 3e-8, which float32 rounds to 0 or to 6e-8.
 
-    A cost and three slopes are compared, each within five standard errors, 3 to 8 %: one seed of
+    A cost and three slopes are compared, each within five standard errors, 3 to 8%: one seed of
     400,000 fails.
     """
     costs, size = jnp.array([0.0, 1e8, 2e8]), 4096

@@ -445,7 +445,7 @@ def test_nvil_baseline_of_a_later_layer_sees_the_samples_below(sees, explained):
     """The first layer's coins decide the cost, so its own baseline explains none of it.
 
     A square of what is left is 100, give or take 10 by the second layer's coin: the mean of 200
-    batches has a standard error of 0.2 %. The rest of the 5 % is what is not learned yet.
+    batches has a standard error of 0.2%. The rest of the 5% is what is not learned yet.
     """
 
     def objective(params, batch, key, sample):

@@ -25,7 +25,7 @@ def objective(params, batch, key, sample):
 
 
 COSTS = SCALE * np.square(np.array([0.0, 1.0]) - TARGET)
-# Of 2000 draws, the estimate has a standard error of 3 %. The tolerances below are at least 4.5
+# Of 2000 draws, the estimate has a standard error of 3%. The tolerances below are at least 4.5
 # standard errors: a false alarm in 150,000 for each.
 SF_VARIANCE = (COSTS * np.array([-0.5, 0.5])).var() / BATCH_SIZE
 LOGISTIC = scipy.special.logit((np.arange(20_000) + 0.5) / 20_000)  # noise, by its quantiles
@@ -168,7 +168,7 @@ def test_the_reference_is_the_estimator_that_was_asked_for():
 
 
 def test_learned_coefficients_settle_before_the_draws():
-    """Of `relax`, whose control variate starts at no use: 3 % standard errors, as above."""
+    """Of `relax`, whose control variate starts at no use: 3% standard errors, as above."""
 
     def variance(num_warmup):
         options = {"relax": {"control_learning_rate": 0.05}}

@@ -84,7 +84,7 @@ def of_words(draw, words, size):
 
 def test_a_race_sees_a_probability_of_1e_12():
     # P(E_tail < p E_head) is p. Given that the tail's word is in the lowest cell of 2^-31 it is
-    # 2^31 p, that is 0.2 %: 8,600 hits, whose standard error is 1.1 %. Each takes the other's word
+    # 2^31 p, that is 0.2%: 8,600 hits, whose standard error is 1.1%. Each takes the other's word
     # as its partner, so that this is the worst case of sharing too.
     size, probability = 4_000_000, 1e-12
     expected = 2.0**31 * probability

@@ -506,7 +506,7 @@ def test_the_spread_of_one_cost_in_several_layers_is_not_that_between_layers():
 def test_the_noise_of_coupled_layers_sets_the_scale_of_nvil(monkeypatch):
     """And not the spread between the layers.
 
-    The mean of 300 squares has a standard error of 8 %, and this allows for five of them.
+    The mean of 300 squares has a standard error of 8%, and this allows for five of them.
     """
 
     def objective(params, batch, key, sample):

@@ -1,4 +1,4 @@
-"""Discrete samples: exactly one value each, and the mass of rare values right within 1 %.
+"""Discrete samples: exactly one value each, and the mass of rare values right within 1%.
 
 Where each random word can be counted the mass is counted; else statistical tests reject at level
 1e-4, on fixed keys, and are shown to have power.

@@ -24,7 +24,7 @@ def test_the_cost_falls_and_the_variance_is_that_of_the_formula(tmp_path, monkey
     values = np.array([0.0, 1.0])
     slopes = 0.25 * 2 * (values - 0.45)
     # That of 200 draws is smaller by a chi-square over 200 and this is its mean over 5 seeds: more
-    # than 4 % once in a million.
+    # than 4% once in a million.
     found = np.exp(rows[0]["log_variance"][0])
     assert found == pytest.approx(slopes.var(), rel=0.04)
 
