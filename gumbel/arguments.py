@@ -42,8 +42,8 @@ def check_key(key: PRNGKey, order: str = "(key, logits, ...)") -> None:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         event_ndim = 0
-    elif dtype == jnp.uint32 and shape:
-        event_ndim = 1  # a raw key
+    elif dtype == jnp.uint32 and shape[-1:] == _raw_key_shape():
+        event_ndim = 1
     else:
         sizes = ",".join(map(str, shape))
         got = f"{dtype}[{sizes}]" if dtype is not None else type(key).__name__
@@ -52,6 +52,12 @@ def check_key(key: PRNGKey, order: str = "(key, logits, ...)") -> None:
         )
     if len(shape) != event_ndim:
         raise TypeError(f"expected one PRNG key, got an array of shape {shape}: use jax.vmap")
+
+
+def _raw_key_shape() -> tuple[int, ...]:
+    """The shape of a raw key of jax's default generator."""
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    return tuple(key.shape)
 
 
 def check_params(params: PyTree) -> None:

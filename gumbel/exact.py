@@ -187,7 +187,8 @@ def value_and_grad(
 ) -> tuple[Float[Array, ""], Params]:
     """The mean over the batch of the expected cost, and its exact gradient in `params`.
 
-    The arguments are those of `mean_cost`.
+    The arguments are those of `mean_cost`. As from `jax.grad` with `allow_int`, the gradient of an
+    integer or a key in `params` has dtype `float0`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -207,4 +208,4 @@ def value_and_grad(
         limits: dict[str, Any] = {"max_values": max_values, "chunk_size": chunk_size}
         return mean_cost(objective, params, batch, key, family, **limits)[0]
 
-    return jax.value_and_grad(mean)(params)
+    return jax.value_and_grad(mean, allow_int=True)(params)

@@ -333,10 +333,10 @@ class _ObservingSampler:
         found = self.families._replace(supported=()).at(site, family)
         logits = check_logits(site, logits, found)
         mask = checked_mask(site, where, logits, found)
-        value = self._at_step(site, logits, found)
+        value = self._at_step(site, logits, mask, found)
         return apply_mask(value.astype(logits.dtype), mask, found)
 
-    def _at_step(self, site: str, logits: Array, family: Family) -> Array:
+    def _at_step(self, site: str, logits: Array, mask: Array | None, family: Family) -> Array:
         """The observed value of a site, at this step of the loops around it."""
         given, steps = self._given[site], self._steps
         lead = lead_of(logits, family, 0)
@@ -356,6 +356,11 @@ class _ObservingSampler:
                 raise ValueError(
                     f"observed value of site {site!r} is not within 0 and 1: it is a value of the "
                     "variable, one-hot if it is categorical, not its logits"
+                )
+            if family.event_ndims and not looped and _misses_1(known, mask):
+                raise ValueError(
+                    f"observed value of site {site!r} does not sum to 1 over the categories: give "
+                    "rows that sum to 1, and mask variables that are not observed"
                 )
         elif known is not None:
             first = range(lead, lead + len(steps) * looped)
@@ -397,6 +402,14 @@ class _ObservingSampler:
         return found
 
 
+def _misses_1(rows: np.ndarray, mask: Array | None) -> bool:
+    """Whether a row does not sum to 1 at a variable that is known not to be masked."""
+    shown = True if mask is None else concrete_or_none(mask)
+    if shown is None:
+        return False
+    return bool(np.any((abs(rows.sum(axis=-1, dtype=np.float64) - 1) > 0.01) & shown))
+
+
 def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
     """The objective with some of its sites fixed to observed values.
 
@@ -410,7 +423,8 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
     Returns:
       An objective. It raises a ValueError if it does not sample every site of `values`, if the
       shape of a value differs from that of the logits, if integers are not 0 or 1 or not one-hot,
-      or if other numbers are not within 0 and 1. Where `where=` masks a variable, its value is 0.
+      if other numbers are not within 0 and 1, or if those of a categorical variable, where they can
+      be checked, do not sum to 1. Where `where=` masks a variable, its value is 0.
 
     Example:
       >>> import jax, jax.numpy as jnp

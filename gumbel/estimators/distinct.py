@@ -20,7 +20,7 @@ from gumbel.tracing import divided_as
 from gumbel.types import PRNGKey, Sample
 
 _Pair: TypeAlias = tuple[Array, Array]
-IMPOSSIBLE = -1e5  # in place of log 0: far below any log probability, and finite
+_IMPOSSIBLE = -1e5  # in place of log 0, below the least log probability: finite
 
 
 def distinct_values(
@@ -113,7 +113,8 @@ def leave_out(
     `p(s) f(s) + sum_{t != s} v_st f(t)`, given that `s` is taken.
 
     Args:
-      log_p: log probabilities of the k distinct values; k is small, as it tries all 2^k subsets.
+      log_p: log probabilities of the k distinct values, -inf of those that are impossible; k is
+        small, as it tries all 2^k subsets.
       everything: whether the set holds all values that there are.
 
     Returns:
@@ -126,9 +127,15 @@ def leave_out(
     """
     size = log_p.shape[0]
     rest = jnp.zeros_like(log_p[0]) if everything else _rest(log_p)
+    impossible = jnp.isneginf(log_p)
+    least = jnp.min(jnp.where(impossible, jnp.inf, log_p), axis=0) + _IMPOSSIBLE
+    log_p = jnp.where(impossible, least, log_p)
     # If an impossible value was drawn, no possible one is left, and `rest` is rounding error.
-    some = (rest > 0) & ~jnp.any(log_p <= IMPOSSIBLE, axis=0)
-    log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), IMPOSSIBLE)
+    some = (rest > 0) & ~jnp.any(impossible, axis=0)
+    log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), least)
+    # Of many variables, each log probability is large: the sums over subsets, in which it would
+    # count up to k times, are of the differences from the largest, whose exponentials cancel.
+    below = log_p - jnp.max(log_p, axis=0)
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0
     # By the set of values that are taken: log p(the others of the set are drawn next).
@@ -139,10 +146,11 @@ def leave_out(
         left = ~taken[rows].reshape(-1, size, *[1] * log_rest.ndim)
         free = jnp.where(left, log_p[None], -jnp.inf)
         remaining = jnp.logaddexp(log_rest[None], logsumexp(free, axis=1))
-        ways = free - remaining[:, None] + table[rows[:, None] | bits]
+        next_ways = jnp.where(left, below[None], -jnp.inf) - remaining[:, None]
+        ways = next_ways + table[rows[:, None] | bits]
         table = table.at[rows].set(logsumexp(ways, axis=1))
-    weights = log_p + table[bits] - table[:1]
-    pairs = log_p[None] + table[bits[:, None] | bits] - table[bits][:, None]
+    weights = below + table[bits] - table[:1]
+    pairs = below[None] + table[bits[:, None] | bits] - table[bits][:, None]
     own = own_path(size, pairs.ndim)
     return jnp.exp(weights), jnp.where(own, 0, jnp.exp(pairs))
 

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.derivatives import magic_box
 from gumbel.estimators.distinct import (
-    IMPOSSIBLE,
     at_start,
     draw_distinct,
     leave_out,
@@ -91,8 +90,7 @@ def unordered_set(family: Families, *, num_samples: int = 2) -> Estimator:
         record = drawn.records[name]
         first = drawn.sum(record.log_prob()[start])
         log_p = drawn.sum(log_prob(record)[start])
-        log_p = jnp.where(repeated(record.z[start], drawn.cost.ndim), IMPOSSIBLE, log_p)
-        log_p = jnp.maximum(log_p, IMPOSSIBLE)
+        log_p = jnp.where(repeated(record.z[start], drawn.cost.ndim), -jnp.inf, log_p)
         weights, pairs = leave_out(log_p, everything=count == num_samples)
         cost = jnp.where(weights != 0, drawn.cost, 0)  # what is impossible may cost inf
         value = jnp.sum(weights * _controlled(drawn, cost, first, log_p, pairs), axis=0)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gumbel import exact, samplers
@@ -74,3 +75,34 @@ def test_an_observed_value_may_be_relaxed_or_nan():
         observed = samplers.condition(total, {"z": jnp.full((2, 2), value)})
         cost = observed(jnp.zeros(2), jnp.zeros((2, 2)), KEY, samplers.mean_field("bernoulli"))
         assert jnp.array_equal(cost, jnp.full(2, 2 * value), equal_nan=True)
+
+
+def test_observed_categories_that_are_no_distribution_are_refused():
+    def objective(params, batch, key, sample):
+        return sample("z", params, family="categorical", where=batch).sum((-2, -1))
+
+    logits, sampler = jnp.zeros((2, 2, 3)), samplers.mean_field()
+    everywhere = jnp.ones((2, 2), bool)
+    soft = jnp.full((2, 2, 3), 1 / 3)
+    for wrong in (0.0, 0.9):
+        values = soft.at[1, 0].set(wrong)
+        observed = samplers.condition(objective, {"z": values})
+        with pytest.raises(ValueError, match="rows that sum to 1, and mask variables that are not"):
+            observed(logits, everywhere, KEY, sampler)
+        cost = observed(logits, everywhere.at[1, 0].set(False), KEY, sampler)
+        assert cost.tolist() == pytest.approx([2.0, 1.0])
+    cost = samplers.condition(objective, {"z": soft})(logits, everywhere, KEY, sampler)
+    assert cost.tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_params_may_hold_integers_and_keys():
+    def objective(params, batch, key, sample):
+        noise = jax.random.normal(params["key"])
+        return (params["n"] + noise) * sample("z", params["logits"], family="bernoulli")[:, 0]
+
+    params = {"logits": jnp.zeros((2, 1)), "n": jnp.array(2), "key": KEY}
+    value, gradient = exact.value_and_grad(objective, params, None, KEY)
+    slope = 2 + float(jax.random.normal(KEY))
+    assert float(value) == pytest.approx(slope / 2)
+    np.testing.assert_allclose(gradient["logits"], slope / 8, rtol=1e-5)
+    assert gradient["n"].dtype == jax.dtypes.float0

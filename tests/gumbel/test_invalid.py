@@ -369,7 +369,8 @@ def test_what_is_no_key_is_refused(name):
         sampler(logits, KEY)
     with pytest.raises(TypeError, match=r"got float32\[2,3\]: the order is"):
         jax.jit(sampler)(logits, KEY)
-    for wrong, got in ((0, "int"), (None, "NoneType"), (jnp.uint32(0), "uint32[]")):
+    raw, three = (jnp.uint32(0), "uint32[]"), (jnp.zeros(3, jnp.uint32), "uint32[3]")
+    for wrong, got in ((0, "int"), (None, "NoneType"), raw, three):
         with pytest.raises(TypeError) as caught:
             sampler(wrong, logits)
         assert f"got {got}: the order is (key, logits, ...)" in str(caught.value)

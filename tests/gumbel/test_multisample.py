@@ -20,7 +20,7 @@ from gumbel import BERNOULLI, CATEGORICAL, estimators
 from gumbel.estimators import coupling, stein
 from gumbel.estimators.changes import Changes
 from gumbel.estimators.coupling import Bits
-from gumbel.estimators.distinct import IMPOSSIBLE, distinct_values, leave_out
+from gumbel.estimators.distinct import distinct_values, leave_out
 from gumbel.estimators.multi import Paths, mean_of_others, shared_sites
 from gumbel.estimators.signal import SignalState
 from gumbel.layouts import layout
@@ -417,9 +417,34 @@ def test_weights_of_rare_values_beside_a_sure_one():
 
 def test_a_set_with_all_that_is_possible_has_the_probabilities_for_weights():
     log_p = jax.nn.log_softmax(jax.random.normal(KEY, (200, 2)))
-    impossible = jnp.full((200, 1), IMPOSSIBLE)  # the third draw of two values
+    impossible = jnp.full((200, 1), -jnp.inf)  # the third draw of two values
     w, _ = weights_of(jnp.concatenate([log_p, impossible], axis=1).T, everything=False)
     np.testing.assert_allclose(w[:2].T, jnp.exp(log_p), rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", [-1e2, -1e4, -1e6])
+def test_weights_of_values_of_many_variables_sum_to_1(base):
+    log_p = base + jnp.array([0.0, -1.0, -2.0, -4.0])
+    w, v = weights_of(log_p, everything=False)
+    # Each of them is so rare that the draws do not know of one another.
+    np.testing.assert_allclose(w, 0.25, rtol=1e-5)
+    np.testing.assert_allclose(v, (1 - np.eye(4)) / 3, rtol=1e-5)
+
+
+def test_a_set_of_values_of_very_many_variables_has_the_cost_and_its_derivative():
+    """Their log probability is below -1e5."""
+    num_variables = 200_000
+
+    def objective(params, batch, key, sample):
+        z = sample("z", params["logits"] + batch, family=BERNOULLI)
+        return z.mean(axis=-1) + params["shift"]
+
+    params, batch = {"logits": jnp.zeros(num_variables), "shift": jnp.ones(())}, jnp.zeros((1, 1))
+    made = estimators.make("unordered_set", num_samples=4)
+    gradient = jax.grad(made.surrogate, argnums=1, has_aux=True)
+    found, (_, info) = gradient(objective, params, batch, KEY, 1.0, ())
+    assert float(info.cost[0]) == pytest.approx(1.5, abs=0.01)
+    assert float(found["shift"]) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_a_set_of_all_joint_values_is_exact():
