@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 # How messages name the types of values, for config keys and JSON alike.
@@ -33,11 +35,22 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to sto
     """The run saved its state and left, because a signal asked it to.
 
     The launcher prints the message, and exits with this status.
+
+    Args:
+      step, num_steps: where it stopped, and where it was to end.
+      exit_status: exit status of the process.
+      failed: why runs that trained with it had failed before, by their directories.
     """
 
-    def __init__(self, step: int, num_steps: int, exit_status: int) -> None:
+    def __init__(
+        self,
+        step: int,
+        num_steps: int,
+        exit_status: int,
+        failed: Mapping[Path, Exception] = MappingProxyType({}),
+    ) -> None:
         super().__init__(f"stopped at step {step} of {num_steps}: rerun the same command to resume")
-        self.exit_status = exit_status
+        self.exit_status, self.failed = exit_status, failed
 
 
 def one_line(error: BaseException) -> str:

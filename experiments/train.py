@@ -6,6 +6,7 @@ The numbers are the same on any number of devices and machines, to float32 round
 the config, say where a run trains, and it may resume elsewhere.
 """
 
+import hashlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -13,13 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import config as configs
 from experiments import tasks
 from experiments.config import Overrides, cli
+from experiments.errors import Stopped
 from experiments.settings import Settings
 from experiments.training import hosts, placement, run, rundir, trackers
 from experiments.training.compilations import keep_compilations
@@ -58,12 +59,14 @@ def main(
     keep_compilations()
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
+    hosts.refuse_differing("the config", _digest(settings))
     finished = rundir.result_of(workdir, settings) is not None
     try:
         result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
-    except jax.errors.JaxRuntimeError as error:
-        if hosts.several():
-            hosts.leave(error)
+    except Stopped:
+        raise
+    except Exception as error:
+        hosts.leave_alone(error)
         raise
     if not hosts.is_first():
         return 0
@@ -72,6 +75,10 @@ def main(
     print(summary(settings, result))
     print(f"numbers: {workdir / rundir.RESULT}\npicture: {workdir / rundir.PICTURE}")
     return 0
+
+
+def _digest(settings: Settings) -> bytes:
+    return hashlib.sha256(repr(sorted(settings.flat().items())).encode()).digest()
 
 
 def summary(settings: Settings, result: Mapping[str, Any]) -> str:

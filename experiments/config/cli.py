@@ -102,8 +102,12 @@ def _read(
 def _define(define_flags: DefineFlags | None) -> DefineFlags:
     def define_all(values: flags.FlagValues) -> None:
         define: dict[str, Any] = {"flag_values": values}
-        flags.DEFINE_string("config", None, "(required) the config file, a .py with get_config()", **define)
-        flags.DEFINE_string("workdir", None, "(required) the directory of this run or sweep", **define)
+        flags.DEFINE_string(
+            "config", None, "(required) the config file, a .py with get_config()", **define
+        )
+        flags.DEFINE_string(
+            "workdir", None, "(required) the directory of this run or sweep", **define
+        )
         if define_flags:
             define_flags(values)
 

@@ -19,6 +19,10 @@ from experiments.files import remove_partial, replacing, write_text
 _ABANDONED_SECONDS = 3600.0  # after which a half-written file has no writer any more
 
 
+# What reading a damaged file raises: `RuntimeError` and `NotImplementedError` come from zipfile.
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile)
+
+
 class DamagedCacheError(Exception):
     """The cache is damaged; the message says how."""
 
@@ -56,7 +60,7 @@ def read(directory: Path, spec: Spec) -> Arrays | None:
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, EOFError, KeyError, RecursionError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DamagedCacheError(f"cannot be read ({one_line(error)})") from error
     found = _manifest(spec, arrays)
     if manifest != found:

@@ -1,8 +1,10 @@
 """`load`: the entry point to the data."""
 
+import contextlib
 import logging
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +73,16 @@ def load_arrays(name: str) -> Arrays | None:
 def cache_arrays(name: str, arrays: Arrays | None) -> None:
     """Puts what `load_arrays` gave on another machine into the cache of this one, if it has none.
 
-    A cache that cannot be written costs a warning, as `load` will have to decode.
+    Where the cache cannot be written, a temporary directory takes its place for this process.
     """
-    if arrays is None or cache.paths(cache_directory(), SPECS[name])[1].exists():
+    if arrays is None:
         return
-    _write(SPECS[name], cache_directory(), arrays)
+    with contextlib.suppress(cache.DamagedCacheError):
+        if cache.read(cache_directory(), SPECS[name]) is not None:
+            return
+    if not _write(SPECS[name], cache_directory(), arrays):
+        os.environ["GUMBEL_CACHE_DIR"] = directory = tempfile.mkdtemp(prefix="gumbel-")
+        _write(SPECS[name], Path(directory), arrays)
 
 
 def cache_file(name: str) -> tuple[Path, int] | None:
@@ -125,13 +132,16 @@ def _cached_or_decoded(spec: Spec, data_dir: Path, cache_dir: Path) -> Arrays:
     return arrays
 
 
-def _write(spec: Spec, cache_dir: Path, arrays: Arrays) -> None:
+def _write(spec: Spec, cache_dir: Path, arrays: Arrays) -> bool:
+    """Writes the cache; warns and returns False where that fails."""
     try:
         cache.write(cache_dir, spec, arrays)
     except OSError as error:
         _log.warning(
             "cannot cache %s in %s (%s); going on without", spec.name, cache_dir, one_line(error)
         )
+        return False
+    return True
 
 
 def _decoded(spec: Spec, data_dir: Path) -> Arrays:

@@ -141,7 +141,7 @@ def _prepare(spec: Spec, data_dir: Path) -> None:
     """Downloads the published files and writes them to `data_dir` as array_record."""
     builder = make_builder_cls(spec.name)(data_dir=data_dir, version=spec.version)
     downloads = data_dir / "downloads"
-    manual = downloads / "manual"
+    manual = downloads / "manual" / f"{spec.name}-{spec.version}"  # sets share names of files
     download.fetch_missing(builder.url_infos, manual)
     config = tfds.download.DownloadConfig(
         manual_dir=manual, force_checksums_validation=True, try_download_gcs=False

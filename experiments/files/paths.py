@@ -40,13 +40,15 @@ def path_of(text: str, what: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         user = text[1:].split("/", 1)[0]
-        missing = f"there is no user {user!r}" if user else "HOME is not set"
+        missing = f"there is no user {user!r}" if user else "HOME is not set: set it"
         raise UserError(f"{what}={text}: {missing}") from None
 
 
 def home() -> Path:
     """The project's directory of caches: `$XDG_CACHE_HOME/gumbel`, by default `~/.cache/gumbel`."""
-    return path_of(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "gumbel"
+    given = os.environ.get("XDG_CACHE_HOME")
+    caches = path_of(given, "XDG_CACHE_HOME") if given else path_of("~/.cache", "caches")
+    return caches / "gumbel"
 
 
 def name_part(text: str, source: object) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import jax
 
+from experiments.errors import UserError
 from experiments.files import home
 from experiments.training.provenance import num_cores
 
-_MOST_BYTES = 1 << 29  # jax removes the least recently used ones
+_MOST_BYTES = 1 << 28  # jax removes the least recently used ones, and looks at all for it
 _STALE_SECONDS = 30 * 24 * 3600.0  # after which another processor's or version's programs go
+_HALF_SECONDS = 60.0  # after which no process is still writing the other half
 _CPU_LINES = ("model name", "flags", "Features", "CPU part")
 
 
@@ -27,12 +29,13 @@ def keep_compilations() -> None:
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    directory = home() / "compiled" / fingerprint()
     try:
+        directory = home() / "compiled" / fingerprint()
         directory.mkdir(parents=True, exist_ok=True)
         os.utime(directory)
         _remove_stale(directory.parent)
-    except OSError:
+        _remove_halves(directory)
+    except (OSError, UserError):  # the latter: there is no home directory
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
@@ -67,3 +70,16 @@ def _remove_stale(directory: Path) -> None:
         with contextlib.suppress(OSError):  # another process may be removing it
             if path.stat().st_mtime < time.time() - _STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_halves(directory: Path) -> None:
+    """Removes programs whose time of use is missing, as a kill between the two leaves them.
+
+    With a single one of them, jax would cache nothing any more.
+    """
+    for path in directory.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process may be removing it
+            time_of_use = path.with_name(path.name.removesuffix("-cache") + "-atime")
+            written_before = time.time() - path.stat().st_mtime
+            if written_before > _HALF_SECONDS and not time_of_use.exists():
+                path.unlink()

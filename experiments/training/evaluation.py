@@ -17,6 +17,7 @@ from gumbel import Family, Objective, samplers
 from gumbel.types import Batch, Params, PRNGKey
 
 SAMPLES_AT_ONCE = 10
+_SAMPLES_PER_SUM = 10_000
 
 
 def streaming_bound(
@@ -31,8 +32,9 @@ def streaming_bound(
 ) -> Float[Array, " B"]:
     """`-log (1/m) sum_i exp(-cost_i)` for each example, in nats, from discrete samples.
 
-    A running log-sum-exp is carried, so memory does not grow with `m`. Sample `i` uses
-    `fold_in(key, i)`, so how many are taken at once affects only rounding.
+    A running log-sum-exp is carried, so memory does not grow with `m`; one for every 10,000
+    samples, so that rounding does not either. Sample `i` uses `fold_in(key, i)`, so how many are
+    taken at once affects only rounding.
 
     Args:
       objective: its cost is the negative log weight of a discrete sample.
@@ -56,7 +58,18 @@ def streaming_bound(
 
     shape = jax.eval_shape(cost_of, jnp.zeros((), jnp.int32))
     empty = jnp.full(shape.shape, -jnp.inf, shape.dtype)
-    total, _ = jax.lax.scan(add, empty, jnp.arange(0, num_samples, at_once))
+    num_sums = -(-num_samples // _SAMPLES_PER_SUM)
+    calls = -(-num_samples // (num_sums * at_once))  # of each sum
+
+    def add_sum(total: Float[Array, " B"], start: Array) -> tuple[Float[Array, " B"], None]:
+        found, _ = jax.lax.scan(add, empty, start + at_once * jnp.arange(calls))
+        return jnp.logaddexp(total, found), None
+
+    starts = at_once * calls * jnp.arange(num_sums)
+    if num_sums == 1:
+        total, _ = jax.lax.scan(add, empty, at_once * jnp.arange(calls))
+    else:
+        total, _ = jax.lax.scan(add_sum, empty, starts)
     return jnp.log(num_samples) - total
 
 

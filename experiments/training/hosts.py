@@ -8,20 +8,23 @@ process, nothing here costs anything.
 import os
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments.errors import UserError, one_line
+from experiments.command import USER_ERROR
+from experiments.errors import DivergedError, UserError, one_line
 from experiments.training.signals import Stop
 
 Value = TypeVar("Value")
 
 CLUSTER = "cluster"  # in place of an address: what SLURM, Open MPI or a TPU slice says
 LOST = 1  # the exit status of a process whose peers are gone
+_common_errors: list[Exception] = []  # that all processes raise
 _CONNECT_SECONDS = 300
 
 
@@ -93,15 +96,24 @@ def _check(address: str, num_processes: int | None, process_id: int | None) -> N
         )
 
 
-def leave(error: Exception) -> NoReturn:
-    """Ends this process at once when another is gone: an orderly end would wait for that one."""
-    print(
-        f"error: another process of this run is gone ({one_line(error)}): start all of them again "
-        "to resume",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(LOST)
+def leave_alone(error: Exception) -> None:
+    """Ends this process at once, after an error that the other processes do not know of.
+
+    They are gone, or wait for this one, and would for minutes after an orderly end. Returns if all
+    have the same error, or if there are no others.
+    """
+    if not several() or isinstance(error, DivergedError):  # of numbers that all have
+        return
+    if any(error is each for each in _common_errors):
+        return
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    said = one_line(error)
+    if lost:
+        said = f"another process of this run is gone ({said}): start all of them again to resume"
+    elif not isinstance(error, UserError | OSError):
+        traceback.print_exception(error)
+    print(f"error: {said}", file=sys.stderr, flush=True)
+    os._exit(LOST if lost else USER_ERROR)
 
 
 def several() -> bool:
@@ -129,9 +141,15 @@ def by_first(function: Callable[[], Value]) -> Value:
             found = CallOutcome(None, error)
     found = _from_first(found)
     if found.error is not None:
-        raise found.error
+        raise _common(found.error)
     value: Value = found.value
     return value
+
+
+def _common(error: Exception) -> Exception:
+    """The error, noted as one that all processes raise."""
+    _common_errors.append(error)
+    return error
 
 
 def by_each(function: Callable[[], Value]) -> Value:
@@ -145,9 +163,9 @@ def by_each(function: Callable[[], Value]) -> Value:
         found = CallOutcome(None, error)
     failed = _gathered(np.int32(found.error is not None)) if several() else np.zeros(1)
     if found.error is not None:
-        raise found.error
+        raise _common(found.error)
     if failed.any():
-        raise UserError(f"process {int(failed.argmax())} failed: see its error message")
+        raise _common(UserError(f"process {int(failed.argmax())} failed: see its error message"))
     value: Value = found.value
     return value
 
@@ -159,7 +177,9 @@ def agreed(stop: Stop) -> bool:
     """
     if several():
         signum = int(_gathered(np.int32(stop.signum or 0)).max())
-        stop.signum = signum or None
+        if signum:
+            stop.signum = signum
+        return bool(signum)  # a signal that has come since is for the next call, in all processes
     return stop.requested
 
 
@@ -170,7 +190,8 @@ def refuse_differing(what: str, digest: bytes) -> None:
     digests = _gathered(np.frombuffer(digest, np.uint8))
     others = [index for index, row in enumerate(digests) if (row != digests[0]).any()]
     if others:
-        raise UserError(f"{what} of process {others[0]} differs from that of process 0: use one")
+        said = f"{what} of process {others[0]} differs from that of process 0: use one"
+        raise _common(UserError(said))
 
 
 def orbax_options() -> dict[str, Any]:
@@ -188,8 +209,9 @@ def _from_first(found: CallOutcome) -> CallOutcome:
     from jax.experimental import multihost_utils
 
     data = _pickled(found) if is_first() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    buffer = np.zeros(size, np.uint8)
+    # In two numbers: jax has no integers of 64 bits, and a state may be of over 2 GiB.
+    halves = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), 1 << 30), np.int32))
+    buffer = np.zeros((int(halves[0]) << 30) + int(halves[1]), np.uint8)
     if is_first():
         buffer[:] = np.frombuffer(data, np.uint8)
     shared: CallOutcome = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())

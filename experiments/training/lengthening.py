@@ -4,6 +4,7 @@ It gives the same numbers as a run of that length from the start, so it is refus
 anything before the old end depends on the number of steps.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from experiments import config, tasks
 from experiments.errors import UserError
 from experiments.settings import SCHEDULES, Settings
 from experiments.training import rundir
+
+_log = logging.getLogger(__name__)
 
 
 def depends_on_num_steps(settings: Settings) -> str | None:
@@ -67,6 +70,13 @@ def lengthen(workdir: Path, steps: int, settings: Settings) -> None:
     """
     last = workdir / rundir.CHECKPOINTS / str(steps)
     if steps % settings.eval_every and last.exists():
+        if rundir.saved_steps(workdir) == [steps]:
+            _log.warning(
+                "%s: the only checkpoint is of step %d, at which a longer run saves none: starting "
+                "from step 0",
+                workdir,
+                steps,
+            )
         # Renamed first, so that a kill cannot leave half of a checkpoint.
         aside = last.with_name(f"replaced-{steps}")
         shutil.rmtree(aside, ignore_errors=True)

@@ -21,7 +21,7 @@ from experiments.training.compiled import Compiled
 from experiments.training.dynamic import dynamic_of
 from experiments.training.job import Job
 from experiments.training.program import Trace, TrainState
-from experiments.training.run_state import RunState, of_one_run
+from experiments.training.run_state import RunState, means_of, of_one_run
 from experiments.training.scoring import Scorer, scalars
 from experiments.training.signals import Stop
 from gumbel.types import PRNGKey
@@ -75,15 +75,21 @@ class Loop:
             speed = num_steps / (time.monotonic() - began)
             moved = self._take_in(behind, state, trace)
             bar.update(num_steps)
-            traced = {run.row: _traced(_row(trace, run.row), speed) for run in moved}
+            traced = {run.row: means_of(_row(trace, run.row), speed) for run in moved}
             self._log(moved, state, traced, bar)
             stopping = hosts.agreed(stop)
             if stopping or self._save_is_due(moved):
                 self._save(moved, state)
             if stopping and (left := self._behind()):
-                raise Stopped(left[0].step, settings.num_steps, stop.exit_status)
+                raise self._stopped(left[0].step, stop)
         self._save([run for run in self._alive() if run.step not in run.saved_steps()], state)
         return state
+
+    def _stopped(self, step: int, stop: Stop) -> Stopped:
+        return Stopped(step, self.settings.num_steps, stop.exit_status, self._failed())
+
+    def _failed(self) -> dict[Path, Exception]:
+        return {run.job.workdir: run.error for run in self.runs if run.error}
 
     def _open(self, stack: contextlib.ExitStack) -> TrainState:
         placement = self.compiled.placement
@@ -207,7 +213,7 @@ class Loop:
     def _finish(self, state: TrainState, stop: Stop) -> Results:
         """The final bounds, the pictures, and the results last: the marks of finished runs."""
         if not self._alive():
-            return {run.job.workdir: run.error for run in self.runs if run.error}
+            return dict(self._failed())
         seconds, began = time.monotonic() - self.began, time.monotonic()
         numbers = self._final_scores(state, stop)
         on_host = jax.device_get(state)
@@ -223,7 +229,7 @@ class Loop:
         for run in self._alive():
             with of_one_run(run.fail):
                 results[run.job.workdir] = run.finish(numbers[run.row] | shared, seconds)
-        return results | {run.job.workdir: run.error for run in self.runs if run.error}
+        return results | self._failed()
 
     def _final_scores(self, state: TrainState, stop: Stop) -> list[dict[str, Any]]:
         """Of each run, the bounds and metrics of the validation and the test images."""
@@ -231,7 +237,7 @@ class Loop:
 
         def leave_if_asked() -> None:  # the last state is saved; a deadline lets the bounds finish
             if hosts.agreed(stop) and stop.signum is not None:
-                raise Stopped(num_steps, num_steps, stop.exit_status)
+                raise self._stopped(num_steps, stop)
 
         keys = list(zip(*map(jax.random.split, self._keys(Purpose.FINAL)), strict=True))
         numbers: list[dict[str, Any]] = [{} for _ in keys[0]]
@@ -247,13 +253,3 @@ class Loop:
 def _row(tree: Any, row: int) -> Any:
     """The part of one run, of arrays with a leading axis of runs."""
     return jax.tree.map(lambda leaf: leaf[row], tree)
-
-
-def _traced(trace: Trace, speed: float) -> dict[str, float]:
-    """The means of a chunk of steps; the temperature is that of its last step."""
-    return {
-        "train_cost": float(trace.cost.mean()),
-        "temperature": float(trace.temperature[-1]),
-        "steps_per_second": speed,
-        **{name: float(values.mean()) for name, values in trace.metrics.items()},
-    }

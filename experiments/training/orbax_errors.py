@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def one_error(directory: Path) -> Iterator[None]:
         with quiet():
             yield
     except ValueError as error:
+        with quiet():
+            gc.collect()  # what is left of its threads complains when it goes
         for full in (errno.ENOSPC, errno.EDQUOT):
             if os.strerror(full) in str(error):
                 raise OSError(full, os.strerror(full), str(directory)) from error

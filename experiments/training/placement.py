@@ -58,9 +58,11 @@ class Placement:
         if uneven:
             fits = math.gcd(*sizes.values())
             fewer = max(n for n in range(1, len(devices)) if fits % n == 0)
+            # Several processes use all of their devices.
+            fewer_devices = f", or --devices={fewer}" if jax.process_count() == 1 else ""
             raise UserError(
                 f"{' and '.join(uneven)}: not a multiple of {len(devices)} devices; give "
-                f"{'one' if len(uneven) == 1 else 'multiples'}, or --devices={fewer}"
+                f"{'one' if len(uneven) == 1 else 'multiples'}{fewer_devices}"
             )
         return cls(1, _mesh(devices, _BATCH))
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.errors import Stopped
+from experiments.files import is_no_space
 from experiments.settings import Settings
 from experiments.training import hosts, out_of_memory, records, rundir
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
 from experiments.training.lengthening import lengthen, shorter_steps
 from experiments.training.loop import Loop, Results
+from experiments.training.out_of_memory import OutOfMemoryError
 from experiments.training.placement import Placement, PlacementRule, one_device
 from experiments.training.run_state import of_one_run
 from experiments.training.rundir import CONFIG, FAILURE, RESULT, claimed
@@ -95,10 +97,10 @@ def train_together(
 
     Returns:
       For each job what `result.json` holds, or why it has none: `InUseError`, a directory that
-      belongs to another config, a file that cannot be read or written, a cost that is not finite.
+      belongs to another config, a file that cannot be read or written, a cost that is not finite,
+      or whatever kept the jobs that are neither finished nor in use from training together.
 
     Raises:
-      UserError: a mistake in the data.
       OutOfMemoryError: so many runs need more memory than there is.
       OSError: there is no space left.
       Stopped: `stop` was requested; the states are saved.
@@ -114,26 +116,52 @@ def train_together(
                 else:
                     shorter[job.workdir] = found.shorter
         missing = [job for job in jobs if job.workdir in shorter]
-        if not missing:
-            return [results[job.workdir] for job in jobs]
-        with out_of_memory.explaining(len(missing)):
-            settings = missing[0].settings
-            placement = place(settings, len(missing))
-            compiled = (programs or Programs()).compiled(settings, placement)
-            compiled.check_memory()
-            # Written once all checks pass, so a corrected command can reuse the directory.
-            for job in missing:
-                with of_one_run(partial(results.__setitem__, job.workdir)):
-                    hosts.by_first(partial(_record, job, shorter[job.workdir]))
-            if begun := [job for job in missing if job.workdir not in results]:
-                loop = Loop(begun, compiled, progress=progress)
-                with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
-                    results |= loop.train(asked)
-                if stop is None and asked.requested and not any(run.error for run in loop.runs):
-                    # It came too late to leave anything undone, but is still reported.
-                    steps = settings.num_steps
-                    raise Stopped(steps, steps, asked.exit_status)
+        if missing:
+            try:
+                with out_of_memory.explaining(len(missing)):
+                    settings = missing[0].settings
+                    placement = place(settings, len(missing))
+                    compiled = (programs or Programs()).compiled(settings, placement)
+                    compiled.check_memory()
+                    results |= _train_claimed(missing, shorter, compiled, stop, progress=progress)
+            except (Stopped, OutOfMemoryError):
+                raise
+            except Exception as error:
+                if is_no_space(error):
+                    raise
+                results |= {job.workdir: error for job in missing}
     return [results[job.workdir] for job in jobs]
+
+
+def _train_claimed(
+    jobs: Sequence[Job],
+    shorter: Mapping[Path, int | None],
+    compiled: Compiled,
+    stop: Stop | None,
+    *,
+    progress: bool,
+) -> Results:
+    """Trains jobs whose directories are claimed and whose program is compiled.
+
+    Args:
+      jobs, stop, progress: see `train_together`.
+      shorter: by directory, the steps of a shorter run there that is to be made longer.
+      compiled: program of the jobs.
+    """
+    results: Results = {}
+    # Written once all checks pass, so a corrected command can reuse the directory.
+    for job in jobs:
+        with of_one_run(partial(results.__setitem__, job.workdir)):
+            hosts.by_first(partial(_record, job, shorter[job.workdir]))
+    if begun := [job for job in jobs if job.workdir not in results]:
+        loop = Loop(begun, compiled, progress=progress)
+        with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
+            results |= loop.train(asked)
+        if stop is None and asked.requested and not any(run.error for run in loop.runs):
+            # It came too late to leave anything undone, but is still reported.
+            steps = begun[0].settings.num_steps
+            raise Stopped(steps, steps, asked.exit_status)
+    return results
 
 
 class _Claimed(NamedTuple):

@@ -46,6 +46,16 @@ def of_one_run(note: Callable[[Exception], object]) -> Iterator[None]:
         note(out_of_memory.explained(error) or error)
 
 
+def means_of(trace: Trace, speed: float) -> dict[str, float]:
+    """The means of a chunk of steps; the temperature is that of its last step."""
+    return {
+        "train_cost": float(trace.cost.mean()),
+        "temperature": float(trace.temperature[-1]),
+        "steps_per_second": speed,
+        **{name: float(values.mean()) for name, values in trace.metrics.items()},
+    }
+
+
 class Saved(NamedTuple):
     """What a checkpoint holds."""
 
@@ -193,7 +203,7 @@ class RunState:
         gray = {name: np.asarray(255 * rows).round() for name, rows in pictures.items()}
         arrays: Any = {name: rows.astype(np.uint8) for name, rows in gray.items()}
         with replacing(self.job.workdir / PICTURES) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
         plots.run_picture(
             self.job.workdir / PICTURE,
             records.read_metrics(self.job.workdir / METRICS),

@@ -176,11 +176,25 @@ def locked(
     except filelock.Timeout:
         raise InUseError(
             f"--{flag}={workdir} is in use by another process: wait for it, or choose another"
+            f"{_if_gone(workdir / name)}"
         ) from None
     except OSError as error:
         raise UserError(f"--{flag}={workdir} cannot be used ({error.strerror})") from error
     with held:
         yield
+
+
+def _if_gone(lock: Path) -> str:
+    """What to do if the process that holds a lock is gone.
+
+    The lock file of a file system without locks names the process. It is free after a kill on this
+    machine, and not after one on another.
+    """
+    try:
+        holder = " of ".join(lock.read_text(encoding="utf-8").split()[:2])
+    except (OSError, UnicodeDecodeError):
+        holder = ""
+    return f"; if process {holder} is gone, delete {lock}" if holder else ""
 
 
 def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:

@@ -9,6 +9,7 @@ from experiments.errors import UserError
 from experiments.lab import __main__ as lab
 from experiments.lab import figures, measure
 from experiments.training import loading, provenance, run
+from gumbel import lab as library
 from gumbel.lab import Comparison, Row
 from tests.experiments import small
 
@@ -138,3 +139,25 @@ def test_no_picture_where_no_error_is_finite(workdir, tmp_path, capsys, monkeypa
 def test_gradients_that_are_0_are_drawn_without_a_warning(tmp_path):
     figures.draw(tmp_path / "lab.png", measured(0.0), title="diverged")
     assert (tmp_path / "lab.png").stat().st_size > 10_000
+
+
+def test_all_of_a_request_reaches_the_laboratory(workdir, tmp_path, monkeypatch):
+    given = {}
+
+    def true_gradient(*_, **options):
+        given["truth"] = options
+        return library.Truth({}, "made up")
+
+    def compare(*_, **options):
+        given["compare"] = options
+        return options["known"]
+
+    monkeypatch.setattr(library, "true_gradient", true_gradient)
+    monkeypatch.setattr(library, "compare", compare)
+    request = measure.Request(("sf",), (0.5,), 30, 7, 50, 4, 9)
+    measure.measure(loading.load(workdir), request, tmp_path, lambda *_: None)
+    assert given["truth"]["num_draws"] == 50
+    expected = {"num_draws": 30, "num_warmup": 7, "max_passes": 9, "temperatures": (0.5,)}
+    assert {key: given["compare"][key] for key in expected} == expected
+    assert given["compare"]["estimators"] == ("sf",)
+    assert given["compare"]["options"]["sf"] == {"centering": True}

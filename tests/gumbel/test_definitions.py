@@ -89,7 +89,13 @@ def test_rloo_has_the_other_samples_for_a_baseline():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("sf", {}), ("nvil", {"baseline_learning_rate": 0.0}), ("muprop", {}), ("vimco", {})],
+    [
+        ("sf", {}),
+        ("nvil", {"baseline_learning_rate": 0.0}),
+        ("muprop", {}),
+        ("vimco", {}),
+        ("rodeo", {}),
+    ],
 )
 def test_averages_move_toward_the_batch_by_one_less_the_decay(name, options):
     """Of the mean, and of the variance of what is left of the signal."""
@@ -154,3 +160,30 @@ def test_a_check_names_what_cannot_be_trained():
 
     report = check_objective(fixed, jnp.zeros(1), jnp.zeros((2, 1)), jax.random.key(0), BERNOULLI)
     assert report.problems == ("the logits of site 'fixed' do not depend on the parameters",)
+
+
+def test_the_decay_of_double_cv_is_that_of_both_averages():
+    def moved(decay):
+        estimator = estimators.make("double_cv", BERNOULLI, decay=decay)
+        arguments = (objective, jnp.array([LOGIT]), jnp.linspace(-1, 1, 8)[:, None])
+        zero = jax.tree.map(jnp.zeros_like, estimator.init(*arguments, jax.random.key(0)))
+        return estimator.surrogate(*arguments, jax.random.key(1), 1.0, zero)[1][0]
+
+    found, of_batch = jax.jit(lambda: (moved(0.75), moved(0.0)))()
+    np.testing.assert_allclose(found, 0.25 * np.asarray(of_batch), rtol=1e-4)
+    assert of_batch.square > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("nvil", "baseline_hidden"), ("relax", "residual_hidden"), ("rodeo", "control_hidden")],
+)
+def test_networks_are_as_wide_as_the_option_says(name, option):
+    def shapes(size):
+        estimator = estimators.make(name, BERNOULLI, **{option: size})
+        arguments = (objective, jnp.array([LOGIT]), jnp.zeros((2, 1)), jax.random.key(0))
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: estimator.init(*arguments)))
+        return {axis for leaf in leaves for axis in leaf.shape}
+
+    assert 7 in shapes(7)
+    assert 11 in shapes(11)

@@ -308,3 +308,17 @@ def test_no_interval_of_a_squared_bias_excludes_all_that_it_can_be():
     found = [squared_bias(rng.normal(size=(10, 20))) for _ in range(200)]
     assert min(mean for mean, _ in found) < -1  # where the estimate alone is impossible
     assert all(low <= 0 < high for mean, (low, high) in found if mean < 0)
+
+
+def test_the_objective_s_own_noise_is_the_same_in_the_truth_and_in_all_estimates():
+    def noisy(params, batch, key, sample):
+        b = sample("b", params["logit"] + batch)[:, 0]
+        return jnp.square(b - jax.random.normal(key, b.shape))
+
+    sizes = {"estimators": ["marginalization"], "num_draws": 10}
+    found = lab.compare(
+        noisy, {"logit": jnp.zeros(1)}, jnp.zeros((4, 1)), KEY, family=BERNOULLI, **sizes
+    )
+    one = row(found, "marginalization", "logit")
+    assert one.norm > 0.01
+    assert (one.variance, one.bias) == (pytest.approx(0, abs=1e-8), pytest.approx(0, abs=1e-5))

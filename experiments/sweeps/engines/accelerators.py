@@ -23,7 +23,11 @@ _QUESTION = """
 import jax
 for kind in {kinds}:
     try:
-        print(kind, len(jax.local_devices(backend=kind)))
+        devices = jax.local_devices(backend=kind)
+        if kind == "tpu":  # a chip of TPU v2 or v3 is two devices
+            print(kind, len({{tuple(each.coords) for each in devices}}))
+        else:
+            print(kind, len(devices))
     except RuntimeError:  # there is none of this kind
         pass
 """

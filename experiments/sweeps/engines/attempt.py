@@ -46,8 +46,12 @@ def attempt(
         results: Sequence[dict[str, Any] | Exception] = run.train_together(
             jobs, stop=stop, programs=programs, place=place
         )
-    except Stopped:
-        return [Outcome("stopped")] * len(jobs)
+    except Stopped as stopped:
+        failed = stopped.failed
+        return [
+            fail(job, failed[job.workdir]) if job.workdir in failed else Outcome("stopped")
+            for job in jobs
+        ]
     except OutOfMemoryError as error:
         if len(jobs) > 1:  # fewer at once may fit
             return [Outcome("no_memory", one_line(error))] * len(jobs)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -48,8 +49,9 @@ def _cores() -> Sequence[int | None]:
     As many Nones where the system cannot pin, or where a container's share is of fewer cores than
     it sees: others use them, too.
     """
-    pinnable = hasattr(os, "sched_getaffinity")
-    cores = sorted(os.sched_getaffinity(0)) if pinnable else [None] * (os.cpu_count() or 1)
+    cores: Sequence[int | None] = [None] * (os.cpu_count() or 1)
+    if sys.platform == "linux" and hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
     share = _share()
     return [None] * share if share is not None and share < len(cores) else cores
 
@@ -66,7 +68,7 @@ def _share() -> int | None:
 @contextlib.contextmanager
 def _on_core(core: int | None) -> Iterator[None]:
     """Pins processes started in this block to `core`."""
-    if core is None:
+    if core is None or sys.platform != "linux":
         yield
         return
     before = os.sched_getaffinity(0)

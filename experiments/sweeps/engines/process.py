@@ -41,7 +41,7 @@ def train(jobs: Sequence[Job], options: Options, stop: Stop, report: Report) -> 
             _hand_out(workers, queue)
         while not stop.requested and (queue.waiting or _busy(workers)):
             _hand_out(workers, queue)
-            _listen(workers, queue, report)
+            _listen(workers, queue, report, stop)
         if stop.requested:
             _stop(workers, queue, report, stop)
     finally:
@@ -126,14 +126,14 @@ def _busy(workers: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.job]
 
 
-def _listen(workers: list[_Worker], queue: Queue, report: Report) -> None:
+def _listen(workers: list[_Worker], queue: Queue, report: Report, stop: Stop) -> None:
     """Takes in what has become of runs, and replaces the workers that died."""
     ready = connection.wait([worker.connection for worker in _busy(workers)], _POLL_SECONDS)
     for index, worker in enumerate(workers):
         if worker.connection not in ready:
             continue
         outcome = worker.outcome()
-        _settle(worker, outcome, queue, report)
+        _settle(worker, outcome, queue, report, stop)
         if not worker.process.is_alive():
             workers[index] = _Worker(worker.place, worker.deadline)
 
@@ -148,17 +148,17 @@ def _stop(workers: Sequence[_Worker], queue: Queue, report: Report, stop: Stop) 
         for worker in busy:
             if worker.connection not in ready:
                 continue
-            outcome = worker.outcome()
-            if outcome and outcome.status == "stopped":
-                worker.job = None
-            else:
-                _settle(worker, outcome, queue, report)
+            _settle(worker, worker.outcome(), queue, report, stop)
 
 
-def _settle(worker: _Worker, outcome: Outcome | None, queue: Queue, report: Report) -> None:
+def _settle(
+    worker: _Worker, outcome: Outcome | None, queue: Queue, report: Report, stop: Stop
+) -> None:
     """Takes the worker's run from it and sees to what is next for the run."""
     job, worker.job = worker.job, None
     assert job is not None
+    if outcome is not None and outcome.status == "stopped" and stop.requested:
+        return  # at its deadline or the sweep's signal; it may wait for another run
     if outcome is None or outcome.status == "stopped":  # by a signal that was not the sweep's
         worker.process.join()
         if not queue.resume(job):

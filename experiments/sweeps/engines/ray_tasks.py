@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,7 @@ from experiments.training.signals import Stop, graceful_stop
 
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
+_APPEARS_SECONDS = 60.0
 _RETRIES = 10  # of a task whose worker dies
 
 
@@ -69,6 +71,12 @@ def share_of(ray: ModuleType, options: Options) -> dict[str, float]:
             raise UserError(
                 f"--ray_{flag}_per_run={asked:g}: the largest node has {most[name]:g}; ask for less"
             )
+    share = {"CPU": options.ray_cpus, "GPU": gpus}
+    if not any(all(node.get(name, 0.0) >= share[name] for name in share) for node in nodes):
+        raise UserError(
+            f"--ray_cpus_per_run={options.ray_cpus:g} and --ray_gpus_per_run={gpus:g}: no node has "
+            "both; ask for less of one"
+        )
     return {"num_cpus": options.ray_cpus, "num_gpus": gpus}
 
 
@@ -114,13 +122,24 @@ def _ended(ray: ModuleType, running: dict[Any, Job], report: Report) -> list[Job
         outcome = _outcome(ray, ref, job)
         if outcome.status == "no_space":
             raise no_space(job.workdir)
-        if outcome.status == "done" and not (job.workdir / RESULT).exists():
+        if outcome.status == "done" and not _appears(job.workdir / RESULT):
             outcome = fail(job, UserError("its result is not here: all nodes must share --workdir"))
         if outcome.status in ("in_use", "stopped"):
             again.append(job)
         else:
             report(job, outcome)
     return again
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there; waits for a network file system to show what another node wrote."""
+    end = time.monotonic() + _APPEARS_SECONDS
+    while time.monotonic() < end:
+        # Listing the directory has it looked up anew.
+        if path.parent.is_dir() and path in path.parent.iterdir():
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _outcome(ray: ModuleType, ref: Any, job: Job) -> Outcome:

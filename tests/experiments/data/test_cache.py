@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,21 @@ def test_no_cache_and_no_tensorflow_datasets_is_one_line(tmp_path):
     message = result.stderr.splitlines()[-1]
     assert message.startswith("experiments.errors.UserError: mnist is not cached")
     assert_one_line(message, "tensorflow-datasets", "GUMBEL_CACHE_DIR", "--config.dataset=digits")
+
+
+def test_arrays_of_another_machine_replace_a_damaged_cache_or_go_elsewhere(
+    cached, tmp_path, monkeypatch
+):
+    publisher, arrays_path, _ = cached
+    arrays = cache.read(arrays_path.parent, publisher.spec)
+    monkeypatch.setitem(specs.SPECS, "mnist", publisher.spec)
+    monkeypatch.setenv("GUMBEL_CACHE_DIR", str(arrays_path.parent))
+    arrays_path.write_bytes(arrays_path.read_bytes()[:100])
+    data.cache_arrays("mnist", arrays)
+    assert cache.read(arrays_path.parent, publisher.spec) is not None
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GUMBEL_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    data.cache_arrays("mnist", arrays)
+    assert os.environ["GUMBEL_CACHE_DIR"] == str(tmp_path / "gumbel-")
+    assert cache.read(tmp_path / "gumbel-", publisher.spec) is not None

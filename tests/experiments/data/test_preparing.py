@@ -110,7 +110,7 @@ def test_a_download_that_fails_its_checksum_is_refused_and_discarded(
 
 def test_a_damaged_file_placed_by_hand_is_refused_by_name(publish, tmp_path):
     publisher = publish("mnist")
-    manual = tmp_path / "tfds" / "downloads" / "manual"
+    manual = tmp_path / "tfds" / "downloads" / "manual" / "mnist-3.0.1"
     manual.mkdir(parents=True)
     (manual / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half of it")
     with pytest.raises(UserError) as caught:

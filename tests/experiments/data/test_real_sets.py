@@ -75,9 +75,9 @@ def test_real_sets_load_whole(name, max_value, mean, real_data_dir, tmp_path):
         return data.load(name, data_dir=str(real_data_dir), cache_dir=str(tmp_path))
 
     load()
-    start = time.perf_counter()
+    start = time.process_time()
     dataset = load()
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     splits = (dataset.train, dataset.validation, dataset.test)
     assert [len(split) for split in splits] == [50_000, 10_000, 10_000]
     assert dataset.max_value == max_value

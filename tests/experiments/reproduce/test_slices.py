@@ -10,6 +10,7 @@ from experiments import command
 from experiments.errors import DivergedError, UserError
 from experiments.reproduce import plan, plan_report, plan_speeds, waves
 from experiments.reproduce.__main__ import main
+from experiments.reproduce.plan import Group
 from experiments.reproduce.survey import Survey
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_presets import PRESETS
@@ -19,9 +20,11 @@ from experiments.reproduce.waves import Slice
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options, attempt
 from experiments.training import rundir, signals
+from experiments.training.estimates import Estimate, Speed
 from experiments.training.job import Job
 from scripts import rehearse_slices
 from scripts.rehearse_slices import bounds
+from tests.experiments import small as small_settings
 from tests.experiments.reproduce.test_tables import finish, given, trained
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -301,3 +304,35 @@ def test_a_rehearsal_notices_what_differs(tmp_path):
     assert differing(found, found) == 0.0
     assert differing(found, found | {name: [*numbers[:-1], 60.06]}) == pytest.approx(1e-3)
     assert differing(found, {k: v for k, v in found.items() if k != name}) == float("inf")
+
+
+def test_a_group_takes_the_time_of_the_program_most_like_its_own():
+    def group(model, runs, **changes):
+        return Group(small_settings.settings(model, **changes), runs, 100)
+
+    def timed(one, speed):
+        return plan_speeds.program_of(one), Estimate(0, 0, speed)
+
+    sbn, wider, vae = group("sbn", 4), group("sbn", 9, layers=(8, 4)), group("vae", 4)
+    found = dict([timed(sbn, Speed(10.0, 3.0)), timed(wider, Speed(5.0, 1.0))])
+    found |= dict([timed(vae, Speed(2.0, 7.0))])
+    speeds = plan_speeds.Speeds({}, found, None)
+    assert [speeds.seconds(one) for one in (sbn, wider, vae)] == [13.0, 21.0, 57.0]
+    assert speeds.seconds(group("sbn", 8)) == 13.0  # the same program of fewer runs
+    assert speeds.seconds(group("sbn", 8, layers=(3, 3))) == 21.0  # another, of nearly as many
+    assert plan_speeds.Speeds({}, {}, 20.0).seconds(sbn) == 20.0
+
+
+def test_the_analogies_of_table2_outlive_the_directory_of_their_run(tmp_path):
+    preset = PRESETS2["smoke"]
+    table = Table2(preset, tmp_path / "work", tmp_path / "results")
+    for wave in table.waves():
+        for job in wave.jobs:
+            finish(job, valid=9.0, test=9.0, validation_accuracy=90.0, test_accuracy=90.0)
+            (job.workdir / "pictures.npz").write_bytes(str(job.settings.flat()).encode())
+    table.write()
+    [job] = table._finals("gumbel_softmax", [0])
+    table.runs.store.thin()
+    assert not job.workdir.exists()
+    fresh = Table2(preset, tmp_path / "elsewhere", tmp_path / "results")
+    assert fresh.picture().read_bytes() == str(job.settings.flat()).encode()

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.reproduce import figures_beyond, step_times, survey
+from experiments.reproduce import figure5a, figures_beyond, step_times, survey
 from experiments.reproduce.survey import Survey
 from experiments.training import records
 from experiments.training.provenance import num_cores
@@ -75,3 +75,29 @@ def test_the_survey_shows_them_and_draws_its_runs_by_second(table):
     }
     figures_beyond.survey(table.results / "curves.png", table.curves(), table.times)
     assert (table.results / "curves.png").stat().st_size > 10_000
+
+
+class Turns:
+    def __init__(self, *milliseconds):
+        self.milliseconds = iter(milliseconds).__next__
+
+
+def test_a_ratio_is_an_estimator_s_time_over_that_beside_it_turn_by_turn():
+    found = step_times.measure(Turns(2.0, 4.0, 2.0), Turns(6.0, 8.0, 10.0), 3)
+    assert found == {"milliseconds": 8.0, "ratio": 3.0, "beside": 2.0}
+    side = object.__new__(step_times.Side)
+    side.num_steps, side.seconds = 4, lambda calls: 0.02 * calls
+    assert side.milliseconds() == 5.0
+
+
+def test_a_speedup_is_that_of_gumbel_softmax_over_marginalization():
+    rows = [
+        {"num_classes": 5, "estimator": name, "steps_per_second": speed, "flops": flops}
+        for name, speed, flops in (
+            ("marginalization", 10.0, 600.0),
+            ("gumbel_softmax", 40.0, 200.0),
+            ("st_gumbel_softmax", 20.0, 100.0),
+        )
+    ]
+    [found] = figure5a._ratios(rows)
+    assert (found["speedup"], found["flop_ratio"]) == (4.0, 3.0)

@@ -404,14 +404,15 @@ def test_a_table_of_another_preset_is_not_written_over(table, tmp_path):
         full.refuse_another()
 
 
-def test_processes_that_share_results_take_turns_to_write(table):
+def test_processes_that_share_results_take_turns_to_write(table, monkeypatch):
     """Else a table could lack what the other process has finished."""
-    written = threading.Event()
-    writer = threading.Thread(target=lambda: table.write() and written.set())
+    begun = threading.Event()
+    monkeypatch.setattr(table, "refuse_another", begun.set)  # the first thing under the lock
+    writer = threading.Thread(target=table.write)
     with rundir.locked(table.results, name=".table1.lock"):
         writer.start()
-        assert not written.wait(0.3)
-    assert written.wait(30)
+        assert not begun.wait(1)
+    assert begun.wait(30)
     writer.join()
 
 

@@ -3,11 +3,15 @@
 import json
 import multiprocessing
 import resource
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
+from experiments.errors import DivergedError, Stopped
 from experiments.sweeps import grids, jobs
-from experiments.sweeps.engines import Options, Outcome, process, vmapped
+from experiments.sweeps.engines import Options, Outcome, attempt, process, vmapped
+from experiments.training import run, rundir
 from experiments.training.signals import Stop
 from tests.experiments import small
 from tests.experiments.sweeps.launching import jobs_in
@@ -87,6 +91,43 @@ def test_a_worker_gets_on_however_short_the_time(tmp_path, monkeypatch):
     connection.close()
     process._work(theirs, 0.0)
     assert tried == [[ours[0]]]
+
+
+def test_a_worker_that_stops_at_the_deadline_is_not_waited_for(tmp_path):
+    """It waits for another run."""
+    [job, _] = jobs_in(tmp_path)
+    worker = SimpleNamespace(job=job, process=SimpleNamespace(join=pytest.fail))
+    over = Stop(deadline=0.0)
+    process._settle(worker, Outcome("stopped"), process.Queue([]), pytest.fail, over)
+    assert worker.job is None
+    joined, queue = [], process.Queue([])
+    worker = SimpleNamespace(job=job, process=SimpleNamespace(join=lambda: joined.append(1)))
+    process._settle(worker, Outcome("stopped"), queue, pytest.fail, Stop())
+    assert joined  # by a signal of its own
+    assert queue.next() == job
+
+
+def test_what_diverged_beside_a_run_that_is_stopped_is_recorded(tmp_path, monkeypatch):
+    ours = jobs_in(tmp_path)
+
+    def stopped(*_, **__):
+        diverged = DivergedError("the cost is not finite")
+        raise Stopped(10, 20, 75, {ours[0].workdir: diverged})
+
+    monkeypatch.setattr(run, "train_together", stopped)
+    found = attempt.attempt(ours, Stop(), run.Programs())
+    assert [outcome.status for outcome in found] == ["failed", "stopped"]
+    assert [attempt.has_diverged(job) for job in ours] == [True, False]
+
+
+def test_an_error_is_not_that_of_a_run_in_use(tmp_path, monkeypatch):
+    mine, theirs = jobs_in(tmp_path)
+    monkeypatch.setattr(run, "Loop", mock.Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setattr(run.Programs, "compiled", mock.Mock())
+    with rundir.locked(theirs.workdir):
+        found = attempt.attempt([mine, theirs], Stop(), run.Programs())
+    assert [outcome.status for outcome in found] == ["failed", "in_use"]
+    assert not (theirs.workdir / "failure.json").exists()
 
 
 def test_a_run_that_kills_its_worker_again_and_again_fails(tmp_path):

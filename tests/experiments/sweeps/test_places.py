@@ -10,8 +10,17 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.sweeps import engines, jobs
-from experiments.sweeps.engines import Options, accelerators, places, process, vmapped
+from experiments.sweeps.engines import (
+    Options,
+    Outcome,
+    accelerators,
+    places,
+    process,
+    ray_tasks,
+    vmapped,
+)
 from experiments.sweeps.engines.places import Place
+from experiments.training.signals import Stop
 from tests.experiments.sweeps import telling
 from tests.experiments.sweeps.launching import jobs_in
 
@@ -150,3 +159,30 @@ def test_workers_see_their_own_accelerator_alone(machine, tmp_path, monkeypatch)
     failures, _ = jobs.train(jobs_in(tmp_path), "process")
     assert sorted(failures.values()) == ["0", "1"]
     assert dict(os.environ) == before
+
+
+def test_vmap_takes_as_many_devices_as_it_is_told(tmp_path, monkeypatch):
+    asked = []
+
+    def attempt(group, stop, programs, place):
+        place(group[0].settings, len(group))
+        return [Outcome("done")] * len(group)
+
+    monkeypatch.setattr(vmapped, "attempt", attempt)
+    monkeypatch.setattr(vmapped, "select_devices", lambda devices, _count: devices)
+    of_runs = staticmethod(lambda runs, count: asked.append((runs, count)))
+    monkeypatch.setattr(vmapped.Placement, "of_runs", of_runs)
+    vmapped.train(jobs_in(tmp_path), Options(devices=3), Stop(), lambda *_: None)
+    assert asked == [(2, 3)]
+
+
+@pytest.mark.parametrize("asked", [(16, 1.0), (2, 4.0), (64, 1.0)])
+def test_a_ray_task_has_to_fit_on_one_node(asked):
+    resources = ({"CPU": 64.0}, {"CPU": 4.0, "GPU": 4.0})
+    ray = mock.Mock(nodes=lambda: [{"Resources": each, "Alive": True} for each in resources])
+    options = Options(ray_cpus=asked[0], ray_gpus=asked[1])
+    if asked[0] > 4:
+        with pytest.raises(UserError, match="no node has both; ask for less of one"):
+            ray_tasks.share_of(ray, options)
+    else:
+        assert ray_tasks.share_of(ray, options) == {"num_cpus": 2, "num_gpus": 4.0}

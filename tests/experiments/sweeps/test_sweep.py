@@ -284,3 +284,37 @@ def test_a_single_run_does_not_train_in_a_sweeps_directory(tmp_path, capsys):
     with pytest.raises(UserError, match="is that of a sweep: choose another directory"):
         run.train(read(config), tmp_path)
     jobs.open_directory(tmp_path, read(config), trials)  # and the sweep can go on
+
+
+def test_all_runs_of_a_sweep_have_its_trackers_and_what_was_changed_for_all(
+    home, tmp_path, monkeypatch
+):
+    trained = []
+    monkeypatch.setattr(sweep, "train", lambda jobs, *_: ({}, trained.extend(jobs) or 0))
+    monkeypatch.setattr(sweep, "conclude", lambda *_: 0)
+    flags = ["--grid=seed=0,1", "--config.momentum=0.5", "--tracker=none", "--engine=vmap"]
+    assert sweep.run([f"--config={home / 'config.py'}", f"--workdir={tmp_path}", *flags]) == 0
+    assert [job.trackers for job in trained] == [(), ()]
+    assert [job.changes for job in trained] == [{"momentum": 0.5, "seed": seed} for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("latent=categorical;num_classes=2,3", 2),
+        ("latent=bernoulli;num_classes=2,3", 1),
+        ("optimizer=sgd;momentum=0.5,0.9", 2),
+        ("optimizer=adam;momentum=0.5,0.9", 1),
+        ("dataset=digits;binarization=threshold,dynamic", 2),
+        ("dataset=binarized_mnist;binarization=threshold,dynamic", 1),
+        ("temperature.name=linear;temperature.share=0.5,1", 2),
+        ("temperature.name=constant;temperature.share=0.5,1", 1),
+        ("estimator.name=rebar;temperature.value=0.5,1", 2),
+        ("estimator.name=st;temperature.value=0.5,1", 1),
+        ("estimator.name=sf;estimator.centering=true,false", 2),
+        ("estimator.name=st;estimator.centering=true,false", 1),
+    ],
+)
+def test_what_a_run_reads_tells_trials_apart_and_nothing_else(text, runs, tmp_path):
+    config = small.config("vae")
+    assert len(jobs.jobs_of(config, grids.parse(text, config), tmp_path)) == runs

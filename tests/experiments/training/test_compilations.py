@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import pytest
 
+from experiments.errors import UserError
 from experiments.training import compilations
+from experiments.training.provenance import num_cores
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
@@ -55,7 +58,7 @@ def test_programs_are_found_again_and_give_the_same_bits(tmp_path):
     assert same == values
     assert len(directories(tmp_path)) == 1
     # Other threads, another way to divide the work: not the same program.
-    assert compiled(tmp_path, NPROC="7")[0] == 0
+    assert compiled(tmp_path, NPROC=str((num_cores() or os.cpu_count()) + 5))[0] == 0
     assert len(directories(tmp_path)) == 2
 
 
@@ -109,3 +112,27 @@ def test_commands_import_what_they_need_when_they_need_it():
     imported = set(json.loads(done.stdout))
     assert "jax" in imported
     assert imported.isdisjoint({"matplotlib", "orbax", "tensorboardX", "sklearn"})
+
+
+def test_a_program_without_its_time_of_use_is_removed(tmp_path, told, monkeypatch):
+    """With one of them in it, jax's cache would keep nothing more."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    directory = tmp_path / "gumbel" / "compiled" / compilations.fingerprint()
+    directory.mkdir(parents=True)
+    for name in ("whole-cache", "whole-atime", "half-cache", "new-cache"):
+        (directory / name).write_bytes(b"x")
+    old = time.time() - 3600
+    for name in ("whole-cache", "half-cache"):
+        os.utime(directory / name, (old, old))
+    compilations.keep_compilations()
+    assert {path.name for path in directory.iterdir()} == {
+        "whole-cache",
+        "whole-atime",
+        "new-cache",
+    }
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, told):
+    monkeypatch.setattr(compilations, "home", mock.Mock(side_effect=UserError("HOME is not set")))
+    compilations.keep_compilations()
+    assert not told

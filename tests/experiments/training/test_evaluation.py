@@ -1,6 +1,6 @@
 """The m-sample bound: against the same sum in float64, and against exact marginal likelihoods."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -254,3 +254,29 @@ def test_images_are_weighed_the_same_whatever_kl_was_trained():
         return small.quick_jit(image_costs)(params, jnp.asarray(dataset.test.images), KEY)
 
     np.testing.assert_allclose(costs("analytic"), costs("sample"), rtol=1e-6)
+
+
+def test_the_rounding_of_a_bound_does_not_grow_with_its_samples(monkeypatch):
+    """The cost of each sample is 60: so is the bound."""
+
+    def objective(params, batch, key, sample):
+        return 60.0 + 0 * sample("z", batch)[:, 0]
+
+    @partial(jax.jit, static_argnames="at_once")
+    def bound(at_once):
+        return evaluation.streaming_bound(
+            objective,
+            BERNOULLI,
+            None,
+            jnp.zeros((1, 1)),
+            jax.random.key(0),
+            num_samples=1_000_001,
+            samples_at_once=at_once,
+        )
+
+    assert float(bound(1000)[0]) == pytest.approx(60.0, abs=1e-4)
+    monkeypatch.setattr(evaluation, "_SAMPLES_PER_SUM", 3)
+    few = evaluation.streaming_bound(
+        objective, BERNOULLI, None, jnp.zeros((1, 1)), jax.random.key(0), num_samples=7
+    )
+    assert float(few[0]) == pytest.approx(60.0, abs=1e-4)

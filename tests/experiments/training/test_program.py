@@ -1,5 +1,7 @@
 """A run as pure functions: its batches, its pixels and its temperature."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 
 from experiments.data import batches
 from experiments.training import temperature
-from experiments.training.compiled import Compiled
-from experiments.training.dynamic import dynamic_of
+from experiments.training.compiled import Compiled, prepared_dataset
+from experiments.training.dynamic import dynamic_of, make_estimator
 from experiments.training.placement import Placement
 from experiments.training.program import Program
 from gumbel import estimators
@@ -259,3 +261,50 @@ def test_estimators_of_each_mechanism_train_every_parameter(name, model, latent,
 @pytest.mark.parametrize("name", estimators.names())
 def test_every_estimator_trains_every_parameter(name, model, latent, dataset, images):
     trains(name, model, latent, dataset, images)
+
+
+def test_dynamic_binarization_keeps_the_gray_values_of_a_run():
+    for binarization, values in (("threshold", 2), ("dynamic", 17)):
+        dataset = prepared_dataset(small.settings(binarization=binarization))
+        for split in (dataset.train, dataset.validation, dataset.test):
+            assert len(np.unique(split.images)) == dataset.max_value + 1 == values
+
+
+def test_a_learned_temperature_compares_halves_with_the_gradient_of_discrete_samples(
+    monkeypatch, dataset, images
+):
+    """Which is the same whatever KL is trained."""
+
+    def compared(kl):
+        settings = small.settings("vae", kl=kl, batch_size=20, temperature__name="learned")
+        program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
+        given = {}
+
+        def slope(_estimates, references, _temperature, *, average_over):
+            given.update(references=references, average_over=average_over)
+            return jnp.zeros(())
+
+        monkeypatch.setattr(temperature, "squared_error_slope", slope)
+
+        @small.quick_jit
+        def adapted(dynamic, images):
+            state, key = program.init(dynamic, images), jax.random.key(3)
+            step = temperature.Step(
+                make_estimator(settings.estimator, settings.family, dynamic),
+                state.estimator,
+                partial(program._objective, dynamic, 0),
+                program._objective(dynamic, 0, None, hard=True),
+                state.params,
+                program._batch(images[:20], key),
+                key,
+            )
+            temperature.adapt(settings.family, dynamic, state.temperature, state.adaptation, step)
+            return given
+
+        found = adapted(dynamic, images)
+        assert float(found["average_over"]) == 2 * settings.temperature.average_over
+        return found["references"]
+
+    one, other = compared("relaxed"), compared("sample")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
+    assert any(np.abs(a[0] - a[1]).max() > 1e-3 for a in jax.tree.leaves(one))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from experiments.training import (
     metrics,
     provenance,
     records,
+    run,
     run_state,
 )
 from experiments.training.dynamic import dynamic_of
@@ -802,3 +804,96 @@ def test_a_nan_keeps_the_last_good_checkpoint(what, said, halfway, finished, lau
     # It is a good one: without the damage the run goes on from there.
     assert launch(halfway).status == 0
     assert numbers(halfway) == numbers(finished[0])
+
+
+@pytest.mark.parametrize("which", ["while training", "final validation", "final test"])
+def test_each_recorded_bound_is_of_the_images_that_it_names(which, finished):
+    workdir, _ = finished
+    settings, step, model, dataset = loading.load(workdir)
+    final = jax.random.split(batches.key_for(settings.seed, Purpose.FINAL))
+    last = records.read_metrics(workdir / "metrics.jsonl")[-1]
+    result = json.loads((workdir / "result.json").read_text())
+    split, key, number, recorded = {
+        "while training": (
+            dataset.validation,
+            jax.random.fold_in(batches.key_for(settings.seed, Purpose.VALIDATION), step),
+            settings.monitor_num_samples,
+            last["validation_bound"],
+        ),
+        "final validation": (
+            dataset.validation,
+            final[0],
+            settings.final_num_samples["validation"],
+            result["validation_bound"],
+        ),
+        "final test": (
+            dataset.test,
+            final[1],
+            settings.final_num_samples["test"],
+            result["test_bound"],
+        ),
+    }[which]
+    costs = jax.jit(evaluation.image_costs(Program.make(settings, dataset), number))
+    [bound] = evaluation.dataset_bounds(
+        lambda params, images, keys: costs(params, images, keys[0])[None],
+        functional.params_of(model),
+        split.images,
+        key[None],
+        batch_size=settings.eval_batch_size,
+    )
+    assert bound == pytest.approx(recorded, rel=1e-5)
+
+
+def test_the_seconds_of_all_processes_of_a_run_are_added_up(halfway, launch, monkeypatch):
+    """Each that resumes here finds a thousand more than there were."""
+    restore = run_state.Checkpoints.restore
+
+    def later(self, like):
+        step, (state, seconds) = restore(self, like)
+        return step, run_state.Saved(state, seconds + 1000)
+
+    monkeypatch.setattr(run_state.Checkpoints, "restore", later)
+    with signal_at(45, signal.SIGTERM):
+        launch(halfway)
+    assert launch(halfway).status == 0
+    result = json.loads((halfway / "result.json").read_text())
+    assert 2000 < result["train_seconds"] < 2600
+
+
+def test_runs_that_train_together_are_saved_where_it_takes_a_twentieth_of_their_time(monkeypatch):
+    settings = types.SimpleNamespace(checkpoint_every=10)
+
+    def due(runs, step, now):
+        monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+        it = types.SimpleNamespace(
+            runs=[None] * runs, settings=settings, _saved_at=100.0, _save_took=1.0
+        )
+        return loop.Loop._save_is_due(it, [types.SimpleNamespace(step=step)])
+
+    assert [due(2, 20, now) for now in (119.0, 120.0)] == [False, True]
+    assert [due(2, 21, 120.0), due(1, 20, 100.0), due(1, 21, 120.0)] == [False, True, False]
+
+
+def test_a_learned_temperature_is_due_at_the_same_steps_however_they_are_grouped(tmp_path):
+    sizes = {"num_steps": 20, "log_every": 5, "steps_per_call": 5, "eval_every": 20}
+    settings = small.settings(
+        layers=(4,),
+        temperature__name="learned",
+        temperature__update_every=2,
+        checkpoint_every=20,
+        test_num_samples=1,
+        **sizes,
+    )
+    run.train(settings, tmp_path, progress=False)
+    dataset = compiled.prepared_dataset(settings)
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
+    images = jnp.asarray(dataset.train.images)
+
+    @small.quick_jit
+    def temperatures(dynamic):
+        indices = program.indices(dynamic["seed"], 0, num_steps=20)
+        return program.run(dynamic, images, program.init(dynamic, images), indices)[1].temperature
+
+    rows = records.read_metrics(tmp_path / "metrics.jsonl")[1:]
+    expected = np.asarray(temperatures(dynamic))[4::5]
+    np.testing.assert_allclose([row["temperature"] for row in rows], expected, rtol=1e-4)

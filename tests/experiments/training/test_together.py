@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import pytest
 
-from experiments.errors import UserError
+from experiments.errors import Stopped, UserError
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, attempt, vmapped
-from experiments.training import out_of_memory, rundir
+from experiments.training import out_of_memory, run, rundir
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
@@ -143,3 +143,13 @@ def test_other_errors_of_the_device_are_not_put_in_other_words():
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
     with pytest.raises(UserError, match="out of memory"), out_of_memory.explaining():
         raise refusal()
+
+
+def test_a_stop_says_which_runs_had_diverged(tmp_path):
+    ours = [
+        Job(small.settings("sbn", learning_rate=rate), tmp_path / str(rate), {})
+        for rate in (1e-3, 3e38)
+    ]
+    with pytest.raises(Stopped) as stopped:
+        run.train_together(ours, stop=Stop(deadline=0.0))
+    assert stopped.value.failed.keys() == {ours[1].workdir}
