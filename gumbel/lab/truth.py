@@ -10,6 +10,7 @@ import numpy as np
 from gumbel import estimators as registry
 from gumbel import exact
 from gumbel.arguments import check_integer, check_temperature
+from gumbel.independence import require_independent
 from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
@@ -60,8 +61,8 @@ def true_gradient(
 
     Raises:
       TypeError: `params` has leaves that are not floats, or `num_draws` is not an integer.
-      ValueError: `reference` is biased, `num_draws` is below 10, or `temperature` is not positive
-        and finite.
+      ValueError: `reference` is biased, `num_draws` is below 10, `temperature` is not positive and
+        finite, or one example's samples change another example's cost.
     """
     num_draws = check_integer(num_draws, "num_draws", least=NUM_BLOCKS)
     check_temperature(temperature)
@@ -76,6 +77,8 @@ def true_gradient(
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     count = count_joint(layout(*arguments, key, family))
     if count <= max_values:
+        # Outside of jit, in which values cannot be compared; so do the estimators of a long run.
+        require_independent(*arguments, key, family)
 
         @jax.jit
         def enumerated(params: Params) -> Params:

@@ -184,6 +184,17 @@ def test_the_temperature_of_the_reference_is_checked():
         lab.true_gradient(objective, PARAMS, jnp.zeros((2, 1)), KEY, temperature=0.0)
 
 
+@pytest.mark.parametrize("max_values", [1, 4096])  # a long run and enumeration
+def test_no_true_gradient_of_examples_that_are_coupled_by_mistake(max_values):
+    def coupled(params, batch, key, sample):
+        z = sample("z", params["l"] + batch)[:, 0]
+        return (z.mean() - 0.4 * jnp.ones(4)) ** 2
+
+    arguments = (coupled, {"l": jnp.zeros(1)}, jnp.zeros((4, 1)), KEY)
+    with pytest.raises(ValueError, match="samples of one example at site 'z' change the cost"):
+        lab.true_gradient(*arguments, family=BERNOULLI, max_values=max_values, reference="rloo")
+
+
 def test_an_estimator_that_refuses_the_objective_is_skipped_with_its_reason():
     """For which its own options count."""
 
