@@ -20,6 +20,9 @@ from gumbel.passes import count_passes
 from gumbel.sites import FamilyLike
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
+# Of the size of an estimate, what a bias may be by rounding alone: a few steps of float32.
+_ROUNDING = 16 * float(np.finfo(np.float32).eps)
+
 
 def compare(
     objective: Objective,
@@ -210,17 +213,21 @@ def _rows(
 ) -> Iterator[Row]:
     for group, blocks in found.means.items():
         bias, interval = squared_bias(blocks - truth[group])
+        norm, variance = float(np.linalg.norm(truth[group].mean(axis=0))), found.variance[group]
+        # The true gradient and the estimates are computed in float32.
+        rounding = _ROUNDING * math.hypot(norm, math.sqrt(variance))
+        low, high = (math.sqrt(max(end, 0.0)) for end in interval)
         yield Row(
             estimator=spec.name,
             temperature=temperature,
             group=group,
             unbiased=unbiased,
             bias=math.sqrt(max(bias, 0.0)),
-            bias_interval=(math.sqrt(max(interval[0], 0.0)), math.sqrt(max(interval[1], 0.0))),
-            variance=found.variance[group],
-            error=found.variance[group] + max(bias, 0.0),
+            bias_interval=(max(low - rounding, 0.0), high + rounding),
+            variance=variance,
+            error=variance + max(bias, 0.0),
             cosine=found.cosine[group],
-            norm=float(np.linalg.norm(truth[group].mean(axis=0))),
+            norm=norm,
             passes=passes,
             milliseconds=found.milliseconds,
         )

@@ -18,7 +18,7 @@ class Row:
       group: a top-level key of the parameters, or `all`.
       unbiased: whether the estimator, with its options, is known to be unbiased.
       bias: distance between the expected estimate and the true gradient, 0 if too small to measure.
-      bias_interval: 95% interval of `bias`.
+      bias_interval: 95% interval of `bias`, plus the rounding of float32, 2e-6 of an estimate.
       variance: `E|g - E g|^2` of one estimate.
       error: mean squared error, `variance + bias^2`.
       cosine: mean cosine between one estimate and the true gradient. If the latter comes from a

@@ -24,6 +24,7 @@ def objective(params, batch, key, sample):
     return params["scale"] * jnp.square(b - TARGET)
 
 
+GROUPS = ("all", "logit", "scale")
 COSTS = SCALE * np.square(np.array([0.0, 1.0]) - TARGET)
 # Of 2000 draws, the estimate has a standard error of 3%. The tolerances below are at least 4.5
 # standard errors: a false alarm in 150,000 for each.
@@ -97,6 +98,45 @@ def test_the_result_is_plain_data_and_prints_as_a_table(found):
     assert lines[-1] == "vimco                skipped: it descends a multi-sample bound"
 
 
+def test_many_draws_of_a_constant_have_no_bias():
+    """Whose sum in float32 is wrong by 1e-5 of itself, always by the same amount."""
+
+    def objective(params, batch, key, sample):
+        return sample("h", params["l"] + batch)[:, 0] + 0.3 * params["m"][0]
+
+    params = {"l": jnp.zeros(1), "m": jnp.zeros(1)}
+    options = {"family": BERNOULLI, "estimators": ["sf", "marginalization"], "num_draws": 30_000}
+    found = lab.compare(objective, params, jnp.zeros((4, 1)), KEY, **options)
+    for name in options["estimators"]:
+        constant = row(found, name, "m")
+        assert constant.bias <= 2e-7 * constant.norm
+        assert constant.bias_interval[0] == 0 < constant.bias_interval[1] < 1e-5
+    assert row(found, "marginalization", "all").bias_interval[0] == 0
+    truth = lab.true_gradient(
+        objective, params, jnp.zeros((4, 1)), KEY, family=BERNOULLI, max_values=1, num_draws=30_000
+    )
+    np.testing.assert_allclose(truth.blocks["m"], 0.3, rtol=2e-7)
+
+
+def test_rounding_is_no_bias():
+    """Of an estimate that differs from the true gradient by two steps of float32, always."""
+    [near, far] = [
+        lab.compare(
+            objective,
+            PARAMS,
+            jnp.zeros((BATCH_SIZE, 1)),
+            KEY,
+            family=BERNOULLI,
+            estimators=["marginalization"],
+            num_draws=10,
+            truth=lab.Truth({n: np.full((10, 1 + (n == "all")), at) for n in GROUPS}, "given"),
+        )
+        for at in (0.45 * (1 + 2.4e-7), 0.45 * (1 + 1e-5))
+    ]
+    assert row(near, "marginalization", "logit").bias_interval[0] == 0
+    assert row(far, "marginalization", "logit").bias_interval[0] > 0
+
+
 def test_too_many_values_fall_back_to_a_long_run_and_say_so():
     found = compare(estimators=["st", "muprop"], num_draws=2000, max_values=1, reference_draws=5000)
     said = re.fullmatch(
@@ -115,12 +155,12 @@ def test_too_many_values_fall_back_to_a_long_run_and_say_so():
 
 def test_what_is_known_is_not_measured_again(found):
     kept = lab.Comparison(found.reference, found.rows[:3], {})
-    told, blocks, found_groups = [], [], ("all", "logit", "scale")
+    told, blocks = [], []
     again = compare(
         estimators=["sf", "st", "vimco"],
         num_draws=100,
         known=lab.Comparison.from_dict(json.loads(json.dumps(kept.as_dict()))),
-        truth=lab.Truth({n: np.zeros((10, 1 + (n == "all"))) for n in found_groups}, "zero"),
+        truth=lab.Truth({n: np.zeros((10, 1 + (n == "all"))) for n in GROUPS}, "zero"),
         on_result=lambda so_far: told.append(len(so_far.rows)),
         progress=lambda what, done, total: blocks.append((what, done, total)),
     )
