@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from gumbel import estimators as registry
 from gumbel import exact
 from gumbel.arguments import check_integer, check_temperature
 from gumbel.independence import require_independent
-from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
+from gumbel.lab.moments import NUM_BLOCKS, arrays_of, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import undifferentiable
@@ -80,12 +81,14 @@ def true_gradient(
         # Outside of jit, in which values cannot be compared; so do the estimators of a long run.
         require_independent(*arguments, key, family)
 
-        @jax.jit
-        def enumerated(params: Params) -> Params:
-            fixed, _, batch = arguments
-            return exact.value_and_grad(fixed, params, batch, key, family, max_values=max_values)[1]
+        arrays, rest = arrays_of((params, batch, key))
 
-        groups = {name: np.asarray(value) for name, value in grouped(enumerated(params)).items()}
+        @jax.jit
+        def enumerated(arrays: list[Array]) -> Params:
+            given = (arguments[0], *rest(arrays), family)
+            return exact.value_and_grad(*given, max_values=max_values)[1]
+
+        groups = {name: np.asarray(value) for name, value in grouped(enumerated(arrays)).items()}
         whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
         return Truth(whole, f"enumeration of {count} joint values")
     if reference is None and undifferentiable(*arguments, key, family):

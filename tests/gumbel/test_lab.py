@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gumbel import BERNOULLI, lab
-from gumbel.lab.moments import squared_bias
+from gumbel import BERNOULLI, estimators, exact, lab
+from gumbel.lab.moments import measurer, squared_bias
 
 KEY = jax.random.key(0)
 BATCH_SIZE, TARGET, SCALE = 4, 0.2, 3.0
@@ -135,6 +135,33 @@ def test_rounding_is_no_bias():
     ]
     assert row(near, "marginalization", "logit").bias_interval[0] == 0
     assert row(far, "marginalization", "logit").bias_interval[0] > 0
+
+
+def test_no_program_holds_the_batch_as_a_constant(monkeypatch):
+    """Which XLA would fold; but a number of the batch may be the length of a loop."""
+    traced = []
+
+    def noted(function):
+        def noting(objective, params, batch, *rest, **options):
+            traced.append(isinstance(batch["x"], jax.core.Tracer))
+            return function(objective, params, batch, *rest, **options)
+
+        return noting
+
+    def counted(params, batch, key, sample):
+        z = sample("z", params["l"] + batch["x"])
+        return sum(z[:, number] for number in range(batch["count"]))
+
+    made = estimators.sf(BERNOULLI)
+    noting = estimators.Estimator(made.init, noted(made.surrogate))
+    params, batch = {"l": jnp.zeros(2)}, {"x": np.zeros((4, 2), np.float32), "count": 2}
+    zero = {name: np.zeros((1, 2)) for name in ("all", "l")}
+    measurer((counted, params, batch), noting, zero, 1)(KEY, 1.0, 2, lambda done: None)
+    monkeypatch.setattr(exact, "value_and_grad", noted(exact.value_and_grad))
+    truth = lab.true_gradient(counted, params, batch, KEY, family=BERNOULLI)
+    np.testing.assert_allclose(truth.blocks["l"], 0.25, rtol=1e-6)
+    assert len(traced) >= 3
+    assert all(traced)
 
 
 def test_too_many_values_fall_back_to_a_long_run_and_say_so():
