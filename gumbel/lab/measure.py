@@ -63,8 +63,9 @@ def compare(
       num_warmup: number of surrogates before the measurement, during which baselines and other
         learned state settle.
       reference: unbiased estimator whose long run stands in for the true gradient if there are
-        more than `max_values` joint values; if None, `muprop`, or `rloo` where JAX cannot
-        differentiate the cost in the samples.
+        more than `max_values` joint values, or JAX cannot vmap the cost; if None, `muprop`, or
+        `rloo` where JAX cannot differentiate the cost in the samples, or `sf` where it can do
+        neither.
       reference_draws: number of estimates in that run; 10 * `num_draws` if None.
       max_values: largest number of joint values to enumerate.
       max_passes: estimators that take more forward and backward passes are skipped.
@@ -182,14 +183,17 @@ def _applicable(
     max_passes: int | None,
 ) -> tuple[dict[str, Estimator], dict[str, str]]:
     """The estimators to measure, and the reasons why the others are not, by name."""
-    sites = check_objective(*arguments, key, family).sites
+    report = check_objective(*arguments, key, family)
+    reasons = {each.name: each.reason for each in report.estimators}
     applicable, skipped = {}, {}
     for spec in chosen:
         name = spec.name
         if spec.multi_sample:
             skipped[name] = "it descends a multi-sample bound"
-        elif unfit := reason(spec, sites, options.get(name)):
+        elif unfit := reason(spec, report.sites, options.get(name)):
             skipped[name] = unfit
+        elif spec.vectorizes and not report.vectorizes:
+            skipped[name] = reasons[name]
         elif max_passes is not None and passes[name] > max_passes:
             skipped[name] = f"an estimate takes {readable(passes[name])} passes, over {max_passes}"
         else:

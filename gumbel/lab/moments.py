@@ -102,8 +102,8 @@ def measurer(
 def arrays_of(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
     """The arrays of a tree, and a function from such arrays to the tree.
 
-    To pass them to `jit` as arguments: XLA may take tens of seconds to fold large constants. What is
-    no array, such as a number of steps, stays as it is.
+    They are passed to `jit` as arguments, because XLA may take tens of seconds to fold constants
+    of their size. What is no array, such as a number of steps, stays as it is.
 
     Example:
       >>> arrays, whole = arrays_of({"x": np.ones(2), "steps": 3})

@@ -14,6 +14,7 @@ from gumbel.arguments import check_integer, check_temperature
 from gumbel.independence import require_independent
 from gumbel.lab.moments import NUM_BLOCKS, arrays_of, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
+from gumbel.samplers import hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import undifferentiable
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
@@ -50,11 +51,13 @@ def true_gradient(
 ) -> Truth:
     """The gradient of `E[f(z)]`, by enumeration if there are few values, else by a long run.
 
+    A cost that JAX cannot vmap is not enumerated.
+
     Args:
       objective, params, batch, key, family: as for `compare`; the objective's noise is the same
         for the same key.
       reference: unbiased estimator for the long run; if None, `muprop`, or `rloo` where JAX cannot
-        differentiate the cost in the samples.
+        differentiate the cost in the samples, or `sf` where it cannot vmap it, either.
       num_draws: number of estimates in that run, at least 10, rounded up to a multiple of 10.
       temperature: temperature passed to it.
       max_values: largest number of joint values to enumerate.
@@ -62,8 +65,8 @@ def true_gradient(
 
     Raises:
       TypeError: `params` has leaves that are not floats, or `num_draws` is not an integer.
-      ValueError: `reference` is biased, `num_draws` is below 10, `temperature` is not positive and
-        finite, or one example's samples change another example's cost.
+      ValueError: `reference` is biased or needs a cost that JAX can vmap, `num_draws` is below 10,
+        `temperature` is not positive and finite, or one example's samples change another's cost.
     """
     num_draws = check_integer(num_draws, "num_draws", least=NUM_BLOCKS)
     check_temperature(temperature)
@@ -77,7 +80,8 @@ def true_gradient(
     arguments = (with_noise(objective, noise_key), params, batch)
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     count = count_joint(layout(*arguments, key, family))
-    if count <= max_values:
+    vectorizes = _vectorizes(*arguments, key, family)
+    if count <= max_values and vectorizes:
         # Outside of jit, in which values cannot be compared; so do the estimators of a long run.
         require_independent(*arguments, key, family)
 
@@ -92,7 +96,12 @@ def true_gradient(
         whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
         return Truth(whole, f"enumeration of {count} joint values")
     if reference is None and undifferentiable(*arguments, key, family):
-        spec = registry.spec("rloo")
+        spec = registry.spec("rloo" if vectorizes else "sf")
+    if spec.vectorizes and not vectorizes:
+        raise ValueError(
+            f"reference {reference!r} runs the objective for several samples at once, but JAX "
+            "cannot vmap it: give 'sf', or jax.pure_callback vmap_method='sequential'"
+        )
     measure = measurer(arguments, spec.factory(family), zero, 0)
     per_block = -(-num_draws // NUM_BLOCKS)
     said = f"{per_block * NUM_BLOCKS} draws of {spec.name}"
@@ -103,7 +112,23 @@ def true_gradient(
     norm = float(np.linalg.norm(blocks.mean(axis=0)))
     share = math.sqrt(blocks.var(axis=0, ddof=1).sum() / NUM_BLOCKS) / max(norm, 1e-30)
     said += f", standard error {share:.2g} of its norm"
-    return Truth(found.means, f"{said} (enumeration needs {readable(count)} joint values)")
+    needs = f"{readable(count)} joint values" if vectorizes else "a cost that JAX can vmap"
+    return Truth(found.means, f"{said} (enumeration needs {needs})")
+
+
+def _vectorizes(
+    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
+) -> bool:
+    """Whether the objective, which is only traced, runs under `jax.vmap` as enumeration does."""
+
+    def cost(key: PRNGKey) -> Array:
+        return trace(objective, params, batch, key, family, hard_draw).cost
+
+    try:
+        jax.eval_shape(jax.vmap(cost), jax.random.split(key))
+    except NotImplementedError:  # from JAX, for a callback without a vmap_method
+        return False
+    return True
 
 
 def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gumbel import BERNOULLI, estimators, exact, lab
+from gumbel import BERNOULLI, check_objective, estimators, exact, lab
 from gumbel.lab.moments import measurer, squared_bias
 
 KEY = jax.random.key(0)
@@ -260,6 +260,28 @@ def test_no_true_gradient_of_examples_that_are_coupled_by_mistake(max_values):
     arguments = (coupled, {"l": jnp.zeros(1)}, jnp.zeros((4, 1)), KEY)
     with pytest.raises(ValueError, match="samples of one example at site 'z' change the cost"):
         lab.true_gradient(*arguments, family=BERNOULLI, max_values=max_values, reference="rloo")
+
+
+def test_a_cost_that_jax_cannot_vmap_is_compared_without_several_samples_at_once():
+    def called(params, batch, key, sample):
+        z = sample("b", params["logit"] + batch)
+        shape = jax.ShapeDtypeStruct(batch.shape[:1], jnp.float32)
+        return jax.pure_callback(lambda z: np.square(z[:, 0] - np.float32(TARGET)), shape, z)
+
+    arguments = called, {"logit": jnp.zeros(1)}, jnp.zeros((BATCH_SIZE, 1)), KEY
+    names = ["sf", "nvil", "rloo", "unordered_set", "marginalization", "muprop"]
+    options = {"family": BERNOULLI, "estimators": names, "num_draws": 100}
+    found = lab.compare(*arguments, **options, reference_draws=2000)
+    assert re.match(
+        r"2000 draws of sf, .* \(enumeration needs a cost that JAX can vmap", found.reference
+    )
+    assert row(found, "sf", "all").norm == pytest.approx(0.15, rel=0.3)  # 5 standard errors
+    reports = check_objective(*arguments, BERNOULLI).estimators
+    refused = {each.name: each.reason for each in reports if each.reason and each.name in names}
+    assert found.skipped == refused
+    assert set(refused) == set(names) - {"sf", "nvil"}
+    with pytest.raises(ValueError, match=r"reference 'rloo' runs .* several samples at once"):
+        lab.true_gradient(*arguments, family=BERNOULLI, reference="rloo")
 
 
 def test_an_estimator_that_refuses_the_objective_is_skipped_with_its_reason():
