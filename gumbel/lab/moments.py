@@ -14,6 +14,8 @@ from gumbel.estimators import Estimator
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 NUM_BLOCKS = 10  # of draws; the spread of their means gives the interval of a bias
+_STUDENT = 2.262  # the 97.5% quantile of Student's t with 9 degrees of freedom
+_TINY = float(np.finfo(np.float64).tiny)
 Groups: TypeAlias = dict[str, Any]
 
 
@@ -156,6 +158,13 @@ def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
     interval comes from the jackknife over rows, around the estimate, or around 0 if that is below
     0: around a negative estimate, it could exclude every possible value of `|E d|^2`.
 
+    The jackknife is of first order in the noise, and in its leading term proportional to the mean
+    row, so it is too small where the noise happens to cancel the mean. In one dimension, the upper
+    end of Student's interval for the mean, squared, is `(t^2 + 1) s^2 / n` above that of the
+    jackknife, with `s^2` the variance of a row. This is added, with `s^2` the variance along the
+    mean row: for normal rows of 1 to 1000 entries, the interval then covers in at least 94% of
+    cases (`test_lab.py`), and it is wider only where the entries are few.
+
     Example:
       >>> squared_bias(np.array([[3.0, 4.0]] * 10))
       (25.0, (25.0, 25.0))
@@ -167,9 +176,12 @@ def squared_bias(away: np.ndarray) -> tuple[float, tuple[float, float]]:
     whole = float(off.sum()) / (count * (count - 1))
     without = (off.sum() - 2 * off.sum(axis=1)) / ((count - 1) * (count - 2))
     error = math.sqrt((count - 1) / count * float(np.sum(np.square(without - without.mean()))))
-    width = 2.262 * error  # Student's t, 9 degrees of freedom
+    width = _STUDENT * error
+    # The products with the mean row, whose square is their mean.
+    products = gram.mean(axis=1)
+    along = float(products.var(ddof=1)) / max(float(products.mean()), _TINY)
     center = max(whole, 0.0)
-    return whole, (center - width, center + width)
+    return whole, (center - width, center + width + (_STUDENT**2 + 1) * along / count)
 
 
 def grouped(tree: PyTree) -> Groups:
