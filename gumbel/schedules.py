@@ -7,6 +7,7 @@ the changes come at the right steps however long the run is.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,10 +98,13 @@ def linear(value: Scalar, floor: Scalar, num_steps: int, *, interval: Step = 1) 
     _check_positive(value=value, floor=floor)
     num_steps = check_integer(num_steps, "schedule: num_steps", least=1)
     _check_interval(interval)
+    # optax.schedules.linear_schedule compares integers, of 32 bits each.
+    length = float(num_steps)
 
     def schedule(step: Step) -> Float[Array, ""]:
-        line = optax.schedules.linear_schedule(*_floats(value, floor), num_steps)
-        return jnp.asarray(line(_last(step, interval)))
+        start, end = _floats(value, floor)
+        passed = jnp.minimum(_last(step, interval), length)
+        return (start - end) * (1 - passed / length) + end
 
     return schedule
 
@@ -167,12 +171,26 @@ def slope(rate: Scalar, maximum: Scalar, *, initial: Scalar = 1.0, interval: Ste
 
 def _last(step: Step, interval: Step) -> Float[Array, ""]:
     """The step of the last refresh, counted in integers; 0 before the first step."""
+    step, interval = _python_integer(step), _python_integer(interval)
     if isinstance(step, int) and isinstance(interval, int):
         return jnp.asarray(float(max(step, 0) // interval * interval))
     step = jnp.maximum(jnp.asarray(step), 0)
     kind = step.dtype if step.dtype.itemsize >= 4 else np.dtype(np.int32)
+    if isinstance(interval, int) and interval > _largest(kind):
+        return jnp.zeros_like(step, float)  # no step of this kind gets there
     interval = jnp.asarray(interval, kind)
     return (step.astype(kind) // interval * interval).astype(float)
+
+
+def _largest(kind: np.dtype[Any]) -> float:
+    is_integer = jnp.issubdtype(kind, jnp.integer)
+    return int(jnp.iinfo(kind).max) if is_integer else float(jnp.finfo(kind).max)
+
+
+def _python_integer(number: Any) -> Step:
+    """A NumPy integer as that of Python, which has no largest value; others as they are."""
+    found: Step = int(number) if isinstance(number, np.integer) else number
+    return found
 
 
 def _floats(*parameters: Scalar) -> tuple[Float[Array, ""], ...]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gumbel import schedules
@@ -81,6 +82,33 @@ def test_refreshes_are_counted_in_integers():
     schedule = schedules.slope(1.0, 1e9, interval=10_000)
     assert float(schedule(29_999_999)) == pytest.approx(29_990_001, abs=1)
     assert float(schedule(30_000_000)) == pytest.approx(30_000_001, abs=1)
+
+
+@pytest.mark.parametrize("integer", [int, np.int64])
+def test_steps_and_lengths_beyond_32_bits(integer):
+    long = integer(3_000_000_000)
+    for make in (schedules.linear, schedules.cosine):
+        schedule = make(1.0, 0.1, long)
+        assert float(schedule(integer(1_500_000_000))) == pytest.approx(0.55)
+        assert float(jax.jit(schedule)(jnp.int32(1_500_000_000))) == pytest.approx(0.55)
+        assert float(schedule(2 * long)) == pytest.approx(0.1)
+    late = schedules.slope(1e-9, 5.0, interval=long)
+    for step in (jnp.int32(5), jnp.int32(2**31 - 1), integer(2_999_999_999)):
+        assert float(late(step)) == 1.0
+    assert float(late(long)) == 4.0
+    assert jax.vmap(late)(jnp.arange(3)).tolist() == [1.0, 1.0, 1.0]
+    assert float(late(jnp.float32(5))) == 1.0
+    often = schedules.slope(1e-9, 5.0, interval=integer(100))
+    assert float(often(3_000_000_000)) == float(often(long)) == 4.0
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 1000, 2**24 + 1, 10**9])
+def test_the_line_is_that_of_optax(num_steps):
+    steps = np.unique(np.linspace(0, min(1.5 * num_steps, 2**31 - 1), 50).astype(np.int32))
+    given = np.float32(1.7), np.float32(0.3)
+    ours = jax.vmap(schedules.linear(*given, num_steps))(steps)
+    theirs = jax.vmap(optax.schedules.linear_schedule(*given, num_steps))(steps.astype(np.float32))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_parameters_may_be_traced():
