@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gumbel.numerics import upcast
+
 Scalar: TypeAlias = Float[Array, ""] | float
 # Two independent estimates of a gradient, along a first axis.
 Pair: TypeAlias = PyTree[Float[Array, "2 ..."]]
@@ -79,5 +81,6 @@ def squared_error_slope(
 
 
 def _dot(one: Pair, i: int, other: Pair, j: int) -> Float[Array, ""]:
-    products = jax.tree.map(lambda a, b: jnp.vdot(a[i], b[j]), one, other)
+    # The slope is a difference of such sums, of which 16 bits would leave little.
+    products = jax.tree.map(lambda a, b: jnp.vdot(upcast(a[i]), upcast(b[j])), one, other)
     return sum(jax.tree.leaves(products), jnp.zeros(()))

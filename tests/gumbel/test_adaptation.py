@@ -46,3 +46,19 @@ def test_the_slope_is_that_of_squared_bias_plus_variance_over_n(slopes, tau, n):
 
     assert abs(found.mean() - exact(n)) < 4.5 * error
     assert abs(found.mean() - exact(2 * n if n < 1e9 else 1)) > 9 * error
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_slope_of_short_gradients_is_that_of_the_same_numbers_in_float32(dtype):
+    noise = jax.random.normal(jax.random.key(1), (2, 10_000))
+
+    def slope(dtype, short):
+        def estimates(t):
+            return ((1 + t) / 8 + noise).astype(short).astype(dtype)
+
+        references = (1 / 8 + 3 * noise[::-1]).astype(short).astype(dtype)
+        return squared_error_slope(estimates, references, 1.0)
+
+    found, expected = slope(dtype, dtype), slope(jnp.float32, dtype)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
