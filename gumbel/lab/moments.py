@@ -189,6 +189,11 @@ def grouped(tree: PyTree) -> Groups:
     parts: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path[:1], simple=True) if path else "params"
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise TypeError(
+                f"params has {jnp.result_type(leaf)} at {name!r}, and complex parameters are not "
+                "measured: give their real and imaginary parts"
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"params has {jnp.result_type(leaf)} at {name!r}, which has no gradient: hold it "

@@ -373,6 +373,24 @@ def test_arguments_out_of_range_are_refused():
         )
 
 
+def test_half_of_an_even_number_of_estimates_fit_into_the_small_budget():
+    rows = tuple(measured(str(time), 0.0, 1.0, float(time)) for time in (4, 1, 3, 2))
+    assert lab.Comparison("", rows, {}).budgets() == (2.0, 200.0)
+    assert lab.Comparison("", rows[:2], {}).budgets() == (1.0, 100.0)
+    assert lab.Comparison("", rows[:3], {}).budgets() == (3.0, 300.0)
+
+
+def test_complex_parameters_are_not_measured():
+    def objective(params, batch, key, sample):
+        return sample("b", jnp.real(params["c"]) + batch)[:, 0]
+
+    params = {"c": jnp.zeros(1, jnp.complex64)}
+    with pytest.raises(
+        TypeError, match="complex64 at 'c', and complex parameters are not measured"
+    ):
+        lab.true_gradient(objective, params, jnp.zeros((2, 1)), KEY, family=BERNOULLI)
+
+
 def test_an_estimator_that_is_not_finite_is_not_advised():
     bad, good = measured("bad", 0.0, math.nan, 1.0), measured("good", 0.0, 2.0, 5.0)
     found = lab.Comparison("", (bad, good), {})
