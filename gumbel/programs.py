@@ -4,19 +4,22 @@ XLA compiles the body of a loop separately. It does not hoist loop-invariant cod
 backward pass, and on CPU it optimizes the layouts of convolutions only outside of loops; inside
 one, the gradients of a convolution take about twenty times as long.
 
-`depends_across_devices` only reads a program.
+`depends_across_devices`, `num_bytes`, and `coarsest_rounding` only read a program.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
 Evaluate = Callable[[Any, list[Any]], Sequence[Any]]
 _PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
+# Equations whose inputs and results are those of the program in them. JAX has two names for remat.
+_CALLS = frozenset({"remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "closed_call"})
 
 
 class _Later:
@@ -116,6 +119,26 @@ def num_bytes(function: Callable[..., PyTree], *arguments: PyTree) -> int:
     return total
 
 
+def coarsest_rounding(function: Callable[..., PyTree], *arguments: PyTree) -> float:
+    """The largest machine epsilon among the dtypes in which a function computes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> coarsest_rounding(lambda x: (2 * x.astype(jnp.bfloat16)).sum(), jnp.ones(8))
+      0.0078125
+    """
+
+    def epsilons(program: Any) -> Iterator[float]:
+        for eqn in program.eqns:
+            dtypes = [getattr(var.aval, "dtype", None) for var in eqn.outvars]
+            floats = [dtype for dtype in dtypes if dtype and jnp.issubdtype(dtype, jnp.inexact)]
+            yield from (float(jnp.finfo(dtype).eps) for dtype in floats)
+            for inner in _inside(eqn):
+                yield from epsilons(inner)
+
+    return max(epsilons(jax.make_jaxpr(function)(*arguments).jaxpr), default=0.0)
+
+
 class _Dependence(enum.Enum):
     """How a value depends on a program's arguments: on this device, or also on the others'."""
 
@@ -141,15 +164,76 @@ def depends_across_devices(
     program = jax.make_jaxpr(function)(*arguments)
 
     def evaluate(eqn: Any, values: list[Any]) -> Sequence[Any]:
-        found = [value for value in values if isinstance(value, _Dependence)]
-        if not found:
+        if _joined(values) is None:
             return [None] * len(eqn.outvars)
-        across = _Dependence.ACROSS in found or _communicates(eqn, axes)
-        return [_Dependence.ACROSS if across else _Dependence.LOCAL] * len(eqn.outvars)
+        if (known := _followed(eqn, values, evaluate, axes)) is not None:
+            return known
+        found = _Dependence.ACROSS if _communicates(eqn, axes) else _joined(values)
+        return [found] * len(eqn.outvars)
 
     own = [_Dependence.LOCAL] * len(program.jaxpr.invars)
-    consts = [None] * len(program.consts)
-    return _Dependence.ACROSS in _run(program.jaxpr, consts, own, evaluate)
+    return _Dependence.ACROSS in _through(program, own, evaluate)
+
+
+def _joined(values: Iterable[Any]) -> _Dependence | None:
+    """How a value depends on the arguments that is computed of these values; None if not at all."""
+    found = {value for value in values if isinstance(value, _Dependence)}
+    return _Dependence.ACROSS if _Dependence.ACROSS in found else next(iter(found), None)
+
+
+def _through(program: Any, values: Sequence[Any], evaluate: Evaluate) -> list[Any]:
+    """How the results of a program depend on the arguments, if its inputs do so."""
+    jaxpr = getattr(program, "jaxpr", program)  # that of a checkpoint is not closed
+    found = _run(jaxpr, [None] * len(jaxpr.constvars), values, evaluate)
+    return [_joined([value]) for value in found]
+
+
+def _followed(
+    eqn: Any, values: list[Any], evaluate: Evaluate, axes: frozenset[str]
+) -> Sequence[Any] | None:
+    """How each result of an equation with programs in it depends on the arguments.
+
+    None if it is not of a kind whose inputs are known to be those of the programs.
+    """
+    name, params = eqn.primitive.name, eqn.params
+    if name in _CALLS:
+        [program] = [params[part] for part in ("jaxpr", "call_jaxpr") if part in params]
+        return _through(program, values, evaluate)
+    if name == "cond":
+        chosen, *operands = values
+        if isinstance(chosen, _Dependence) and _communicates(eqn, axes):
+            return None  # devices that differ in their choice
+        branches = [_through(branch, operands, evaluate) for branch in params["branches"]]
+        return [_joined([chosen, *results]) for results in zip(*branches, strict=True)]
+    if name == "scan":
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        consts, carry, xs = values[:first], values[first:last], values[last:]
+
+        def body(carry: list[Any]) -> list[Any]:
+            return _through(params["jaxpr"], [*consts, *carry, *xs], evaluate)
+
+        carry = _settled(lambda carry: body(carry)[: len(carry)], carry)
+        return [*carry, *body(carry)[len(carry) :]]
+    if name == "while":
+        first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        asked, consts, carry = values[:first], values[first:last], values[last:]
+
+        def step(carry: list[Any]) -> list[Any]:
+            goes_on = _through(params["cond_jaxpr"], [*asked, *carry], evaluate)
+            after = _through(params["body_jaxpr"], [*consts, *carry], evaluate)
+            return [_joined([*goes_on, each]) for each in after]
+
+        return _settled(step, carry)
+    return None
+
+
+def _settled(step: Callable[[list[Any]], list[Any]], carry: list[Any]) -> list[Any]:
+    """How the carry of a loop depends on the arguments after any number of steps."""
+    before, carry = None, [_joined([each]) for each in carry]
+    while carry != before:
+        before, after = carry, step(carry)
+        carry = [_joined(pair) for pair in zip(before, after, strict=True)]
+    return carry
 
 
 def _communicates(eqn: Any, axes: frozenset[str]) -> bool:
@@ -160,9 +244,13 @@ def _communicates(eqn: Any, axes: frozenset[str]) -> bool:
     own = eqn.params.get("axes", eqn.params.get("axis_name", ()))
     if not axes.isdisjoint(own if isinstance(own, tuple) else (own,)):
         return True
+    return any(_communicates(inner, axes) for program in _inside(eqn) for inner in program.eqns)
+
+
+def _inside(eqn: Any) -> list[Any]:
+    """The programs in an equation, such as the body of a loop."""
     parts = jax.tree.leaves(eqn.params, is_leaf=lambda part: isinstance(part, _PROGRAMS))
-    programs = [getattr(part, "jaxpr", part) for part in parts if isinstance(part, _PROGRAMS)]
-    return any(_communicates(inner, axes) for program in programs for inner in program.eqns)
+    return [getattr(part, "jaxpr", part) for part in parts if isinstance(part, _PROGRAMS)]
 
 
 def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any) -> Array:

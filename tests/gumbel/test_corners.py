@@ -284,6 +284,80 @@ def test_collectives_of_anything_else_are_served(cost):
     assert per_device(cost, "sf").shape == (3,)
 
 
+def around_a_loop(step, z):
+    """Steps over the variables, `step(total, z)`."""
+    return jax.lax.scan(lambda total, z: (step(total, z), None), 0 * z[:, 0], z.T)[0]
+
+
+def with_custom_jvp(function, z):
+    def along(primals, tangents):
+        return jax.jvp(function, primals, tangents)
+
+    wrapped = jax.custom_jvp(function)
+    wrapped.defjvp(along)
+    return wrapped(z)
+
+
+def with_custom_vjp(function, z):
+    wrapped = jax.custom_vjp(function)
+    wrapped.defvjp(
+        lambda z: (function(z), z.shape), lambda shape, g: (g[:, None] * jnp.ones(shape),)
+    )
+    return wrapped(z)
+
+
+AROUND = {
+    "checkpoint": lambda function, z: jax.checkpoint(function)(z),
+    "custom_jvp": with_custom_jvp,
+    "custom_vjp": with_custom_vjp,
+    "cond": lambda function, z: jax.lax.cond(z.shape[0] > 1, function, lambda z: z.sum(-1), z),
+    "branch": lambda function, z: jax.lax.cond(
+        jnp.arange(3).sum() > 1, function, lambda z: z.sum(-1), z
+    ),
+    "scan": lambda function, z: around_a_loop(lambda total, z: total + function(z[:, None]), z),
+    "while": lambda function, z: jax.lax.fori_loop(
+        0, jnp.arange(3).sum(), lambda _, total: total + function(z), 0 * z[:, 0]
+    ),
+    "while_condition": lambda function, z: jax.lax.while_loop(
+        lambda total: total.sum() < 0, lambda total: total + function(z), 0 * z[:, 0]
+    ),
+    "remat_of_a_scan": lambda function, z: jax.checkpoint(
+        functools.partial(around_a_loop, lambda total, z: total + function(z[:, None]))
+    )(z),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_collective_inside_another_program(name):
+    """It is of the samples or not, as outside of it."""
+
+    def of_the_batch(z, x):
+        offset = x[:, 0]
+        return AROUND[name](lambda z: (z - jax.lax.pmean(offset.mean(), "x")).sum(-1) ** 2, z)
+
+    def of_the_samples(z, x):
+        return AROUND[name](lambda z: (z - jax.lax.pmean(z.mean(), "x")).sum(-1) ** 2, z)
+
+    assert per_device(of_the_batch, "sf").shape == (3,)
+    with pytest.raises(ValueError, match="depend on the samples of other devices"):
+        per_device(of_the_samples, "sf")
+
+
+def test_a_collective_that_a_loop_reaches_after_some_steps():
+    """The third carry is of the samples after two steps."""
+
+    def cost(z, x):
+        def step(carry, _):
+            first, second, _ = carry
+            return (z[:, 0], first, jax.lax.psum(second, "x") + 0 * x[:, 0]), None
+
+        zeros = jnp.zeros_like(x[:, 0])
+        return jax.lax.scan(step, (zeros, zeros, zeros), length=3)[0][2]
+
+    with pytest.raises(ValueError, match="depend on the samples of other devices"):
+        per_device(cost, "sf")
+
+
 def test_a_collective_along_an_axis_on_which_the_samples_do_not_differ():
     """Such as that of a decoder whose weights are divided among devices."""
     mesh = jax.make_mesh((1, 1), ("x", "m"), (jax.sharding.AxisType.Auto,) * 2)
