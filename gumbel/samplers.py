@@ -350,24 +350,7 @@ class _ObservingSampler:
                 f"{shape}: give one value per variable, one-hot if it is categorical"
             )
         value = jnp.asarray(given)
-        known = concrete_or_none(given)
-        if known is not None and jnp.issubdtype(value.dtype, jnp.floating):
-            if ((known < 0) | (known > 1)).any():
-                raise ValueError(
-                    f"observed value of site {site!r} is not within 0 and 1: it is a value of the "
-                    "variable, one-hot if it is categorical, not its logits"
-                )
-            if family.event_ndims and not looped and _misses_1(known, mask):
-                raise ValueError(
-                    f"observed value of site {site!r} does not sum to 1 over the categories: give "
-                    "rows that sum to 1, and mask variables that are not observed"
-                )
-        elif known is not None:
-            first = range(lead, lead + len(steps) * looped)
-            known = np.moveaxis(known, first, range(len(first)))
-            check_point(
-                known, logits, event_ndims=family.event_ndims, name=f"the value of {site!r}"
-            )
+        _check_observed(site, given, mask, family, range(lead, lead + len(steps) * looped))
         for step in steps if looped else ():
             value = jax.lax.dynamic_index_in_dim(value, step.number, axis=lead, keepdims=False)
         return divided_as(value, like=logits)
@@ -402,12 +385,42 @@ class _ObservingSampler:
         return found
 
 
-def _misses_1(rows: np.ndarray, mask: Array | None) -> bool:
-    """Whether a row does not sum to 1 at a variable that is known not to be masked."""
-    shown = True if mask is None else concrete_or_none(mask)
-    if shown is None:
-        return False
-    return bool(np.any((abs(rows.sum(axis=-1, dtype=np.float64) - 1) > 0.01) & shown))
+def _check_observed(
+    site: str, given: Sample, mask: Array | None, family: Family, loop_axes: range
+) -> None:
+    """Raises ValueError if a value, where it is known not to be masked, is none of the variable.
+
+    Args:
+      site: name of the site.
+      given: values of the variables, as `condition` takes them.
+      mask: mask of the variables of one step, or None.
+      family: family of the site.
+      loop_axes: the axes of `given` that the loops around the site add.
+    """
+    known = concrete_or_none(given)
+    mask_known = np.True_ if mask is None else concrete_or_none(mask)
+    if known is None or mask_known is None:
+        return
+    variables = known.shape[: known.ndim - family.event_ndims]
+    of_steps = mask_known if mask is None else np.expand_dims(mask_known, tuple(loop_axes))
+    shown = known[np.broadcast_to(of_steps, variables)]
+    if not jnp.issubdtype(known.dtype, jnp.floating):
+        like = np.zeros(shown.shape[1:])
+        check_point(shown, like, event_ndims=family.event_ndims, name=f"the value of {site!r}")
+    elif ((shown < 0) | (shown > 1)).any():
+        raise ValueError(
+            f"observed value of site {site!r} is not within 0 and 1: it is a value of the "
+            "variable, one-hot if it is categorical, not its logits"
+        )
+    elif (
+        family.event_ndims
+        and not loop_axes  # a loop may leave out steps in its own way
+        and (abs(shown.sum(axis=-1, dtype=np.float64) - 1) > 0.01).any()
+    ):
+        raise ValueError(
+            f"observed value of site {site!r} does not sum to 1 over the categories: give "
+            "rows that sum to 1, and mask variables that are not observed"
+        )
 
 
 def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
@@ -423,8 +436,10 @@ def condition(objective: Objective, values: Mapping[str, Sample]) -> Objective:
     Returns:
       An objective. It raises a ValueError if it does not sample every site of `values`, if the
       shape of a value differs from that of the logits, if integers are not 0 or 1 or not one-hot,
-      if other numbers are not within 0 and 1, or if those of a categorical variable, where they can
-      be checked, do not sum to 1. Where `where=` masks a variable, its value is 0.
+      or if other numbers are not within 0 and 1, or do not sum to 1 over the categories. Values are
+      checked where they and the mask are known. Where `where=` masks a variable, its value is 0,
+      whatever is given, such as a placeholder of -1. A NaN that is not masked is no error: the cost
+      is NaN then.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -95,6 +95,38 @@ def test_observed_categories_that_are_no_distribution_are_refused():
     assert cost.tolist() == pytest.approx([2.0, 2.0])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+@pytest.mark.parametrize("family", ["bernoulli", "categorical"])
+def test_placeholders_at_masked_variables_are_no_observed_values(family, dtype):
+    """Whatever is masked is 0; beside the mask, the same values are refused."""
+    width = (3,) if family == "categorical" else ()
+
+    def objective(params, batch, key, sample):
+        return sample("z", params, family=family, where=batch).reshape(2, -1).sum(-1)
+
+    def of_a_loop(params, batch, key, sample):
+        def step(total, _):
+            return total + objective(params, batch, key, sample), None
+
+        return sample.scan(step, jnp.zeros(2), length=4)[0]
+
+    label = jnp.array([[1, -1], [1, 1]])
+    values = (jax.nn.one_hot(label, 3) if width else label).astype(dtype)
+    logits, mask, sampler = jnp.zeros((2, 2, *width)), label >= 0, samplers.mean_field()
+    observed = samplers.condition(objective, {"z": values})
+    assert observed(logits, mask, KEY, sampler).tolist() == [1.0, 2.0]
+    for minus in (values, values.at[0, 1].set(-1)):  # one_hot(-1) is 0
+        observed = samplers.condition(objective, {"z": minus})
+        assert observed(logits, mask, KEY, sampler).tolist() == [1.0, 2.0]
+        with pytest.raises(ValueError, match="'z'"):
+            observed(logits, jnp.ones((2, 2), bool), KEY, sampler)
+        steps = jnp.repeat(minus[:, None], 4, axis=1)
+        observed = samplers.condition(of_a_loop, {"z": steps})
+        assert observed(logits, mask, KEY, sampler).tolist() == [4.0, 8.0]
+    traced = jax.jit(lambda mask: observed(logits, mask, KEY, samplers.mean_field()))
+    assert traced(mask).tolist() == [4.0, 8.0]
+
+
 def test_params_may_hold_integers_and_keys():
     def objective(params, batch, key, sample):
         noise = jax.random.normal(params["key"])
