@@ -15,6 +15,7 @@ from gumbel.estimators import Spec
 from gumbel.estimators.multi import independent
 from gumbel.independence import leaks
 from gumbel.layouts import count_values, layout, readable
+from gumbel.lines import hidden_changes
 from gumbel.passes import passes
 from gumbel.probes import NUM_STARTS, Probe, changed, draw
 from gumbel.samplers import Pass, replayed, trace
@@ -42,6 +43,8 @@ class SiteReport(NamedTuple):
         a derivative.
       jumps: the same for relaxed samples, between 0 and 1.
       differentiable: whether JAX can differentiate in the samples at all, even if the result is 0.
+      hidden: whether a part of the cost, or of logits on which it depends, changes with relaxed
+        samples without a derivative, though another part has one.
     """
 
     name: str
@@ -56,6 +59,7 @@ class SiteReport(NamedTuple):
     breaks: bool
     jumps: bool
     differentiable: bool
+    hidden: bool
 
     def __repr__(self) -> str:  # Python refuses to print integers of over 4300 digits
         values = self._asdict() | {"num_values": readable(self.num_values)}
@@ -178,6 +182,9 @@ def check_objective(
     slopes = {site: targets or frozenset() for site, targets in tried.items()}
     found = dependence(probe.targets(plan.records), slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
+    # What jumps as a whole needs no closer look.
+    whole = {site: slopes[site] for site in slopes if site not in found.breaks | relaxed.breaks}
+    hidden = hidden_changes(*arguments, probe, whole)
     leaking, trained = leaks(probe), _trained(*arguments, probe)
     vectorizes = _vectorizes(*arguments)
     sites = tuple(
@@ -194,6 +201,7 @@ def check_objective(
             breaks=name in found.breaks,
             jumps=name in relaxed.breaks,
             differentiable=tried[name] is not None,
+            hidden=name in hidden,
         )
         for name, record in plan.records.items()
     )
@@ -209,12 +217,7 @@ def check_objective(
             for name in estimators.names()
         ),
         problems=(),
-        notes=tuple(
-            f"the cost has no derivative in the samples of site {site.name!r}: estimators whose "
-            "gradient flows through the sample cannot train it"
-            for site in sites
-            if site.used and site.breaks and not site.smooth
-        ),
+        notes=tuple(note for site in sites if (note := _note(site))),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report)))
 
@@ -327,8 +330,25 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
         return f"the cost has no derivative in the samples of site {site.name!r}"
     if spec.slopes and not site.differentiable:
         return f"JAX cannot differentiate the cost in the samples of site {site.name!r}"
-    if spec.smooth and site.jumps and spec.unbiased:
-        return f"something, such as a mask, has no derivative in the samples of {site.name!r}"
+    if spec.smooth and spec.unbiased and (site.jumps or site.hidden):
+        what = "something, such as a mask," if site.jumps else "a part of the cost"
+        return f"{what} has no derivative in the samples of site {site.name!r}"
+    return ""
+
+
+def _note(site: SiteReport) -> str:
+    """A limitation at a site that is not an error; empty if there is none."""
+    if site.used and site.breaks and not site.smooth:
+        return (
+            f"the cost has no derivative in the samples of site {site.name!r}: estimators whose "
+            "gradient flows through the sample cannot train it"
+        )
+    if site.hidden:
+        return (
+            f"a part of the cost has no derivative in the samples of site {site.name!r}, behind a "
+            "comparison, an argmax or a stop_gradient: estimators whose gradient flows through the "
+            "sample miss it"
+        )
     return ""
 
 

@@ -136,7 +136,7 @@ class Probe:
             values = {}
             for site, record in records.items():
                 z, flip = start.values[site], value_mask(start.flips[site], record.family)
-                flip &= sites[site] & _first_axis(rows, z.ndim)
+                flip &= sites[site] & first_axis(rows, z.ndim)
                 values[site] = jnp.where(flip, flipped(z, record), z)
             after = outputs(replayed(objective, params, batch, key, family, records, values))
             pairs = zip(start.outputs, after, strict=True)
@@ -154,6 +154,14 @@ class Probe:
         all variables, odd ones half of them: a cost may not change if all are flipped. `relaxed`
         values are all random, between 0 and 1.
         """
+        values, flips = self.samples(number, relaxed=relaxed)
+        start = Start(values, flips, self.outputs)
+        return start._replace(outputs=self._run(start, (), None)[0])
+
+    def samples(
+        self, number: int, *, relaxed: bool = False
+    ) -> tuple[dict[str, Sample], dict[str, Mask]]:
+        """The values and flips of a start, without running the objective."""
         records, rng = self.drawn.records, np.random.default_rng(number)
         values, flips = {}, {}
         for site, record in records.items():
@@ -164,8 +172,7 @@ class Probe:
             shape = record.z.shape
             variables = shape[: len(shape) - record.family.event_ndims]
             flips[site] = jnp.asarray(rng.random(variables) < (0.5 if number % 2 else 1))
-        start = Start(values, flips, self.outputs)
-        return start._replace(outputs=self._run(start, (), None)[0])
+        return values, flips
 
     def changes(
         self, start: Start, sites: Collection[str], rows: np.ndarray | None = None
@@ -215,7 +222,7 @@ def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
     Unchanged rows are computed from the same numbers by the same program. A tolerance of a few
     units in the last place of the largest entry allows for cancellation between rows.
     """
-    looked_at = _first_axis(jnp.asarray(rows), before.ndim)
+    looked_at = first_axis(jnp.asarray(rows), before.ndim)
     one, other = jnp.where(looked_at, before, 0), jnp.where(looked_at, after, 0)
     finite = jnp.isfinite(one) & jnp.isfinite(other)
     largest = jnp.max(jnp.where(finite, jnp.maximum(abs(one), abs(other)), 0), initial=0)
@@ -235,7 +242,7 @@ def _possible_logits(record: Record) -> Array:
     return jnp.clip(logits, -_RULED_OUT, _RULED_OUT)
 
 
-def _first_axis(rows: Array, ndim: int) -> Array:
+def first_axis(rows: Array, ndim: int) -> Array:
     """One value for each row, or one for all, as an array that broadcasts against the rows."""
     return rows.reshape(rows.shape + (1,) * (ndim - rows.ndim))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from gumbel.layouts import layout
+from gumbel.lines import hidden_changes
 from gumbel.probes import (
     MaskOf,
     Probe,
@@ -124,16 +125,19 @@ def require_smooth(
 ) -> None:
     """Raises ValueError if the cost depends on samples but has no derivative in them.
 
-    It runs the objective only if something has no derivative, to see whether it depends on the
-    samples all the same: compiled, 8 times and 8 more for each site. Where `params`, `batch`,
-    `key` or the cost are traced, values cannot be compared, and nothing is checked.
+    If something has no derivative, it runs the objective, to see whether it depends on the samples
+    all the same: compiled, 8 times and 8 more for each site. With `everywhere`, it also compares
+    the change of what has a derivative with the integral of that, by some 24 passes for each site.
+    Where `params`, `batch`, `key` or the cost are traced, values cannot be compared, and nothing is
+    checked.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
       family: family of the sites.
       estimator: its name, for the message.
       everywhere: whether everything that depends on a site's samples must have a derivative in
-        them, as the proof of an unbiased estimator requires; else one chain to the cost is enough.
+        them, and change by its integral only, as the proof of an unbiased estimator requires; else
+        one chain to the cost is enough.
 
     Raises:
       ValueError: the message names the site and the estimator, whose gradient would lack its part.
@@ -147,7 +151,7 @@ def require_smooth(
     some_may_jump = everywhere and not all(
         slopes[site] >= _later(records, site) for site in records
     )
-    if not (some_flat or some_may_jump):
+    if not (some_flat or everywhere):
         return
     probe = Probe(*arguments)
     if not probe.concrete:
@@ -168,6 +172,13 @@ def require_smooth(
                 f"derivative in them, which biases {estimator!r}: multiply by the sample instead, "
                 "or use 'muprop' or 'rloo'"
             )
+    hidden = hidden_changes(*arguments, probe, slopes) if everywhere else ()
+    if (site := _first(records, hidden)) is not None:
+        raise ValueError(
+            f"a part of the cost has no derivative in the samples of site {site!r}, behind a "
+            f"comparison, an argmax or a stop_gradient, which biases {estimator!r}: write the cost "
+            "without it, or use 'muprop' or 'rloo'"
+        )
 
 
 def undifferentiable(

@@ -35,7 +35,7 @@ def rebar(
     temperature is that of the squared estimate, so a learned temperature lowers the variance. It
     has no second derivative. The cost must be continuous in the relaxed samples, and
     `stop_gradient` must hide no part of it: a comparison that flips while they move between 0 and 1
-    biases the estimate, and a mask that does is refused.
+    biases the estimate, and `init` refuses what it finds of these.
 
     Args:
       family: family of the sites.

@@ -40,7 +40,7 @@ def test_a_model_without_problems():
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
-    assert site == ("z", "bernoulli", (3, 2), 0, 4, True, True, True, False, False, False, True)
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, *[True] * 3, *[False] * 3, True, False)
 
 
 def looped(params, batch, key, sample):
@@ -409,6 +409,95 @@ def test_a_mask_that_depends_on_a_sample_biases_what_must_be_smooth_everywhere()
                 init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
         else:
             init(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+
+
+def straight_through(s):
+    h = 1.6 * s - 0.3
+    return (h + jax.lax.stop_gradient(jnp.round(h) - h) - 0.45) ** 2
+
+
+HIDDEN = {
+    "comparison": lambda z: 0.3 * z[:, 0] + jnp.where(z[:, 0] > 0.5, 2.0, 0.0),
+    "table": lambda z: 0.3 * z[:, 0] + jnp.array([1.0, 3.0])[jnp.argmax(z, axis=-1)],
+    "stop_gradient": lambda z: (z[:, 0] - 0.45) ** 2 + 2 * jax.lax.stop_gradient(z[:, 0]) * z[:, 0],
+    "straight_through": lambda z: straight_through(z[:, 0]),
+    "one_example": lambda z: z.sum(-1) + jnp.array([0.0, 0.0, 1.0]) * (z[:, 1] > 0.5),
+}
+
+
+def of_one_site(cost):
+    return lambda params, batch, key, sample: cost(sample("z", params + batch))
+
+
+@pytest.mark.parametrize("coupled", [False, True], ids=["separate", "coupled"])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_part_of_the_cost_without_a_derivative_biases_what_must_be_smooth(name, coupled):
+    cost = (lambda z: HIDDEN[name](z).sum()) if coupled else HIDDEN[name]
+    family = CATEGORICAL if name == "table" else BERNOULLI
+    report = check(of_one_site(cost), family=family)
+    assert report.ok
+    [site] = report.sites
+    assert (site.smooth, site.jumps, site.hidden) == (True, False, True)
+    assert set(refusals(report)) == {"rebar", "relax"}
+    [note] = report.notes
+    assert note.startswith("a part of the cost has no derivative in the samples of site 'z', ")
+    init = estimators.make("rebar", family).init
+    with pytest.raises(ValueError, match=r"a part of the cost .* of site 'z', .* biases 'rebar'"):
+        init(of_one_site(cost), jnp.zeros(2), jnp.zeros((3, 2)), KEY)
+
+
+def test_logits_that_change_beside_their_derivative():
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        logits = 0.3 * first + jnp.where(first > 0.5, 2.0, 0.0)
+        return first.sum(-1) + sample("second", params + logits).sum(-1)
+
+    assert [site.hidden for site in check(objective).sites] == [True, False]
+
+
+@jax.custom_vjp
+def only_backward(x):
+    return jnp.square(x)
+
+
+only_backward.defvjp(lambda x: (jnp.square(x), x), lambda x, g: (2 * x * g,))
+
+WHOLE = {
+    "kinks": lambda z: jax.nn.relu(z - 0.9).sum(-1) + abs(z[:, 0] - 0.3),
+    "steep": lambda z: jax.nn.sigmoid(30 * (z - 0.4)).sum(-1) + jnp.tanh(9 * z[:, 0] - 2),
+    "logarithm": lambda z: -jnp.log(z + 1e-4).sum(-1),
+    "large_constant": lambda z: 1e6 + jnp.square(z - 0.4).sum(-1),
+    "wave": lambda z: jnp.cos(60 * z).sum(-1),
+    "low_precision": lambda z: jnp.square(z.astype(jnp.bfloat16) - 0.45).sum(-1) * 1.0 + 50,
+    "backward_only": lambda z: only_backward(z - 0.3).sum(-1),
+    "not_finite": lambda z: jnp.where(z[:, 0] > 0.5, jnp.inf, z.sum(-1)),
+    "loop": lambda z: jax.lax.scan(lambda c, x: (jnp.sin(c + x), None), jnp.zeros(3), z.T)[0],
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_cost_that_changes_by_its_derivative_alone_is_smooth(name):
+    [site] = check(of_one_site(lambda z: WHOLE[name](z).astype(jnp.float32))).sites
+    assert (site.smooth, site.hidden) == (True, False)
+
+
+def test_examples_that_depend_on_each_other_hide_nothing_by_that():
+    """Estimators whose gradient flows through the sample take a cost for each all the same."""
+    [site] = check(of_one_site(lambda z: (z * z.mean(0)).sum(-1) + z.max(0).sum())).sites
+    assert (site.leaks, site.hidden) == (True, False)
+
+
+def test_a_loop_in_which_a_part_hides():
+    def objective(params, batch, key, sample, *, jump):
+        def step(total, x):
+            z = sample("z", params + 0.5 * total[:, None] + x)
+            return total + z.sum(-1) + jump * (z[:, 0] > 0.5), None
+
+        return sample.scan(step, jnp.zeros(3), jnp.zeros((2, 3, 2)))[0]
+
+    for jump in (0.0, 1.0):
+        [site] = check(functools.partial(objective, jump=jump)).sites
+        assert site.hidden == bool(jump)
 
 
 def test_the_first_of_several_sites_at_fault_is_named():
