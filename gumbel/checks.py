@@ -20,7 +20,7 @@ from gumbel.passes import passes
 from gumbel.probes import NUM_STARTS, Probe, changed, draw
 from gumbel.samplers import Pass, replayed, trace
 from gumbel.sites import FamilyLike, Site
-from gumbel.smoothness import dependence, derivatives
+from gumbel.smoothness import dependence, derivatives, one_line
 from gumbel.tracing import gathered, is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
@@ -45,6 +45,7 @@ class SiteReport(NamedTuple):
       differentiable: whether JAX can differentiate in the samples at all, even if the result is 0.
       hidden: whether a part of the cost, or of logits on which it depends, changes with relaxed
         samples without a derivative, though another part has one.
+      error: what JAX says where it cannot differentiate, in one line; else empty.
     """
 
     name: str
@@ -60,6 +61,7 @@ class SiteReport(NamedTuple):
     jumps: bool
     differentiable: bool
     hidden: bool
+    error: str
 
     def __repr__(self) -> str:  # Python refuses to print integers of over 4300 digits
         values = self._asdict() | {"num_values": readable(self.num_values)}
@@ -179,14 +181,14 @@ def check_objective(
         raise ValueError("check_objective compares values: call it outside of jit, vmap and grad")
     _, again = draw(*arguments)
     tried = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
-    slopes = {site: targets or frozenset() for site, targets in tried.items()}
+    slopes = {site: found.targets for site, found in tried.items()}
     found = dependence(probe.targets(plan.records), slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
     # What jumps as a whole needs no closer look.
     whole = {site: slopes[site] for site in slopes if site not in found.breaks | relaxed.breaks}
     hidden = hidden_changes(*arguments, probe, whole)
     leaking, trained = leaks(probe), _trained(*arguments, probe)
-    vectorizes = _vectorizes(*arguments)
+    not_vectorized = _not_vectorized(*arguments)
     sites = tuple(
         SiteReport(
             name=name,
@@ -200,8 +202,9 @@ def check_objective(
             leaks=name in leaking,
             breaks=name in found.breaks,
             jumps=name in relaxed.breaks,
-            differentiable=tried[name] is not None,
+            differentiable=tried[name].error is None,
             hidden=name in hidden,
+            error=tried[name].message,
         )
         for name, record in plan.records.items()
     )
@@ -211,9 +214,9 @@ def check_objective(
         finite=bool(np.isfinite(probe.drawn.cost).all()),
         deterministic=not _differ(probe.outputs, again),
         has_aux=plan.aux is not None,
-        vectorizes=vectorizes,
+        vectorizes=not not_vectorized,
         estimators=tuple(
-            _estimator(estimators.spec(name), sites, plan, batch, vectorizes=vectorizes)
+            _estimator(estimators.spec(name), sites, plan, batch, not_vectorized)
             for name in estimators.names()
         ),
         problems=(),
@@ -264,10 +267,10 @@ def _trained(
     return trained
 
 
-def _vectorizes(
+def _not_vectorized(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
-) -> bool:
-    """Whether the objective, which is only traced, runs under `jax.vmap`."""
+) -> str:
+    """Why the objective, which is only traced, does not run under `jax.vmap`; empty if it does."""
 
     def cost(path: Array) -> Array:
         def draw(site: Site, key: PRNGKey) -> Sample:
@@ -275,22 +278,22 @@ def _vectorizes(
 
         return trace(objective, params, batch, key, family, draw).cost
 
+    why = "JAX cannot vmap the objective, which it runs for several samples at once: "
     try:
         jax.eval_shape(jax.vmap(cost), jnp.arange(2))
     except NotImplementedError:  # from JAX, for a callback without a vmap_method
-        return False
-    return True
+        return why + "give jax.pure_callback vmap_method='sequential'"
+    except ValueError as error:  # for an ordered io_callback
+        return why + one_line(error)
+    return ""
 
 
 def _estimator(
-    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, batch: Batch, *, vectorizes: bool
+    spec: Spec, sites: tuple[SiteReport, ...], plan: Pass, batch: Batch, not_vectorized: str
 ) -> EstimatorReport:
     why = reason(spec, sites) or _unread(spec, batch)
-    if not why and spec.vectorizes and not vectorizes:
-        why = (
-            "JAX cannot vmap the objective, which it runs for several samples at once: give "
-            "jax.pure_callback vmap_method='sequential'"
-        )
+    if not why and spec.vectorizes:
+        why = not_vectorized
     return EstimatorReport(spec.name, passes(spec, plan), why)
 
 
@@ -326,10 +329,11 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
         return f"site {site.name!r} is {site.family}; it supports {', '.join(spec.families)}"
     if spec.independent and site.leaks:
         return f"examples depend on each other at site {site.name!r}"
-    if spec.smooth and site.breaks and not site.smooth:
-        return f"the cost has no derivative in the samples of site {site.name!r}"
-    if spec.slopes and not site.differentiable:
+    broken = spec.smooth and site.breaks and not site.smooth
+    if site.error and (broken or spec.slopes):
         return f"JAX cannot differentiate the cost in the samples of site {site.name!r}"
+    if broken:
+        return f"the cost has no derivative in the samples of site {site.name!r}"
     if spec.smooth and spec.unbiased and (site.jumps or site.hidden):
         what = "something, such as a mask," if site.jumps else "a part of the cost"
         return f"{what} has no derivative in the samples of site {site.name!r}"
@@ -338,6 +342,11 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
 
 def _note(site: SiteReport) -> str:
     """A limitation at a site that is not an error; empty if there is none."""
+    if site.used and site.breaks and not site.smooth and site.error:
+        return (
+            f"JAX cannot differentiate the cost in the samples of site {site.name!r}: "
+            f"{site.error}; estimators whose gradient flows through the sample cannot train it"
+        )
     if site.used and site.breaks and not site.smooth:
         return (
             f"the cost has no derivative in the samples of site {site.name!r}: estimators whose "

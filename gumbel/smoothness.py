@@ -1,5 +1,6 @@
 """Whether the cost is differentiable in the samples, as some estimators require."""
 
+import textwrap
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,29 @@ from gumbel.tracing import is_concrete
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 
+class Derivatives(NamedTuple):
+    """What has a derivative in the samples of a site.
+
+    Attributes:
+      targets: the cost, and the logits of which sites; none if JAX cannot differentiate.
+      error: what JAX raised where it cannot differentiate the program in the samples.
+    """
+
+    targets: Targets
+    error: Exception | None = None
+
+    @property
+    def message(self) -> str:
+        """The error in one line; empty if there is none."""
+        return "" if self.error is None else one_line(self.error)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, shortened to a line."""
+    said = str(error).partition("\n" + "-" * 20)[0]  # below that, JAX speaks of its frames
+    return textwrap.shorten(said or type(error).__name__, 300, placeholder=" ...").rstrip(".")
+
+
 def derivatives(
     objective: Objective,
     params: Params,
@@ -33,13 +57,13 @@ def derivatives(
     family: FamilyLike,
     records: Records,
     site: str,
-) -> Targets | None:
+) -> Derivatives:
     """What has a derivative in the samples of a site: the cost, and the logits of which sites.
 
     What is piecewise constant, such as behind an argmax or a comparison, or behind a
     `stop_gradient`, has none. Only the program is inspected, not its values, so a derivative that
-    happens to be 0 counts as one. The result is None if JAX cannot differentiate the program in the
-    samples, for example because they pass through a callback or a `while_loop`.
+    happens to be 0 counts as one. JAX cannot differentiate the program if samples pass through a
+    callback or a `while_loop`, for example, or if a `custom_vjp` in it is wrong.
 
     Args:
       objective, params, batch, key: see `gumbel.Objective`.
@@ -75,9 +99,9 @@ def derivatives(
     others = {name: record.z for name, record in records.items() if name != site}
     try:
         jax.eval_shape(pulled, records[site].z, others)
-    except (NotImplementedError, ValueError):
-        return None
-    return frozenset(reached)
+    except (NotImplementedError, ValueError) as error:
+        return Derivatives(frozenset(), error)
+    return Derivatives(frozenset(reached))
 
 
 class Dependence(NamedTuple):
@@ -146,7 +170,8 @@ def require_smooth(
         return
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
-    slopes = {site: derivatives(*arguments, records, site) or frozenset() for site in records}
+    tried = {site: derivatives(*arguments, records, site) for site in records}
+    slopes = {site: found.targets for site, found in tried.items()}
     some_flat = reaching_cost(slopes) != set(records)
     some_may_jump = everywhere and not all(
         slopes[site] >= _later(records, site) for site in records
@@ -159,6 +184,12 @@ def require_smooth(
     if some_flat:
         found = dependence(probe.targets(records), slopes)
         if (site := _first(records, found.breaks - found.smooth)) is not None:
+            if (error := tried[site].error) is not None:
+                raise ValueError(
+                    f"JAX cannot differentiate the cost in the samples of site {site!r}, through "
+                    f"which the gradient of {estimator!r} flows: {one_line(error)}; correct this, "
+                    "or use a score-function estimator such as 'nvil'"
+                ) from error
             raise ValueError(
                 f"the cost has no derivative in the samples of site {site!r}, through which the "
                 f"gradient of {estimator!r} flows: write the cost without an argmax, a comparison "
@@ -183,15 +214,15 @@ def require_smooth(
 
 def undifferentiable(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
-) -> str | None:
-    """The first site in whose samples JAX cannot differentiate an objective, which is only traced.
+) -> tuple[str, Exception] | None:
+    """The first site in whose samples JAX cannot differentiate an objective, and what it raises.
 
-    The arguments are those of `require_smooth`.
+    The objective is only traced. The arguments are those of `require_smooth`.
     """
     arguments = (objective, params, batch, key, family)
     records = layout(*arguments).records
-    tried = ((site, derivatives(*arguments, records, site)) for site in records)
-    return next((site for site, found in tried if found is None), None)
+    tried = ((site, derivatives(*arguments, records, site).error) for site in records)
+    return next(((site, error) for site, error in tried if error is not None), None)
 
 
 def _first(records: Records, sites: Collection[str]) -> str | None:

@@ -14,7 +14,7 @@ from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.independence import require_independent, require_local
 from gumbel.sites import Families, FamilyLike, as_families
-from gumbel.smoothness import require_smooth, undifferentiable
+from gumbel.smoothness import one_line, require_smooth, undifferentiable
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 State: TypeAlias = PyTree
@@ -292,12 +292,13 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
         try:
             return init(objective, params, batch, jax.random.fold_in(key, _INIT))
         except (NotImplementedError, ValueError) as error:
-            if not spec.slopes or (site := undifferentiable(*arguments)) is None:
+            if not spec.slopes or (found := undifferentiable(*arguments)) is None:
                 raise
+            site, why = found
             raise ValueError(
                 f"{spec.name!r} takes the derivative of the cost in the samples of site {site!r}, "
-                "but JAX cannot differentiate what they pass through, such as a callback or a "
-                "while_loop: use a score-function estimator such as 'rloo'"
+                f"but JAX cannot differentiate what they pass through: {one_line(why)}; correct "
+                "this, or use a score-function estimator such as 'rloo'"
             ) from error
 
     return checked

@@ -40,7 +40,7 @@ def test_a_model_without_problems():
     assert (report.batch_size, report.finite, report.deterministic) == (3, True, True)
     assert not report.has_aux
     [site] = report.sites
-    assert site == ("z", "bernoulli", (3, 2), 0, 4, *[True] * 3, *[False] * 3, True, False)
+    assert site == ("z", "bernoulli", (3, 2), 0, 4, *[True] * 3, *[False] * 3, True, False, "")
 
 
 def looped(params, batch, key, sample):
@@ -666,6 +666,20 @@ def test_a_callback_that_jax_cannot_vmap():
     assert "sf" in report.applicable()
     fixed = check(functools.partial(objective, method="sequential"))
     assert {"rloo", "arms", "marginalization"} <= set(fixed.applicable())
+
+
+def test_an_ordered_callback_rules_out_only_what_vmaps():
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        jax.experimental.io_callback(lambda key: None, None, key, ordered=True)
+        return jnp.square(z - 0.3).sum(-1)
+
+    report = check(objective)
+    refused = refusals(report)
+    assert not report.vectorizes
+    assert refused["rloo"].startswith("JAX cannot vmap the objective, which it runs for several")
+    assert refused["rloo"].endswith("vmap` ordered IO callback")
+    assert {"sf", "nvil", "st"} <= set(report.applicable())
 
 
 def test_parameters_that_are_not_arrays_are_named():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import types
 
 import jax
@@ -459,7 +460,7 @@ def test_a_cost_that_jax_cannot_differentiate_is_reported(cost):
     arguments = without_derivative(cost)
     report = check_objective(*arguments, KEY, BERNOULLI)
     [note] = report.notes
-    assert "no derivative in the samples of site 'z'" in note
+    assert "cannot differentiate the cost in the samples of site 'z': " in note
     slopes = {name for name in estimators.names() if estimators.spec(name).slopes}
     assert set(report.applicable()).isdisjoint(slopes | THROUGH_THE_SAMPLE)
     assert {"sf", "nvil", "rloo", "marginalization"} <= set(report.applicable())
@@ -480,7 +481,38 @@ def test_a_cost_that_jax_cannot_differentiate():
         max_values=1,
     )
     assert found.reference.startswith("100 draws of rloo")
-    assert "no derivative" in found.skipped["gumbel_softmax"]
+    assert "cannot differentiate" in found.skipped["gumbel_softmax"]
+
+
+@jax.custom_vjp
+def of_the_wrong_shape(z):
+    return z.sum(-1)
+
+
+of_the_wrong_shape.defvjp(lambda z: (z.sum(-1), None), lambda _, g: (g,))
+
+
+def beside_a_callback(z):
+    """A smooth cost, of whose samples something is written to a log."""
+    jax.experimental.io_callback(lambda z: None, None, z)
+    return z.sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [(of_the_wrong_shape, "Custom VJP bwd rule.* must produce"), (beside_a_callback, "callback")],
+)
+def test_what_jax_says_of_a_derivative_is_passed_on(cost, said):
+    """The cost need not be at fault: a rule for its derivative may be."""
+    arguments = without_derivative(cost)
+    report = check_objective(*arguments, KEY, BERNOULLI)
+    [note] = report.notes
+    assert re.search(f"cannot differentiate the cost in the samples of site 'z': .*{said}", note)
+    for name in ("st", "rebar", "muprop"):
+        with pytest.raises(ValueError, match=f"site 'z'.*{said}.*; correct this, or use") as raised:
+            estimators.make(name, BERNOULLI).init(*arguments, KEY)
+        assert "\n" not in str(raised.value).partition("\n-----")[0]
+        assert raised.value.__cause__ is not None
 
 
 def test_a_batch_that_an_explicit_mesh_divides():
