@@ -17,7 +17,7 @@ from gumbel.independence import leaks
 from gumbel.layouts import count_values, layout, readable
 from gumbel.lines import hidden_changes
 from gumbel.passes import passes
-from gumbel.probes import NUM_STARTS, Probe, changed, draw
+from gumbel.probes import NUM_STARTS, Probe, Targets, changed, draw
 from gumbel.samplers import Pass, replayed, trace
 from gumbel.sites import FamilyLike, Site
 from gumbel.smoothness import dependence, derivatives, one_line
@@ -37,7 +37,7 @@ class SiteReport(NamedTuple):
       used: whether the cost depends on the samples, directly or by way of other sites.
       smooth: whether a chain of derivatives leads from the samples to the cost, as a gradient
         through the sample requires.
-      trained: whether the logits depend on the parameters.
+      trained: whether the logits depend on the parameters, directly or by way of samples.
       leaks: whether one example's samples change another example's cost.
       breaks: whether the cost, or another site's logits or mask, changes with the samples without
         a derivative.
@@ -90,6 +90,7 @@ class Report:
       sites: reports on the sites, in the order of the calls.
       batch_size: number of costs, one per example; None if the examples are coupled.
       finite: whether the cost is finite.
+      finite_if_rare: whether it is also finite at samples that are rare under the model.
       deterministic: whether the same key gives the same cost.
       has_aux: whether the objective returns `(cost, aux)`.
       vectorizes: whether the objective runs under `jax.vmap`, as estimators of several samples
@@ -103,6 +104,7 @@ class Report:
     sites: tuple[SiteReport, ...]
     batch_size: int | None
     finite: bool
+    finite_if_rare: bool
     deterministic: bool
     has_aux: bool
     vectorizes: bool
@@ -182,12 +184,13 @@ def check_objective(
     _, again = draw(*arguments)
     tried = {site: derivatives(*arguments, plan.records, site) for site in plan.records}
     slopes = {site: found.targets for site, found in tried.items()}
-    found = dependence(probe.targets(plan.records), slopes)
+    targets = probe.targets(plan.records)
+    found = dependence(targets, slopes)
     relaxed = dependence(probe.targets(plan.records, relaxed=True), slopes)
     # What jumps as a whole needs no closer look.
     whole = {site: slopes[site] for site in slopes if site not in found.breaks | relaxed.breaks}
     hidden = hidden_changes(*arguments, probe, whole)
-    leaking, trained = leaks(probe), _trained(*arguments, probe)
+    leaking, trained = leaks(probe), _fed(_trained(*arguments, probe), targets)
     not_vectorized = _not_vectorized(*arguments)
     sites = tuple(
         SiteReport(
@@ -212,6 +215,7 @@ def check_objective(
         sites=sites,
         batch_size=None if plan.coupled else plan.cost.shape[0],
         finite=bool(np.isfinite(probe.drawn.cost).all()),
+        finite_if_rare=all(probe.finite(probe.start(number)) for number in range(NUM_STARTS)),
         deterministic=not _differ(probe.outputs, again),
         has_aux=plan.aux is not None,
         vectorizes=not not_vectorized,
@@ -254,7 +258,7 @@ def _trained(
             noise = jax.random.normal(jax.random.key(index), found_logits[site].shape)
             cotangents[site] = noise.astype(found_logits[site].dtype)
             leaves = jax.tree.leaves(pullback(cotangents))
-            floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
             found[site] = jnp.any(jnp.array([jnp.any(leaf != 0) for leaf in floats], bool))
         return found
 
@@ -265,6 +269,14 @@ def _trained(
         if len(trained) == len(records):
             break
     return trained
+
+
+def _fed(trained: set[str], targets: Mapping[str, Targets]) -> set[str]:
+    """The sites that are trained, and those whose logits depend on the samples of such a site."""
+    found = set(trained)
+    while more := {site for site in targets for fed in found if site in targets[fed]} - found:
+        found |= more
+    return found
 
 
 def _not_vectorized(
@@ -365,11 +377,15 @@ def _problems(report: Report) -> list[str]:
     problems = []
     if not report.finite:
         problems.append("the cost is not finite")
+    elif not report.finite_if_rare:
+        problems.append("the cost is not finite at samples that are rare under the model")
     if not report.deterministic:
         problems.append(
             "one key gives two costs: take all randomness from the key that the objective is given"
         )
     for site in report.sites:
+        if site.num_values == 1:  # of one value each, or in a loop without a step
+            continue
         at = f"site {site.name!r}"
         if site.leaks:
             problems.append(

@@ -150,7 +150,7 @@ def _changes_beside(evaluate: Evaluate, index: int, shape: tuple[int, ...], epsi
     mismatch = line.mismatch()
     largest = abs(mismatch).argmax(axis=0)[None]
     signs = np.sign(np.take_along_axis(mismatch, largest, axis=0)[0])
-    weights[index] = (signs * rows).reshape(shape[1:])
+    weights[index] = np.where(rows, signs, 0).reshape(shape[1:])
     return _line(evaluate, _FINE, weights, index).beyond_in_total(2 * _SHARE, epsilon)
 
 
@@ -176,8 +176,7 @@ class _Line(NamedTuple):
         """For each cost, whether the mismatch is more than a share of the change, and rounding."""
         finite = np.isfinite(self.values).all(axis=0) & np.isfinite(self.slopes).all(axis=0)
         floor = _ROUNDING * epsilon * abs(self.values).max(axis=0)
-        with np.errstate(invalid="ignore"):
-            return finite & (abs(self.mismatch()).max(axis=0) > share * self.scale() + floor)
+        return finite & (abs(self.mismatch()).max(axis=0) > share * self.scale() + floor)
 
     def beyond_in_total(self, share: float, epsilon: float) -> bool:
         """Whether the mismatch of the sum is, and is not an error of the trapezoidal rule either.
@@ -200,8 +199,9 @@ def _line(evaluate: Evaluate, nodes: np.ndarray, weights: np.ndarray, index: int
         np.asarray(each, np.float64).reshape(len(nodes), -1)
         for each in ([one[0][index] for one in found], [one[1] for one in found])
     )
+    # NaN for all that is not finite, and 0 for costs that are left out, which need not be finite.
     share = weights[index].reshape(-1)
-    # A cost that is left out need not be finite.
+    values, slopes = (np.where(np.isfinite(each), each, np.nan) for each in (values, slopes))
     values = np.where(share == 0, 0, values * share)
-    slopes = np.where((share == 0) & ~np.isfinite(slopes), 0, slopes)
+    slopes = np.where((share == 0) & np.isnan(slopes), 0, slopes)
     return _Line(nodes[1] - nodes[0], values, slopes)

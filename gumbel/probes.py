@@ -144,6 +144,7 @@ class Probe:
 
         self._moved = jax.jit(moved)
         self._params = params
+        self._starts: dict[tuple[int, bool], Start] = {}
 
     def start(self, number: int, *, relaxed: bool = False) -> Start:
         """Start 0 has the samples of `drawn`, 1 and 2 have extreme ones, the others random ones.
@@ -154,9 +155,29 @@ class Probe:
         all variables, odd ones half of them: a cost may not change if all are flipped. `relaxed`
         values are all random, between 0 and 1.
         """
-        values, flips = self.samples(number, relaxed=relaxed)
-        start = Start(values, flips, self.outputs)
-        return start._replace(outputs=self._run(start, (), None)[0])
+        if (number, relaxed) not in self._starts:
+            values, flips = self.samples(number, relaxed=relaxed)
+            start = Start(values, flips, self.outputs)
+            start = start._replace(outputs=self._run(start, (), None)[0])
+            self._starts[number, relaxed] = start
+        return self._starts[number, relaxed]
+
+    def finite(self, start: Start) -> bool:
+        """Whether the costs of all samples of a start are finite that are possible there.
+
+        The samples of one site may rule out a value of another, whose cost may be anything.
+        """
+        records = self.drawn.records
+        computed = dict(zip(targets_of(records), start.outputs, strict=True))
+        cost = np.asarray(computed[None])
+        possible = np.ones(cost.shape, bool)
+        for site, record in records.items():
+            chosen = _log_odds(np.asarray(start.values[site]), np.asarray(computed[site]), record)
+            one = chosen > 0.01 - _RULED_OUT
+            if record.where is not None:
+                one |= np.asarray(computed[MaskOf(site)]) == 0
+            possible &= one.all(axis=tuple(range(cost.ndim, one.ndim)))
+        return bool((np.isfinite(cost) | ~possible).all())
 
     def samples(
         self, number: int, *, relaxed: bool = False
@@ -240,6 +261,14 @@ def _possible_logits(record: Record) -> Array:
     if record.family.event_ndims:
         return jnp.maximum(logits, jnp.max(logits, axis=-1, keepdims=True) - _RULED_OUT)
     return jnp.clip(logits, -_RULED_OUT, _RULED_OUT)
+
+
+def _log_odds(z: np.ndarray, logits: np.ndarray, record: Record) -> np.ndarray:
+    """The log odds of the value of each variable, against the most likely one if categorical."""
+    if record.family.event_ndims:
+        chosen = np.take_along_axis(logits, z.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
+        return np.asarray(chosen - logits.max(axis=-1))
+    return np.where(z > 0.5, logits, -logits)
 
 
 def first_axis(rows: Array, ndim: int) -> Array:

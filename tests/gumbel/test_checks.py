@@ -121,6 +121,32 @@ def test_a_cost_that_is_not_finite():
     assert "the cost is not finite" in report.problems
 
 
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_cost_that_is_not_finite_at_rare_samples(coupled):
+    def objective(params, batch, key, sample):
+        z = sample("z", params["gate"] + batch)
+        cost = z - jnp.log(1 - z.astype(jnp.float32))
+        return cost.sum() if coupled else cost
+
+    report = check(objective, {"gate": jnp.array(-8.0)}, jnp.zeros(4))
+    assert (report.finite, report.finite_if_rare) == (True, False)
+    assert report.problems == ("the cost is not finite at samples that are rare under the model",)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_cost_that_is_not_finite_at_impossible_samples_only(masked):
+    """The second pick is another one than the first, or its cost would be infinite."""
+
+    def objective(params, batch, key, sample):
+        first = sample("first", params + batch)
+        logits = jnp.where(first > 0.5, -jnp.inf, params + batch)
+        where = jnp.array([True, False, True]) if masked else None
+        second = sample("second", logits, where=where)
+        return (first - 2 * second)[:, 0] + jnp.where((first * second).sum(-1) > 0.5, jnp.inf, 0.0)
+
+    assert check(objective, jnp.zeros(3), jnp.zeros((3, 3)), CATEGORICAL).ok
+
+
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
@@ -471,6 +497,7 @@ WHOLE = {
     "low_precision": lambda z: jnp.square(z.astype(jnp.bfloat16) - 0.45).sum(-1) * 1.0 + 50,
     "backward_only": lambda z: only_backward(z - 0.3).sum(-1),
     "not_finite": lambda z: jnp.where(z[:, 0] > 0.5, jnp.inf, z.sum(-1)),
+    "overflow": lambda z: jnp.square(z - 0.4).sum(-1) * jnp.array([1.0, jnp.inf, jnp.nan]),
     "loop": lambda z: jax.lax.scan(lambda c, x: (jnp.sin(c + x), None), jnp.zeros(3), z.T)[0],
 }
 
@@ -620,6 +647,40 @@ def test_logits_that_do_not_reach_the_parameters():
     assert report.problems == ("the logits of site 'z' do not depend on the parameters",)
 
 
+def test_a_channel_of_fixed_noise_is_trained_by_what_it_transmits():
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        received = sample("channel", 4.0 * (2 * z - 1))
+        again = sample("relay", received - 0.5)
+        return (again - 0.3).sum(-1) ** 2 + sample("noise", 0 * batch)[:, 0]
+
+    report = check(objective)
+    assert [site.trained for site in report.sites] == [True, True, True, False]
+    assert report.problems == ("the logits of site 'noise' do not depend on the parameters",)
+
+
+def test_a_site_without_a_choice_is_no_problem():
+    """One category, or a loop that has no step with this configuration."""
+
+    def objective(params, batch, key, sample):
+        def step(total, x):
+            return total + sample("never", params + x, family="bernoulli").sum(-1), None
+
+        total, _ = sample.scan(step, jnp.zeros(3), jnp.zeros((0, 3, 2)))
+        sample("one", (params + batch)[..., :1], family="categorical")
+        return total + simple(params, batch, key, functools.partial(sample, family="bernoulli"))
+
+    assert check(objective, family=None).problems == ()
+
+
+def test_logits_of_complex_parameters():
+    def objective(params, batch, key, sample):
+        return jnp.sin(sample("z", abs(params + batch)).sum(axis=-1))
+
+    report = check(objective, jnp.array([0.3 + 0.2j, -0.4j]))
+    assert report.problems == ()
+
+
 # Which estimators can serve it.
 
 
@@ -671,7 +732,8 @@ def test_a_callback_that_jax_cannot_vmap():
 def test_an_ordered_callback_rules_out_only_what_vmaps():
     def objective(params, batch, key, sample):
         z = sample("z", params + batch)
-        jax.experimental.io_callback(lambda key: None, None, key, ordered=True)
+        stopped = jax.lax.stop_gradient(z)
+        jax.experimental.io_callback(lambda z: None, None, stopped, ordered=True)
         return jnp.square(z - 0.3).sum(-1)
 
     report = check(objective)
