@@ -21,7 +21,7 @@ from gumbel.probes import NUM_STARTS, Probe, Targets, changed, draw
 from gumbel.samplers import Pass, replayed, trace
 from gumbel.sites import FamilyLike, Site
 from gumbel.smoothness import dependence, derivatives, one_line
-from gumbel.tracing import gathered, is_concrete
+from gumbel.tracing import gathered, is_concrete, jit_with
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 
 
@@ -245,8 +245,9 @@ def _trained(
     """The sites whose logits have a derivative in the parameters, at some start of the probe."""
     records = probe.drawn.records
 
-    @jax.jit
-    def reached(params: Params, values: dict[str, Sample]) -> dict[str, Any]:
+    def reached(
+        batch: Batch, params: Params, key: PRNGKey, values: dict[str, Sample]
+    ) -> dict[str, Any]:
         def logits(params: Params) -> dict[str, Any]:
             again = replayed(objective, params, batch, key, family, records, values)
             return {site: record.logits for site, record in again.records.items()}
@@ -262,9 +263,9 @@ def _trained(
             found[site] = jnp.any(jnp.array([jnp.any(leaf != 0) for leaf in floats], bool))
         return found
 
-    trained: set[str] = set()
+    run, trained = jit_with(batch, reached), set[str]()
     for number in range(NUM_STARTS):
-        found = reached(params, probe.start(number).values)
+        found = run(params, key, probe.start(number).values)
         trained |= {site for site in records if found[site]}
         if len(trained) == len(records):
             break

@@ -14,13 +14,16 @@ from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 # The fewest sets of examples that `leaks` flips, and the fewest starts.
 MIN_FLIPS = 64
 MIN_STARTS = 4
+# How often a cost must change that is small beside the rounding errors of others.
+_RECURS = 4
 
 
 def leaks(probe: Probe) -> tuple[str, ...]:
     """The sites at which one example's samples change another example's cost.
 
     Flips the samples of some examples, and looks for changes in the outputs of the others. It does
-    so for sets of examples that separate any two, from several starts.
+    so for sets of examples that separate any two, from several starts. Changes that are small
+    beside the largest cost must recur.
 
     Args:
       probe: probe of an objective that returns a cost for each example, or one for all, which may
@@ -29,12 +32,15 @@ def leaks(probe: Probe) -> tuple[str, ...]:
     drawn = probe.drawn
     if drawn.coupled or drawn.cost.shape[0] < 2:
         return ()
-    sets = list(halves(drawn.cost.shape[0]))
+    sets, num_slight = list(halves(drawn.cost.shape[0])), 0
     for number in range(max(MIN_STARTS, MIN_FLIPS // len(sets))):
         start = probe.start(number)
         for rows in sets:
-            if probe.changes(start, drawn.records, rows):
-                alone = [site for site in drawn.records if probe.changes(start, [site], rows)]
+            found = probe.compared(start, drawn.records, rows)
+            num_slight += found.slightly
+            if found.targets or num_slight >= _RECURS:
+                each = {site: probe.compared(start, [site], rows) for site in drawn.records}
+                alone = [site for site, one in each.items() if one.targets or one.slightly]
                 return tuple(alone or drawn.records)
     return ()
 

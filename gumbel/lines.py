@@ -29,7 +29,7 @@ from gumbel.probes import (
 from gumbel.programs import coarsest_rounding
 from gumbel.samplers import Record, replayed
 from gumbel.sites import FamilyLike, value_mask
-from gumbel.tracing import gathered
+from gumbel.tracing import gathered, jit_with
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
 # A few lines, of which one begins at the extreme samples. Their ends, at which a relaxed sample
@@ -75,7 +75,9 @@ def hidden_changes(
         return frozenset()
 
     def slid(
+        batch: Batch,
         params: Params,
+        key: PRNGKey,
         values: dict[str, Sample],
         steps: dict[str, Sample],
         weights: Array,
@@ -94,7 +96,7 @@ def hidden_changes(
         computed, pullback = jax.vjp(at, shares)
         return computed, pullback(weights.astype(computed.dtype))[0]
 
-    run, shape = jax.jit(slid), (len(names), *probe.drawn.cost.shape)
+    run, shape = jit_with(batch, slid), (len(names), *probe.drawn.cost.shape)
     hidden, epsilon = set[str](), None
     for number in _STARTS:
         values, flips = probe.samples(number)
@@ -102,10 +104,12 @@ def hidden_changes(
             # Zeros at the other sites: all share one program.
             steps = {name: jnp.zeros_like(values[name]) for name in sought}
             steps[site] = _step(values[site], flips[site], records[site])
-            line = functools.partial(_evaluated, run, (params, values, steps))
+            line = functools.partial(_evaluated, run, (params, key, values, steps))
             if epsilon is None:
                 ones = np.ones(shape, np.float32)
-                epsilon = coarsest_rounding(slid, params, values, steps, ones, ones[0])
+                epsilon = coarsest_rounding(
+                    functools.partial(slid, batch), params, key, values, steps, ones, ones[0]
+                )
             indices = [names.index(target) for target in sought[site]]
             if any(_changes_beside(line, index, shape, epsilon) for index in indices):
                 hidden.add(site)

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -12,7 +11,7 @@ from gumbel.arguments import check_params
 from gumbel.numerics import upcast
 from gumbel.samplers import Pass, Record, Records, hard_draw, replayed, trace
 from gumbel.sites import FamilyLike, value_mask
-from gumbel.tracing import gathered, is_concrete
+from gumbel.tracing import gathered, is_concrete, jit_with
 from gumbel.types import Batch, Mask, Objective, Params, PRNGKey, Sample
 
 
@@ -51,13 +50,13 @@ def draw(
     """
     traced: list[Pass] = []
 
-    def run(params: Params, key: PRNGKey) -> tuple[Array, list[Any], list[Array]]:
+    def run(batch: Batch, params: Params, key: PRNGKey) -> tuple[Array, list[Any], list[Array]]:
         drawn = trace(objective, params, batch, key, family, hard_draw)
         traced.append(drawn)
         arrays = [(r.logits, r.z, r.where) for r in drawn.records.values()]
         return drawn.cost, arrays, outputs(drawn)
 
-    cost, arrays, computed = jax.jit(run)(params, key)
+    cost, arrays, computed = jit_with(batch, run)(params, key)
     [drawn] = traced
     records = {
         site: record._replace(logits=logits, z=z, where=where)
@@ -99,6 +98,19 @@ class Start(NamedTuple):
     outputs: list[Array]
 
 
+class Comparison(NamedTuple):
+    """What an experiment has changed.
+
+    Attributes:
+      targets: what has changed.
+      slightly: whether a cost has changed by less than the rounding errors of other, larger costs
+        can be, but by more than those of any that are known to be small enough.
+    """
+
+    targets: Targets
+    slightly: bool
+
+
 class Probe:
     """An objective that is compiled once and evaluated at chosen samples.
 
@@ -131,19 +143,26 @@ class Probe:
         self.concrete = is_concrete(self.outputs)
 
         def moved(
-            params: Params, start: Start, sites: dict[str, Any], rows: Any, looked_at: Any
-        ) -> tuple[list[Array], Bool[Array, " outputs"]]:
+            batch: Batch,
+            params: Params,
+            key: PRNGKey,
+            start: Start,
+            sites: dict[str, Any],
+            rows: Any,
+            looked_at: Any,
+        ) -> tuple[list[Array], Bool[Array, " outputs"], Bool[Array, ""]]:
             values = {}
             for site, record in records.items():
                 z, flip = start.values[site], value_mask(start.flips[site], record.family)
                 flip &= sites[site] & first_axis(rows, z.ndim)
                 values[site] = jnp.where(flip, flipped(z, record), z)
             after = outputs(replayed(objective, params, batch, key, family, records, values))
-            pairs = zip(start.outputs, after, strict=True)
-            return after, jnp.stack([changed(*pair, looked_at) for pair in pairs])
+            pairs = list(zip(start.outputs, after, strict=True))
+            found = jnp.stack([changed(*pair, looked_at) for pair in pairs])
+            return after, found, changed_slightly(*pairs[0], looked_at)
 
-        self._moved = jax.jit(moved)
-        self._params = params
+        self._moved = jit_with(batch, moved)
+        self._arguments = params, key
         self._starts: dict[tuple[int, bool], Start] = {}
 
     def start(self, number: int, *, relaxed: bool = False) -> Start:
@@ -198,6 +217,12 @@ class Probe:
     def changes(
         self, start: Start, sites: Collection[str], rows: np.ndarray | None = None
     ) -> Targets:
+        """What changes when samples of these sites are flipped; see `compared`."""
+        return self.compared(start, sites, rows).targets
+
+    def compared(
+        self, start: Start, sites: Collection[str], rows: np.ndarray | None = None
+    ) -> Comparison:
         """What changes when samples of these sites are flipped.
 
         Args:
@@ -206,16 +231,16 @@ class Probe:
           rows: the examples whose samples are flipped, and whose outputs are not looked at; if
             None, the samples of all examples are flipped, and all outputs looked at.
         """
-        found = np.asarray(self._run(start, sites, rows)[1])
-        names = targets_of(self.drawn.records)
-        return frozenset(name for name, one in zip(names, found, strict=True) if one)
+        _, found, slightly = self._run(start, sites, rows)
+        names = zip(targets_of(self.drawn.records), np.asarray(found), strict=True)
+        return Comparison(frozenset(name for name, one in names if one), bool(slightly))
 
     def _run(
         self, start: Start, sites: Collection[str], rows: np.ndarray | None
-    ) -> tuple[list[Array], Bool[Array, " outputs"]]:
+    ) -> tuple[list[Array], Bool[Array, " outputs"], Bool[Array, ""]]:
         everything = np.ones(self.drawn.cost.shape, bool)
         return self._moved(
-            self._params,
+            *self._arguments,
             start,
             {site: np.array(site in sites) for site in self.drawn.records},
             everything if rows is None else rows,
@@ -250,6 +275,22 @@ def changed(before: Array, after: Array, rows: Any = True) -> Bool[Array, ""]:
     tolerance = 8 * jnp.finfo(before.dtype).eps * largest
     close = jnp.where(finite, abs(one - other) <= tolerance, one == other)
     return ~jnp.all(close | (jnp.isnan(one) & jnp.isnan(other)))
+
+
+def changed_slightly(before: Array, after: Array, rows: Any) -> Bool[Array, ""]:
+    """Whether a cost that is looked at has changed by what is no rounding error of any cost.
+
+    Where a cost is computed with the help of another one, it has errors of the order of that one's
+    last place: neither far above nor far below. In units of a cost of 1, far above is from 8 places
+    on, as for `changed`, and far below is under a quarter of one.
+    """
+    eps = jnp.finfo(before.dtype).eps
+    size = jnp.maximum(abs(before), abs(after))
+    change = jnp.where(rows & jnp.isfinite(size), abs(before - after), 0)
+    sizes = jnp.sort(jnp.concatenate([abs(before), abs(after)], axis=None))
+    last = jnp.searchsorted(sizes, 4 * change / eps, side="right")
+    at_fault = last > jnp.searchsorted(sizes, change / (8 * eps))
+    return jnp.any((change > 8 * eps * size) & ~at_fault)
 
 
 def _possible_logits(record: Record) -> Array:

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import gumbel
 from gumbel import estimators, exact
+from gumbel.independence import leaks
 from gumbel.probes import Probe
 
 KEY = jax.random.key(0)
@@ -48,11 +51,34 @@ def test_a_leak_of_a_millionth_of_the_cost_is_seen():
         exact.expected_cost(coupled, jnp.zeros(1), BATCH, KEY, "bernoulli")
 
 
-def test_rounding_is_no_leak():
+@pytest.mark.parametrize(
+    "large",
+    [
+        lambda z: 1e8 * jnp.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]),
+        lambda z: 1e7 * (z.sum(-1) > 1.5),  # as a penalty of what is infeasible
+    ],
+)
+def test_a_leak_beside_the_huge_costs_of_some_examples_is_seen(large):
+    def objective(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return large(z) + (z - z.mean(0)).sum(-1) ** 2
+
+    def independent(params, batch, key, sample):
+        z = sample("z", params + batch)
+        return large(z) + (z - 0.3).sum(-1) ** 2
+
+    arguments = jnp.zeros(3), jnp.zeros((8, 3)), KEY, "bernoulli"
+    assert leaks(Probe(objective, *arguments)) == ("z",)
+    assert leaks(Probe(independent, *arguments)) == ()
+
+
+@pytest.mark.parametrize("outlier", [0.0, 100.0])
+def test_rounding_is_no_leak(outlier):
     """What is subtracted and added again is of the whole batch, as in a stable log-sum-exp."""
 
     def shifted(params, batch, key, sample):
-        x = sample("z", params + batch) @ jnp.array([1.0, 2.1, 3.3])
+        z = sample("z", params + batch)
+        x = z @ jnp.array([1.0, 2.1, 3.3]) + outlier * z.prod(-1)
         largest = x.max() + 0.3
         return (x - largest) + largest
 
@@ -68,3 +94,24 @@ def test_sites_are_told_apart_whatever_the_order_of_their_names():
     probe = Probe(objective, jnp.zeros(2), jnp.zeros((3, 2)), KEY, "bernoulli")
     assert list(probe.drawn.records) == ["z", "a"]
     assert probe.targets(["z", "a"]) == {"z": {"a"}, "a": {None}}
+
+
+def test_a_batch_is_no_constant_of_the_checks_programs():
+    """XLA would fold what is computed of constants, for minutes if they are large."""
+    traced = []
+
+    def objective(params, batch, key, sample):
+        traced.append((isinstance(batch["x"], jax.core.Tracer), batch["name"]))
+        return sample("z", params + batch["x"]).sum(-1)
+
+    batch = {"x": jnp.zeros((3, 2)), "name": "train"}
+    probe = Probe(objective, jnp.zeros(2), batch, KEY, "bernoulli")
+    probe.start(1)
+    assert traced == [(True, "train")] * 2
+
+    def of_values(params, batch, key, sample):
+        return sample("z", params + batch["x"])[:, np.asarray(batch["columns"])].sum(-1)
+
+    batch = {"x": jnp.zeros((3, 2)), "columns": jnp.array([True, False])}
+    estimators.make("sf", "bernoulli").init(of_values, jnp.zeros(2), batch, KEY)
+    assert gumbel.check_objective(of_values, jnp.zeros(2), batch, KEY, "bernoulli").ok
