@@ -150,7 +150,7 @@ def check_objective(
 ) -> Report:
     """Checks a new model: its sites, its cost, its gradients, and the estimators that apply.
 
-    It runs the objective, compiled, some 100 times, at samples of the model and at others that are
+    It runs the objective, compiled, some 150 times, at samples of the model and at others that are
     rarer, and compares values. Call it outside of `jit`.
 
     Args:
