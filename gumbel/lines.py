@@ -79,14 +79,17 @@ def hidden_changes(
         params: Params,
         key: PRNGKey,
         values: dict[str, Sample],
-        steps: dict[str, Sample],
+        flips: dict[str, Mask],
+        moving: dict[str, Any],
         weights: Array,
         shares: Array,
     ) -> tuple[Array, Array]:
         def at(shares: Array) -> Array:
             there = dict(values)
-            for site, step in steps.items():
+            for site, moves in moving.items():
                 z = values[site]
+                flip = value_mask(flips[site], records[site].family) & moves
+                step = jnp.where(flip, flipped(z, records[site]) - z, 0)
                 there[site] = (z + first_axis(shares, z.ndim) * step).astype(z.dtype)
             again = replayed(objective, params, batch, key, family, records, there)
             found = outputs(again)[: len(names)]
@@ -101,14 +104,19 @@ def hidden_changes(
     for number in _STARTS:
         values, flips = probe.samples(number)
         for site in [site for site in sought if site not in hidden]:
-            # Zeros at the other sites: all share one program.
-            steps = {name: jnp.zeros_like(values[name]) for name in sought}
-            steps[site] = _step(values[site], flips[site], records[site])
-            line = functools.partial(_evaluated, run, (params, key, values, steps))
+            moving = {name: np.array(name == site) for name in sought}
+            line = functools.partial(_evaluated, run, (params, key, values, flips, moving))
             if epsilon is None:
                 ones = np.ones(shape, np.float32)
                 epsilon = coarsest_rounding(
-                    functools.partial(slid, batch), params, key, values, steps, ones, ones[0]
+                    functools.partial(slid, batch),
+                    params,
+                    key,
+                    values,
+                    flips,
+                    moving,
+                    ones,
+                    ones[0],
                 )
             indices = [names.index(target) for target in sought[site]]
             if any(_changes_beside(line, index, shape, epsilon) for index in indices):
@@ -122,11 +130,6 @@ def _evaluated(
     # Low-precision products of matrices would hide small changes in rounding errors.
     with jax.default_matmul_precision("highest"):
         return run(*arguments, weights, np.full(weights.shape[1:], t, np.float32))
-
-
-def _step(z: Sample, flips: Mask, record: Record) -> Sample:
-    """From a sample to another one."""
-    return jnp.where(value_mask(flips, record.family), flipped(z, record) - z, 0)
 
 
 def _summed(name: Target, output: Array, records: Mapping[str, Record], coupled: bool) -> Array:
