@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -149,19 +150,24 @@ class Probe:
             start: Start,
             sites: dict[str, Any],
             rows: Any,
-            looked_at: Any,
-        ) -> tuple[list[Array], Bool[Array, " outputs"], Bool[Array, ""]]:
+        ) -> list[Array]:
             values = {}
             for site, record in records.items():
                 z, flip = start.values[site], value_mask(start.flips[site], record.family)
                 flip &= sites[site] & first_axis(rows, z.ndim)
                 values[site] = jnp.where(flip, flipped(z, record), z)
-            after = outputs(replayed(objective, params, batch, key, family, records, values))
-            pairs = list(zip(start.outputs, after, strict=True))
+            return outputs(replayed(objective, params, batch, key, family, records, values))
+
+        def compared(
+            before: list[Array], after: list[Array], looked_at: Any
+        ) -> tuple[Bool[Array, " outputs"], Bool[Array, ""]]:
+            pairs = list(zip(before, after, strict=True))
             found = jnp.stack([changed(*pair, looked_at) for pair in pairs])
-            return after, found, changed_slightly(*pairs[0], looked_at)
+            return found, changed_slightly(*pairs[0], looked_at)
 
         self._moved = jit_with(batch, moved)
+        # Apart from it: fused with the comparison, equal numbers would be rounded in two ways.
+        self._compared = jax.jit(compared)
         self._arguments = params, key
         self._starts: dict[tuple[int, bool], Start] = {}
 
@@ -177,7 +183,7 @@ class Probe:
         if (number, relaxed) not in self._starts:
             values, flips = self.samples(number, relaxed=relaxed)
             start = Start(values, flips, self.outputs)
-            start = start._replace(outputs=self._run(start, (), None)[0])
+            start = start._replace(outputs=self._run(start, (), None))
             self._starts[number, relaxed] = start
         return self._starts[number, relaxed]
 
@@ -231,21 +237,19 @@ class Probe:
           rows: the examples whose samples are flipped, and whose outputs are not looked at; if
             None, the samples of all examples are flipped, and all outputs looked at.
         """
-        _, found, slightly = self._run(start, sites, rows)
+        looked_at = np.ones(self.drawn.cost.shape, bool) if rows is None else ~rows
+        after = self._run(start, sites, rows)
+        found, slightly = self._compared(start.outputs, after, looked_at)
         names = zip(targets_of(self.drawn.records), np.asarray(found), strict=True)
         return Comparison(frozenset(name for name, one in names if one), bool(slightly))
 
-    def _run(
-        self, start: Start, sites: Collection[str], rows: np.ndarray | None
-    ) -> tuple[list[Array], Bool[Array, " outputs"], Bool[Array, ""]]:
+    def _run(self, start: Start, sites: Collection[str], rows: np.ndarray | None) -> list[Array]:
+        moves = {site: np.array(site in sites) for site in self.drawn.records}
         everything = np.ones(self.drawn.cost.shape, bool)
-        return self._moved(
-            *self._arguments,
-            start,
-            {site: np.array(site in sites) for site in self.drawn.records},
-            everything if rows is None else rows,
-            everything if rows is None else ~rows,
+        after: list[Array] = self._moved(
+            *self._arguments, start, moves, everything if rows is None else rows
         )
+        return after
 
     def targets(self, sites: Iterable[str], *, relaxed: bool = False) -> dict[str, Targets]:
         """What depends on the samples of each site, with those of all others held."""

@@ -175,6 +175,7 @@ def test_a_process_that_is_told_to_stop_stops_all(by_two, tmp_path):
 def test_a_mistake_that_the_first_one_finds_is_said_by_all(tmp_path):
     workdir = tmp_path / "other"
     workdir.mkdir()
-    records.write_json(workdir / "config.json", {"seed": 7})
+    theirs = {"task": "generative", "num_steps": 7, "seed": 7}
+    records.write_json(workdir / "config.json", theirs)
     said = finish(start(workdir, 2), 2)
     assert all("belongs to another config" in each for each in said)
