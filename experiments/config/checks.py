@@ -109,7 +109,7 @@ def coarse_schedule(settings: Settings) -> str | None:
       >>> from experiments import config
       >>> mine = config.base("generative")
       >>> mine.temperature.name, mine.temperature.interval = "linear", 1000
-      >>> mine.num_steps = 3000
+      >>> mine.num_steps, mine.layers = 3000, (200,)
       >>> coarse_schedule(config.read(mine))
       'temperature.interval=1000 changes the temperature 2 times in num_steps=3000: lower it'
     """

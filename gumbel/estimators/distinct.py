@@ -129,13 +129,13 @@ def leave_out(
     rest = jnp.zeros_like(log_p[0]) if everything else _rest(log_p)
     impossible = jnp.isneginf(log_p)
     least = jnp.min(jnp.where(impossible, jnp.inf, log_p), axis=0) + _IMPOSSIBLE
-    log_p = jnp.where(impossible, least, log_p)
+    log_p = jnp.where(impossible, least[None], log_p)
     # If an impossible value was drawn, no possible one is left, and `rest` is rounding error.
     some = (rest > 0) & ~jnp.any(impossible, axis=0)
     log_rest = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), least)
     # Of many variables, each log probability is large: the sums over subsets, in which it would
     # count up to k times, are of the differences from the largest, whose exponentials cancel.
-    below = log_p - jnp.max(log_p, axis=0)
+    below = log_p - jnp.max(log_p, axis=0, keepdims=True)
     bits = 1 << np.arange(size)
     taken = np.arange(2**size)[:, None] & bits > 0
     # By the set of values that are taken: log p(the others of the set are drawn next).

@@ -76,7 +76,7 @@ def test_the_state_of_the_code_names_the_commit(tmp_path):
     git("commit", "-m", "first")
     first = {"commit": git("rev-parse", "HEAD"), "dirty": False}
     assert git_state(root) == first
-    (tmp_path / "file").write_text("two")
+    (tmp_path / "file").write_text("another size")
     assert git_state(root)["dirty"] is True
     (tmp_path / "inner").mkdir()
     assert git_state(root / "inner") is None, "the repository of somebody else"
