@@ -191,7 +191,7 @@ def check_objective(
     whole = {site: slopes[site] for site in slopes if site not in found.breaks | relaxed.breaks}
     hidden = hidden_changes(*arguments, probe, whole)
     leaking, trained = leaks(probe), _fed(_trained(*arguments, probe), targets)
-    not_vectorized = _not_vectorized(*arguments)
+    not_vectorized = why_not_vectorized(*arguments)
     sites = tuple(
         SiteReport(
             name=name,
@@ -280,7 +280,7 @@ def _fed(trained: set[str], targets: Mapping[str, Targets]) -> set[str]:
     return found
 
 
-def _not_vectorized(
+def why_not_vectorized(
     objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
 ) -> str:
     """Why the objective, which is only traced, does not run under `jax.vmap`; empty if it does."""

@@ -65,11 +65,10 @@ def streaming_bound(
         found, _ = jax.lax.scan(add, empty, start + at_once * jnp.arange(calls))
         return jnp.logaddexp(total, found), None
 
-    starts = at_once * calls * jnp.arange(num_sums)
     if num_sums == 1:
         total, _ = jax.lax.scan(add, empty, at_once * jnp.arange(calls))
     else:
-        total, _ = jax.lax.scan(add_sum, empty, starts)
+        total, _ = jax.lax.scan(add_sum, empty, at_once * calls * jnp.arange(num_sums))
     return jnp.log(num_samples) - total
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.estimators import Estimator
+from gumbel.tracing import jit_with
 from gumbel.types import Batch, Objective, Params, PRNGKey
 
 NUM_BLOCKS = 10  # of draws; the spread of their means gives the interval of a bias
@@ -47,31 +48,26 @@ def measurer(
     objective, params, batch = arguments
     target = {name: jnp.asarray(value.mean(axis=0), jnp.float32) for name, value in truth.items()}
     gradient = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
-    arrays, whole = arrays_of((params, batch))
 
-    @jax.jit
     def warm(
-        arrays: list[Array], key: PRNGKey, temperature: Float[Array, ""], state: PyTree
+        given: tuple[Params, Batch], key: PRNGKey, temperature: Float[Array, ""], state: PyTree
     ) -> PyTree:
-        params, batch = whole(arrays)
-
         def step(state: PyTree, key: PRNGKey) -> tuple[PyTree, None]:
-            return gradient(objective, params, batch, key, temperature, state)[1][0], None
+            return gradient(objective, *given, key, temperature, state)[1][0], None
 
         return jax.lax.scan(step, state, jax.random.split(key, num_warmup))[0]
 
-    @jax.jit
     def block(
-        arrays: list[Array], keys: PRNGKey, temperature: Float[Array, ""], state: PyTree
+        given: tuple[Params, Batch], keys: PRNGKey, temperature: Float[Array, ""], state: PyTree
     ) -> Groups:
-        params, batch = whole(arrays)
-
         def draw(sums: _Sums, key: PRNGKey) -> tuple[_Sums, None]:
-            found = grouped(gradient(objective, params, batch, key, temperature, state)[0])
+            found = grouped(gradient(objective, *given, key, temperature, state)[0])
             return sums.plus({n: _moments(value, target[n]) for n, value in found.items()}), None
 
         zero = jax.tree.map(jnp.zeros_like, {n: _moments(v, v) for n, v in target.items()})
         return jax.lax.scan(draw, _Sums(zero, zero), keys)[0].total
+
+    warmed, summed = (jit_with((params, batch), each) for each in (warm, block))
 
     def measure(
         key: PRNGKey, temperature: float, per_block: int, on_block: Callable[[int], object]
@@ -79,12 +75,12 @@ def measurer(
         init_key, warm_key, key = jax.random.split(key, 3)
         at = jnp.asarray(temperature, jnp.float32)
         state = estimator.init(objective, params, batch, init_key)
-        state = warm(arrays, warm_key, at, state) if num_warmup else state
+        state = warmed(warm_key, at, state) if num_warmup else state
         keys = jax.random.split(key, (NUM_BLOCKS, per_block))
         sums, seconds = [], []
         for number, some in enumerate(keys):
             start = time.perf_counter()
-            sums.append(jax.device_get(block(arrays, some, at, state)))
+            sums.append(jax.device_get(summed(some, at, state)))
             seconds.append(time.perf_counter() - start)
             on_block(number + 1)
         total = per_block * NUM_BLOCKS
@@ -99,32 +95,6 @@ def measurer(
         return Measured(means, variance, cosine, 1e3 * min(seconds[1:]) / per_block)
 
     return measure
-
-
-def arrays_of(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
-    """The arrays of a tree, and a function from such arrays to the tree.
-
-    They are passed to `jit` as arguments, because XLA may take tens of seconds to fold constants
-    of their size. What is no array, such as a number of steps, stays as it is.
-
-    Example:
-      >>> arrays, whole = arrays_of({"x": np.ones(2), "steps": 3})
-      >>> whole([2 * array for array in arrays])
-      {'steps': 3, 'x': array([2., 2.])}
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    at = [number for number, leaf in enumerate(leaves) if _is_array(leaf)]
-
-    def whole(arrays: list[Array]) -> PyTree:
-        given = dict(zip(at, arrays, strict=True))
-        return jax.tree.unflatten(structure, [given.get(n, leaf) for n, leaf in enumerate(leaves)])
-
-    return [leaves[number] for number in at], whole
-
-
-def _is_array(leaf: object) -> bool:
-    texts = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU"
-    return isinstance(leaf, jax.Array | np.ndarray) and not texts
 
 
 class _Sums(NamedTuple):

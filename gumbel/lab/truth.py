@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from gumbel import estimators as registry
 from gumbel import exact
 from gumbel.arguments import check_integer, check_temperature
+from gumbel.checks import why_not_vectorized
 from gumbel.independence import require_independent
-from gumbel.lab.moments import NUM_BLOCKS, arrays_of, grouped, measurer
+from gumbel.lab.moments import NUM_BLOCKS, grouped, measurer
 from gumbel.layouts import count_joint, layout, readable
-from gumbel.samplers import hard_draw, trace
 from gumbel.sites import FamilyLike
 from gumbel.smoothness import undifferentiable
+from gumbel.tracing import jit_with
 from gumbel.types import Batch, Objective, Params, PRNGKey, Sampler
 
 # `(what is measured, blocks done, blocks in all)`, after each block of draws.
@@ -80,19 +80,16 @@ def true_gradient(
     arguments = (with_noise(objective, noise_key), params, batch)
     zero = {name: np.zeros((1, value.size)) for name, value in grouped(params).items()}
     count = count_joint(layout(*arguments, key, family))
-    vectorizes = _vectorizes(*arguments, key, family)
+    vectorizes = not why_not_vectorized(*arguments, key, family)
     if count <= max_values and vectorizes:
         # Outside of jit, in which values cannot be compared; so do the estimators of a long run.
         require_independent(*arguments, key, family)
 
-        arrays, rest = arrays_of((params, batch, key))
+        def enumerated(given: tuple[Params, Batch, PRNGKey]) -> Params:
+            return exact.value_and_grad(arguments[0], *given, family, max_values=max_values)[1]
 
-        @jax.jit
-        def enumerated(arrays: list[Array]) -> Params:
-            given = (arguments[0], *rest(arrays), family)
-            return exact.value_and_grad(*given, max_values=max_values)[1]
-
-        groups = {name: np.asarray(value) for name, value in grouped(enumerated(arrays)).items()}
+        found_exactly = grouped(jit_with((params, batch, key), enumerated)())
+        groups = {name: np.asarray(value) for name, value in found_exactly.items()}
         whole = {name: np.tile(value, (NUM_BLOCKS, 1)) for name, value in groups.items()}
         return Truth(whole, f"enumeration of {count} joint values")
     if reference is None and undifferentiable(*arguments, key, family):
@@ -114,21 +111,6 @@ def true_gradient(
     said += f", standard error {share:.2g} of its norm"
     needs = f"{readable(count)} joint values" if vectorizes else "a cost that JAX can vmap"
     return Truth(found.means, f"{said} (enumeration needs {needs})")
-
-
-def _vectorizes(
-    objective: Objective, params: Params, batch: Batch, key: PRNGKey, family: FamilyLike
-) -> bool:
-    """Whether the objective, which is only traced, runs under `jax.vmap` as enumeration does."""
-
-    def cost(key: PRNGKey) -> Array:
-        return trace(objective, params, batch, key, family, hard_draw).cost
-
-    try:
-        jax.eval_shape(jax.vmap(cost), jax.random.split(key))
-    except NotImplementedError:  # from JAX, for a callback without a vmap_method
-        return False
-    return True
 
 
 def with_noise(objective: Objective, noise_key: PRNGKey) -> Objective:

@@ -255,6 +255,14 @@ def fixture_program():
     return Program.make(settings, dataset), dynamic_of(settings), dataset
 
 
+def made_of(settings):
+    """The program of the settings, its hyperparameters, and the training images of digits."""
+    dataset = labels.prepare(settings, load("digits"))
+    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
+    images = jnp.asarray(dataset.train.images)
+    return program, dynamic, images
+
+
 def test_a_steps_images_do_not_depend_on_where_calls_begin(program):
     indices = jax.jit(program[0].indices, static_argnames="num_steps")
     whole = np.asarray(indices(0, 0, num_steps=30))
@@ -281,9 +289,7 @@ def test_estimators_train_every_parameter(name):
     # VIMCO weighs samples by their log weights, so it needs the KL at the sample.
     kl = "sample" if name == "vimco" else "analytic"
     settings = settings_of(**{"estimator.name": name, "kl": kl})
-    dataset = labels.prepare(settings, load("digits"))
-    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
-    images = jnp.asarray(dataset.train.images)
+    program, dynamic, images = made_of(settings)
 
     @small.quick_jit
     def run(dynamic, images):
@@ -443,9 +449,7 @@ def test_beta_of_the_step_weighs_the_style_of_both_costs_while_training():
     settings = settings_of(
         **{"estimator.name": QUICK, "alpha": 0.0, "style_beta": 1e5, "learning_rate": 1e-30}
     )
-    dataset = labels.prepare(settings, load("digits"))
-    program, dynamic = Program.make(settings, dataset), dynamic_of(settings)
-    images = jnp.asarray(dataset.train.images)
+    program, dynamic, images = made_of(settings)
 
     @small.quick_jit
     def run(dynamic, images):
