@@ -64,7 +64,9 @@ def test_the_state_of_the_code_names_the_commit(tmp_path):
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
         alone = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-        run = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
+        run = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=alone, cwd=tmp_path
+        )
         return run.stdout.strip()
 
     root = tmp_path.resolve()
