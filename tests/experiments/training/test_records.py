@@ -60,27 +60,31 @@ def test_provenance_names_what_else_decides_numbers(monkeypatch):
 
 
 def test_the_state_of_the_code_names_the_commit(tmp_path):
+    config = tmp_path / "config"  # in place of the user's; os.devnull may be an ordinary file
+    config.write_text("[user]\n name = a\n email = a@example.org\n")
+    alone = os.environ | {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1"}
+    root = (tmp_path / "repository").resolve()
+    root.mkdir()
+
     def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        alone = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        command = ["git", *arguments]
         run = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=alone, cwd=tmp_path
+            command, check=False, capture_output=True, text=True, env=alone, cwd=root
         )
+        assert run.returncode == 0, run.stderr
         return run.stdout.strip()
 
-    root = tmp_path.resolve()
     assert git_state(root) is None, "no repository"
     git("init")
     assert git_state(root) is None, "no commit"
-    (tmp_path / "file").write_text("one")
+    (root / "file").write_text("one")
     git("add", "file")
     git("commit", "-m", "first")
     first = {"commit": git("rev-parse", "HEAD"), "dirty": False}
     assert git_state(root) == first
-    (tmp_path / "file").write_text("another size")
+    (root / "file").write_text("another size")
     assert git_state(root)["dirty"] is True
-    (tmp_path / "inner").mkdir()
+    (root / "inner").mkdir()
     assert git_state(root / "inner") is None, "the repository of somebody else"
 
 
