@@ -18,6 +18,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     It is written beside `path` under a name of its own, so several writers do not disturb each
     other: the last one to finish wins. Its bytes are on disk before it takes the place of `path`.
+    A device or a pipe, such as /dev/null, is written to and stays what it is.
 
     Raises:
       OSError: it cannot be written; the error names `path`.
@@ -30,6 +31,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
       ...     [(path.name, path.read_bytes()) for path in Path(folder).iterdir()]
       [('a.txt', b'all of it')]
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with naming(path), path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
     with naming(path, partial):
         try:

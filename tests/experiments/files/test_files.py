@@ -71,6 +71,14 @@ def test_a_writer_that_fails_leaves_the_old_file_and_names_it(tmp_path, monkeypa
     assert missing.value.filename == str(tmp_path / "none" / "a")
 
 
+def test_a_device_stays_what_it_is(tmp_path):
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    files.write_text(link, "nothing")
+    assert link.is_symlink()
+    assert list(tmp_path.iterdir()) == [link]
+
+
 def test_what_killed_writers_left_is_removed(tmp_path):
     (tmp_path / "a.txt").write_text("")
     half = tmp_path / ".a.txt.0123.partial"
