@@ -73,8 +73,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     def chosen(arguments: list[str]) -> int:
         if any(re.match("--?report(=|$)", argument) for argument in arguments):
+            own = flags.FlagValues()
+            define_flags(own)
+            others = "|".join({"config", "workdir", *own} - {"report"})
             for argument in arguments:
-                if re.match(r"--?(config|workdir|grid)\b", argument):
+                if re.match(rf"--?({others})\b", argument):
                     raise UserError(f"--report=DIR takes no other flags: leave out {argument}")
             return command.launch(report_again, define_report_flags, arguments)
         return cli.run(main, arguments, define_flags, _swept)

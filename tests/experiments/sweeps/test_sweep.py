@@ -226,8 +226,9 @@ def test_a_report_is_made_again_from_what_is_on_disk(tmp_path, capsys):
     assert lines[-1] == f"plot: {tmp_path / 'sweep.png'}"
     assert sweep.run(["--report", str(tmp_path / "none")]) == 2
     assert "is not a sweep: name the --workdir of one" in capsys.readouterr().err
-    assert sweep.run([f"--report={tmp_path}", "--grid=seed=0"]) == command.USER_ERROR
-    assert "takes no other flags: leave out --grid=seed=0" in capsys.readouterr().err
+    for other in ("--grid=seed=0", "--config.seed=1", "--engine=vmap"):
+        assert sweep.run([f"--report={tmp_path}", other]) == command.USER_ERROR
+        assert f"takes no other flags: leave out {other}" in capsys.readouterr().err
 
 
 def test_a_run_that_was_lost_is_a_failure(tmp_path, capsys):
