@@ -49,8 +49,8 @@ class Options(NamedTuple):
       workers: runs at a time; None for one per accelerator or core, with `vmap` 256 per device.
       devices: how many accelerators to use; None for all of this machine.
       ray_address: address of the Ray cluster to join; None for RAY_ADDRESS, or else a new one.
-      ray_cpus, ray_gpus: what a run asks of Ray, which may be a fraction of a GPU; None for one
-        GPU if there is any.
+      ray_cpus, ray_gpus: what is requested from Ray for each run, which may be a fraction of a GPU;
+        None for one GPU if there is any.
     """
 
     workers: int | None = None
@@ -110,20 +110,20 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "ray_address",
         None,
-        "the Ray cluster to join; by default RAY_ADDRESS, or else one is started here",
+        "the Ray cluster to join; by default RAY_ADDRESS, or one started on this machine",
         **define,
     )
     flags.DEFINE_float(
         "ray_cpus_per_run",
         None,
-        "cores that a run asks of Ray; by default 1",
+        "CPU cores requested from Ray for each run; by default 1",
         lower_bound=0.0,
         **define,
     )
     flags.DEFINE_float(
         "ray_gpus_per_run",
         None,
-        "GPUs that a run asks of Ray, or a fraction of one; by default 1 if there is any",
+        "GPUs requested from Ray for each run, or a fraction of one; by default 1 if there is any",
         lower_bound=0.0,
         **define,
     )
