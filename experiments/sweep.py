@@ -116,14 +116,15 @@ def main(
     # Nothing is written until these checks pass, so a corrected command can reuse the directory.
     prepare_data(jobs)
     trials = [dict(job.overrides) for job in jobs]
-    added = open_directory(directory, configs.read(config), trials)
+    common = configs.unchecked(config)  # alone, it need not be the config of a run
+    added = open_directory(directory, common, trials)
     try:
         failures, exit_status = train(jobs, engine, options)
     except UserError:  # the engine cannot work here
         withdraw(directory, added)
         raise
     # A process of another machine that added the same trials first may have withdrawn them.
-    open_directory(directory, configs.read(config), trials)
+    open_directory(directory, common, trials)
     return conclude(directory, jobs, failures, exit_status)
 
 

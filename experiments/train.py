@@ -60,8 +60,8 @@ def main(
     hosts.join(given)
     devices = placement.count_of(given.get("devices"), None if hosts.several() else 1)
     hosts.refuse_differing("the config", _digest(settings))
-    finished = rundir.result_of(workdir, settings) is not None
     try:
+        finished = hosts.by_first(lambda: rundir.result_of(workdir, settings) is not None)
         result = run.train(settings, workdir, overrides, devices=devices, trackers=names)
     except Stopped:
         raise

@@ -80,7 +80,8 @@ def bound_of(cell: Run | None) -> str:
     """
     if cell is None or "mean" not in cell:
         return ""
-    return table.shown(cell["mean"], cell["ci95"], cell["seeds"], cell["planned_seeds"])
+    seeds, planned, failed = cell["seeds"], cell["planned_seeds"], cell.get("failed", 0)
+    return table.shown(cell["mean"], cell["ci95"], seeds, planned, failed=failed)
 
 
 def load_runs(directory: Path) -> list[Run]:

@@ -4,7 +4,16 @@
 """
 
 from experiments.config.checks import coarse_schedule, unread
-from experiments.config.conversion import base, difference, differing, flatten, from_flat, get, read
+from experiments.config.conversion import (
+    base,
+    difference,
+    differing,
+    flatten,
+    from_flat,
+    get,
+    read,
+    unchecked,
+)
 from experiments.config.files import load, load_sweep
 from experiments.config.overrides import Overrides, Token, apply
 
@@ -22,5 +31,6 @@ __all__ = [
     "load",
     "load_sweep",
     "read",
+    "unchecked",
     "unread",
 ]

@@ -44,6 +44,20 @@ def read(config: ConfigDict) -> Settings:
     Raises:
       UserError: the first mistake found, and how to fix it.
     """
+    found = unchecked(config)
+    checks.check(found)
+    tasks.load(found.task).check(found)
+    return found
+
+
+def unchecked(config: ConfigDict) -> Settings:
+    """The settings that a config holds, whose values have the right types but may not go together.
+
+    That is enough for the config of a sweep, to which every run of its grid adds values.
+
+    Raises:
+      UserError: a key is unknown or lacks a value, or a value is of another type.
+    """
     if "task" not in config:
         raise UserError("config has no task: begin get_config() with experiments.config.base(TASK)")
     task = tasks.load(config.task)
@@ -58,10 +72,7 @@ def read(config: ConfigDict) -> Settings:
         for name, kind in _options().items()
     }
     estimator = Estimator(_registered(config.estimator.name), values)
-    found = Settings(config.task, options, estimator, temperature, **own)
-    checks.check(found)
-    task.check(found)
-    return found
+    return Settings(config.task, options, estimator, temperature, **own)
 
 
 def _registered(name: Any) -> Any:

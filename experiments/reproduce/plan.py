@@ -8,7 +8,6 @@ from experiments.reproduce.store import Store
 from experiments.reproduce.table import Runs, Table, Wave
 from experiments.settings import Settings
 from experiments.sweeps.engines import Options, vmapped
-from experiments.sweeps.engines.attempt import has_diverged
 from experiments.training import rundir
 from experiments.training.job import Job
 
@@ -88,7 +87,7 @@ def waves(table: Table, engine: str, options: Options) -> list[PlannedWave]:
         pass
     found = []
     for name, jobs, missing in planned.noted:
-        failed = [job for job in missing if has_diverged(job)]
+        failed = [job for job in missing if planned.store.diverged(job)]
         left = [job for job in missing if job not in failed]
         groups = _groups(left, engine, options)
         found.append(PlannedWave(name, len(jobs) - len(missing), len(failed), left, groups))

@@ -11,6 +11,7 @@ from typing import Any
 from experiments import config
 from experiments.errors import UserError
 from experiments.files import Shape, read_json, replacing
+from experiments.sweeps.engines.attempt import divergence
 from experiments.training import records, rundir
 from experiments.training.job import Job
 from experiments.training.provenance import ORIGIN
@@ -85,7 +86,27 @@ class Store:
         if self.writes:
             path.parent.mkdir(parents=True, exist_ok=True)
             records.write_json(path, found)
+            self._diverged(job).unlink(missing_ok=True)  # in an earlier attempt
         return found
+
+    def diverged(self, job: Job) -> bool:
+        """Whether the last attempt at a job diverged, as another one would.
+
+        That outlives the directory of the run, as records do: other runs were picked instead.
+
+        Raises:
+          UserError: what was kept of it is damaged.
+        """
+        path = self._diverged(job)
+        if found := divergence(job):
+            if self.writes and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                records.write_json(path, found)
+            return True
+        if not path.exists():
+            return False
+        kept = read_json(path, {"config": {str: object}}, "delete it, to have the run tried again")
+        return not config.differing(kept["config"], job.settings.flat())
 
     def pictures(self, job: Job) -> Path | None:
         """The arrays of a job's pictures, kept beside its record; None if it has not finished."""
@@ -117,6 +138,10 @@ class Store:
 
     def _path(self, job: Job) -> Path:
         return self._of(job.workdir)
+
+    def _diverged(self, job: Job) -> Path:
+        path = self._path(job).relative_to(self.records_dir)
+        return self.records_dir / "diverged" / path
 
     def _of(self, workdir: Path) -> Path:
         relative = workdir.relative_to(self.runs_dir)

@@ -19,8 +19,9 @@ from experiments.files import markdown_table
 from experiments.reproduce import step_times, table1
 from experiments.reproduce import table1_presets as presets
 from experiments.reproduce import table1_protocol as protocol
+from experiments.reproduce.ranking import best_of, ranks
 from experiments.reproduce.store import Record
-from experiments.reproduce.table import Runs, Wave, provenance_of, shown, summary
+from experiments.reproduce.table import Runs, Wave, provenance_of, summary
 from experiments.reproduce.table1 import Table1
 from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part, Preset
@@ -166,9 +167,10 @@ class Survey(Table1):
         values = [record["test_bound"] for record in found if record["test_bound"] is not None]
         entry: dict[str, Any] = {"row": cell.row, "estimator": cell.estimator, "cost": share.cost}
         entry |= {"equal_steps": share.steps, "seeds": len(values), "values": values}
-        if values:
-            return entry | summary(values) | provenance_of(found)
         jobs = self._equal_jobs(cell, range(self.preset.seeds))
+        if values:
+            entry |= summary(values) | provenance_of(found)
+            return entry | self.runs.failures(jobs)
         return entry | {"missing": self._why_missing(cell, jobs)}
 
     @staticmethod
@@ -193,36 +195,6 @@ trains a bound of several samples, the others the single-sample one. An estimato
 """
 
 
-def best_of(entries: Sequence[dict[str, Any]]) -> set[str]:
-    """The estimator of the least mean, and those whose means its interval does not exclude.
-
-    Example:
-      >>> made = [("a", 60.0, [59.0, 61.0]), ("b", 60.8, None), ("c", 62.0, [60.5, 63.5])]
-      >>> sorted(best_of([{"estimator": e, "mean": m, "ci95": i} for e, m, i in made]))
-      ['a', 'b']
-    """
-    run = [entry for entry in entries if "mean" in entry]
-    if not run:
-        return set()
-    best = min(run, key=lambda entry: entry["mean"])
-    limit = best["ci95"][1] if best["ci95"] else best["mean"]
-    return {entry["estimator"] for entry in run if entry["mean"] <= limit}
-
-
-def ranks(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean rank over rows, 1 for the best, of the estimators that have all rows."""
-    from scipy.stats import rankdata  # takes a second to import
-
-    rows = list(dict.fromkeys(entry["row"] for entry in entries))
-    means = {(e["row"], e["estimator"]): e["mean"] for e in entries if "mean" in e}
-    names = list(dict.fromkeys(e["estimator"] for e in entries))
-    whole = [name for name in names if all((row, name) in means for row in rows)]
-    if not whole:
-        return {}
-    places = rankdata([[means[row, name] for name in whole] for row in rows], axis=1)
-    return dict(zip(whole, places.mean(axis=0).tolist(), strict=True))
-
-
 def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
     by = {(entry["row"], entry["estimator"]): entry for entry in entries}
     rows = list(dict.fromkeys(entry["row"] for entry in entries))
@@ -243,9 +215,7 @@ def _rows(entries: Sequence[dict[str, Any]], seeds: int) -> str:
 
 
 def _shown(entry: dict[str, Any], seeds: int, *, bold: bool) -> str:
-    if "mean" not in entry:
-        return str(entry["missing"])
-    text = shown(entry["mean"], entry["ci95"], entry["seeds"], seeds)
+    text = table1.bound_of(entry, seeds)
     return (f"**{text}**" if bold else text) + mark(entry)
 
 

@@ -15,7 +15,7 @@ from experiments.errors import UserError
 from experiments.files import ROOT, read_json, write_text
 from experiments.reproduce.store import Record, Store
 from experiments.sweeps import grids
-from experiments.sweeps.engines.attempt import has_diverged, has_failed
+from experiments.sweeps.engines.attempt import has_failed
 from experiments.sweeps.intervals import interval
 from experiments.training import records, rundir
 from experiments.training.job import Job
@@ -104,7 +104,7 @@ class Runs:
         losses = {}
         for index, job in enumerate(jobs):
             record = self.store.record(job)
-            if record is None and not has_diverged(job):
+            if record is None and not self.store.diverged(job):
                 if self.assumed is None:
                     return []
                 losses[index] = self.assumed
@@ -117,9 +117,20 @@ class Runs:
         """The records of the jobs that are finished."""
         return [record for job in jobs if (record := self.store.record(job))]
 
+    def failures(self, jobs: Sequence[Job]) -> dict[str, int]:
+        """Of a cell's final jobs, how many diverged, in training or at the end; empty for none."""
+        found = [self.store.record(job) for job in jobs]
+        failed = [
+            self.store.diverged(job) if record is None else record["test_bound"] is None
+            for job, record in zip(jobs, found, strict=True)
+        ]
+        return {"failed": sum(failed)} if any(failed) else {}
+
     def why_missing(self, jobs: Sequence[Job]) -> str:
         """Why a table has no number of these jobs: they have failed, or some have not run."""
-        done = [self.store.record(job) or has_failed(job) for job in jobs]
+        done = [
+            self.store.record(job) or self.store.diverged(job) or has_failed(job) for job in jobs
+        ]
         return "failed" if done and all(done) else "not run"
 
 
@@ -218,19 +229,25 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "ci95": interval(values), "values": list(values)}
 
 
-def shown(mean: float, ci95: Sequence[float] | None, seeds: int, of: int) -> str:
+def shown(
+    mean: float, ci95: Sequence[float] | None, seeds: int, of: int, *, failed: int = 0
+) -> str:
     """A mean with half the width of its interval, and of how many seeds where some are missing.
 
     Args:
       mean, ci95: of the seeds that there are.
       seeds: how many there are.
       of: how many there should be.
+      failed: how many of those that are missing diverged.
 
     Example:
       >>> shown(60.0, [57.5, 62.5], 3, 3), shown(60.0, [57.5, 62.5], 2, 3), shown(60.0, None, 1, 3)
       ('60.0 ± 2.5', '60.0 ± 2.5, 2 of 3 seeds', '60.0, one seed')
+      >>> shown(60.0, [57.5, 62.5], 2, 3, failed=1)
+      '60.0 ± 2.5, 2 of 3 seeds, 1 diverged'
     """
+    diverged = f", {failed} diverged" if failed else ""
     if ci95 is None:
-        return f"{mean:.1f}, one seed"
+        return f"{mean:.1f}, one seed{diverged}"
     partly = f", {seeds} of {of} seeds" if seeds < of else ""
-    return f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}{partly}"
+    return f"{mean:.1f} ± {(ci95[1] - ci95[0]) / 2:.1f}{partly}{diverged}"

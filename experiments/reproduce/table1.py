@@ -170,6 +170,7 @@ interval; the paper's number in parentheses. Steps: {lengths or "none yet"}.{tra
         }
         if values:
             entry |= summary(values) | provenance_of(found)
+            entry |= self.runs.failures(self._final_jobs(cell))
         elif found:
             entry["missing"] = "not finite"
         else:
@@ -190,8 +191,14 @@ def objective(estimator: str) -> str:
     return f"{spec.options['num_samples'].default}-sample bound"
 
 
+def bound_of(entry: dict[str, Any], seeds: int) -> str:
+    """The bound of a cell of a table's JSON, or why it has none."""
+    if "mean" not in entry:
+        return str(entry["missing"])
+    failed = entry.get("failed", 0)
+    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds, failed=failed)
+
+
 def _shown(entry: dict[str, Any], seeds: int) -> str:
     paper = "" if entry["paper"] is None else f" ({entry['paper']:.1f})"
-    if "mean" not in entry:
-        return f"{entry['missing']}{paper}"
-    return shown(entry["mean"], entry["ci95"], entry["seeds"], seeds) + mark(entry) + paper
+    return bound_of(entry, seeds) + mark(entry) + paper

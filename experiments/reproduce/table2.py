@@ -208,7 +208,8 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
 
     def _cell(self, estimator: str) -> dict[str, Any]:
         """What the JSON says of an estimator."""
-        found = [record for record in self.finals(estimator) if record["test_bound"] is not None]
+        jobs = self._finals(estimator, range(self.preset.draws))
+        found = [each for each in self.runs.records(jobs) if each["test_bound"] is not None]
         entry: dict[str, Any] = {
             "estimator": estimator,
             "paper": dict(zip(PAPER[NAME]["columns"], PAPER[NAME]["rows"][estimator], strict=True)),
@@ -216,16 +217,17 @@ paper's number in parentheses. The validation set picks alpha.{footnote(table["c
             "label_draws": len(found),
         }
         if not found:
-            jobs = self._finals(estimator, range(self.preset.draws))
             return entry | {"missing": self.runs.why_missing(jobs or self._picks(estimator))}
         return entry | {
             "elbo": summary([-record["test_bound"] for record in found]),
             "accuracy": summary([record["test_accuracy"] for record in found]),
             **provenance_of(found),
+            **self.runs.failures(jobs),
         }
 
 
 def _shown(entry: dict[str, Any], key: str, draws: int, of: int) -> str:
     if key not in entry:
         return str(entry["missing"])
-    return shown(entry[key]["mean"], entry[key]["ci95"], draws, of)
+    failed = entry.get("failed", 0)
+    return shown(entry[key]["mean"], entry[key]["ci95"], draws, of, failed=failed)

@@ -9,7 +9,6 @@ from experiments.reproduce import plan
 from experiments.reproduce.table import Table
 from experiments.sweeps import jobs
 from experiments.sweeps.engines import Options
-from experiments.sweeps.engines.attempt import has_diverged
 from experiments.training.signals import TIME_IS_UP
 
 
@@ -50,7 +49,7 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
     for wave in filter(lambda wave: wave.jobs, table.waves()):
         todo = wave.jobs
         if limit.deadline is not None:
-            todo = [job for job in todo if not has_diverged(job)]
+            todo = [job for job in todo if not table.runs.store.diverged(job)]
             for job in wave.jobs:
                 if job not in todo:
                     print(f"diverged before: {job.workdir}", file=sys.stderr)

@@ -99,15 +99,19 @@ def has_failed(job: Job) -> bool:
     return (job.workdir / FAILURE).exists()
 
 
-def has_diverged(job: Job) -> bool:
-    """Whether the last attempt at a job with these settings diverged, as another one would."""
+def divergence(job: Job) -> dict[str, Any] | None:
+    """The record of a failure, if the last attempt at a job with these settings diverged.
+
+    Another attempt would diverge, too.
+    """
     if not has_failed(job):
-        return False
+        return None
     try:
         failure = read_json(job.workdir / FAILURE, {"diverged": bool, "config": {str: object}})
     except UserError:  # damaged, or of a version that did not say
-        return False
-    return failure["diverged"] and not config.differing(failure["config"], job.settings.flat())
+        return None
+    differs = config.differing(failure["config"], job.settings.flat())
+    return None if differs or not failure["diverged"] else failure
 
 
 def no_space(workdir: Path) -> OSError:

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.reproduce import plan, survey
 from experiments.reproduce import table1_presets as presets
-from experiments.reproduce.survey import MAX_COST, Survey, best_of, ranks
+from experiments.reproduce.ranking import best_of, ranks
+from experiments.reproduce.survey import MAX_COST, Survey
 from experiments.reproduce.table1_order import batches
 from experiments.reproduce.table1_presets import Cell, Part
 from experiments.sweeps.engines import Options
@@ -144,6 +145,7 @@ def test_the_best_are_those_that_its_interval_does_not_exclude():
     assert best_of([entry("a", 60.0), entry("b", 60.1)]) == {"a"}
     assert best_of([entry("a", 60.0, [59.0, 61.0]), entry("b", 60.9)]) == {"a", "b"}
     assert best_of([{"row": "r", "estimator": "a", "missing": "not run"}]) == set()
+    assert best_of([entry("a", 60.0) | {"failed": 1}, entry("b", 60.1)]) == {"b"}
 
 
 def test_ranks_are_of_the_estimators_that_have_all_rows():
@@ -153,3 +155,4 @@ def test_ranks_are_of_the_estimators_that_have_all_rows():
     tied = [{"row": "x", "estimator": name, "mean": 1.0} for name in "ab"]
     assert ranks(tied) == {"a": 1.5, "b": 1.5}
     assert ranks([{"row": "x", "estimator": "a"}]) == {}
+    assert ranks([entry | {"failed": 1} if entry["row"] == "x" else entry for entry in tied]) == {}

@@ -365,6 +365,28 @@ def test_nothing_is_picked_before_all_is_done_or_has_diverged(table):
     assert table.setting(cell) == {"learning_rate": first.settings.learning_rate}
 
 
+def test_what_diverged_is_known_without_the_directories_of_the_runs(table, tmp_path):
+    cell = Cell("sbn_bernoulli", "gumbel_softmax")
+    first, *others = (job for job in next(table.waves()).jobs if cell.name in str(job.workdir))
+    finish(first, valid=70.0, test=70.0)
+    for other in others:
+        attempt.fail(other, DivergedError("the cost is not finite"))
+    finals = [job for wave in table.waves() for job in wave.jobs if "final" in str(job.workdir)]
+    finish(finals[0], valid=60.0, test=60.0)
+    attempt.fail(finals[1], DivergedError("the cost is not finite"))
+    text = Table1.markdown(table.write())
+    assert "| `gumbel_softmax` | 60.0, one seed, 1 diverged (58.5) |" in text
+    for other in others:
+        shutil.rmtree(other.workdir)
+    assert Table1.markdown(table.fresh().write()) == text
+    elsewhere = Table1(table.preset, tmp_path / "elsewhere", table.results)
+    assert Table1.markdown(elsewhere.write()) == text
+    # An attempt that does not diverge counts.
+    finish(others[0], valid=65.0, test=65.0)
+    assert table.fresh().setting(cell) == {"learning_rate": others[0].settings.learning_rate}
+    assert len(list(table.results.rglob("diverged/pick/*/*.json"))) == len(others) - 1
+
+
 def test_a_cell_whose_runs_have_all_failed_says_so(table):
     cell = Cell("sbn_bernoulli", "gumbel_softmax")
     runs = [job for job in next(table.waves()).jobs if cell.name in str(job.workdir)]

@@ -117,7 +117,7 @@ def test_what_diverged_beside_a_run_that_is_stopped_is_recorded(tmp_path, monkey
     monkeypatch.setattr(run, "train_together", stopped)
     found = attempt.attempt(ours, Stop(), run.Programs())
     assert [outcome.status for outcome in found] == ["failed", "stopped"]
-    assert [attempt.has_diverged(job) for job in ours] == [True, False]
+    assert [bool(attempt.divergence(job)) for job in ours] == [True, False]
 
 
 def test_an_error_is_not_that_of_a_run_in_use(tmp_path, monkeypatch):

@@ -93,6 +93,24 @@ def test_a_required_key_has_a_value_in_every_run_of_the_grid(home, tmp_path, cap
         assert rates or "config.learning_rate has no value" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "grid"),
+    [
+        (["--config.temperature.floor=2"], "temperature.value=3,4"),
+        (["--config.estimator.num_samples=4"], "estimator.name=rloo,vimco"),
+    ],
+)
+def test_what_all_runs_share_need_not_be_a_config_of_a_run(
+    home, tmp_path, monkeypatch, overrides, grid
+):
+    monkeypatch.setattr(sweep, "train", lambda jobs, *_: ({}, trained.extend(jobs) or 0))
+    trained: list = []
+    files = [f"--config={home / 'config.py'}", f"--workdir={tmp_path}"]
+    sweep.run([*files, *overrides, f"--grid={grid}"])
+    assert len(trained) == 2
+    assert [job.settings for job in recorded.jobs_in(tmp_path)] == [job.settings for job in trained]
+
+
 def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
     assert "give at most that" in fail("--config.batch_size=5000", workdir="corrected")
     assert not (home / "corrected" / "sweep.json").exists()

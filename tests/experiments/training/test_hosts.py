@@ -74,19 +74,24 @@ def free_port() -> int:
 
 
 def start(
-    workdir: Path, count: int, launched: Callable[[int, int, int], Launch] = by_flags
+    workdir: Path,
+    count: int,
+    launched: Callable[[int, int, int], Launch] = by_flags,
+    *,
+    apart: bool = False,
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes of a run."""
+    """Starts the processes of a run, in one directory or each in its own below it."""
     config = workdir.parent / "config.py"
     config.write_text(CONFIG)
     port = free_port()
     cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
     each = [launched(index, count, port) if count > 1 else Launch() for index in range(count)]
+    directories = [workdir / str(index) if apart else workdir for index in range(count)]
     return [
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "experiments.train"),
-                *(f"--config={config}", f"--workdir={workdir}", *launch.flags),
+                *(f"--config={config}", f"--workdir={directory}", *launch.flags),
             ],
             cwd=ROOT,
             env=os.environ | cache | launch.variables,
@@ -94,7 +99,7 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
         )
-        for launch in each
+        for launch, directory in zip(each, directories, strict=True)
     ]
 
 
@@ -179,3 +184,11 @@ def test_a_mistake_that_the_first_one_finds_is_said_by_all(tmp_path):
     records.write_json(workdir / "config.json", theirs)
     said = finish(start(workdir, 2), 2)
     assert all("belongs to another config" in each for each in said)
+
+
+def test_a_damaged_file_that_the_first_one_alone_has_ends_all(tmp_path):
+    workdir = tmp_path / "damaged"
+    (workdir / "0").mkdir(parents=True)
+    (workdir / "0" / "result.json").write_text("{")
+    said = finish(start(workdir, 2, apart=True), 2)
+    assert all("result.json is damaged" in each for each in said)
