@@ -13,6 +13,7 @@ from experiments.sweeps import engines, grids
 from experiments.sweeps.engines import Options, Outcome
 from experiments.sweeps.grids import Grid, Trial
 from experiments.sweeps.progress import Display
+from experiments.sweeps.report import FILES
 from experiments.training import records, rundir
 from experiments.training.compiled import prepared_dataset
 from experiments.training.job import Job
@@ -56,7 +57,8 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> Grid:
       The trials that were not there before.
 
     Raises:
-      UserError: it belongs to another config, or is that of a single run.
+      UserError: it belongs to another config, is that of a single run, or has somebody's files of
+        the same names.
     """
     rundir.refuse_name(directory)
     if (directory / rundir.CONFIG).exists():
@@ -68,6 +70,8 @@ def open_directory(directory: Path, settings: Settings, grid: Grid) -> Grid:
             recorded = rundir.read_sweep(directory)
             rundir.refuse_another(recorded["config"], settings.flat(), directory)
             before = recorded["grid"]
+        elif not (directory / RUNS).exists():
+            rundir.refuse_overwriting(directory, rundir.SWEEP, FILES)
         every = grids.union([before, grid])
         records.write_json(path, {"config": settings.flat(), "grid": every})
     return every[len(grids.union([before])) :]

@@ -20,6 +20,7 @@ from experiments.training import records, rundir
 from experiments.training.job import Job
 
 TABLE, TEXT, PLOT, CURVES = "table.json", "table.md", "sweep.png", "schedules.png"
+FILES = (TABLE, TEXT, PLOT, CURVES)
 _MOST_SHOWN = 40  # settings, on a terminal
 
 

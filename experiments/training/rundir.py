@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def _check_kinds(workdir: Path) -> None:
 
 def read_config(workdir: Path) -> dict[str, Any]:
     """The flat config in a run's directory."""
-    fix = f"choose another directory, or delete {workdir}"
+    fix = f"choose another directory, or delete {workdir} if it has nothing but a run"
     found: dict[str, Any] = read_json(workdir / CONFIG, CONFIG_SHAPE, fix)
     return found
 
@@ -110,7 +110,8 @@ def recorded_config(workdir: Path) -> dict[str, Any] | None:
     """The flat config of the run in a directory, or None if there is no run.
 
     Raises:
-      UserError: a file is damaged, or there are checkpoints and nothing says of which config.
+      UserError: a file is damaged; or there is what a run would write over, and nothing says that
+        it is a run's, and of which config.
     """
     if (workdir / CONFIG).exists():
         return read_config(workdir)
@@ -122,7 +123,18 @@ def recorded_config(workdir: Path) -> dict[str, Any] | None:
             f"{workdir} has checkpoints but no {CONFIG}, so nothing says of which config they are: "
             f"choose another directory, or delete {workdir}"
         )
+    refuse_overwriting(workdir, CONFIG, (METRICS, PICTURE, PICTURES, TENSORBOARD))
     return None
+
+
+def refuse_overwriting(directory: Path, mark: str, names: Iterable[str]) -> None:
+    """Raises UserError if there are files of these names in a directory that lacks our mark."""
+    for path in (directory / name for name in names):
+        if path.exists():
+            raise UserError(
+                f"{path} would be written over, and may not be ours, as {directory} has no {mark}: "
+                "choose another directory, or move it away"
+            )
 
 
 def result_of(

@@ -229,6 +229,14 @@ def test_names_at_trackers_that_are_damaged(tmp_path, content):
         Trackers([], tmp_path, {}, [])
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "picture.png", "pictures.npz"])
+def test_a_run_does_not_write_over_files_that_may_be_the_users(tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    assert trains(tmp_path) == 2
+    assert f"{tmp_path / name} would be written over" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
 def test_a_file_where_a_directory_belongs(tmp_path, capsys, name):
     (tmp_path / name).write_text("")

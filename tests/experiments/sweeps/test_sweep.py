@@ -116,6 +116,13 @@ def test_a_sweep_that_is_refused_leaves_the_directory_free(fail, home):
     assert not (home / "corrected" / "sweep.json").exists()
 
 
+def test_a_sweep_does_not_write_over_files_that_may_be_the_users(fail, home):
+    (home / "papers").mkdir()
+    (home / "papers" / "table.md").write_text("mine")
+    assert "table.md would be written over" in fail(workdir="papers")
+    assert [path.name for path in (home / "papers").glob("[!.]*")] == ["table.md"]
+
+
 def test_a_sweep_whose_engine_cannot_work_leaves_no_rows(fail, home, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install -e '.[ray]'" in fail("--engine=ray", workdir="no-ray")
