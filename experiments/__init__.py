@@ -32,3 +32,10 @@ if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # its import says it better
     if _IS_COMMAND and importlib.metadata.version("jaxlib").startswith("0.9."):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if _IS_COMMAND:
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # of a setting in the environment, such as JAX_ENABLE_X64=maybe
+        print(f"error: {str(error).splitlines()[0]}: check the environment", file=sys.stderr)
+        sys.exit(2)

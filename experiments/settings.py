@@ -100,8 +100,9 @@ def keys_of(fields: Any) -> tuple[Key, ...]:
             hint, optional = typing.get_args(hint)[0], True
         kind = typing.get_origin(hint) or hint
         if field.default is not dataclasses.MISSING:
-            valid, dynamic = field.metadata["valid"], field.metadata["dynamic"]
-            found.append(Key(field.name, kind, field.default, optional, valid, dynamic))
+            valid, dynamic = field.metadata.get("valid", ANY), field.metadata.get("dynamic", False)
+            default = float(field.default) if kind is float else field.default
+            found.append(Key(field.name, kind, default, optional, valid, dynamic))
     return tuple(found)
 
 

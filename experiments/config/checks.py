@@ -92,7 +92,7 @@ def unread(settings: Settings) -> dict[str, str]:
     for option in SHARED_OPTIONS:
         if option not in settings.estimator.spec.options:
             keys[f"estimator.{option}"] = f"estimator.name={settings.estimator.name} has none"
-    keys |= dict.fromkeys(tasks.load(settings.task).unread, f"task={settings.task} has none")
+    keys |= tasks.load(settings.task).unread(settings)
     if settings.dataset == "binarized_mnist":
         keys["binarization"] = f"dataset={settings.dataset} is binary"
     if settings.optimizer != "sgd":

@@ -1,6 +1,6 @@
 """JSON files of what is measured row by row, by one process or by several after each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from experiments.training import records, rundir
 from experiments.training.provenance import ORIGIN, origin
 
 Row = dict[str, Any]
+_NAMES = {"cores": "number of cores"}
 
 
 def locked(path: Path) -> AbstractContextManager[None]:
@@ -26,7 +27,12 @@ def locked(path: Path) -> AbstractContextManager[None]:
     return rundir.locked(path.parent, flag="results", name=f".{path.stem}.lock")
 
 
-def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
+def resume(
+    path: Path,
+    shape: Shape,
+    setting: Mapping[str, Any],
+    is_complete: Callable[[list[Row]], bool] = lambda _rows: False,
+) -> list[Row]:
     """The rows that the file has; none if there is no file.
 
     Args:
@@ -34,6 +40,7 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
       shape: shape of its contents.
       setting: what all rows of the file have in common, by top-level key. Keys of
         `program`, a part of a config, that are newer than the file count as their defaults.
+      is_complete: whether nothing is left to measure; then the machine may be another one.
 
     Raises:
       UserError: the file is damaged, or of another setting.
@@ -41,12 +48,27 @@ def resume(path: Path, shape: Shape, setting: Mapping[str, Any]) -> list[Row]:
     if not path.exists():
         return []
     kept = read_json(path, {**shape, **ORIGIN}, "delete it, to measure again")
+    rows = [{"from": origin(kept)} | row for row in kept["rows"]]
+    if is_complete(rows):
+        setting = _apart_from_the_machine(setting)
     for key, ours in setting.items():
         if difference := _difference(kept.get(key, ours), ours, key):  # an older file may lack it
             raise UserError(
-                f"{path} is of another {key} ({difference}): delete it, or give another --results"
+                f"{path} is of another {_NAMES.get(key, key)} ({difference}): delete it, or give "
+                "another --results"
             )
-    return [{"from": origin(kept)} | row for row in kept["rows"]]
+    return rows
+
+
+def _apart_from_the_machine(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What a setting says of all but the machine: no device, and no number of cores."""
+    return {
+        key: {name: v for name, v in value.items() if name != "cores"}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in setting.items()
+        if key not in ("cores", "device")
+    }
 
 
 def write(

@@ -83,9 +83,13 @@ def write(
             "program": _program(settings_of(rows[0], BESIDE)),
             "device": here["device"],
         }
-        found = measurements.resume(path, _SHAPE, setting)
-        known = {(each["row"], each["estimator"]) for each in found}
-        pairs = [(row, name) for row in rows for name in names(row) if (row, name) not in known]
+
+        def left(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+            known = {(each["row"], each["estimator"]) for each in found}
+            return [(row, name) for row in rows for name in names(row) if (row, name) not in known]
+
+        found = measurements.resume(path, _SHAPE, setting, lambda found: not left(found))
+        pairs = left(found)
         beside: dict[str, Side] = {}
         for row, name in tqdm(pairs, desc="step times", unit="estimator", disable=None):
             if row not in beside:

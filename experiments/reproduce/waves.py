@@ -74,7 +74,7 @@ def train(table: Table, engine: str, options: Options, limit: Slice) -> int:
 def _conclude(table: Table, engine: str, options: Options, limit: Slice, status: int) -> int:
     """Writes the table, says what is left or where the table is, and gives the exit status."""
     table.write()
-    waves = plan.waves(table, engine, options)  # which also writes missing records
+    waves = plan.waves(table, engine, options)
     if limit.thin:
         table.runs.store.thin()
     if status in (0, FAILED):

@@ -147,7 +147,7 @@ TASK = Task(
     build,
     options=Options,
     check=check,
-    unread=("standardize",),
+    unread=lambda settings: {"standardize": f"task={settings.task} has none"},
     annealed=lambda _settings, dynamic, _step: {"kl_weight": dynamic["kl_weight"]},
     metrics=Metrics(
         lambda model, images: model.codes(images), usage, {"codes_used": "", "perplexity": "codes"}

@@ -116,7 +116,7 @@ class Task:
       ranking: what a sweep ranks its runs by.
       depends_on_num_steps: `settings -> str | None`, the option that depends on the number of
         steps, as `key=value`: a run that has one cannot be made longer.
-      unread: the keys of `Settings` that its models do not read.
+      unread: `settings -> {key: why}`, the keys that a run does not read.
     """
 
     build: Callable[[Settings, Float[Array, "H W"], PRNGKey], Model]
@@ -128,7 +128,7 @@ class Task:
     metrics: Metrics | None = None
     ranking: Ranking = BOUND
     depends_on_num_steps: Callable[[Settings], str | None] = lambda _settings: None
-    unread: tuple[str, ...] = ()
+    unread: Callable[[Settings], dict[str, str]] = lambda _settings: {}
 
 
 _MOST_LAYERS = 100  # more take minutes to compile, and nothing learns through them

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from experiments.data import Dataset
-from experiments.errors import refuse
+from experiments.errors import UserError, refuse
 from experiments.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Choice, Settings, setting
 from experiments.tasks import functional, labels, layers
 from experiments.tasks.base import (
@@ -219,6 +219,29 @@ def depends_on_num_steps(settings: Settings) -> str | None:
     return f"style_beta_share={options.style_beta_share}"
 
 
+def unread(settings: Settings) -> dict[str, str]:
+    """The keys that a run does not read, each with the reason."""
+    found = dict.fromkeys(("layers", "standardize"), f"task={settings.task} has none")
+    if settings.options.style_beta_share == 0:
+        found["style_beta"] = "style_beta_share=0 has a weight of 1 from the first step on"
+    return found
+
+
+def prepare(settings: Settings, dataset: Dataset) -> Dataset:
+    """See `labels.prepare`.
+
+    Raises:
+      UserError: its images are of a size that the decoder cannot make, or as there.
+    """
+    height, width = dataset.train.images.shape[1:]
+    if height % 4 or width % 4:
+        raise UserError(
+            f"config.dataset={dataset.name}: its images have {height} x {width} pixels, and "
+            f"task={settings.task} takes sides that are multiples of 4: pad them"
+        )
+    return labels.prepare(settings, dataset)
+
+
 def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) -> Extra:
     """The labeled images and their cost.
 
@@ -249,11 +272,11 @@ TASK = Task(
     build,
     options=Options,
     check=check,
-    prepare=labels.prepare,
+    prepare=prepare,
     annealed=annealed,
     extra=labeled_images,
     metrics=labels.METRICS,
     ranking=labels.RANKING,
     depends_on_num_steps=depends_on_num_steps,
-    unread=("layers", "standardize"),
+    unread=unread,
 )

@@ -1,8 +1,10 @@
 """What runs of one program share: the data on the device, and the compiled functions."""
 
 import hashlib
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+import gumbel
 from experiments import tasks
 from experiments.data import Dataset, load
 from experiments.data.batches import Indices, RawImages
@@ -59,6 +62,12 @@ def _common_dataset(settings: Settings) -> Dataset:
     return dataset
 
 
+def _is_of_the_library(error: Exception) -> bool:
+    """Whether `gumbel` raised an error, and not what it called."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return Path(last.filename).is_relative_to(Path(gumbel.__file__).parent)
+
+
 class Compiled:
     """A program compiled for any number of runs, with the images on the device.
 
@@ -94,6 +103,7 @@ class Compiled:
             outputs = evaluation.image_outputs(program, self.metrics)
             self.outputs = jit(over_runs(outputs, (0, None, 0)))
         self.pictures = jax.jit(evaluation.pictures(program))
+        self._trace_pictures()
         self.finite = jit(_finite)
 
     def indices(self, seeds: Any, start: Any, *, num_steps: int) -> Array:
@@ -115,7 +125,16 @@ class Compiled:
             # Traced here, it need not be again.
             jax.eval_shape(self.init, self._dynamic(), self.images)
         except ValueError as error:
+            if not _is_of_the_library(error):
+                raise
             refuse("estimator.name", self.settings.estimator.name, one_line(error))
+
+    def _trace_pictures(self) -> None:
+        """Traces the pictures, so that a mistake of a task's ends a run before it trains."""
+        state = jax.eval_shape(self.init, self._dynamic(), self.images)
+        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), state.params)
+        shown = jnp.zeros((1, *self.images.shape[1:]))
+        jax.eval_shape(self.pictures, params, shown, jax.random.key(0))
 
     def check_memory(self) -> None:
         """Checks, before the first step, that the devices can hold the run.

@@ -1,5 +1,6 @@
 """The bounds and the task's metrics of all runs of a program, on a split."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
+from experiments.errors import UserError
 from experiments.training import evaluation
 from experiments.training.compiled import Compiled
 from gumbel.types import Params
@@ -50,6 +52,9 @@ class Scorer:
         with tqdm(
             total=len(images), desc=f"{split} bound", unit="image", disable=None if shown else True
         ) as bar:
+            if shown and bar.disable:  # off a terminal
+                text = f"{split} bound: {num_samples} samples for each of {len(images)} images"
+                print(text, file=sys.stderr, flush=True)
 
             def count(images: int) -> None:
                 bar.update(images)
@@ -78,6 +83,13 @@ class Scorer:
             batch_size=self._batch_size,
         )
         found = [metrics.summarize(rows, data) for rows in outputs]
+        if lacking := sorted(
+            name for name in metrics.units if np.ndim(found[0].get(name, [])) != 0
+        ):
+            raise UserError(
+                f"task {self._compiled.settings.task!r}: metrics.units names "
+                f"{', '.join(lacking)}, of which metrics.summarize returns no scalar"
+            )
         return [{f"{split}_{name}": v for name, v in row.items()} for row in found]
 
 

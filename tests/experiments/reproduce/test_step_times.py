@@ -40,6 +40,13 @@ def test_estimators_are_timed_once_beside_gumbel_softmax(table, monkeypatch):
     older["device"] = {key: value for key, value in kept["device"].items() if key != "cores"}
     records.write_json(path, older)
     assert write() == rows  # what an older file does not say is not compared
+    elsewhere = {"device": kept["device"] | {"cores": 96}}
+    elsewhere |= {"setting": kept["setting"] | {"cores": 96}}
+    records.write_json(path, kept | elsewhere)
+    assert write() == rows  # with nothing left to measure, any machine may draw it
+    records.write_json(path, kept | elsewhere | {"rows": rows[:1]})
+    with pytest.raises(UserError, match=r"of another setting \(cores is 96 there, \d+ here\)"):
+        write()
     records.write_json(path, kept)
     sizes["num_steps"] = 4
     with pytest.raises(UserError, match=r"of another setting \(num_steps is 3 there, 4 here\)"):

@@ -8,6 +8,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import command
@@ -385,6 +386,14 @@ def test_what_diverged_is_known_without_the_directories_of_the_runs(table, tmp_p
     finish(others[0], valid=65.0, test=65.0)
     assert table.fresh().setting(cell) == {"learning_rate": others[0].settings.learning_rate}
     assert len(list(table.results.rglob("diverged/pick/*/*.json"))) == len(others) - 1
+
+
+def test_damaged_pictures_are_named(tmp_path):
+    path = tmp_path / "pictures.npz"
+    np.savez_compressed(path, rows=np.zeros((2, 8, 8), np.uint8))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"pictures\.npz is damaged \(.*\): delete it"):
+        figures._pictures_of(path)
 
 
 def test_a_cell_whose_runs_have_all_failed_says_so(table):

@@ -288,6 +288,10 @@ def test_a_sweep_says_which_schedules_have_few_steps(tmp_path, caplog):
     [
         (semi_supervised, {"standardize": False}, "task=semi_supervised has none"),
         (semi_supervised, {"layers": (30,)}, "task=semi_supervised has none"),
+        (
+            *(semi_supervised, {"style_beta_share": 0.0, "style_beta": 2.0}),
+            "style_beta_share=0 has a weight of 1 from the first step on",
+        ),
         (autoencoder, {"standardize": False}, "task=autoencoder has none"),
         (vae, {"binarization": "dynamic"}, "dataset=binarized_mnist is binary"),
         (

@@ -102,6 +102,56 @@ def test_its_options_are_checked_swept_and_ranked_by_it(file, tmp_path, capsys):
     assert "config.scale=-1.0: give a finite number over 0" in capsys.readouterr().err
 
 
+@pytest.fixture(name="changed")
+def fixture_changed(tmp_path):
+    """A function that makes a config of the task with a part of its text replaced."""
+    made = []
+
+    def changed(name, before, after):
+        assert before in TASK
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / f"{name}.py").write_text(TASK.replace(before, after))
+        (tmp_path / "config.py").write_text(CONFIG.replace('base("coins")', f'base("{name}")'))
+        tasks.__path__.append(str(tmp_path / "tasks"))
+        tasks.names.cache_clear()
+        made.append(name)
+        return [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+
+    yield changed
+    for _ in made:
+        tasks.__path__.pop()
+    tasks.names.cache_clear()
+
+
+def test_a_mistake_in_its_pictures_ends_a_run_before_it_trains(changed, tmp_path):
+    arguments = changed("framed", '{"digit": images}', '{"digit": images.reshape(-1, 3, 5)}')
+    with pytest.raises(TypeError, match="reshape"):
+        cli.run(train.main, arguments)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_metric_that_it_does_not_compute_is_named_before_it_trains(changed, tmp_path, capsys):
+    arguments = changed("inked", '{"ink": m.mean()}', '{"inked": m.mean()}')
+    assert cli.run(train.main, arguments) == 2
+    said = "error: task 'inked': metrics.units names ink, of which metrics.summarize returns no"
+    assert capsys.readouterr().err.startswith(said)
+    assert not list((tmp_path / "run").glob("checkpoints/[1-9]*"))
+
+
+def test_an_error_in_its_cost_is_not_the_estimators(changed):
+    arguments = changed(
+        "unpacked", "        return scale *", "        a, b = (1, 2, 3)\n        return"
+    )
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        cli.run(train.main, arguments)
+
+
+def test_its_options_may_be_plain_fields(changed):
+    config_flag, _ = changed("plain", "setting(1.0, POSITIVE, dynamic=True)", "1")
+    settings = config.read(cli.parse([config_flag, "--workdir=w", "--config.scale=0.5"]).config)
+    assert settings.options.scale == 0.5
+
+
 def test_an_unknown_task_is_named():
     with pytest.raises(UserError, match="did you mean generative"):
         config.base("generativ")

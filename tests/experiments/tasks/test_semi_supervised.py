@@ -1,5 +1,6 @@
 """The semi-supervised model: its cost term by term, its labels, a run from end to end."""
 
+import dataclasses
 import math
 from functools import cache
 
@@ -14,6 +15,7 @@ from configs import semi_supervised
 from experiments import config, train
 from experiments.config import cli
 from experiments.data import Split, batches, load
+from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.tasks import functional, labels
 from experiments.tasks import semi_supervised as task
@@ -477,3 +479,14 @@ def test_the_pixels_of_labeled_images_are_drawn_anew_at_each_step(program, monke
     keys, _, _ = zip(*seen, strict=True)
     assert [rest for _, *rest in seen] == [[16, {"dynamic_binarization": True}]] * 2
     assert keys[0] != keys[1]
+
+
+def test_images_that_the_decoder_cannot_make_are_refused():
+    digits = load("digits")
+    splits = {
+        name: dataclasses.replace(split, images=split.images[:, :7])
+        for name in ("train", "validation", "test")
+        if (split := getattr(digits, name))
+    }
+    with pytest.raises(UserError, match=r"digits: its images have 7 x 8 pixels, .* multiples of 4"):
+        task.prepare(settings_of(), dataclasses.replace(digits, **splits))
