@@ -70,15 +70,31 @@ def check_params(params: PyTree) -> None:
       TypeError: params['activation'] is a PjitFunction: keep only arrays in params, and close over
       the rest in the objective
     """
-    for path, leaf in jax.tree.leaves_with_path(params):
+    fix = "keep only arrays in params, and close over the rest in the objective"
+    check_arrays(params, "params", fix)
+
+
+def check_arrays(tree: PyTree, name: str, fix: str) -> None:
+    """Raises TypeError if a leaf is not an array or a number."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
         try:
             jax.typeof(leaf)
         except TypeError:
             at, what = jax.tree_util.keystr(path), type(leaf).__name__
-            raise TypeError(
-                f"params{at} is a {what}: keep only arrays in params, and close over the rest in "
-                "the objective"
-            ) from None
+            raise TypeError(f"{name}{at} is a {what}: {fix}") from None
+
+
+def check_function(value: Any, what: str, like: str) -> None:
+    """Raises ValueError if an option that is to be a function is not one.
+
+    Example:
+      >>> check_function(2.0, "slope", "a function of the step")
+      Traceback (most recent call last):
+      ...
+      ValueError: slope=2.0: give a function of the step
+    """
+    if not callable(value):
+        raise ValueError(f"{what}={value!r}: give {like}")
 
 
 def as_integer(value: Any, name: str) -> int:

@@ -394,7 +394,9 @@ def _problems(report: Report) -> list[str]:
                 "put the batch axis first in the logits"
             )
         if not site.used:
-            problems.append(f"the cost does not depend on the samples of {at}")
+            problems.append(
+                f"the cost does not depend on the samples of {at}, or by less than its rounding"
+            )
         if not site.trained:
             problems.append(f"the logits of {at} do not depend on the parameters")
     return problems

@@ -123,6 +123,19 @@ def _float16_to_float32_bwd(_: None, cotangent: Array) -> tuple[Array]:
 _float16_to_float32.defvjp(_float16_to_float32_fwd, _float16_to_float32_bwd)
 
 
+def one_or_nan(logits: Float[Array, "... K"]) -> Float[Array, "... 1"]:
+    """1 for each categorical variable, or NaN if its largest logit is infinite or NaN.
+
+    As a factor, it brings NaN into a gradient from which infinite logits were taken out.
+
+    Example:
+      >>> one_or_nan(jnp.array([[0.0, -jnp.inf], [-jnp.inf, -jnp.inf]])).tolist()
+      [[1.0], [nan]]
+    """
+    largest = jax.lax.stop_gradient(jnp.max(upcast(logits), axis=-1, keepdims=True))
+    return 1 + (largest - largest)
+
+
 def zero_that_varies_as(*arrays: Array) -> Float[Array, ""]:
     """0, which under `shard_map` is typed as varying over devices wherever an array is.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gumbel.arguments import check_key, check_point, suggestion
+from gumbel.arguments import check_arrays, check_key, check_point, suggestion
 from gumbel.families import Family
 from gumbel.numerics import concrete_or_none, upcast
 from gumbel.relaxations import one_hot_argmax
@@ -178,6 +178,7 @@ def _cost_and_aux(returned: Any) -> tuple[Array, PyTree]:
                 f"objective returned a tuple of {len(returned)}: return the cost, or (cost, aux)"
             )
         returned, aux = returned
+        check_arrays(aux, "aux", "return arrays or numbers beside the cost")
     if not isinstance(returned, jax.Array | np.ndarray | np.generic | float | int):
         raise TypeError(
             f"objective returned a {type(returned).__name__} for its cost: return an array of one "

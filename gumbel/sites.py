@@ -280,7 +280,7 @@ class RecordingSampler:
             step_key = None if key is None else jax.random.fold_in(key, index)
             inner = _Loop(step_key, path, here, {}, trace_state(), [0])
             with self._entered(inner):
-                carry, y = body(carry, x)
+                carry, y = _pair(body(carry, x))
             arrays = {}
             for name, record in inner.records.items():
                 arrays[name] = (record.logits, record.z, record.where)
@@ -432,3 +432,13 @@ def lead_of(logits: Logits, family: Family, num_loops: int) -> int:
 def _steps_first(value: PyTree, lead: int) -> PyTree:
     """`[B, T, ...]` as `[T, B, ...]`, for the outermost loop of a site's layout."""
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, lead, 0), value)
+
+
+def _pair(returned: Any) -> tuple[Any, Any]:
+    """What the body of a loop returns, which must not be an array of two rows, for example."""
+    if isinstance(returned, tuple | list) and len(returned) == 2:
+        return returned[0], returned[1]
+    what = jax.typeof(returned) if isinstance(returned, jax.Array) else type(returned).__name__
+    raise TypeError(
+        f"the body of sample.scan returned a {what}: return (carry, y), where y may be None"
+    )

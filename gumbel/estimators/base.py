@@ -264,6 +264,7 @@ def _checked(spec: Spec) -> Factory:
                 near = suggestion(option, known) or "it takes no options"
                 raise ValueError(f"estimator {name!r} has no option {option!r}: {near}")
             known[option].check(name, value)
+        options = {option: known[option].plain(value) for option, value in options.items()}
         restricted = as_families(family).restricted(spec.families, name)
         init, surrogate = spec.factory(restricted, **options)
         return Estimator(

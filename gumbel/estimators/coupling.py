@@ -27,7 +27,7 @@ from gumbel.estimators.multi import Costs, Paths, shared_sites, sum_over_others,
 from gumbel.families import Family
 from gumbel.layouts import layout
 from gumbel.noise import exponential, uniform
-from gumbel.numerics import CERTAIN, upcast
+from gumbel.numerics import CERTAIN, one_or_nan, upcast
 from gumbel.samplers import Pass, Record, Site, spare_key
 from gumbel.sites import Families, value_mask
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
@@ -71,7 +71,7 @@ def binary_logits(logits: Logits, family: Family) -> Float[Array, "..."]:
     finite = jnp.maximum(wide, -1e30)  # -inf minus -inf is NaN
     # Not cumlogsumexp, whose time on a CPU grows with K^2.
     after = jax.lax.associative_scan(jnp.logaddexp, finite, axis=finite.ndim - 1, reverse=True)
-    return finite[..., :-1] - after[..., 1:]
+    return (finite[..., :-1] - after[..., 1:]) * one_or_nan(wide)
 
 
 def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
@@ -85,8 +85,7 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
         one = jnp.ones((*bits.shape[:-1], 1), bits.dtype)  # if K = 1, there are no bits
         left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
         bits = left * jnp.concatenate([bits, one], axis=-1)
-        odds = jnp.max(upcast(logits), axis=-1, keepdims=True)
-        odds = jnp.where(jnp.isinf(odds), jnp.nan, odds)
+        odds = one_or_nan(logits)
     return jnp.where(jnp.isnan(odds), jnp.nan, bits).astype(logits.dtype)
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gumbel.arguments import checked_temperature
+from gumbel.arguments import noise_temperature
 from gumbel.estimators.base import Estimator, Temperature, register
 from gumbel.estimators.options import Range
 from gumbel.estimators.pathwise import single_pass, temperature_of
+from gumbel.families import Family
 from gumbel.numerics import upcast
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Draw, Site
@@ -45,8 +46,8 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
     def draw_at(temperature: Temperature) -> Draw:
         def draw(site: Site, key: PRNGKey) -> Sample:
             wide, dtype = upcast(site.logits), site.logits.dtype
-            z = site.family.sample(key, _divided(wide, draw_temperature)).astype(dtype)
-            softer = _divided(wide, temperature_of(site.name, temperature))
+            z = site.family.sample(key, _divided(wide, draw_temperature, site.family)).astype(dtype)
+            softer = _divided(wide, temperature_of(site.name, temperature), site.family)
             return straight_through(z, site.family.mean(softer).astype(dtype))
 
         return draw
@@ -54,7 +55,8 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
     return single_pass(family, draw_at)
 
 
-def _divided(logits: Float[Array, "..."], temperature: Any) -> Float[Array, "..."]:
+def _divided(logits: Float[Array, "..."], temperature: Any, family: Family) -> Float[Array, "..."]:
     """`logits / temperature`; an infinite logit has no derivative in the temperature."""
-    checked, finite = checked_temperature(temperature, logits.dtype), ~jnp.isinf(logits)
+    checked = noise_temperature(temperature, logits, per_row=bool(family.event_ndims))
+    finite = ~jnp.isinf(logits)
     return jnp.where(finite, jnp.where(finite, logits, 0) / checked, logits)

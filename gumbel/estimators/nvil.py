@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from gumbel.arguments import check_function
 from gumbel.estimators.base import Estimator, Info, State, Temperature, register
 from gumbel.estimators.control import ControlState, Learner
 from gumbel.estimators.derivatives import magic_box
@@ -106,6 +107,7 @@ def nvil(
     Source: Mnih and Gregor (2014), section 2.3, without local learning signals: the signal of every
     layer has the whole cost.
     """
+    check_function(features, "estimator 'nvil': features", "a function of the batch to [B, F]")
     normalizer = Normalizer(centering, variance_normalization, decay)
     learner = Learner(optax.adam(baseline_learning_rate))
 

@@ -83,6 +83,13 @@ class Option(NamedTuple):
                 f"estimator {estimator!r}: {self.name} must be {self._allowed()}, got {value!r}"
             )
 
+    def plain(self, value: Any) -> Any:
+        """The value; an integer in an array as Python's, which a program may be shaped by."""
+        if self.kind is int and isinstance(value, jax.Array | np.ndarray | np.integer):
+            known = concrete_or_none(value)
+            return value if known is None else int(known)
+        return value
+
     def _allowed(self) -> str:
         limits = str(self.range)
         if self.range.choices is not None or (self.kind is float and limits.startswith("in")):

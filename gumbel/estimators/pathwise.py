@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gumbel import schedules
+from gumbel.arguments import check_function
 from gumbel.estimators.base import Estimator, Info, State, Temperature, no_state, register
 from gumbel.estimators.options import Range
 from gumbel.numerics import upcast
@@ -119,6 +120,8 @@ def slope_annealed_st(
     """
     if slope is None:
         slope = schedules.slope(slope_rate, slope_maximum, interval=slope_interval)
+    fix = "a function of the step, such as gumbel.schedules.slope(1e-5, 5.0)"
+    check_function(slope, "estimator 'slope_annealed_st': slope", fix)
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SlopeState:
         return SlopeState(jnp.zeros((), jnp.int32))

@@ -8,7 +8,7 @@ from gumbel.estimators.base import Estimator, register
 from gumbel.estimators.options import Range
 from gumbel.estimators.pathwise import single_pass
 from gumbel.families import Family
-from gumbel.numerics import upcast
+from gumbel.numerics import one_or_nan, upcast
 from gumbel.relaxations import straight_through
 from gumbel.samplers import Site
 from gumbel.sites import Families
@@ -73,7 +73,7 @@ def zgr(family: Families) -> Estimator:
         mean = site.family.mean(logits)
         away = jax.lax.stop_gradient(z.astype(logits.dtype) - mean)
         # The derivative of log q(z) is z - p.
-        projected = _sum_values(site.family, away * _finite(logits))
+        projected = _sum_values(site.family, away * _finite(site.family, logits))
         soft = (_as_mean(site.family, logits, mean) + away * projected) / 2
         return straight_through(z, soft.astype(z.dtype))
 
@@ -82,7 +82,7 @@ def zgr(family: Families) -> Estimator:
 
 def _as_mean(family: Family, logits: Values, q: Values) -> Values:
     """A function of the logits whose derivative is `J(q)`, the Jacobian of the mean at mean `q`."""
-    q, finite = jax.lax.stop_gradient(q), _finite(logits)
+    q, finite = jax.lax.stop_gradient(q), _finite(family, logits)
     if family.event_ndims:
         return q * (finite - jnp.sum(q * finite, axis=-1, keepdims=True))
     return q * (1 - q) * finite
@@ -93,6 +93,9 @@ def _sum_values(family: Family, x: Values) -> Values:
     return jnp.sum(x, axis=-1, keepdims=True) if family.event_ndims else x
 
 
-def _finite(logits: Values) -> Values:
+def _finite(family: Family, logits: Values) -> Values:
     """Logits that can be multiplied by a probability of 0; no gradient where they are infinite."""
-    return jnp.where(jnp.isinf(logits), 0, logits)
+    infinite = jnp.isinf(logits)
+    if family.event_ndims:  # but NaN for a variable without a possible value
+        infinite &= ~jnp.isnan(one_or_nan(logits))
+    return jnp.where(infinite, 0, logits)

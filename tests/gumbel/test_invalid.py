@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gumbel import conditional, densities, noise, relaxations, samplers, subsets
+from gumbel import conditional, densities, estimators, noise, relaxations, samplers, subsets
 from gumbel.families import BERNOULLI, CATEGORICAL
 
 KEY = jax.random.key(0)
@@ -118,6 +118,19 @@ def test_nan_points_have_no_density():
         assert np.isnan(value).all()
     for value in jax.jit(bernoulli)(y):
         np.testing.assert_array_equal(np.isnan(value), np.eye(3))
+
+
+@pytest.mark.parametrize("name", ["st", "reinmax", "zgr", "arm", "disarm", "arms"])
+def test_the_gradient_of_a_variable_whose_logits_are_all_masked_is_nan(name):
+    def objective(params, batch, key, sample):
+        return sample("z", params) @ jnp.arange(3.0)
+
+    logits = jnp.array([[0.0, 1.0, 2.0], [-INF, -INF, -INF], [-INF, 0.0, 1.0]])
+    estimator = estimators.make(name, CATEGORICAL)
+    gradient = jax.grad(lambda x: estimator.surrogate(objective, x, None, KEY, 1.0, ())[0])(logits)
+    assert np.isnan(gradient).all(axis=-1).tolist() == [False, True, False]
+    assert np.isfinite(gradient[0]).all()
+    assert np.isfinite(gradient[2]).all()
 
 
 def test_all_logits_of_a_variable_masked_give_nan():

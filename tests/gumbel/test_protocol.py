@@ -294,6 +294,26 @@ def test_unknown_names_options_and_families_are_answered_with_the_nearest():
         family(3)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"), [("slope_annealed_st", "slope", 2.0), ("nvil", "features", "x")]
+)
+def test_an_option_that_is_a_function_is_called_one(name, option, value):
+    with pytest.raises(ValueError, match=f"estimator '{name}': {option}={value!r}: give a func"):
+        estimators.make(name, BERNOULLI, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["rloo", "arms"])
+def test_a_number_of_samples_may_be_an_array(name):
+    def surrogate(num_samples):
+        estimator = estimators.make(name, BERNOULLI, num_samples=num_samples)
+        return estimator.surrogate(
+            lambda params, batch, key, sample: sample("z", params).sum(-1),
+            *(jnp.zeros((4, 2)), None, KEY, 1.0, ()),
+        )[0]
+
+    assert surrogate(jnp.array(4)) == surrogate(4)
+
+
 def test_an_estimator_may_have_further_names():
     assert estimators.spec("reinforce") is estimators.spec("score_function")
     assert estimators.reinforce is estimators.score_function is estimators.sf
@@ -436,6 +456,25 @@ def test_objectives_that_break_the_protocol_are_told_so():
         trace(lambda params, batch, key, sample: (sample("z", params).sum(-1), 0, 0))
     with pytest.raises(TypeError, match="a dict for its cost"):
         trace(lambda params, batch, key, sample: {"cost": sample("z", params).sum(-1)})
+    with pytest.raises(TypeError, match=r"aux\['a'\]\[0\] is a str: return arrays or numbers"):
+        trace(lambda params, batch, key, sample: (sample("z", params).sum(-1), {"a": ["x"]}))
+
+    def unpaired(returned):
+        def objective(params, batch, key, sample):
+            carry, _ = sample.scan(
+                lambda carry, _: returned(carry + sample("z", params)), params, length=3
+            )
+            return carry.sum(-1)
+
+        return objective
+
+    for returned, what in (
+        (lambda carry: carry[:2], r"float32\[2,2\]"),  # whose rows are no carry and y
+        (lambda carry: None, "NoneType"),
+        (lambda carry: {"carry": carry, "y": carry}, "dict"),
+    ):
+        with pytest.raises(TypeError, match=f"sample.scan returned a {what}: return .carry, y."):
+            trace(unpaired(returned))
     with pytest.raises(ValueError, match="the batch has no examples"):
         trace(lambda params, batch, key, sample: sample("z", params[:0]).sum(-1))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from gumbel import BERNOULLI, estimators
+from gumbel import BERNOULLI, CATEGORICAL, estimators
 from tests.gumbel.nets import FAMILIES, two_layer
 
 ERROR_RATE = 1e-4
@@ -246,3 +246,14 @@ def test_gradients_are_finite_for_saturated_and_excluded_values(names, family):
 def test_options_out_of_range_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         estimators.make(name, BERNOULLI, **options)
+
+
+@pytest.mark.parametrize("temperature", [np.ones(3), np.ones((4, 3)), np.ones((2, 4, 1))])
+@pytest.mark.parametrize("name", ["st_gumbel_softmax", "gapped_st", "decoupled_st"])
+def test_a_temperature_per_class_is_refused(name, temperature):
+    estimator = estimators.make(name, CATEGORICAL)
+    with pytest.raises(ValueError, match=r"temperature (has|of) shape"):
+        estimator.surrogate(
+            lambda params, batch, key, sample: sample("z", params).sum(-1),
+            *(jnp.zeros((4, 3)), None, KEY, jnp.asarray(temperature), ()),
+        )
