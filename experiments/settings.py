@@ -85,8 +85,8 @@ class Key(NamedTuple):
     kind: type
     default: Any
     optional: bool
-    valid: Range | Choice
-    dynamic: bool
+    valid: Range | Choice = ANY
+    dynamic: bool = False
 
 
 @functools.cache
@@ -100,9 +100,8 @@ def keys_of(fields: Any) -> tuple[Key, ...]:
             hint, optional = typing.get_args(hint)[0], True
         kind = typing.get_origin(hint) or hint
         if field.default is not dataclasses.MISSING:
-            valid, dynamic = field.metadata.get("valid", ANY), field.metadata.get("dynamic", False)
-            default = float(field.default) if kind is float else field.default
-            found.append(Key(field.name, kind, default, optional, valid, dynamic))
+            default = kind(field.default) if type(field.default) is int else field.default
+            found.append(Key(field.name, kind, default, optional, **field.metadata))
     return tuple(found)
 
 

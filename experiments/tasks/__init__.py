@@ -11,7 +11,7 @@ import pkgutil
 from experiments.errors import UserError, check_choice
 from experiments.tasks.base import Task
 
-_SHARED = ("base", "functional", "labels", "layers")
+_SHARED = ("base", "functional", "labels", "layers", "style")
 
 
 @functools.cache

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.errors import refuse
+from experiments.data import Dataset
+from experiments.errors import UserError, refuse
 from experiments.tasks.base import Images
 from gumbel import BERNOULLI, Family, estimators, samplers
 from gumbel.types import Cost, Sample
@@ -168,6 +169,21 @@ class Decoder(nnx.Module):
         maps = jax.nn.relu(self.same(maps))
         maps = jax.nn.relu(depth_to_space(self.double(maps)))
         return depth_to_space(self.last(maps))[..., 0]
+
+
+def check_sides(dataset: Dataset) -> Dataset:
+    """The dataset, if a `Decoder` can make its images.
+
+    Raises:
+      UserError: a side of the images is not a multiple of 4.
+    """
+    height, width = dataset.train.images.shape[1:]
+    if height % 4 or width % 4:
+        raise UserError(
+            f"config.dataset={dataset.name}: its images have {height} x {width} pixels, and this "
+            "task takes sides that are multiples of 4: pad them"
+        )
+    return dataset
 
 
 def depth_to_space(maps: Maps) -> Maps:

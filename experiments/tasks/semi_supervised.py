@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from experiments.data import Dataset
-from experiments.errors import UserError, refuse
+from experiments.errors import refuse
 from experiments.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Choice, Settings, setting
-from experiments.tasks import functional, labels, layers
+from experiments.tasks import functional, labels, layers, style
 from experiments.tasks.base import (
     THREE_WIDTHS,
     Dynamic,
@@ -22,7 +22,7 @@ from experiments.tasks.base import (
     Pictures,
     Task,
 )
-from gumbel import BERNOULLI, CATEGORICAL, Family, samplers, schedules
+from gumbel import BERNOULLI, CATEGORICAL, Family, samplers
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sample, Sampler
 
 Classes = Float[Array, "B K"]
@@ -202,46 +202,6 @@ def build(settings: Settings, pixel_mean: Float[Array, "H W"], key: PRNGKey) -> 
     return SemiSupervised(pixel_mean, settings.num_classes, settings.options, rngs=nnx.Rngs(key))
 
 
-def annealed(settings: Settings, dynamic: Dynamic, step: Any) -> dict[str, Any]:
-    """The weight of the style's KL: it falls to 1 over a share of the run's steps."""
-    share = settings.options.style_beta_share
-    if share == 0:  # a linear schedule would have its first step at the initial weight
-        return {"style_beta": schedules.constant(1.0)(step)}
-    until = max(1, round(share * settings.num_steps))
-    return {"style_beta": schedules.linear(dynamic["style_beta"], 1.0, until)(step)}
-
-
-def depends_on_num_steps(settings: Settings) -> str | None:
-    """The share of the steps over which the style's KL is annealed, if it is."""
-    options: Options = settings.options
-    if options.style_beta == 1 or options.style_beta_share == 0:
-        return None
-    return f"style_beta_share={options.style_beta_share}"
-
-
-def unread(settings: Settings) -> dict[str, str]:
-    """The keys that a run does not read, each with the reason."""
-    found = dict.fromkeys(("layers", "standardize"), f"task={settings.task} has none")
-    if settings.options.style_beta_share == 0:
-        found["style_beta"] = "style_beta_share=0 has a weight of 1 from the first step on"
-    return found
-
-
-def prepare(settings: Settings, dataset: Dataset) -> Dataset:
-    """See `labels.prepare`.
-
-    Raises:
-      UserError: its images are of a size that the decoder cannot make, or as there.
-    """
-    height, width = dataset.train.images.shape[1:]
-    if height % 4 or width % 4:
-        raise UserError(
-            f"config.dataset={dataset.name}: its images have {height} x {width} pixels, and "
-            f"task={settings.task} takes sides that are multiples of 4: pad them"
-        )
-    return labels.prepare(settings, dataset)
-
-
 def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) -> Extra:
     """The labeled images and their cost.
 
@@ -262,7 +222,7 @@ def labeled_images(settings: Settings, dataset: Dataset, model: SemiSupervised) 
             key,
             bound_weight=dynamic["labeled_weight"] * labeled_per_unlabeled,
             label_weight=dynamic["alpha"] / labeled_per_unlabeled,
-            **annealed(settings, dynamic, step),
+            **style.annealed(settings, dynamic, step),
         )
 
     return labels.extra(settings, dataset, cost)
@@ -272,11 +232,14 @@ TASK = Task(
     build,
     options=Options,
     check=check,
-    prepare=prepare,
-    annealed=annealed,
+    prepare=lambda settings, data: labels.prepare(settings, layers.check_sides(data)),
+    annealed=style.annealed,
     extra=labeled_images,
     metrics=labels.METRICS,
     ranking=labels.RANKING,
-    depends_on_num_steps=depends_on_num_steps,
-    unread=unread,
+    depends_on_num_steps=style.depends_on_num_steps,
+    unread=lambda settings: (
+        dict.fromkeys(("layers", "standardize"), f"task={settings.task} has none")
+        | style.unread(settings)
+    ),
 )

@@ -17,7 +17,7 @@ from experiments.config import cli
 from experiments.data import Split, batches, load
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.tasks import functional, labels
+from experiments.tasks import functional, labels, style
 from experiments.tasks import semi_supervised as task
 from experiments.tasks.layers import depth_to_space
 from experiments.tasks.semi_supervised import SemiSupervised
@@ -341,14 +341,14 @@ def test_beta_falls_to_one_over_its_share_of_the_steps():
     settings = settings_of(style_beta=4.0, style_beta_share=0.5)  # 10 of 20 steps
     dynamic = dynamic_of(settings)
     steps = (0, 5, 10, 20)
-    found = [float(task.annealed(settings, dynamic, step)["style_beta"]) for step in steps]
+    found = [float(style.annealed(settings, dynamic, step)["style_beta"]) for step in steps]
     assert found == [4.0, 2.5, 1.0, 1.0]
 
 
 def test_beta_is_one_from_the_first_step_if_its_share_is_0():
     settings = settings_of(style_beta=4.0, style_beta_share=0.0)
     dynamic = dynamic_of(settings)
-    found = [float(task.annealed(settings, dynamic, step)["style_beta"]) for step in (0, 1, 20)]
+    found = [float(style.annealed(settings, dynamic, step)["style_beta"]) for step in (0, 1, 20)]
     assert found == [1.0, 1.0, 1.0]
 
 
@@ -489,4 +489,4 @@ def test_images_that_the_decoder_cannot_make_are_refused():
         if (split := getattr(digits, name))
     }
     with pytest.raises(UserError, match=r"digits: its images have 7 x 8 pixels, .* multiples of 4"):
-        task.prepare(settings_of(), dataclasses.replace(digits, **splits))
+        task.TASK.prepare(settings_of(), dataclasses.replace(digits, **splits))
