@@ -90,7 +90,7 @@ class Store:
         return found
 
     def diverged(self, job: Job) -> bool:
-        """Whether the last attempt at a job diverged, as another one would.
+        """Whether an attempt at a job has diverged, as another one would.
 
         That outlives the directory of the run, as records do: other runs were picked instead.
 
@@ -98,15 +98,16 @@ class Store:
           UserError: what was kept of it is damaged.
         """
         path = self._diverged(job)
-        if found := divergence(job):
-            if self.writes and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                records.write_json(path, found)
-            return True
-        if not path.exists():
-            return False
-        kept = read_json(path, {"config": {str: object}}, "delete it, to have the run tried again")
-        return not config.differing(kept["config"], job.settings.flat())
+        if path.exists():
+            fix = "delete it, to have the run tried again"
+            kept = read_json(path, {"config": {str: object}}, fix)
+            if not config.differing(kept["config"], job.settings.flat()):
+                return True
+        found = divergence(job)
+        if found and self.writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records.write_json(path, found)
+        return bool(found)
 
     def pictures(self, job: Job) -> Path | None:
         """The arrays of a job's pictures, kept beside its record; None if it has not finished."""
