@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import Maybe, markdown_table, read_json
-from experiments.reproduce import table
+from experiments.reproduce import table1
 from experiments.sweeps.progress import nats
 from experiments.training.rundir import RESULT_SHAPE
 from scripts.collect import SHORT
@@ -80,8 +80,7 @@ def bound_of(cell: Run | None) -> str:
     """
     if cell is None or "mean" not in cell:
         return ""
-    seeds, planned, failed = cell["seeds"], cell["planned_seeds"], cell.get("failed", 0)
-    return table.shown(cell["mean"], cell["ci95"], seeds, planned, failed=failed)
+    return table1.bound_of(cell, cell["planned_seeds"])
 
 
 def load_runs(directory: Path) -> list[Run]:

@@ -7,7 +7,7 @@ or written by something else.
 
 from experiments.files.markdown import markdown_table
 from experiments.files.paths import ROOT, home, name_part, path_of
-from experiments.files.reading import read_json
+from experiments.files.reading import read_arrays, read_json
 from experiments.files.scratch import scratch
 from experiments.files.shapes import Maybe, Shape, mismatch
 from experiments.files.writing import is_no_space, naming, remove_partial, replacing, write_text
@@ -23,6 +23,7 @@ __all__ = [
     "name_part",
     "naming",
     "path_of",
+    "read_arrays",
     "read_json",
     "remove_partial",
     "replacing",

@@ -1,8 +1,12 @@
-"""JSON files read with clear errors."""
+"""JSON and npz files read with clear errors."""
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from experiments.errors import UserError, one_line
 from experiments.files.shapes import Shape, mismatch
@@ -29,3 +33,21 @@ def read_json(path: str | Path, shape: Shape = object, fix: str = "delete it") -
     if wrong := mismatch(value, shape):
         raise UserError(f"{path} is damaged ({wrong}): {fix}")
     return value
+
+
+def read_arrays(path: Path, fix: str = "delete it") -> dict[str, np.ndarray]:
+    """The arrays in an npz file, by name.
+
+    Args:
+      path: path of the file.
+      fix: what to do about a file that is damaged.
+
+    Raises:
+      UserError: it is not an npz file, or an array in it cannot be read.
+      OSError: it cannot be read.
+    """
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): {fix}") from error

@@ -1,6 +1,5 @@
 """Every estimator at the parameters of a run, measured once and kept in a directory."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +10,8 @@ import numpy as np
 
 from experiments import config, tasks
 from experiments.data import batches
-from experiments.errors import UserError, one_line
-from experiments.files import read_json, replacing
+from experiments.errors import UserError
+from experiments.files import read_arrays, read_json, replacing
 from experiments.settings import Settings
 from experiments.tasks import functional
 from experiments.training import records, rundir
@@ -219,11 +218,9 @@ def _truth(output: Path) -> lab.Truth | None:
     path = output / TRUTH
     if not path.exists():
         return None
-    try:
-        with np.load(path) as arrays:
-            blocks = {name: arrays[name] for name in arrays.files if name != "said"}
-            return lab.Truth(blocks, str(arrays["said"]))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}): delete {output}, to measure again"
-        ) from error
+    fix = f"delete {output}, to measure again"
+    arrays = read_arrays(path, fix)
+    if "said" not in arrays:
+        raise UserError(f"{path} is damaged (it does not say its source): {fix}")
+    said = str(arrays.pop("said"))
+    return lab.Truth(arrays, said)

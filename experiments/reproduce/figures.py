@@ -1,7 +1,5 @@
 """The figures: the distribution, the curves of Table 1's final runs, speed and analogies."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 import gumbel
-from experiments.errors import UserError, one_line
+from experiments.files import read_arrays
 from experiments.reproduce.figure5a import ESTIMATORS
 from experiments.reproduce.store import Record
 from experiments.training import plots
@@ -112,19 +110,9 @@ def figure5(path: Path, measured: Mapping[str, Any], pictures: Path) -> None:
             [["speed", "ratio"], ["analogies", "analogies"]], height_ratios=(1, 1.6)
         )
         _draw_speed(axes["speed"], axes["ratio"], measured)
-        plots.draw_grid(axes["analogies"], _pictures_of(pictures))
+        rows = read_arrays(pictures, "delete it, to have it made of the run again")
+        plots.draw_grid(axes["analogies"], {name: rows[name] / 255 for name in rows})
         axes["analogies"].set_title("a test digit, and its style in every class")
-
-
-def _pictures_of(path: Path) -> dict[str, np.ndarray]:
-    """The rows of images, with pixels in [0, 1]."""
-    try:
-        with np.load(path) as rows:
-            return {name: rows[name] / 255 for name in rows.files}
-    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}): delete it, to have it made of the run again"
-        ) from error
 
 
 def _panel(

@@ -393,7 +393,7 @@ def test_damaged_pictures_are_named(tmp_path):
     np.savez_compressed(path, rows=np.zeros((2, 8, 8), np.uint8))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"pictures\.npz is damaged \(.*\): delete it"):
-        figures._pictures_of(path)
+        figures.figure5(tmp_path / "a.png", read_json(RESULTS / "figure5a.json"), path)
 
 
 def test_a_cell_whose_runs_have_all_failed_says_so(table):
