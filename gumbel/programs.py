@@ -183,7 +183,7 @@ def _joined(values: Iterable[Any]) -> _Dependence | None:
 
 def _through(program: Any, values: Sequence[Any], evaluate: Evaluate) -> list[Any]:
     """How the results of a program depend on the arguments, if its inputs do so."""
-    jaxpr = getattr(program, "jaxpr", program)  # that of a checkpoint is not closed
+    jaxpr = _opened(program)
     found = _run(jaxpr, [None] * len(jaxpr.constvars), values, evaluate)
     return [_joined([value]) for value in found]
 
@@ -206,21 +206,26 @@ def _followed(
         branches = [_through(branch, operands, evaluate) for branch in params["branches"]]
         return [_joined([chosen, *results]) for results in zip(*branches, strict=True)]
     if name == "scan":
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        program = _opened(params["jaxpr"])
+        carried = _num_unmapped(eqn.outvars, program.outvars)
+        last = _num_unmapped(eqn.invars, program.invars)
+        first = last - carried
         consts, carry, xs = values[:first], values[first:last], values[last:]
 
         def body(carry: list[Any]) -> list[Any]:
-            return _through(params["jaxpr"], [*consts, *carry, *xs], evaluate)
+            return _through(program, [*consts, *carry, *xs], evaluate)
 
         carry = _settled(lambda carry: body(carry)[: len(carry)], carry)
         return [*carry, *body(carry)[len(carry) :]]
     if name == "while":
-        first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        condition, changed = _opened(params["cond_jaxpr"]), _opened(params["body_jaxpr"])
+        first = len(condition.invars) - len(eqn.outvars)
+        last = len(values) - len(eqn.outvars)
         asked, consts, carry = values[:first], values[first:last], values[last:]
 
         def step(carry: list[Any]) -> list[Any]:
-            goes_on = _through(params["cond_jaxpr"], [*asked, *carry], evaluate)
-            after = _through(params["body_jaxpr"], [*consts, *carry], evaluate)
+            goes_on = _through(condition, [*asked, *carry], evaluate)
+            after = _through(changed, [*consts, *carry], evaluate)
             return [_joined([*goes_on, each]) for each in after]
 
         return _settled(step, carry)
@@ -250,7 +255,22 @@ def _communicates(eqn: Any, axes: frozenset[str]) -> bool:
 def _inside(eqn: Any) -> list[Any]:
     """The programs in an equation, such as the body of a loop."""
     parts = jax.tree.leaves(eqn.params, is_leaf=lambda part: isinstance(part, _PROGRAMS))
-    return [getattr(part, "jaxpr", part) for part in parts if isinstance(part, _PROGRAMS)]
+    return [_opened(part) for part in parts if isinstance(part, _PROGRAMS)]
+
+
+def _opened(program: Any) -> Any:
+    """A program without its constants; which programs have them depends on the version of JAX."""
+    return getattr(program, "jaxpr", program)
+
+
+def _num_unmapped(around: Sequence[Any], within: Sequence[Any]) -> int:
+    """How many of the values of a scan are the same in its body; those it maps over come last.
+
+    Read off the shapes, as JAX 0.12 renamed the parameters that count them.
+    """
+    return sum(
+        outer.aval.ndim == inner.aval.ndim for outer, inner in zip(around, within, strict=True)
+    )
 
 
 def _canonical(lhs: Array, rhs: Array, *, dimension_numbers: Any, **params: Any) -> Array:
