@@ -1,4 +1,4 @@
-"""Exact expectations by enumeration, for the tests and the marginalization estimator.
+"""Exact expectations by enumeration of all joint values.
 
 For sites with joint values `z_1..z_N` the expected cost of an example is
 
@@ -94,7 +94,7 @@ def expected_cost(
       [1.0]
     """
     terms = _terms(objective, params, batch, key, family, max_values)
-    return sums.total(*terms, chunk_size)
+    return sums.sum_terms(*terms, chunk_size)
 
 
 def mean_cost(

@@ -14,7 +14,7 @@ from gumbel.types import Batch, Objective, Params, PRNGKey, Sample
 # The fewest sets of examples that `leaks` flips, and the fewest starts.
 MIN_FLIPS = 64
 MIN_STARTS = 4
-# How often a cost must change that is small beside the rounding errors of others.
+# How often a cost must change if it is small beside the rounding errors of others.
 _RECURS = 4
 
 

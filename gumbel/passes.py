@@ -1,11 +1,11 @@
 """How many passes through the objective one surrogate of an estimator takes: `Spec.passes`."""
 
-import ast
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from gumbel.estimators import Spec
+from gumbel.expressions import evaluated
 from gumbel.layouts import count_changes, count_joint, readable
 from gumbel.samplers import Pass
 
@@ -44,23 +44,3 @@ def _counted(
         "V": sum(count_changes(record, coupled=plan.coupled) for record in records),
     }
     return text, numbers
-
-
-def evaluated(text: str, numbers: Mapping[str, int]) -> int:
-    """The value of sums and products of integers and letters, which may be as large as 2^20000.
-
-    Example:
-      >>> evaluated("m * (1 + V) + 2", {"m": 2, "V": 400})
-      804
-    """
-
-    def of(node: ast.expr) -> int:
-        if isinstance(node, ast.Name):
-            return numbers[node.id]
-        if isinstance(node, ast.Constant):
-            return int(node.value)  # type: ignore[arg-type]
-        assert isinstance(node, ast.BinOp)
-        left, right = of(node.left), of(node.right)
-        return left + right if isinstance(node.op, ast.Add) else left * right
-
-    return of(ast.parse(text, mode="eval").body)

@@ -188,7 +188,7 @@ class Probe:
         return self._starts[number, relaxed]
 
     def finite(self, start: Start) -> bool:
-        """Whether the costs of all samples of a start are finite that are possible there.
+        """Whether every sample that is possible at a start has a finite cost.
 
         The samples of one site may rule out a value of another, whose cost may be anything.
         """

@@ -176,7 +176,7 @@ def depends_across_devices(
 
 
 def _joined(values: Iterable[Any]) -> _Dependence | None:
-    """How a value depends on the arguments that is computed of these values; None if not at all."""
+    """How a value computed from these depends on the arguments; None if not at all."""
     found = {value for value in values if isinstance(value, _Dependence)}
     return _Dependence.ACROSS if _Dependence.ACROSS in found else next(iter(found), None)
 

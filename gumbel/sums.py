@@ -24,7 +24,7 @@ Terms = Callable[[Array], Cost]
 CACHE_BYTES = 1 << 24  # of a chunk's intermediate results, by default, on CPU
 
 
-def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
+def sum_terms(terms: Terms, count: int, chunk_size: int | None) -> Cost:
     """The sum of `terms(0)` to `terms(count - 1)`; the backward pass recomputes each chunk.
 
     Args:
@@ -33,7 +33,7 @@ def total(terms: Terms, count: int, chunk_size: int | None) -> Cost:
       chunk_size: how many terms are held in memory at once; all if `None`.
 
     Example:
-      >>> total(lambda n: n * jnp.ones(2), 5, 2).tolist()
+      >>> sum_terms(lambda n: n * jnp.ones(2), 5, 2).tolist()
       [10.0, 10.0]
     """
     if chunk_size is None or check_integer(chunk_size, "chunk_size", least=1) >= count:
@@ -62,7 +62,7 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
     if chunk_size is None:
         chunk_size = _fitting(terms) if jax.default_backend() == "cpu" else count
     if check_integer(chunk_size, "chunk_size", least=1) >= count:
-        cost = total(terms, count, None)
+        cost = sum_terms(terms, count, None)
         return jnp.mean(cost), jax.lax.stop_gradient(cost)
     arrays, chunk, chunks = _chunked(terms, count, chunk_size)
 

@@ -1,4 +1,4 @@
-"""The state of JAX's traces, used to detect sampling inside a transformation."""
+"""What JAX knows of a value as it traces: transformations around it, devices that share it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar

@@ -27,9 +27,9 @@ class Benchmarked(NamedTuple):
     """A model of the benchmark.
 
     Attributes:
-      configured: gives its config.
-      steps: in a turn.
-      widths: of its layers, if all are linear.
+      configured: returns its config.
+      steps: number of steps in a turn.
+      widths: widths of its layers, if all are linear.
     """
 
     configured: Callable[[], ConfigDict]

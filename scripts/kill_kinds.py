@@ -70,12 +70,12 @@ class Kind(NamedTuple):
     """A command to kill.
 
     Attributes:
-      module: of experiments.
+      module: name of a module of `experiments`.
       config: file in `configs/`.
-      overrides: of its keys.
-      flags: other ones.
-      hosts: processes that train it together.
-      devices: that the CPU passes for.
+      overrides: values of its keys.
+      flags: other flags of the command.
+      hosts: number of processes that train it together.
+      devices: number of devices that the CPU simulates.
     """
 
     module: str

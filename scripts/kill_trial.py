@@ -40,8 +40,8 @@ class Trial:
     """A kind that is killed, with the numbers that it has to come to.
 
     Args:
-      name: of the kind.
-      directory: for its files.
+      name: name of the kind.
+      directory: where its files go.
       moments: the source of the random moments.
     """
 

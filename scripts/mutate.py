@@ -33,11 +33,11 @@ class Mutation(NamedTuple):
     """A mistake, and the tests that should notice it.
 
     Attributes:
-      why: it matters.
-      file: below the root.
-      old: stands in the file exactly once.
-      new: replaces it.
-      tests: as pytest names them.
+      why: why the mistake matters.
+      file: its path, relative to the root.
+      old: what it replaces; stands in the file exactly once.
+      new: what stands there instead.
+      tests: their names, as pytest takes them.
       survives: why no test can kill it; empty if one should.
     """
 

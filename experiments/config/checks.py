@@ -117,9 +117,14 @@ def coarse_schedule(settings: Settings) -> str | None:
     if "interval" not in SCHEDULES[temperature.name] or "temperature.name" in unread(settings):
         return None
     changes = (settings.num_steps - 1) // temperature.interval
+    within = f"num_steps={settings.num_steps}"
+    if "share" in SCHEDULES[temperature.name] and temperature.share < 1:
+        length = max(1, round(temperature.share * settings.num_steps))
+        changes = min(changes, -(-length // temperature.interval))
+        within = f"temperature.share={temperature.share:g} of {within}"
     if changes >= _FEW_CHANGES:
         return None
     return (
         f"temperature.interval={temperature.interval} changes the temperature {changes} times in "
-        f"num_steps={settings.num_steps}: lower it"
+        f"{within}: lower it"
     )

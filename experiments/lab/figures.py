@@ -75,7 +75,7 @@ def _error_by_time(
 
 
 def _scale(axes: Axes) -> None:
-    """Makes each axis logarithmic that has a positive value: gradients may all be 0."""
+    """Makes each axis that has a positive value logarithmic: gradients may all be 0."""
     for scale, largest in ((axes.set_xscale, axes.dataLim.x1), (axes.set_yscale, axes.dataLim.y1)):
         if largest > 0:
             scale("log")

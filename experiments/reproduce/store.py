@@ -128,8 +128,8 @@ class Store:
         for workdir in self.runs_dir.glob("*/*/*/"):
             with contextlib.suppress(rundir.InUseError), rundir.locked(workdir):
                 if (workdir / RESULT).exists():
-                    kept, config = self._of(workdir), rundir.read_result(workdir)["config"]
-                    if kept.exists() and read_json(kept, _RECORD)["config"] == config:
+                    kept, trained = self._of(workdir), rundir.read_result(workdir)["config"]
+                    if kept.exists() and read_json(kept, _RECORD)["config"] == trained:
                         shutil.rmtree(workdir)
                     continue
                 for step in rundir.saved_steps(workdir)[:-1]:

@@ -1,4 +1,4 @@
-"""Marks cells of a table that releases of jax trained which are no longer supported."""
+"""Marks the cells of a table that were trained with releases of jax no longer supported."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

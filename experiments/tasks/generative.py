@@ -73,7 +73,7 @@ class VAE(nnx.Module):
         self.likelihood = PixelLikelihood(widths[-1], pixel_mean.ravel(), rngs=rngs)
 
     def batch(self, images: Images) -> Batch:
-        """The pixels, flat."""
+        """A batch of flat pixels, under `pixels`."""
         return {"pixels": images.reshape(images.shape[0], -1)}
 
     def cost(

@@ -132,7 +132,7 @@ class Encoder(nnx.Module):
         self.num_features = math.prod(halved) * channels[-1]
 
     def __call__(self, images: Images) -> Float[Array, "B F"]:
-        """Features of images, minus the mean image."""
+        """Features of images from which the mean image is subtracted."""
         maps = images[..., None]
         for layer in self.layers:
             maps = jax.nn.relu(layer(maps))
@@ -140,9 +140,9 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Four transposed convolutions: from a vector to maps of a quarter of the image's size, and up.
+    """A linear layer to maps of a quarter of the size, and three convolutions up to the image's.
 
-    Those that double the size are sub-pixel convolutions (Shi et al., 2016): at stride 1 to four
+    The two that double the size are sub-pixel convolutions (Shi et al., 2016): at stride 1 to four
     times the channels, which depth-to-space then lays out. It is the same family of maps as a
     transposed convolution of stride 2, and an order of magnitude faster on a CPU.
 

@@ -30,6 +30,8 @@ def depends_on_num_steps(settings: Settings) -> str | None:
 
 def unread(settings: Settings) -> dict[str, str]:
     """The key that a run does not read if the weight is 1 throughout, with the reason."""
-    if settings.options.style_beta_share > 0:
-        return {}
-    return {"style_beta": "style_beta_share=0 has a weight of 1 from the first step on"}
+    if settings.options.style_beta_share == 0:
+        return {"style_beta": "style_beta_share=0 has a weight of 1 from the first step on"}
+    if settings.options.style_beta == 1:
+        return {"style_beta_share": "style_beta=1 is the weight at the end, too"}
+    return {}

@@ -99,7 +99,7 @@ class Program:
     def init(self, dynamic: Dynamic, images: RawImages) -> TrainState:
         """The state before the first step."""
         key = key_for(dynamic["seed"], Purpose.INIT)
-        weight_key, batch_key, estimator_key = jax.random.split(key, 3)
+        weight_key, batch_key, estimator_key, reference_key = jax.random.split(key, 4)
         params = params_of(self.task.build(self.settings, self.pixel_mean, weight_key))
         value, floor = dynamic["temperature.value"], dynamic["temperature.floor"]
         raw = jnp.log(value - floor) if self._learned else jnp.zeros(())
@@ -110,7 +110,7 @@ class Program:
         adaptation: Adaptation | None = None
         if self._learned:
             hard, family = self._objective(dynamic, 0, None, hard=True), self.settings.family
-            adaptation = temperature.init(family, hard, params, batch, estimator_key, raw)
+            adaptation = temperature.init(family, hard, params, batch, reference_key, raw)
         return TrainState(jnp.zeros((), jnp.int32), params, raw, optimizer, state, adaptation)
 
     def run(

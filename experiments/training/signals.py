@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_NOTICE = b"\nstopping at the next checkpoint; a second Ctrl-C quits at once\n"
+_NOTICE = b"\nsaving and stopping after the current steps; a second Ctrl-C quits at once\n"
 TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 

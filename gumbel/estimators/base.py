@@ -1,7 +1,6 @@
 """`Estimator`, and the registry that makes one by name."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from gumbel.arguments import check_key, suggestion
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
+from gumbel.expressions import evaluated
 from gumbel.independence import require_independent, require_local
 from gumbel.sites import Families, FamilyLike, as_families
 from gumbel.smoothness import one_line, require_smooth, undifferentiable
@@ -149,7 +149,7 @@ class Spec(NamedTuple):
 
 
 _REGISTRY: dict[str, Spec] = {}
-_PASSES = re.compile(r"[\dLmNV+*() ]+")
+_LETTERS = dict.fromkeys("LmNV", 1)  # of `Spec.passes`
 _INIT = 0x1417  # no number that a surrogate folds into its key
 
 
@@ -188,7 +188,8 @@ def register(
       kinds: types of options whose default is None, to make them config keys.
 
     Raises:
-      ValueError: another factory has the name or an alias, or `passes` cannot be read.
+      ValueError: another factory has the name or an alias; `passes` cannot be read; or it
+        enumerates and has no option `max_values`.
 
     Example:
       >>> from gumbel import estimators
@@ -205,11 +206,13 @@ def register(
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
         known = options_of(factory, ranges or {}, kinds or {})
         for text in (passes, *(passes_if or {}).values()):
-            if not _PASSES.fullmatch(text):
+            try:
+                evaluated(text, _LETTERS)
+            except ValueError as error:
                 raise ValueError(
                     f"passes={text!r} of estimator {name!r}: write sums and products of numbers "
                     "and L, m, N and V, such as '2 * m + 1'"
-                )
+                ) from error
         if enumerates and "max_values" not in known:
             raise ValueError(f"estimator {name!r} enumerates: give it an option max_values")
         made = Spec(

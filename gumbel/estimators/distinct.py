@@ -24,32 +24,24 @@ _IMPOSSIBLE = -1e5  # in place of log 0, below the least log probability: finite
 
 
 def distinct_values(
-    key: PRNGKey, log_probs: Float[Array, "D C"], count: int
+    log_probs: Float[Array, "D C"], noise: Float[Array, "D count C"]
 ) -> Int[Array, "count D"]:
-    """Draws `count` distinct joint values of D variables, sequentially without replacement.
+    """Distinct joint values of D variables, drawn sequentially without replacement.
 
     A stochastic beam search over the variables finds those of all C^D joint values that have the
     largest `log p + Gumbel`, without visiting the others.
 
     Args:
-      key: PRNG key.
       log_probs: log probabilities of the C values of each variable, normalized.
-      count: at most C^D. If fewer values are possible, the draws beyond them are arbitrary.
+      noise: Gumbel noise. `count` is at most C^D; if fewer values are possible, the draws beyond
+        them are arbitrary.
 
     Example:
-      >>> values = distinct_values(jax.random.key(0), jnp.log(jnp.full((2, 2), 0.5)), 4)
+      >>> noise = gumbel_noise(jax.random.key(0), (2, 4, 2))
+      >>> values = distinct_values(jnp.log(jnp.full((2, 2), 0.5)), noise)
       >>> sorted(map(tuple, values.tolist()))
       [(0, 0), (0, 1), (1, 0), (1, 1)]
     """
-    num_variables, num_values = log_probs.shape
-    noise = gumbel_noise(key, (num_variables, count, num_values), log_probs.dtype)
-    return _most_likely(log_probs, noise)
-
-
-def _most_likely(
-    log_probs: Float[Array, "D C"], noise: Float[Array, "D count C"]
-) -> Int[Array, "count D"]:
-    """The joint values of the largest perturbed log probabilities; see `distinct_values`."""
     num_values, count = log_probs.shape[1], noise.shape[1]
 
     def step(beam: _Pair, inputs: _Pair) -> tuple[_Pair, _Pair]:
@@ -180,7 +172,7 @@ def draw_distinct(
     num_variables, num_values = flat.shape[1:]
     noise = jax.vmap(lambda key: gumbel_noise(key, (num_variables, size, num_values), flat.dtype))
     by_row = divided_as(noise(jax.random.split(key, rows)), like=flat)
-    chosen = jax.vmap(_most_likely)(flat, by_row)[:, path]
+    chosen = jax.vmap(distinct_values)(flat, by_row)[:, path]
     chosen = chosen.reshape(shape)
     one_hot = site.family.event_ndims
     z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen

@@ -10,7 +10,7 @@ import numpy as np
 
 from gumbel import estimators as registry
 from gumbel.arguments import check_integer, check_temperature
-from gumbel.checks import check_objective, reason
+from gumbel.checks import check_objective, reason, why_not_vectorized
 from gumbel.estimators import Estimator, Spec
 from gumbel.lab.moments import NUM_BLOCKS, Measured, measurer, squared_bias
 from gumbel.lab.results import Comparison, Row
@@ -184,7 +184,6 @@ def _applicable(
 ) -> tuple[dict[str, Estimator], dict[str, str]]:
     """The estimators to measure, and the reasons why the others are not, by name."""
     report = check_objective(*arguments, key, family)
-    reasons = {each.name: each.reason for each in report.estimators}
     applicable, skipped = {}, {}
     for spec in chosen:
         name = spec.name
@@ -193,7 +192,7 @@ def _applicable(
         elif unfit := reason(spec, report.sites, options.get(name)):
             skipped[name] = unfit
         elif spec.vectorizes and not report.vectorizes:
-            skipped[name] = reasons[name]
+            skipped[name] = why_not_vectorized(*arguments, key, family)
         elif max_passes is not None and passes[name] > max_passes:
             skipped[name] = f"an estimate takes {readable(passes[name])} passes, over {max_passes}"
         else:

@@ -24,6 +24,7 @@ from gumbel.estimators.distinct import distinct_values, leave_out
 from gumbel.estimators.multi import Paths, mean_of_others, shared_sites
 from gumbel.estimators.signal import SignalState
 from gumbel.layouts import layout
+from gumbel.noise import gumbel_noise
 from gumbel.passes import passes
 from gumbel.samplers import Record
 from gumbel.sites import as_families
@@ -591,7 +592,9 @@ def test_distinct_values_are_drawn_without_replacement():
     joint = np.exp(np.asarray(log_p, np.float64))
     p = (joint[0][:, None] * joint[1][None]).ravel()
     count = 20_000
-    draw = quick_jit(jax.vmap(lambda key: distinct_values(key, log_p, 2)))
+    draw = quick_jit(
+        jax.vmap(lambda key: distinct_values(log_p, gumbel_noise(key, (2, 2, 3), log_p.dtype)))
+    )
     values = np.asarray(draw(jax.random.split(KEY, count)))
     index = np.sort(values[..., 0] * 3 + values[..., 1], axis=-1)
     sets = list(itertools.combinations(range(9), 2))

@@ -15,8 +15,9 @@ import pytest
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, family, samplers
 from gumbel.estimators import Estimator, Info
 from gumbel.estimators.signal import Normalizer, SignalState
+from gumbel.expressions import evaluated
 from gumbel.layouts import layout
-from gumbel.passes import evaluated, passes
+from gumbel.passes import passes
 from gumbel.sites import as_families
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.recovered import keeps_its_size

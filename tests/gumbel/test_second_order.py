@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gumbel import BERNOULLI, estimators, exact
+from gumbel import BERNOULLI, estimators, exact, samplers
 from gumbel.estimators.derivatives import magic_box
 from tests.gumbel.nets import FAMILIES, Net, two_layer
 from tests.gumbel.test_estimators import critical_z, initial_state, largest_z, multi_sample
@@ -102,8 +102,6 @@ def test_the_test_tells_a_surrogate_that_is_right_to_first_order_only():
     estimator = estimators.make("sf", BERNOULLI)
 
     def first_order(objective, params, batch, key, temperature, state):
-        from gumbel import samplers
-
         drawn = samplers.trace(objective, params, batch, key, BERNOULLI, samplers.hard_draw)
         score = jax.lax.stop_gradient(drawn.cost) * drawn.log_prob()
         return jnp.mean(drawn.cost + score), (state, None)

@@ -8,7 +8,7 @@ import pytest
 
 from configs import autoencoder, semi_supervised, vae
 from experiments import command, sweep
-from experiments.config import cli, read
+from experiments.config import cli, coarse_schedule, read
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.sweeps import grids, jobs, recorded, report
@@ -283,6 +283,17 @@ def test_a_sweep_says_which_schedules_have_few_steps(tmp_path, caplog):
     assert message.endswith(": lower it, in 2 of 6 runs")
 
 
+def test_the_steps_of_a_schedule_are_counted_while_it_lasts():
+    config = small.config("vae", temperature__name="cosine", num_steps=10_000)
+    config.temperature.interval, config.temperature.share = 1000, 0.15
+    assert coarse_schedule(read(config)) == (
+        "temperature.interval=1000 changes the temperature 2 times in temperature.share=0.15 of "
+        "num_steps=10000: lower it"
+    )
+    config.temperature.share = 0.5
+    assert coarse_schedule(read(config)) is None
+
+
 @pytest.mark.parametrize(
     ("file", "trial", "why"),
     [
@@ -291,6 +302,10 @@ def test_a_sweep_says_which_schedules_have_few_steps(tmp_path, caplog):
         (
             *(semi_supervised, {"style_beta_share": 0.0, "style_beta": 2.0}),
             "style_beta_share=0 has a weight of 1 from the first step on",
+        ),
+        (
+            *(semi_supervised, {"style_beta": 1.0, "style_beta_share": 0.5}),
+            "style_beta=1 is the weight at the end, too",
         ),
         (autoencoder, {"standardize": False}, "task=autoencoder has none"),
         (vae, {"binarization": "dynamic"}, "dataset=binarized_mnist is binary"),

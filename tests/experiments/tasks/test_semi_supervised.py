@@ -40,6 +40,28 @@ def fixture_images():
     return jnp.asarray(load("digits").binarized().test.images[:4], jnp.float32)
 
 
+def test_the_initial_weights_let_the_decoder_use_the_style():
+    """He's before a ReLU; small before the pixels; a style that is more signal than noise."""
+    options = task.Options(encoder=(32, 32, 32), decoder=(32, 32, 32), head=128)
+    model = SemiSupervised(jnp.full((8, 8), 0.5), 10, options, rngs=nnx.Rngs(0))
+    gains = {
+        model.style_encoder.layers[2]: 2.0,
+        model.class_encoder.layers[1]: 2.0,
+        model.style_from_image: 2.0,
+        model.decoder.linear: 2.0,
+        model.decoder.same: 2.0,
+        model.decoder.double: 2.0,
+        model.decoder.last: 0.01,
+    }
+    for layer, gain in gains.items():
+        kernel = np.asarray(layer.kernel[...])
+        fan_in = kernel[..., 0].size
+        # The variance of n weights of a truncated normal has a standard error below sqrt(2/n).
+        assert abs(kernel.var() * fan_in / gain - 1) < 5 * math.sqrt(2 / kernel.size)
+    _, log_scale = model.style(jnp.full((4, 8, 8), 0.5), jnp.eye(10)[:4])
+    assert abs(np.mean(log_scale) + 2) < 0.2
+
+
 @pytest.fixture(name="model", scope="module")
 def fixture_model(images):
     """A model whose layers are no longer small or zero, as some start: that would hide mistakes."""

@@ -44,7 +44,7 @@ def sampled(x: jax.Array) -> jax.Array:
 def test_what_a_function_must_write(function, matrices):
     traced = jax.jit(function).trace(jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32))
     found = memory.size_of_call(traced) / MATRIX
-    assert matrices - 0.1 <= found <= 1.4 * matrices
+    assert matrices - 0.1 <= found <= matrices + 1.1
 
 
 def estimated(settings: Any) -> tuple[int, int]:
@@ -73,8 +73,9 @@ def estimated(settings: Any) -> tuple[int, int]:
 def test_the_estimate_is_about_what_the_compiler_says(options):
     """Or less, as what is refused here must never fit."""
     found, true = estimated(small.settings("sbn", **options))
-    assert 0.2 * true <= found <= 1.25 * true
+    assert 0.2 * true <= found <= 1.05 * true
 
 
 def test_a_limit_is_known_here():
-    assert memory.device_memory() > 2**20
+    """In bytes: no machine that runs this has less than 256 MiB, and in KiB none has so much."""
+    assert 2**28 < memory.device_memory() < 2**45

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.data import batches
@@ -270,6 +271,23 @@ def test_dynamic_binarization_keeps_the_gray_values_of_a_run():
             assert len(np.unique(split.images)) == dataset.max_value + 1 == values
 
 
+def step_of_adaptation(program, dynamic, images, estimator=None):
+    """A run's start, and the first step's part in learning the temperature."""
+    settings, key = program.settings, jax.random.key(3)
+    state, hard = program.init(dynamic, images), program._objective(dynamic, 0, None, hard=True)
+    own = make_estimator(settings.estimator, settings.family, dynamic)
+    step = temperature.Step(
+        own if estimator is None else estimator,
+        state.estimator if estimator is None else state.adaptation.reference,
+        partial(program._objective, dynamic, 0) if estimator is None else lambda _: hard,
+        hard,
+        state.params,
+        program._batch(images[:20], key),
+        key,
+    )
+    return state, step
+
+
 def test_a_learned_temperature_compares_halves_with_the_gradient_of_discrete_samples(
     monkeypatch, dataset, images
 ):
@@ -288,16 +306,7 @@ def test_a_learned_temperature_compares_halves_with_the_gradient_of_discrete_sam
 
         @small.quick_jit
         def adapted(dynamic, images):
-            state, key = program.init(dynamic, images), jax.random.key(3)
-            step = temperature.Step(
-                make_estimator(settings.estimator, settings.family, dynamic),
-                state.estimator,
-                partial(program._objective, dynamic, 0),
-                program._objective(dynamic, 0, None, hard=True),
-                state.params,
-                program._batch(images[:20], key),
-                key,
-            )
+            state, step = step_of_adaptation(program, dynamic, images)
             temperature.adapt(settings.family, dynamic, state.temperature, state.adaptation, step)
             return given
 
@@ -308,3 +317,49 @@ def test_a_learned_temperature_compares_halves_with_the_gradient_of_discrete_sam
     one, other = compared("relaxed"), compared("sample")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
     assert any(np.abs(a[0] - a[1]).max() > 1e-3 for a in jax.tree.leaves(one))
+
+
+def test_the_estimates_that_judge_a_temperature_have_noise_of_their_own(
+    monkeypatch, dataset, images
+):
+    """Or the one estimator's noise would count as the other's bias: so they are no copies."""
+    settings = small.settings("vae", batch_size=20, temperature__name="learned")
+    program, given = Program.make(settings, dataset), {}
+
+    def slope(estimates, references, value, *, average_over):
+        given.update(estimates=estimates(value), references=references)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(temperature, "squared_error_slope", slope)
+
+    @small.quick_jit
+    def compared(dynamic, images):
+        reference = estimators.sf(settings.family, centering=True)
+        state, step = step_of_adaptation(program, dynamic, images, reference)
+        temperature.adapt(settings.family, dynamic, state.temperature, state.adaptation, step)
+        return given
+
+    found = compared(dynamic_of(settings), images)
+    pairs = zip(*map(jax.tree.leaves, (found["estimates"], found["references"])), strict=True)
+    differences = [np.abs(one - other).max(axis=tuple(range(1, one.ndim))) for one, other in pairs]
+    assert np.max(differences, axis=0).min() > 1e-3  # in each half
+
+
+def test_a_learned_temperature_descends_in_the_logarithm_of_its_height_above_the_floor(
+    monkeypatch, dataset, images
+):
+    """d tau / d raw = tau - floor, and the slope is one in log tau."""
+    settings = small.settings("vae", batch_size=20, temperature__name="learned")
+    program = Program.make(settings, dataset)
+    monkeypatch.setattr(temperature, "squared_error_slope", lambda *_, average_over: jnp.float32(3))
+    monkeypatch.setattr(temperature, "_adam", optax.identity)
+
+    @small.quick_jit
+    def adapted(dynamic, images):
+        state, step = step_of_adaptation(program, dynamic, images)
+        raw = jnp.log(0.3)
+        new, _ = temperature.adapt(settings.family, dynamic, raw, state.adaptation, step)
+        return raw - new
+
+    dynamic = dynamic_of(settings) | {"temperature.floor": 0.2, "temperature.learning_rate": 0.1}
+    np.testing.assert_allclose(adapted(dynamic, images), 0.1 * 3 * 0.3 / (0.3 + 0.2), rtol=1e-6)
