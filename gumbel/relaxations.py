@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from gumbel.arguments import categorical_logits, check_key, floating, noise_temperature
 from gumbel.noise import gumbel_noise, logistic_noise
 from gumbel.numerics import CERTAIN, upcast, wide_dtype
+from gumbel.tracing import divided_as
 from gumbel.types import PRNGKey
 
 
@@ -315,4 +316,4 @@ def one_hot_argmax(
 ) -> Float[Array, "*batch K"]:
     """The position of the largest score, one-hot, in the dtype of `like`; NaN where `like` is."""
     one_hot = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=like.dtype)
-    return jnp.where(jnp.isnan(like), like, one_hot)
+    return jnp.where(jnp.isnan(like), like, divided_as(one_hot, like=like))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from gumbel.noise import exponential, uniform, words
 from gumbel.numerics import upcast
+from gumbel.tracing import divided_as, whole
 from gumbel.types import PRNGKey
 
 Indices = Int[Array, "*batch"]
@@ -41,11 +42,12 @@ def categorical(key: PRNGKey, logits: Float[Array, "*batch K"]) -> Float[Array, 
     """Draws one-hot vectors; NaN where a logit is NaN or inf, or all of a variable are -inf."""
     if not logits.size:
         return jnp.zeros_like(logits)
-    wide = upcast(jax.lax.stop_gradient(logits))
+    wide = whole(upcast(jax.lax.stop_gradient(logits)), -1)
     draw = _by_cdf if logits.shape[-1] <= _MAX_BY_CDF else _by_race
     index, zero = (value[..., None] for value in draw(key, wide))
     values = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    return jnp.where(values == index, 1 + zero, zero).astype(logits.dtype)
+    z = jnp.where(values == index, 1 + zero, zero).astype(logits.dtype)
+    return divided_as(z, like=logits)
 
 
 def _by_cdf(key: PRNGKey, logits: Float[Array, "*batch K"]) -> tuple[Indices, Zero]:

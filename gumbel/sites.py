@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gumbel.arguments import check_integer, floating
 from gumbel.families import Family, family
-from gumbel.tracing import divided_as, trace_state
+from gumbel.tracing import divided_as, trace_state, whole
 from gumbel.types import Logits, Mask, PRNGKey, Sample
 
 FamilyLike: TypeAlias = "Family | str | Mapping[str, Family | str] | Families | None"
@@ -236,6 +236,9 @@ class RecordingSampler:
         check_new(site, [outer.records for outer in self._levels])
         found = self.families.at(site, family)
         logits = check_logits(site, logits, found)
+        asked_for = logits
+        if found.event_ndims:
+            logits = whole(logits, -found.event_ndims)
         mask = checked_mask(site, where, logits, found)
         logits = apply_mask(logits, mask, found)
         position = self._next(level)
@@ -250,7 +253,7 @@ class RecordingSampler:
             )
         z = apply_mask(z, mask, found)
         level.records[site] = Record(logits, z, found, mask, position, level.path)
-        return z
+        return divided_as(z, like=asked_for)
 
     def scan(
         self,

@@ -14,6 +14,7 @@ from gumbel.arguments import (
 )
 from gumbel.numerics import CERTAIN, upcast
 from gumbel.relaxations import perturb, straight_through
+from gumbel.tracing import whole
 from gumbel.types import PRNGKey
 
 
@@ -48,7 +49,7 @@ def gumbel_top_k(
       ([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]], True)
     """
     check_key(key)
-    logits = categorical_logits(logits)
+    logits = whole(categorical_logits(logits), -1)
     k = _checked_size(k, logits.shape[-1])
     scores, index = jax.lax.top_k(perturb(key, jax.lax.stop_gradient(logits)), k)
     z = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
@@ -83,7 +84,7 @@ def ordered_log_prob(
       >>> round(float(jnp.exp(ordered_log_prob(jnp.log(jnp.array([0.5, 0.3, 0.2])), z))), 4)
       0.3
     """
-    logits = upcast(categorical_logits(logits))
+    logits = whole(upcast(categorical_logits(logits)), -1)
     check_point(z, logits[..., None, :], event_ndims=1)
     chosen = upcast(jax.lax.stop_gradient(z))
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -137,7 +138,7 @@ def relaxed_top_k(
       [0.0, 1.0, 1.0]
     """
     check_key(key)
-    logits = categorical_logits(logits)
+    logits = whole(categorical_logits(logits), -1)
     k = _checked_size(k, logits.shape[-1])
     temperature = noise_temperature(temperature, upcast(logits), per_row=True)
     perturbed = perturb(key, logits)

@@ -50,9 +50,9 @@ def mean(terms: Terms, count: int, chunk_size: int | None) -> tuple[Float[Array,
     order are correct.
 
     Args:
-      terms, count: see `total`.
-      chunk_size: see `total`; by default, as many terms as fit the cache of a CPU, and all of them
-        on other devices.
+      terms, count: see `sum_terms`.
+      chunk_size: see `sum_terms`; by default, as many terms as fit the cache of a CPU, and all of
+        them on other devices.
 
     Example:
       >>> f = lambda x: mean(lambda n: n * x * jnp.ones(2), 5, 2)[0]
@@ -114,19 +114,23 @@ def _chunked(
 ) -> tuple[list[Array], Callable[[list[Array], Array], Cost], np.ndarray]:
     """The arrays that do not depend on the index, the sum of a chunk, and the chunks' indices.
 
-    All chunks have one size; the last one is padded with indices whose terms count as 0.
+    All chunks have one size; the last one is padded with indices whose terms count as 0. Arrays of
+    16 bits are widened here and narrowed in each chunk, so that the chunks' gradients, too, are
+    added in float32.
     """
     chunks = even_chunks(count, chunk_size)
     arrays, rest = hoist(terms, jnp.zeros((), jnp.int32))
+    dtypes = [array.dtype for array in arrays]
 
     def chunk(arrays: list[Array], numbers: Array) -> Cost:
-        found = jax.vmap(rest, in_axes=(None, 0))(arrays, numbers)
+        narrow = [_as(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+        found = jax.vmap(rest, in_axes=(None, 0))(narrow, numbers)
         if chunks.size > count:
             there = (numbers < count).reshape(-1, *[1] * (found.ndim - 1))
             found = jnp.where(there, found, 0)
         return jnp.sum(found, axis=0)
 
-    return arrays, chunk, chunks
+    return [_as(array, _wide(array.dtype)) for array in arrays], chunk, chunks
 
 
 def even_chunks(count: int, chunk_size: int) -> np.ndarray:
@@ -144,15 +148,30 @@ def even_chunks(count: int, chunk_size: int) -> np.ndarray:
 
 
 def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarray) -> Any:
-    """Sums what a function returns for each chunk, one chunk after another."""
+    """Sums what a function returns for each chunk, one chunk after another, 16 bits in float32."""
     shapes = jax.eval_shape(function, arrays, chunks[0])
     zero = zero_that_varies_as(*arrays)
-    start = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), shapes)
+
+    def start(leaf: Any) -> Array:
+        wide = _wide(leaf.dtype)
+        return jnp.zeros_like(leaf, wide) + zero.astype(wide)
 
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, so_far, function(arrays, numbers)), None
+        found = function(arrays, numbers)
+        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), so_far, found), None
 
-    return jax.lax.scan(step, start, jnp.asarray(chunks))[0]
+    totals = jax.lax.scan(step, jax.tree.map(start, shapes), jnp.asarray(chunks))[0]
+    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), totals, shapes)
+
+
+def _wide(dtype: Any) -> Any:
+    """The dtype in which sums are formed: float32 for the floats of 16 bits or fewer."""
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.float32 if narrow else dtype
+
+
+def _as(array: Array, dtype: Any) -> Array:
+    return array if array.dtype == dtype else array.astype(dtype)  # keys cannot be cast
 
 
 def _moves(tangent: Any) -> bool:

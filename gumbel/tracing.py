@@ -100,6 +100,20 @@ def divided_as(tree: PyTree, like: Array) -> PyTree:
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, jax.typeof(like).sharding), tree)
 
 
+def whole(array: Array, first: int) -> Array:
+    """The array with all axes from `first` on whole on each device of an explicit mesh.
+
+    For what JAX does not do along a divided axis: to take entries by their index, to concatenate,
+    to loop over it.
+    """
+    if not has_divided_axis(array):
+        return array
+    sharding = jax.typeof(array).sharding
+    first += array.ndim if first < 0 else 0
+    spec = jax.sharding.PartitionSpec(*sharding.spec[:first], *[None] * max(0, array.ndim - first))
+    return jax.sharding.reshard(array, jax.NamedSharding(sharding.mesh, spec))
+
+
 def varying_axes(arrays: Iterable[Array]) -> frozenset[str]:
     """The axes of `shard_map` or `pmap` along which arrays may differ between devices.
 

@@ -30,6 +30,7 @@ from gumbel.noise import exponential, uniform
 from gumbel.numerics import CERTAIN, one_or_nan, upcast
 from gumbel.samplers import Pass, Record, Site, spare_key
 from gumbel.sites import Families, value_mask
+from gumbel.tracing import divided_as
 from gumbel.types import Batch, Logits, Objective, Params, PRNGKey, Sample
 
 Noise: TypeAlias = Float[Array, "m B *bits"]
@@ -83,6 +84,7 @@ def draw(site: Site, key: PRNGKey, path: Int[Array, ""]) -> Sample:
     bits = ((noise < jax.nn.sigmoid(-jnp.abs(odds))) ^ (odds > 0)).astype(odds.dtype)
     if site.family.event_ndims:
         one = jnp.ones((*bits.shape[:-1], 1), bits.dtype)  # if K = 1, there are no bits
+        one = divided_as(one, like=logits)
         left = jnp.concatenate([one, jnp.cumprod(1 - bits, axis=-1)], axis=-1)
         bits = left * jnp.concatenate([bits, one], axis=-1)
         odds = one_or_nan(logits)

@@ -16,7 +16,7 @@ from gumbel.estimators.multi import independent, own_path
 from gumbel.noise import gumbel_noise
 from gumbel.numerics import same_rank, upcast, zero_that_varies_as
 from gumbel.samplers import Record, Site, possible_value
-from gumbel.tracing import divided_as
+from gumbel.tracing import divided_as, whole
 from gumbel.types import PRNGKey, Sample
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -165,7 +165,7 @@ def draw_distinct(
     """
     if site.name != first:
         return independent(site, key, path)
-    log_probs = _log_probs(site)
+    log_probs = whole(_log_probs(site), 0 if coupled else 1)
     shape = log_probs.shape[:-1]  # [B, *D], or [*D] if a coupled site has no batch axis
     rows = 1 if coupled else shape[0]
     flat = log_probs.reshape(rows, -1, log_probs.shape[-1])
@@ -176,6 +176,7 @@ def draw_distinct(
     chosen = chosen.reshape(shape)
     one_hot = site.family.event_ndims
     z = jax.nn.one_hot(chosen, log_probs.shape[-1]) if one_hot else chosen
+    z = divided_as(z, like=site.logits)
     z = jnp.where(jnp.isnan(site.logits), jnp.nan, z.astype(site.logits.dtype))
     # Where fewer values are possible than are drawn, the rest repeats them, and has weight 0.
     return jnp.where(site.given > 0, possible_value(site, z), independent(site, key, path))

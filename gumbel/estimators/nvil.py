@@ -19,6 +19,7 @@ from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Pass, hard_draw, total, trace
 from gumbel.sites import Families
+from gumbel.tracing import whole
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey
 
 Features: TypeAlias = Callable[[Batch], Float[Array, "B F"]]
@@ -53,7 +54,7 @@ def flat_features(batch: Batch) -> Float[Array, "B F"]:
             " axis for examples: give features=, a function of the batch to [B, F]"
         )
     # One by one: their dtypes may differ, and 16 bits may not hold the values of another.
-    rows = [jax.vmap(jnp.ravel)(leaf).astype(jnp.float32) for leaf in leaves]
+    rows = [jax.vmap(jnp.ravel)(whole(leaf, 1)).astype(jnp.float32) for leaf in leaves]
     return jnp.concatenate(rows, axis=1)
 
 
@@ -131,7 +132,7 @@ def nvil(
             by_layer.setdefault(record.layer, inputs)
             # The samples that coupled examples share have no axis of examples.
             if baseline_sees_samples and record.z.shape[:1] == inputs.shape[:1]:
-                flat = record.z.reshape(inputs.shape[0], -1).astype(inputs.dtype)
+                flat = whole(record.z, 1).reshape(inputs.shape[0], -1).astype(inputs.dtype)
                 inputs = jnp.concatenate([inputs, jax.lax.stop_gradient(flat)], axis=1)
         return list(by_layer.values())
 

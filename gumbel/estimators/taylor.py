@@ -13,6 +13,7 @@ from gumbel.estimators.signal import DECAY, SCALED, Normalizer, SignalState
 from gumbel.numerics import zero_where_not_finite
 from gumbel.samplers import Draw, Pass, Records, Site, hard_draw, total, trace
 from gumbel.sites import Families
+from gumbel.tracing import whole
 from gumbel.types import Batch, Cost, Objective, Params, PRNGKey, Sample
 
 Slopes = dict[str, Sample]
@@ -74,11 +75,11 @@ def darn(
         records: Records, signal: dict[str, Float[Array, "B *D"]]
     ) -> tuple[Float[Array, " N"], Bool[Array, " N"] | None]:
         """The signal of all variables, and which of them are not masked; None if none is."""
-        flat = jnp.concatenate([s.ravel() for s in signal.values()])
+        flat = jnp.concatenate([whole(s, 1).ravel() for s in signal.values()])
         if all(record.where is None for record in records.values()):
             return flat, None
         kept = [records[site].masked(jnp.ones_like(s, bool), False) for site, s in signal.items()]
-        return flat, jnp.concatenate([k.ravel() for k in kept])
+        return flat, jnp.concatenate([whole(k, 1).ravel() for k in kept])
 
     def init(objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> SignalState:
         drawn, signal = signals_of(objective, params, batch, key)

@@ -529,11 +529,7 @@ def test_a_batch_that_an_explicit_mesh_divides():
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [
-        *((name, "bernoulli") for name in estimators.names()),
-        ("indecater", "categorical"),
-        ("unordered_set", "categorical"),
-    ],
+    [(name, family) for name in estimators.names() for family in estimators.spec(name).families],
 )
 def test_every_estimator_is_traced_on_an_explicit_mesh(name, family):
     """Where JAX refuses to combine arrays that are divided differently, and loops' carries that
@@ -567,6 +563,70 @@ def test_every_estimator_is_traced_on_an_explicit_mesh(name, family):
         params = jax.device_put(jnp.zeros(2), jax.NamedSharding(mesh, spec()))
         found, _ = jax.eval_shape(slope, params, batch)
     assert found.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(name, family) for name in estimators.names() for family in estimators.spec(name).families],
+)
+def test_every_estimator_is_traced_where_a_mesh_divides_variables_and_classes(name, family):
+    """Of a model whose parameters are divided: by variable, and of another site by class."""
+
+    def objective(params, batch, key, sample):
+        first = sample("first", batch @ params["variables"], family="bernoulli")
+        cost = (first * params["weights"]).sum(-1)
+        if family == "bernoulli":
+            return cost**2
+        second = sample("second", batch @ params["classes"], family=family)
+        return (cost + (second * params["values"]).sum(-1)) ** 2
+
+    options = {"chunk_size": 2} if "chunk_size" in estimators.spec(name).options else {}
+    estimator = estimators.make(name, **options)
+
+    def slope(params, batch):
+        state = estimator.init(objective, params, batch, KEY)
+        found = jax.grad(estimator.surrogate, argnums=1, has_aux=True)
+        return found(objective, params, batch, KEY, 1.0, state)
+
+    axes = (jax.sharding.AxisType.Explicit,) * 2
+    mesh, spec = jax.make_mesh((1, 1), ("data", "model"), axes), jax.sharding.PartitionSpec
+
+    def placed(shape, *names):
+        return jax.device_put(jnp.ones(shape), jax.NamedSharding(mesh, spec(*names)))
+
+    with jax.set_mesh(mesh):
+        params = {
+            "variables": placed((2, 3), None, "model"),
+            "weights": placed(3, "model"),
+            "classes": placed((2, 4), None, "model"),
+            "values": placed(4, "model"),
+        }
+        found, _ = jax.eval_shape(slope, params, placed((4, 2), "data"))
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
+
+
+@pytest.mark.parametrize("num_classes", [4, 64])
+def test_a_mesh_may_divide_the_classes(num_classes):
+    mesh = jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Explicit,))
+    spec, shape = jax.sharding.PartitionSpec(None, "model"), (3, num_classes)
+    whole = jax.random.normal(KEY, shape)
+
+    def samples(logits):
+        return (
+            gumbel.CATEGORICAL.sample(KEY, logits),
+            gumbel.gumbel_max(KEY, logits),
+            gumbel.gumbel_softmax(KEY, logits, 0.5),
+            gumbel.gumbel_softmax(KEY, logits, 0.5, hard=True),
+            *gumbel.gumbel_top_k(KEY, logits, 2),
+            gumbel.relaxed_top_k(KEY, logits, 2, 0.5, hard=True),
+        )
+
+    expected = samples(whole)
+    with jax.set_mesh(mesh):
+        found = samples(jax.device_put(whole, jax.NamedSharding(mesh, spec)))
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-6)
+    assert all(jax.typeof(value).sharding.spec == spec for value in found[:4])
 
 
 def test_a_mistake_in_the_objective_is_not_one_of_the_state():

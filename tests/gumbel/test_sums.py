@@ -226,3 +226,24 @@ def test_what_is_shared_by_chunks_may_be_complex():
     params = {"logits": jnp.array([0.5, -1.0, 0.2]), "kernel": jnp.array([1.0, -2.0, 0.5])}
     whole, found = (jax.jit(jax.grad(loss), static_argnums=1)(params, size) for size in (8, 3))
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5), found, whole)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 16])
+def test_chunks_of_16_bits_are_added_in_float32(dtype, chunk_size):
+    """2048 joint values, each of which adds 1/4096 or 0: in bfloat16, a sum over 1/8 keeps none."""
+
+    def dot(params, batch, key, sample):
+        z = sample("z", jnp.zeros((2, 11)))
+        return (z.astype(params.dtype) * params).sum(-1)
+
+    params = jnp.ones(11, dtype)
+    arguments = params, None, KEY, BERNOULLI
+    value, slope = exact.value_and_grad(dot, *arguments, chunk_size=chunk_size)
+    assert slope.dtype == dtype
+    np.testing.assert_allclose(np.asarray([value, *slope], float), [5.5, *[0.5] * 11], rtol=0.01)
+
+    def mean(params):
+        return exact.expected_cost(dot, params, *arguments[1:], chunk_size=chunk_size).mean()
+
+    np.testing.assert_allclose(np.asarray(jax.grad(mean)(params), float), 0.5, rtol=0.01)
