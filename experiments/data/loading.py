@@ -51,7 +51,10 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
     if name not in DATASETS:
         raise UserError(f"unknown dataset {name!r}: {suggestion(str(name), DATASETS)}")
     if name in _BUNDLED:
-        return _BUNDLED[name]()
+        try:
+            return _BUNDLED[name]()
+        except ValueError as error:
+            raise UserError(f"dataset {name!r}: {error}") from error
     spec = SPECS[name]
     arrays = _cached_or_decoded(spec, _data_dir(data_dir), cache_directory(cache_dir))
     return _assemble(spec, arrays)

@@ -9,9 +9,10 @@ import importlib
 import pkgutil
 
 from experiments.errors import UserError, check_choice
+from experiments.tasks import contract
 from experiments.tasks.base import Task
 
-_SHARED = ("base", "functional", "labels", "layers", "style")
+_SHARED = ("base", "contract", "functional", "labels", "layers", "style")
 
 
 @functools.cache
@@ -25,7 +26,7 @@ def load(name: str) -> Task:
     """The task of this name.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or one of its options is also a key of every run.
     """
     check_choice("task", name, names())
     module = importlib.import_module(f"{__name__}.{name}")
@@ -33,4 +34,5 @@ def load(name: str) -> Task:
         task: Task = module.TASK
     except AttributeError:
         raise UserError(f"config.task={name!r}: {module.__file__} defines no TASK") from None
+    contract.check_options(name, task)
     return task

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import nnx
 
+from experiments.tasks import contract
 from gumbel import Objective
 from gumbel.types import Batch, Cost, Params, PRNGKey, Sampler
 
@@ -17,11 +18,16 @@ def objective(
       model: a `Model`; its own parameters are not read.
       temperature, hard: see `Model.cost`.
       annealed: other arguments of the model's cost that a schedule gives.
+
+    Raises:
+      UserError: (when called) the model's cost is not one per example.
     """
 
     def call(params: Params, batch: Batch, key: PRNGKey, sample: Sampler) -> Cost:
         merged = with_params(model, params)
-        return merged.cost(batch, key, sample, temperature=temperature, hard=hard, **annealed)
+        cost = merged.cost(batch, key, sample, temperature=temperature, hard=hard, **annealed)
+        contract.check_cost(cost)
+        return cost
 
     return call
 

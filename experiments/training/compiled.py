@@ -18,6 +18,7 @@ from experiments.data import Dataset, load
 from experiments.data.batches import Indices, RawImages
 from experiments.errors import one_line, refuse
 from experiments.settings import Settings
+from experiments.tasks import contract
 from experiments.tasks.base import Dynamic
 from experiments.tasks.functional import params_of
 from experiments.training import evaluation, hosts, memory
@@ -88,6 +89,8 @@ class Compiled:
         self._fits = False
         memory.check(_parameters(settings, self.dataset), settings)
         self.program = program = Program.make(settings, self.dataset, placement.spread)
+        annealed = program.task.annealed(settings, dynamic_of(settings), 0)
+        contract.check_model(settings.task, program.model, annealed)
         self.images = placement.put(self.dataset.train.images, of_runs=False)
         jit, over_runs = placement.jit, self._over_runs
         self.init = jit(over_runs(program.init, (0, None)))

@@ -10,7 +10,7 @@ from jax.nn import logsumexp
 from jaxtyping import Array, Float, Key, UInt8
 
 from experiments.data import batches
-from experiments.tasks import functional
+from experiments.tasks import contract, functional
 from experiments.tasks.base import Images, Metrics
 from experiments.training.program import Program
 from gumbel import Family, Objective, samplers
@@ -149,8 +149,9 @@ def pictures(program: Program) -> Callable[[Params, Images, PRNGKey], OrderedDic
     """The function `(params, pixels, key) -> {name: images}`, in the model's order."""
 
     def rows(params: Params, shown: Images, key: PRNGKey) -> OrderedDict[str, Images]:
-        # Other dictionaries leave a compiled function sorted.
-        return OrderedDict(functional.with_params(program.model, params).pictures(shown, key))
+        found = functional.with_params(program.model, params).pictures(shown, key)
+        contract.check_pictures(program.settings.task, found, shown.shape[1:])
+        return OrderedDict(found)  # other dictionaries leave a compiled function sorted
 
     return rows
 

@@ -130,6 +130,58 @@ def test_a_mistake_in_its_pictures_ends_a_run_before_it_trains(changed, tmp_path
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+COST = "self.likelihood.cost(z, batch)"
+# By name of a changed task: what is replaced, by what, and what is said of it.
+MISTAKES = {
+    "pushed": (
+        "    width: int =",
+        "    momentum: float = 0.25\n    width: int =",
+        "task 'pushed': option 'momentum' is also a key of every run: give it another name",
+    ),
+    "meant": (
+        COST,
+        f"{COST}.mean()",
+        "the task's cost is an array of shape (): give the cost of each example, [B]",
+    ),
+    "paired": (
+        f"scale * {COST}",
+        f"{COST}, {{}}",
+        "the task's cost is a tuple: give the cost of each example, [B]",
+    ),
+    "flat": (
+        '{"digit": images}',
+        '{"digit": self.batch(images)}',
+        "task 'flat': picture 'digit' has shape (1, 64): give a dict of rows of images, [N, 8, 8]",
+    ),
+    "bare": (
+        '{"digit": images}',
+        "None",
+        "task 'bare': its pictures are a NoneType: give a dict of rows of images, [N, 8, 8] each",
+    ),
+    "cold": (
+        "*, temperature, hard, scale=1.0",
+        "*, scale=1.0",
+        "Coins.cost: got an unexpected keyword argument 'temperature': let it take (batch, key, ",
+    ),
+    "kinless": (
+        "self.family, self.shape = family, mean.shape",
+        "self.shape = mean.shape",
+        "task 'kinless': its Coins has no family: a model has family, batch, cost and pictures",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_before_it_trains(changed, tmp_path, capsys, name):
+    before, after, said = MISTAKES[name]
+    arguments = changed(name, before, after)
+    assert cli.run(train.main, arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_a_metric_that_it_does_not_compute_is_named_before_it_trains(changed, tmp_path, capsys):
     arguments = changed("inked", '{"ink": m.mean()}', '{"inked": m.mean()}')
     assert cli.run(train.main, arguments) == 2
