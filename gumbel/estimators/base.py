@@ -1,11 +1,13 @@
 """`Estimator`, and the registry that makes one by name."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gumbel.arguments import check_key, suggestion
@@ -188,8 +190,9 @@ def register(
       kinds: types of options whose default is None, to make them config keys.
 
     Raises:
-      ValueError: another factory has the name or an alias; `passes` cannot be read; or it
-        enumerates and has no option `max_values`.
+      ValueError: another factory has the name or an alias; `passes` cannot be read; `ranges`,
+        `kinds`, `passes_if` or `biased_if` name no option; or it enumerates and has no option
+        `max_values`.
 
     Example:
       >>> from gumbel import estimators
@@ -204,7 +207,11 @@ def register(
     def add(factory: Factory) -> Factory:
         if taken := [each for each in (name, *aliases) if _is_taken(each, name, factory)]:
             raise ValueError(f"estimator {taken[0]!r} is registered already: choose another name")
+        biased = frozenset(biased_if)
         known = options_of(factory, ranges or {}, kinds or {})
+        declared = {"ranges": ranges or {}, "kinds": kinds or {}}
+        declared |= {"passes_if": dict(passes_if or {}), "biased_if": dict(biased)}
+        _require_known(name, known, declared)
         for text in (passes, *(passes_if or {}).values()):
             try:
                 evaluated(text, _LETTERS)
@@ -229,7 +236,7 @@ def register(
             derivatives=derivatives,
             passes=passes,
             passes_if=passes_if or {},
-            biased_if=frozenset(biased_if),
+            biased_if=biased,
             options=known,
             reads=reads,
             aliases=aliases,
@@ -238,6 +245,21 @@ def register(
         return _REGISTRY[name].factory
 
     return add
+
+
+def _require_known(
+    name: str, known: Iterable[str], declared: Mapping[str, Mapping[Any, Any]]
+) -> None:
+    """Raises ValueError if what is declared of an estimator's options names another one."""
+    for argument, of_options in declared.items():
+        for key in of_options:
+            option = key[0] if isinstance(key, tuple) else key
+            if option not in known:
+                near = suggestion(option, known) or "it has no keyword-only parameters"
+                raise ValueError(f"{argument} of estimator {name!r} names {option!r}: {near}")
+    for option, limits in declared["ranges"].items():
+        if not isinstance(limits, Range):
+            raise ValueError(f"ranges of estimator {name!r}: {option} is no Range, got {limits!r}")
 
 
 def _is_taken(wanted: str, name: str, factory: Factory) -> bool:
@@ -294,7 +316,7 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
         if spec.smooth:
             require_smooth(*arguments, spec.name, everywhere=spec.unbiased)
         try:
-            return init(objective, params, batch, jax.random.fold_in(key, _INIT))
+            state = init(objective, params, batch, jax.random.fold_in(key, _INIT))
         except (NotImplementedError, ValueError) as error:
             if not spec.slopes or (found := undifferentiable(*arguments)) is None:
                 raise
@@ -304,6 +326,13 @@ def _checked_init(spec: Spec, init: Init, family: Families) -> Init:
                 f"but JAX cannot differentiate what they pass through: {one_line(why)}; correct "
                 "this, or use a score-function estimator such as 'rloo'"
             ) from error
+        for leaf in jax.tree.leaves(state):
+            if not isinstance(leaf, jax.Array | np.ndarray):
+                raise TypeError(
+                    f"estimator {spec.name!r}: its init returns a state with a "
+                    f"{type(leaf).__name__}, {leaf!r}: give arrays, such as jnp.asarray({leaf!r})"
+                )
+        return state
 
     return checked
 
@@ -333,9 +362,38 @@ def _checked_surrogate(spec: Spec, init: Init, surrogate: Surrogate, family: Fam
                 "from estimator.init(objective, params, batch, key), then pass the state that the "
                 "surrogate returns"
             ) from error
+        _check_returned(spec.name, value, aux, state)
         return first_derivative_only(value, spec.name) if first_only else value, aux
 
     return checked
+
+
+def _check_returned(name: str, value: Any, aux: Any, state: State) -> None:
+    """Raises TypeError unless a surrogate returned `(scalar, (state, info))`, as it should."""
+    if jnp.shape(value) != ():
+        raise TypeError(
+            f"estimator {name!r}: its surrogate returns a value of shape {jnp.shape(value)}: give "
+            "its mean over the batch, in (scalar, (state, info))"
+        )
+    if not (isinstance(aux, tuple) and len(aux) == 2 and isinstance(aux[1], Info)):
+        kinds = ", ".join(type(part).__name__ for part in aux) if isinstance(aux, tuple) else aux
+        raise TypeError(
+            f"estimator {name!r}: its surrogate returns ({kinds}) beside its value: give "
+            "(scalar, (state, info)), info an estimators.Info"
+        )
+    found, given = (
+        (jax.tree.structure(each), [jnp.shape(leaf) for leaf in jax.tree.leaves(each)])
+        for each in (aux[0], state)
+    )
+    if found != given:
+        raise TypeError(
+            f"estimator {name!r}: its surrogate returns a state of shapes {_shapes(aux[0])} where "
+            f"it was given {_shapes(state)}: return one of the same structure and shapes"
+        )
+
+
+def _shapes(state: State) -> str:
+    return textwrap.shorten(str(jax.tree.map(jnp.shape, state)), 200, placeholder=" ...")
 
 
 def _is_first_state(state: State, init: Callable[..., State], *arguments: Any) -> bool:

@@ -18,6 +18,7 @@ from gumbel.noise import gumbel_noise
 from tests.gumbel.walks import THROUGH_THE_SAMPLE
 
 KEY = jax.random.key(0)
+INFO = estimators.Info(jnp.zeros(4), {})
 MESH = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
 PLACED = {
     "in_specs": (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("x")),
@@ -141,14 +142,56 @@ def test_k_is_an_integer():
     ("declared", "message"),
     [
         ({"passes": "m + m - 1"}, "write sums and products of numbers and L, m, N and V"),
+        ({"passes": "m m + 1"}, "write sums and products of numbers and L, m, N and V"),
+        ({"passes": "k + 1"}, "write sums and products of numbers and L, m, N and V"),
+        (
+            {"ranges": {"decai": estimators.Range()}},
+            "ranges of .* names 'decai': did you mean decay",
+        ),
+        ({"ranges": {"decay": 3}}, "ranges of estimator 'mine': decay is no Range, got 3"),
+        ({"kinds": {"number": int}}, "kinds of .* names 'number': choose one of decay"),
+        ({"biased_if": [("decays", 0)]}, "biased_if of .* names 'decays': did you mean decay"),
         ({"passes": "m / 2 + 1"}, "write sums and products of numbers and L, m, N and V"),
         ({"enumerates": True}, "enumerates: give it an option max_values"),
     ],
 )
 def test_what_a_registration_may_not_declare(declared, message):
     with pytest.raises(ValueError, match=message):
-        estimators.register("mine", unbiased=True, **declared)(lambda family: None)
+        estimators.register("mine", unbiased=True, **declared)(lambda family, *, decay=0.5: None)
     assert "mine" not in estimators.names()
+
+
+@pytest.mark.parametrize(
+    ("init", "returned", "message"),
+    [
+        ({"n": 0}, None, "its init returns a state with a int, 0: give arrays"),
+        ((), lambda x, state: (x, (state, INFO)), r"a value of shape \(4,\): give its mean"),
+        (
+            (),
+            lambda x, state: (x.sum(), (INFO, state)),
+            r"returns \(Info, tuple\) beside its value",
+        ),
+        (
+            {"n": jnp.zeros(2)},
+            lambda x, state: (x.sum(), ({"n": jnp.zeros(3)}, INFO)),
+            r"a state of shapes {'n': \(3,\)} where it was given {'n': \(2,\)}",
+        ),
+        ({}, lambda x, state: (x.sum(), ({"m": x}, INFO)), r"{'m': \(4,\)} where it was given {}"),
+    ],
+)
+def test_what_an_estimator_may_not_return(init, returned, message):
+    @estimators.register("mine", unbiased=False)
+    def mine(family):
+        def surrogate(objective, params, batch, key, temperature, state):
+            return returned(batch[:, 0], state)
+
+        return estimators.Estimator(lambda *_: init, surrogate)
+
+    try:
+        with pytest.raises(TypeError, match=f"estimator 'mine': .*{message}"):
+            gradient("mine", square, jnp.zeros(3), jnp.zeros((4, 1)), BERNOULLI)
+    finally:
+        estimators.unregister("mine")
 
 
 @pytest.mark.parametrize("name", ["rebar", "relax", "nvil"])
