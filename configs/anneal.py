@@ -16,7 +16,7 @@ even while the runs train.
 from ml_collections import ConfigDict
 
 from configs import sbn, vae
-from experiments.errors import check_choice
+from experiments.errors import UserError, suggestion
 from experiments.sweeps import grids
 
 _MODELS = {"vae": vae, "sbn": sbn}
@@ -24,7 +24,8 @@ _SEEDS = (0, 1, 2)
 
 
 def get_config(model: str = "vae") -> ConfigDict:
-    check_choice("model", model, _MODELS)
+    if model not in _MODELS:
+        raise UserError(f"--config=configs/anneal.py:{model}: {suggestion(model, _MODELS)}")
     config = _MODELS[model].get_config()
     config.latent = "categorical"
     # The short protocol of Table 1, with its pick for Gumbel-Softmax: fewer steps at a larger

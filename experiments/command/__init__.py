@@ -10,6 +10,7 @@ from experiments.command.launching import (
     expanding,
     launch,
     parse_flags,
+    refuse_argument,
     usage,
     wants_help,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "optional_path",
     "output_file",
     "parse_flags",
+    "refuse_argument",
     "required",
     "required_path",
     "usage",

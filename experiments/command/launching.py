@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from absl import flags
 
@@ -11,6 +12,12 @@ from experiments.command.guarding import guarded
 from experiments.errors import UserError, nearest, one_line
 
 DefineFlags = Callable[[flags.FlagValues], object]
+
+# What Python says of a text that is no number, and what to do about it.
+_NUMBERS = {
+    "invalid literal for int()": "give an integer",
+    "could not convert string to float": "give a number",
+}
 
 
 def launch(
@@ -96,7 +103,11 @@ def parse_flags(
             fix += " (a key of the config is overridden with --config.KEY=VALUE)"
         raise UserError(f"unknown flag --{error.flagname}: {fix}") from error
     except flags.Error as error:
-        raise UserError(f"{one_line(error)}: try --help") from error
+        said = one_line(error)
+        for reason, fix in _NUMBERS.items():
+            if (at := said.find(reason)) >= 0:
+                raise UserError(said[:at] + fix) from error
+        raise UserError(f"{said}: try --help") from error
 
 
 def usage(
@@ -133,8 +144,23 @@ def _check_arguments(arguments: Sequence[str], takes: str, choices: Iterable[str
         raise UserError(f"{takes.split(maxsplit=1)[0]} is missing: {fix}")
     allowed = len(arguments) if takes.endswith("...]") else int(bool(takes))
     if len(arguments) > allowed:
-        extra = arguments[allowed]
-        raise UserError(f"unexpected argument {extra!r}: a flag looks like --workdir=DIR")
+        refuse_argument(arguments[allowed], takes)
+
+
+def refuse_argument(extra: str, takes: str = "") -> NoReturn:
+    """Raises UserError about an argument that a command does not take.
+
+    Args:
+      extra: the argument.
+      takes: what the command takes besides flags, if anything.
+    """
+    if re.match(r"[a-zA-Z_][\w.]*=", extra):
+        fix = f"did you mean --{extra}?"
+    elif takes:
+        fix = f"give one {takes} at a time; a flag begins with --"
+    else:
+        fix = "a flag begins with --, as in --FLAG=VALUE"
+    raise UserError(f"unexpected argument {extra!r}: {fix}")
 
 
 def _flags(define_flags: DefineFlags) -> flags.FlagValues:

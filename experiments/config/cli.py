@@ -84,7 +84,7 @@ def _read(
     tokens, rest = overrides.split(argv)
     parsed, extra = command.parse_flags(rest, _define(define_flags))
     if extra:
-        raise UserError(f"unexpected argument {extra[0]!r}: a flag looks like --workdir=DIR")
+        command.refuse_argument(extra[0])
     values = parsed.flag_values_dict()
     file = command.required(
         values["config"], "config=FILE.py", "name a config file, such as configs/quickstart.py"

@@ -100,9 +100,14 @@ def _takes(found: Any, *arguments: str) -> bool:
 
 def _import(file: Path) -> ModuleType:
     """Executes a config file."""
+    if file.is_dir():
+        inside = next((str(path) for path in sorted(file.glob("[!_]*.py"))), "FILE.py")
+        raise UserError(f"config file {file} is a directory: name a file, such as {inside}")
     if not file.is_file():
         siblings = [str(path) for path in sorted(file.parent.glob("[!_]*.py"))]
         near = difflib.get_close_matches(str(file), siblings, n=1) or siblings
+        if file.parent == Path() and Path("configs", file).is_file():
+            near = [str(Path("configs", file))]
         fix = f": did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"config file {file} does not exist{fix}")
     spec = importlib.util.spec_from_file_location("config", file)

@@ -148,6 +148,8 @@ def _type(config: ConfigDict, key: str) -> type:
 def _check_key(config: ConfigDict, token: Token) -> None:
     """Raises UserError if the key is unknown, is a group of keys, or cannot be a flag."""
     known = list(keys(config))
+    if token.key == "task":
+        raise UserError("--config.task: a config is of one task: give another --config instead")
     if token.key in known:
         if _type(config, token.key) not in _EXPECTED:
             raise UserError(

@@ -232,14 +232,21 @@ def test_a_required_key_is_named_in_python_too():
         (["--config=confg.py", "--workdir=w"], "confg.py does not exist: did you mean config.py?"),
         (["--config=config.py", "--wrkdir=w"], "unknown flag --wrkdir: did you mean --workdir?"),
         (["--config=config.py", "--qqq"], "unknown flag --qqq: try --help"),
-        (["--config=config.py", "--workdir=w", "w2"], "unexpected argument 'w2'"),
+        (
+            ["--config=config.py", "--workdir=w", "w2"],
+            "unexpected argument 'w2': a flag begins with",
+        ),
+        (
+            ["--config=config.py", "--workdir=w", "config.seed=1"],
+            "unexpected argument 'config.seed=1': did you mean --config.seed=1?",
+        ),
         (["--config=config.py", "--workdir=w\0x"], "a path has no NUL character"),
         (["--config=config.py", "--workdir=w\ud800"], "give a path that is valid UTF-8"),
         (["--config=config.py", "--workdir=~nosuchuser/w"], "there is no user 'nosuchuser'"),
         (["--config=~nosuchuser/c.py", "--workdir=w"], "there is no user 'nosuchuser'"),
         (["--config=config.py\0", "--workdir=w"], "a path has no NUL character"),
         (["--config=config\ud800.py", "--workdir=w"], "give a path that is valid UTF-8"),
-        (["--config=.", "--workdir=w"], "does not exist"),
+        (["--config=.", "--workdir=w"], "is a directory: name a file, such as config.py"),
         (["--config=config.py", "--workdir=" + "w" * 300], "File name too long"),
         (["--flagfile=none.txt", "--workdir=w"], "--flagfile: ERROR:: Unable to open flagfile"),
         (["--flagfile=.", "--workdir=w"], "--flagfile: ERROR:: Unable to open flagfile"),
@@ -286,6 +293,13 @@ def test_wrong_flags(capsys, arguments, message):
 def test_broken_config_files(capsys, text, message):
     Path("broken.py").write_text(text)
     assert message in failure(capsys, "--config=broken.py", "--workdir=w")
+
+
+def test_a_config_is_looked_for_among_the_projects_own(capsys, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quick.py").touch()
+    said = failure(capsys, "--config=quick.py", "--workdir=w")
+    assert "config file quick.py does not exist: did you mean configs/quick.py?" in said
 
 
 def test_a_config_that_takes_no_argument(capsys):
