@@ -234,6 +234,11 @@ class RecordingSampler:
         level = self._levels[-1]
         check_trace(level.trace, site)
         check_new(site, [outer.records for outer in self._levels])
+        if self._like and site not in self._like:
+            raise ValueError(
+                f"site {site!r} is sampled now, but not in the first pass of the objective, which "
+                f"samples {', '.join(self._like)}: let every call sample the same sites"
+            )
         found = self.families.at(site, family)
         logits = check_logits(site, logits, found)
         asked_for = logits

@@ -208,6 +208,20 @@ def test_a_state_of_other_sites_is_refused(name):
         estimator.surrogate(objective("y", "w"), *arguments, 1.0, state)
 
 
+@pytest.mark.parametrize("name", ["rloo", "muprop", "marginalization", "unordered_set"])
+def test_an_objective_that_is_not_pure_is_told_so(name):
+    calls = []
+
+    def objective(params, batch, key, sample):
+        calls.append(None)
+        return sample(f"z{len(calls)}", params + batch).sum(-1)
+
+    estimator = estimators.make(name, BERNOULLI)
+    with pytest.raises(ValueError, match="is sampled now, but not in the first pass of the obj"):
+        state = estimator.init(objective, jnp.zeros(3), jnp.zeros((4, 1)), KEY)
+        estimator.surrogate(objective, jnp.zeros(3), jnp.zeros((4, 1)), KEY, 1.0, state)
+
+
 def test_no_tracer_leaks_from_several_paths():
     def objective(params, batch, key, sample):
         return sample("z", params + batch).sum(-1)
