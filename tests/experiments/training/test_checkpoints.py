@@ -378,6 +378,7 @@ def test_a_kill_while_saving_loses_nothing_complete(tmp_path, rounds):
         newest = step + 1
 
 
+@pytest.mark.slow  # it measures time
 def test_a_save_is_quick(tmp_path):
     state = {"x": np.random.default_rng(0).normal(size=(5, 100_000)).astype(np.float32)}
     seconds = []
