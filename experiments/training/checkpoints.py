@@ -130,6 +130,7 @@ class Checkpoints:
         with orbax_errors.one_error(self.directory):
             self._manager.save(step, args=items)
 
+    @orbax_errors.quiet()  # asyncio reports failed tasks at any time, or when they are collected
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Loads the newest whole checkpoint into the structure of `like`.
 
@@ -169,9 +170,10 @@ class Checkpoints:
                 state = self._fill(step, like, leaves, arrays)
                 if not self._read_only:
                     self._set_aside([later for later in steps if later > step])
+                if step != steps[-1]:
+                    gc.collect()  # of what is left of reading the damaged ones
                 return step, state
-            with orbax_errors.quiet():  # asyncio reports failed tasks when collected
-                gc.collect()
+            gc.collect()
         if steps:
             what = f"every checkpoint in {self.directory} is damaged"
             raise UserError(f"{what}: delete that directory to start anew")
@@ -181,8 +183,7 @@ class Checkpoints:
         """Reads the checkpoint of `step` and compares it with its digest."""
         args = self._args
         wanted = args.Composite(state=args.StandardRestore(), record=args.JsonRestore())
-        with orbax_errors.quiet():
-            items = self._manager.restore(step, args=wanted)
+        items = self._manager.restore(step, args=wanted)
         record, found = items.record, of_leaves.named(items.state)
         leaves = [Leaf(name, dtype, tuple(shape)) for name, dtype, shape in record["leaves"]]
         if "bytes" in found and not any(leaf.name in found for leaf in leaves):

@@ -5,22 +5,32 @@ import errno
 import gc
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the loggers of orbax and asyncio; failures still raise exceptions."""
+    """Silences what orbax and asyncio log and print; failures still raise exceptions."""
     loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
-    levels = [logger.level for logger in loggers]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def unless_late(unraisable: Any) -> None:
+        """Passes on what cannot be raised, but for reads that end after another one has failed."""
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = unless_late
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
