@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 
@@ -212,3 +214,22 @@ def test_links_between_pages_lead_somewhere():
             target = Path(os.path.normpath(start / path))
             assert target in generated or target.exists(), f"{page.name}: {path}"
     assert len(found) > 50
+
+
+def test_how_soft_samples_are_by_the_number_of_values():
+    """The numbers that `choose.md` has of samples at uniform logits."""
+
+    def largest(num_values, temperature, num_draws=20_000):
+        logits = jnp.zeros((num_draws, num_values))
+        y = gumbel.gumbel_softmax(jax.random.key(1), logits, temperature)
+        return float(y.max(axis=-1).mean())
+
+    text = " ".join((ROOT / "docs" / "choose.md").read_text(encoding="utf-8").split())
+    said = re.search(
+        r"1 is (0\.\d+) on average with 2 values, (0\.\d+) with 10, and (0\.\d+) ", text
+    )
+    assert said
+    # Standard errors are at most 0.0015.
+    for number, num_values in zip(said.groups(), (2, 10, 1024), strict=True):
+        assert abs(largest(num_values, 1.0) - float(number)) < 0.012
+    assert largest(1024, 0.1) > 0.92
