@@ -15,7 +15,7 @@ from jax import export
 from jaxtyping import Array, Float
 
 from gumbel.arguments import check_integer
-from gumbel.numerics import zero_that_varies_as
+from gumbel.numerics import upcast, zero_that_varies_as
 from gumbel.programs import canonical_convolutions, hoist, num_bytes
 from gumbel.types import Cost
 
@@ -123,14 +123,17 @@ def _chunked(
     dtypes = [array.dtype for array in arrays]
 
     def chunk(arrays: list[Array], numbers: Array) -> Cost:
-        narrow = [_as(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+        narrow = [
+            array if array.dtype == dtype else array.astype(dtype)  # keys cannot be cast
+            for array, dtype in zip(arrays, dtypes, strict=True)
+        ]
         found = jax.vmap(rest, in_axes=(None, 0))(narrow, numbers)
         if chunks.size > count:
             there = (numbers < count).reshape(-1, *[1] * (found.ndim - 1))
             found = jnp.where(there, found, 0)
         return jnp.sum(found, axis=0)
 
-    return [_as(array, _wide(array.dtype)) for array in arrays], chunk, chunks
+    return list(map(_wide, arrays)), chunk, chunks
 
 
 def even_chunks(count: int, chunk_size: int) -> np.ndarray:
@@ -153,25 +156,20 @@ def _add(function: Callable[..., Any], arrays: Sequence[Array], chunks: np.ndarr
     zero = zero_that_varies_as(*arrays)
 
     def start(leaf: Any) -> Array:
-        wide = _wide(leaf.dtype)
-        return jnp.zeros_like(leaf, wide) + zero.astype(wide)
+        empty = _wide(jnp.zeros_like(leaf))
+        return empty + zero.astype(empty.dtype)
 
     def step(so_far: Any, numbers: Array) -> tuple[Any, None]:
         found = function(arrays, numbers)
-        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), so_far, found), None
+        return jax.tree.map(lambda total, new: total + _wide(new), so_far, found), None
 
     totals = jax.lax.scan(step, jax.tree.map(start, shapes), jnp.asarray(chunks))[0]
     return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), totals, shapes)
 
 
-def _wide(dtype: Any) -> Any:
-    """The dtype in which sums are formed: float32 for the floats of 16 bits or fewer."""
-    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-    return jnp.float32 if narrow else dtype
-
-
-def _as(array: Array, dtype: Any) -> Array:
-    return array if array.dtype == dtype else array.astype(dtype)  # keys cannot be cast
+def _wide(array: Array) -> Array:
+    """Floats in at least float32, as sums are formed; integers, keys and complex numbers as is."""
+    return upcast(array) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _moves(tangent: Any) -> bool:

@@ -1,10 +1,12 @@
 """`load`: the entry point to the data."""
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from experiments.errors import UserError, one_line, suggestion
 from experiments.files import home, path_of
 
 # Sets that need no download and no cache; those of tensorflow-datasets are in `specs`.
-_BUNDLED = {"digits": load_digits}
+_BUNDLED: dict[str, Callable[[], Dataset]] = {"digits": load_digits}
 DATASETS = (*_BUNDLED, *SPECS)
 
 _log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
         decode again; one that fails its checksum is rebuilt.
 
     Raises:
-      UserError: an unknown name, or data that are unavailable or damaged.
+      UserError: an unknown name, or data that are unavailable, damaged, or no `Dataset`.
 
     Example:
       >>> dataset = load("digits")
@@ -50,14 +52,15 @@ def load(name: str, *, data_dir: str | None = None, cache_dir: str | None = None
     """
     if name not in DATASETS:
         raise UserError(f"unknown dataset {name!r}: {suggestion(str(name), DATASETS)}")
-    if name in _BUNDLED:
-        try:
-            return _BUNDLED[name]()
-        except ValueError as error:
-            raise UserError(f"dataset {name!r}: {error}") from error
-    spec = SPECS[name]
-    arrays = _cached_or_decoded(spec, _data_dir(data_dir), cache_directory(cache_dir))
-    return _assemble(spec, arrays)
+    make = _BUNDLED.get(name)
+    if make is None:
+        spec = SPECS[name]
+        arrays = _cached_or_decoded(spec, _data_dir(data_dir), cache_directory(cache_dir))
+        make = functools.partial(_assemble, spec, arrays)
+    try:
+        return make()
+    except ValueError as error:
+        raise UserError(f"dataset {name!r}: {error}") from error
 
 
 def load_arrays(name: str) -> Arrays | None:

@@ -184,6 +184,7 @@ def _applicable(
 ) -> tuple[dict[str, Estimator], dict[str, str]]:
     """The estimators to measure, and the reasons why the others are not, by name."""
     report = check_objective(*arguments, key, family)
+    not_vectorized = "" if report.vectorizes else why_not_vectorized(*arguments, key, family)
     applicable, skipped = {}, {}
     for spec in chosen:
         name = spec.name
@@ -192,7 +193,7 @@ def _applicable(
         elif unfit := reason(spec, report.sites, options.get(name)):
             skipped[name] = unfit
         elif spec.vectorizes and not report.vectorizes:
-            skipped[name] = why_not_vectorized(*arguments, key, family)
+            skipped[name] = not_vectorized
         elif max_passes is not None and passes[name] > max_passes:
             skipped[name] = f"an estimate takes {readable(passes[name])} passes, over {max_passes}"
         else:

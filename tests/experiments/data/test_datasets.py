@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import specs
+from experiments.data import loading, specs
 from experiments.errors import UserError
 from tests.experiments.data.publishing import run_python
 
@@ -97,6 +97,22 @@ def test_digits_splits_are_fixed_disjoint_and_complete():
 def test_unknown_dataset_names_the_nearest(name, near):
     with pytest.raises(UserError, match=f"unknown dataset {name!r}.*{near}"):
         data.load(name)
+
+
+def test_a_dataset_of_ones_own_that_breaks_the_rules_is_named(monkeypatch):
+    def loads(images, max_value):
+        def load():
+            split = data.Split(images)
+            return data.Dataset("mine", split, split, split, max_value)
+
+        monkeypatch.setitem(loading._BUNDLED, "mine", load)
+        monkeypatch.setattr(loading, "DATASETS", ("mine",))
+        return lambda: data.load("mine")
+
+    with pytest.raises(UserError, match=r"dataset 'mine': images must be uint8 \[N, H, W\], got"):
+        loads(np.zeros((2, 3, 3)), 1)()
+    with pytest.raises(UserError, match="dataset 'mine': .*a pixel is above max_value = 1"):
+        loads(np.full((2, 3, 3), 7, np.uint8), 1)()
 
 
 def test_command_prints_counts(tmp_path):

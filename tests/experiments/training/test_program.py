@@ -271,16 +271,14 @@ def test_dynamic_binarization_keeps_the_gray_values_of_a_run():
             assert len(np.unique(split.images)) == dataset.max_value + 1 == values
 
 
-def step_of_adaptation(program, dynamic, images, estimator=None):
+def step_of_adaptation(program, dynamic, images):
     """A run's start, and the first step's part in learning the temperature."""
-    settings, key = program.settings, jax.random.key(3)
-    state, hard = program.init(dynamic, images), program._objective(dynamic, 0, None, hard=True)
-    own = make_estimator(settings.estimator, settings.family, dynamic)
+    settings, key, state = program.settings, jax.random.key(3), program.init(dynamic, images)
     step = temperature.Step(
-        own if estimator is None else estimator,
-        state.estimator if estimator is None else state.adaptation.reference,
-        partial(program._objective, dynamic, 0) if estimator is None else lambda _: hard,
-        hard,
+        make_estimator(settings.estimator, settings.family, dynamic),
+        state.estimator,
+        partial(program._objective, dynamic, 0),
+        program._objective(dynamic, 0, None, hard=True),
         state.params,
         program._batch(images[:20], key),
         key,
@@ -334,8 +332,12 @@ def test_the_estimates_that_judge_a_temperature_have_noise_of_their_own(
 
     @small.quick_jit
     def compared(dynamic, images):
-        reference = estimators.sf(settings.family, centering=True)
-        state, step = step_of_adaptation(program, dynamic, images, reference)
+        state, step = step_of_adaptation(program, dynamic, images)
+        step = step._replace(
+            estimator=estimators.sf(settings.family, centering=True),
+            state=state.adaptation.reference,
+            objective_at=lambda _: step.hard,
+        )
         temperature.adapt(settings.family, dynamic, state.temperature, state.adaptation, step)
         return given
 
