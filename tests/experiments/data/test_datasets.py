@@ -111,7 +111,7 @@ def test_a_dataset_of_ones_own_that_breaks_the_rules_is_named(monkeypatch):
 
     with pytest.raises(UserError, match=r"dataset 'mine': images must be uint8 \[N, H, W\], got"):
         loads(np.zeros((2, 3, 3)), 1)()
-    with pytest.raises(UserError, match="dataset 'mine': .*a pixel is above max_value = 1"):
+    with pytest.raises(UserError, match=r"dataset 'mine': .*a pixel is above max_value = 1"):
         loads(np.full((2, 3, 3), 7, np.uint8), 1)()
 
 
