@@ -46,7 +46,7 @@ def squared_error_slope(
       temperature: positive.
       average_over: `n`, at least 1. 1 gives the squared error of a single estimate, infinity the
         squared bias.
-      spread: half the difference of the two log temperatures.
+      spread: half the difference of the two log temperatures, positive. No argument is checked.
 
     Returns:
       A noisy slope, whose expectation is the expression above up to second order in `spread`.

@@ -91,6 +91,8 @@ class Report:
       batch_size: number of costs, one per example; None if the examples are coupled.
       finite: whether the cost is finite.
       finite_if_rare: whether it is also finite at samples that are rare under the model.
+      finite_if_relaxed: whether, at samples between 0 and 1, it is finite and no variable has all
+        its values ruled out by logits of `-inf`.
       deterministic: whether the same key gives the same cost.
       has_aux: whether the objective returns `(cost, aux)`.
       vectorizes: whether the objective runs under `jax.vmap`, as estimators of several samples
@@ -105,6 +107,7 @@ class Report:
     batch_size: int | None
     finite: bool
     finite_if_rare: bool
+    finite_if_relaxed: bool
     deterministic: bool
     has_aux: bool
     vectorizes: bool
@@ -216,6 +219,7 @@ def check_objective(
         batch_size=None if plan.coupled else plan.cost.shape[0],
         finite=bool(np.isfinite(probe.drawn.cost).all()),
         finite_if_rare=all(probe.finite(probe.start(number)) for number in range(NUM_STARTS)),
+        finite_if_relaxed=probe.finite_if_relaxed(),
         deterministic=not _differ(probe.outputs, again),
         has_aux=plan.aux is not None,
         vectorizes=not not_vectorized,
@@ -224,9 +228,11 @@ def check_objective(
             for name in estimators.names()
         ),
         problems=(),
-        notes=tuple(note for site in sites if (note := _note(site))),
+        notes=(),
     )
-    return dataclasses.replace(report, problems=tuple(_problems(report)))
+    return dataclasses.replace(
+        report, problems=tuple(_problems(report)), notes=tuple(_notes(report))
+    )
 
 
 @jax.jit
@@ -351,6 +357,17 @@ def _unfit(spec: Spec, site: SiteReport) -> str:
         what = "something, such as a mask," if site.jumps else "a part of the cost"
         return f"{what} has no derivative in the samples of site {site.name!r}"
     return ""
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [note for site in report.sites if (note := _note(site))]
+    if not report.finite_if_relaxed and all(site.smooth for site in report.sites if site.used):
+        notes.append(
+            "the cost or a site's logits are not finite at relaxed samples: estimators that "
+            "evaluate the objective there, such as 'gumbel_softmax', return NaN; a logit of -inf "
+            "may depend on parameters and batch, but not on samples"
+        )
+    return notes
 
 
 def _note(site: SiteReport) -> str:

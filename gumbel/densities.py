@@ -12,7 +12,7 @@ A value that cannot occur (see `gumbel.relaxations`) is excluded: the density is
 variable without it, on the face of the simplex where its entry is 0, and the log density is -inf
 elsewhere. A variable with only one possible value has log density 0 there. NaN inputs give NaN.
 
-Points and temperatures in float16 have derivatives in reverse mode alone (`jax.grad`, also of
+Points and temperatures in float16 support reverse-mode differentiation only (`jax.grad`, also of
 itself, but not `jax.jvp`): gradients too large for float16 become its largest value. Cast them to
 float32 for forward mode.
 """

@@ -81,8 +81,10 @@ def expected_cost(
       The expected cost, `[B]`, or `[]` if examples are coupled; differentiable in `params`.
 
     Raises:
-      ValueError: there are more than `max_values` joint values; the message says how many. Or
-        (outside of `jit`) one example's samples change another example's cost.
+      TypeError: `max_values` or `chunk_size` is not an integer, or `key` is not one PRNG key.
+      ValueError: there are more than `max_values` joint values (the message says how many),
+        `max_values` or `chunk_size` is below 1, or (outside of `jit`) one example's samples change
+        another example's cost.
 
     Example:
       >>> import jax, jax.numpy as jnp

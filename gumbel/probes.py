@@ -204,6 +204,21 @@ class Probe:
             possible &= one.all(axis=tuple(range(cost.ndim, one.ndim)))
         return bool((np.isfinite(cost) | ~possible).all())
 
+    def finite_if_relaxed(self) -> bool:
+        """Whether at relaxed samples, every cost is finite and every variable has a value left."""
+        for number in range(NUM_STARTS):
+            outputs = self.start(number, relaxed=True).outputs
+            computed = dict(zip(targets_of(self.drawn.records), outputs, strict=True))
+            finite = [np.isfinite(computed[None])]
+            for site, record in self.drawn.records.items():
+                logits = np.asarray(computed[site])
+                best = logits.max(axis=-1) if record.family.event_ndims else logits
+                masked = record.where is not None and np.asarray(computed[MaskOf(site)]) == 0
+                finite.append(np.isfinite(best) | masked)
+            if not all(one.all() for one in finite):
+                return False
+        return True
+
     def samples(
         self, number: int, *, relaxed: bool = False
     ) -> tuple[dict[str, Sample], dict[str, Mask]]:

@@ -11,8 +11,9 @@ A value that cannot occur has a logit of -inf, or one 1e8 or more below the larg
 logit or a traced temperature is NaN, or all logits of a variable are -inf, or one is inf, the
 sample of that variable is NaN throughout.
 
-Temperatures in float16 have derivatives in reverse mode alone (`jax.grad`, not `jax.jvp`), in which
-gradients too large for float16 become its largest value. Cast them to float32 for forward mode.
+Temperatures in float16 support reverse-mode differentiation only (`jax.grad`, not `jax.jvp`), in
+which gradients too large for float16 become its largest value. Cast them to float32 for forward
+mode.
 """
 
 from typing import Any

@@ -120,16 +120,40 @@ def trace(
       given: arrays by site, in the layout of `Record.z`, which `draw` finds in `site.given`.
       like: records of an earlier pass; required with `given`.
 
+    Returns:
+      The cost, the records of the sites, and what else the objective returned.
+
     Raises:
       TypeError: the cost is not a floating-point array, the objective returned something else, or
         `key` is not a key.
       ValueError: a site is sampled twice or inside another transformation, there is no site, the
-        batch is empty, or the first axis of a cost or site is not the batch.
+        batch is empty, the first axis of a cost or site is not the batch, or the objective changes
+        a Flax module that was made outside of it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gumbel import BERNOULLI, samplers
+      >>> def objective(params, batch, key, sample):
+      ...     return sample("h", params)[:, 0]
+      >>> key, logits = jax.random.key(0), jnp.full((2, 1), 1e4)
+      >>> found = samplers.trace(objective, logits, None, key, BERNOULLI, samplers.hard_draw)
+      >>> found.cost.tolist(), list(found.records)
+      ([1.0, 1.0], ['h'])
     """
     check_key(key, order="(objective, params, batch, key)")
     objective_key, sites_key = jax.random.split(key)
     sample = RecordingSampler(draw, sites_key, as_families(family), given, like)
-    cost, aux = _cost_and_aux(objective(params, batch, objective_key, sample))
+    try:
+        returned = objective(params, batch, objective_key, sample)
+    except Exception as error:
+        if type(error).__name__ != "TraceContextError":  # of Flax NNX, which is not imported here
+            raise
+        raise ValueError(
+            "the objective changes a module that was made outside of it, such as the stream of a "
+            "dropout layer or the statistics of a batch normalization: make the module inside, by "
+            "nnx.merge(graph, params, rest, copy=True)"
+        ) from error
+    cost, aux = _cost_and_aux(returned)
     records = sample.records
     if not records:
         raise ValueError(

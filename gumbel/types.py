@@ -53,6 +53,14 @@ class Sampler(Protocol):
           where: mask of the variables (the shape of the logits without K; axes may have size 1). A
             masked variable is 0 whatever its logits, and contributes nothing to the gradient or
             its variance.
+
+        Returns:
+          A value for each variable, in the shape and dtype of `logits`.
+
+        Raises:
+          TypeError: `site` is not a string, or `logits` are not floating-point.
+          ValueError: the site is sampled twice, or inside another JAX transformation; it has no
+            family, or two; or `where` is not a mask of its variables.
         """
 
     def scan(
@@ -69,6 +77,10 @@ class Sampler(Protocol):
 
         Every step draws with its own key. Outside the loop, a site `[B, ...]` of the body is one
         site with an additional axis of variables, `[B, T, ...]`.
+
+        Raises:
+          TypeError: `body` does not return a pair, or `length` is not an integer.
+          ValueError: neither `xs` nor `length` gives the number of steps.
         """
 
 

@@ -20,12 +20,24 @@ from experiments.data.specs import SPECS
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("dataset", "binarized_mnist", ", ".join(DATASETS), **define)
     flags.DEFINE_string(
-        "data_dir", None, "tensorflow-datasets directory (else TFDS_DATA_DIR)", **define
+        "dataset",
+        "binarized_mnist",
+        f"one of {', '.join(DATASETS)}; binarized_mnist by default",
+        **define,
     )
     flags.DEFINE_string(
-        "cache_dir", None, "cache of decoded arrays (else GUMBEL_CACHE_DIR)", **define
+        "data_dir",
+        None,
+        "the directory of tensorflow-datasets; by default TFDS_DATA_DIR, or "
+        "~/.cache/gumbel/tensorflow_datasets",
+        **define,
+    )
+    flags.DEFINE_string(
+        "cache_dir",
+        None,
+        "the directory for decoded arrays; by default GUMBEL_CACHE_DIR, or ~/.cache/gumbel/arrays",
+        **define,
     )
 
 

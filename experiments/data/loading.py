@@ -144,7 +144,10 @@ def _write(spec: Spec, cache_dir: Path, arrays: Arrays) -> bool:
         cache.write(cache_dir, spec, arrays)
     except OSError as error:
         _log.warning(
-            "cannot cache %s in %s (%s); going on without", spec.name, cache_dir, one_line(error)
+            "cannot cache %s in %s (%s); continuing without a cache",
+            spec.name,
+            cache_dir,
+            one_line(error),
         )
         return False
     return True

@@ -1,4 +1,4 @@
-"""The two MNIST sets: version, sizes, and the SHA-256 of their arrays."""
+"""The image sets of tensorflow-datasets: version, sizes, and the SHA-256 of their arrays."""
 
 import dataclasses
 import hashlib

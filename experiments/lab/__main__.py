@@ -68,7 +68,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "max_passes",
         64,
-        "skip estimators with more passes per estimate; 64 by default",
+        "skip estimators that take more passes per estimate, forward and backward ones counted "
+        "separately (2 for sf); 64 by default",
         lower_bound=1,
         **define,
     )

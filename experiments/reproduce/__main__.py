@@ -72,7 +72,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "steps_per_second",
         None,
-        "with --plan: the speed to assume, in run-steps per second; measured by default",
+        "with --plan: the speed to assume, in steps per second of all runs that train together; "
+        "measured by default",
         **define,
     )
     flags.DEFINE_float(

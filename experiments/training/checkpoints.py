@@ -131,7 +131,7 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     @orbax_errors.quiet()  # asyncio reports failed tasks at any time, or when they are collected
-    def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+    def restore(self, like: PyTree, *, without: int | None = None) -> tuple[int, PyTree] | None:
         """Loads the newest whole checkpoint into the structure of `like`.
 
         Damaged checkpoints are renamed to `damaged-STEP` (unless `read_only`), each with a warning,
@@ -141,6 +141,7 @@ class Checkpoints:
           like: a state of the structure, dtypes and shapes to load; its values do not matter.
             Where it has a jax array (or a `jax.ShapeDtypeStruct`) the result has one, on the
             same devices; elsewhere a numpy array or a number.
+          without: step of a checkpoint that is passed over.
 
         Returns:
           `(step, state)`, or None if there is no checkpoint at all.
@@ -150,7 +151,7 @@ class Checkpoints:
           UserError: every checkpoint is damaged, or the newest whole one holds another structure
               than `like` or was written under other settings of jax and XLA.
         """
-        steps = self.steps()
+        steps = [step for step in self.steps() if step != without]
         for step in reversed(steps):
             try:
                 leaves, numerics, arrays = self._load(step)
@@ -228,6 +229,15 @@ class Checkpoints:
                 " that wrote it"
             )
         return of_leaves.filled(like, arrays)
+
+    def remove(self, step: int) -> None:
+        """Removes the checkpoint of `step`."""
+        aside = self.directory / f"replaced-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        # Renamed first, so that a kill cannot leave half of a checkpoint.
+        (self.directory / str(step)).rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+        self._manager.reload()
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames damaged checkpoints, so that the run can write those steps again."""

@@ -48,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_processes", None, "number of processes; with --coordinator=HOST:PORT", **define
     )
-    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on", **define)
+    flags.DEFINE_integer("process_id", None, "rank of this process, starting from 0", **define)
 
 
 def join(given: Mapping[str, Any]) -> None:

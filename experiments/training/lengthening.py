@@ -5,7 +5,6 @@ anything before the old end depends on the number of steps.
 """
 
 import logging
-import shutil
 from pathlib import Path
 
 from experiments import config, tasks
@@ -61,27 +60,31 @@ def shorter_steps(workdir: Path, settings: Settings) -> int | None:
     return steps
 
 
-def lengthen(workdir: Path, steps: int, settings: Settings) -> None:
-    """Turns a run of `steps` steps into an unfinished run with these settings.
+def stray_checkpoint(workdir: Path, steps: int | None, settings: Settings) -> int | None:
+    """The step of a checkpoint at which a longer run saves none; it resumes from the one before.
 
-    Its result is kept as `result-STEPS.json`. At its end, the run may have logged and saved between
-    the steps at which a longer one does; then that checkpoint is removed, and the run resumes from
-    the one before. After a kill at any point, the old and the new command both still work.
+    At its end, a run logs and saves, which may be between the steps at which a longer one does.
+
+    Args:
+      workdir: the run's directory.
+      steps: the steps of the shorter run, if the directory has one.
+      settings: of the longer run.
     """
-    last = workdir / rundir.CHECKPOINTS / str(steps)
-    if steps % settings.eval_every and last.exists():
-        if rundir.saved_steps(workdir) == [steps]:
-            _log.warning(
-                "%s: the only checkpoint is of step %d, at which a longer run saves none: starting "
-                "from step 0",
-                workdir,
-                steps,
-            )
-        # Renamed first, so that a kill cannot leave half of a checkpoint.
-        aside = last.with_name(f"replaced-{steps}")
-        shutil.rmtree(aside, ignore_errors=True)
-        last.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+    if not steps or steps % settings.eval_every == 0:
+        return None
+    saved = rundir.saved_steps(workdir)
+    if saved == [steps]:
+        _log.warning(
+            "%s: the only checkpoint is of step %d, at which a longer run saves none: starting "
+            "from step 0",
+            workdir,
+            steps,
+        )
+    return steps if steps in saved else None
+
+
+def keep_result(workdir: Path, steps: int) -> None:
+    """Keeps the result of a run of `steps` steps, if it has one, as `result-STEPS.json`."""
     result = workdir / rundir.RESULT
     if result.exists():
         result.replace(result.with_name(f"{result.stem}-{steps}.json"))

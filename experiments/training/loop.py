@@ -19,7 +19,6 @@ from experiments.errors import Stopped
 from experiments.training import hosts, provenance
 from experiments.training.compiled import Compiled
 from experiments.training.dynamic import dynamic_of
-from experiments.training.job import Job
 from experiments.training.program import Trace, TrainState
 from experiments.training.run_state import RunState, means_of, of_one_run
 from experiments.training.scoring import Scorer, scalars
@@ -33,21 +32,20 @@ Results = dict[Path, dict[str, Any] | Exception]
 
 
 class Loop:
-    """Trains jobs that share a program, each in its own directory.
+    """Trains runs that share a program, each in its own directory.
 
     Args:
-      jobs: not empty; their settings differ in dynamic hyperparameters alone.
+      runs: not empty; their settings differ in dynamic hyperparameters alone.
       compiled: their program.
-      progress: show a progress bar (on a terminal) or a line per evaluation, for a single job.
+      progress: show a progress bar (on a terminal) or a line per evaluation, for a single run.
     """
 
-    def __init__(self, jobs: Sequence[Job], compiled: Compiled, *, progress: bool) -> None:
-        self.runs = [RunState(job, row) for row, job in enumerate(jobs)]
-        self.compiled, self.settings = compiled, jobs[0].settings
-        self.progress = progress and len(jobs) == 1 and hosts.is_first()
+    def __init__(self, runs: Sequence[RunState], compiled: Compiled, *, progress: bool) -> None:
+        self.runs, self.compiled, self.settings = runs, compiled, runs[0].job.settings
+        self.progress = progress and len(runs) == 1 and hosts.is_first()
         self.scorer = Scorer(compiled, progress=self.progress)
         self.provenance = provenance.provenance()
-        placement, each = compiled.placement, [dynamic_of(job.settings) for job in jobs]
+        placement, each = compiled.placement, [dynamic_of(run.job.settings) for run in runs]
         dynamic = {key: np.stack([values[key] for values in each]) for key in each[0]}
         self.dynamic = placement.put(placement.padded(dynamic), of_runs=True)
         self.began = self._saved_at = time.monotonic()

@@ -72,6 +72,12 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @staticmethod
+    def check(workdir: Path) -> None:
+        """Raises UserError if the JSON lines of a directory are damaged."""
+        if (workdir / METRICS).exists():
+            records.read_metrics(workdir / METRICS)
+
     def append(self, step: int, **scalars: Any) -> dict[str, Any]:
         """Logs the scalars of one step; NaN and infinity become null and no event.
 

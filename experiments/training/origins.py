@@ -15,6 +15,13 @@ from experiments.training.rundir import ORIGINS
 _SHAPE = [{"from_step": int, "jax": str, "device": str, "git": ({"commit": str}, None)}]
 
 
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """The origins so far, none if there is no file."""
+    path = workdir / ORIGINS
+    found: list[dict[str, Any]] = read_json(path, _SHAPE, "delete it") if path.exists() else []
+    return found
+
+
 def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Adds this process, which resumes from `step`, and removes those whose steps it repeats.
 
@@ -27,7 +34,7 @@ def note(workdir: Path, step: int, here: Mapping[str, Any]) -> list[dict[str, An
       The origins, of which no two in a row differ in `from_step` alone.
     """
     path, ours = workdir / ORIGINS, {**origin(here), "cores": here["device"]["cores"]}
-    found = read_json(path, _SHAPE, "delete it") if step and path.exists() else []
+    found = read(workdir) if step else []
     kept = [each for each in found if each["from_step"] < step]
     if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **ours}:
         kept.append({"from_step": step, **ours})

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 from experiments.errors import Stopped
 from experiments.files import is_no_space
 from experiments.settings import Settings
-from experiments.training import hosts, out_of_memory, records, rundir
+from experiments.training import hosts, out_of_memory, rundir
 from experiments.training.compiled import Compiled
 from experiments.training.job import Job
-from experiments.training.lengthening import lengthen, shorter_steps
+from experiments.training.lengthening import shorter_steps
 from experiments.training.loop import Loop, Results
 from experiments.training.out_of_memory import OutOfMemoryError
 from experiments.training.placement import Placement, PlacementRule, one_device
-from experiments.training.run_state import of_one_run
-from experiments.training.rundir import CONFIG, FAILURE, RESULT, claimed
+from experiments.training.run_state import RunState, of_one_run
+from experiments.training.rundir import RESULT, claimed
 from experiments.training.signals import Stop, graceful_stop
 from experiments.training.trackers import DEFAULT as DEFAULT_TRACKERS
 
@@ -148,19 +148,14 @@ def _train_claimed(
       shorter: by directory, the steps of a shorter run there that is to be made longer.
       compiled: program of the jobs.
     """
-    results: Results = {}
-    # Written once all checks pass, so a corrected command can reuse the directory.
-    for job in jobs:
-        with of_one_run(partial(results.__setitem__, job.workdir)):
-            hosts.by_first(partial(_record, job, shorter[job.workdir]))
-    if begun := [job for job in jobs if job.workdir not in results]:
-        loop = Loop(begun, compiled, progress=progress)
-        with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
-            results |= loop.train(asked)
-        if stop is None and asked.requested and not any(run.error for run in loop.runs):
-            # It came too late to leave anything undone, but is still reported.
-            steps = begun[0].settings.num_steps
-            raise Stopped(steps, steps, asked.exit_status)
+    runs = [RunState(job, row, shorter[job.workdir]) for row, job in enumerate(jobs)]
+    loop = Loop(runs, compiled, progress=progress)
+    with contextlib.nullcontext(stop) if stop is not None else graceful_stop() as asked:
+        results = loop.train(asked)
+    if stop is None and asked.requested and not any(run.error for run in loop.runs):
+        # It came too late to leave anything undone, but is still reported.
+        steps = jobs[0].settings.num_steps
+        raise Stopped(steps, steps, asked.exit_status)
     return results
 
 
@@ -185,10 +180,3 @@ def _claim(stack: contextlib.ExitStack, job: Job) -> _Claimed:
         rundir.refuse_another(result["config"], job.settings.flat(), job.workdir)
         return _Claimed(result=result)
     return _Claimed(shorter=steps)
-
-
-def _record(job: Job, shorter: int | None) -> None:
-    if shorter:
-        lengthen(job.workdir, shorter, job.settings)
-    records.write_json(job.workdir / CONFIG, job.settings.flat())
-    (job.workdir / FAILURE).unlink(missing_ok=True)  # of an earlier attempt

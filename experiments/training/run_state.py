@@ -15,6 +15,7 @@ from experiments.files import is_no_space, replacing
 from experiments.training import (
     evaluation,
     hosts,
+    lengthening,
     origins,
     out_of_memory,
     provenance,
@@ -26,7 +27,15 @@ from experiments.training.compiled import Compiled
 from experiments.training.job import Job
 from experiments.training.metrics import MetricsLog
 from experiments.training.program import Trace, TrainState
-from experiments.training.rundir import CHECKPOINTS, METRICS, PICTURE, PICTURES, RESULT
+from experiments.training.rundir import (
+    CHECKPOINTS,
+    CONFIG,
+    FAILURE,
+    METRICS,
+    PICTURE,
+    PICTURES,
+    RESULT,
+)
 from experiments.training.trackers import Trackers
 
 _log = logging.getLogger(__name__)
@@ -69,6 +78,7 @@ class RunState:
     Args:
       job: what to train.
       row: row of the run in the arrays of the runs that train together.
+      shorter: the steps of a shorter run in its directory that is to be made longer.
 
     Attributes:
       step: the last step done.
@@ -80,8 +90,8 @@ class RunState:
     trackers: Trackers
     origins: list[dict[str, Any]]
 
-    def __init__(self, job: Job, row: int) -> None:
-        self.job, self.row = job, row
+    def __init__(self, job: Job, row: int, shorter: int | None = None) -> None:
+        self.job, self.row, self.shorter = job, row, shorter
         self.step, self.seconds_before = 0, 0.0
         self.error: Exception | None = None
         self._out_of_range = False
@@ -112,15 +122,30 @@ class RunState:
         job, seconds = self.job, np.zeros(())
         checkpoints = Checkpoints(job.workdir / CHECKPOINTS, numerics=provenance.numerics())
         self.checkpoints = stack.enter_context(checkpoints)
-        restored = self.checkpoints.restore(like=Saved(state, seconds))
+        stray = lengthening.stray_checkpoint(job.workdir, self.shorter, job.settings)
+        restored = self.checkpoints.restore(like=Saved(state, seconds), without=stray)
         step, (state, seconds) = restored or (0, (state, seconds))
         last = step if restored else None
+        if restored:  # a damaged file is refused before anything is written
+            origins.read(job.workdir)
+            MetricsLog.check(job.workdir)
+        self._record(stray)
         log = MetricsLog(job.workdir, last, events="tensorboard" in job.trackers)
         self.log = stack.enter_context(log)
         shown = Trackers(job.trackers, job.workdir, job.settings.flat(), log.kept)
         self.trackers = stack.enter_context(shown)
         self.origins = origins.note(job.workdir, step, here)
         return step, float(seconds), state
+
+    def _record(self, stray: int | None) -> None:
+        """Makes the directory that of this run: from now on, no other config may use it."""
+        workdir = self.job.workdir
+        if stray is not None:
+            self.checkpoints.remove(stray)
+        if self.shorter:
+            lengthening.keep_result(workdir, self.shorter)
+        records.write_json(workdir / CONFIG, self.job.settings.flat())
+        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier attempt
 
     def saved_steps(self) -> list[int]:
         """The steps that have a checkpoint, in rising order."""

@@ -3,7 +3,7 @@
 import functools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from gumbel.arguments import check_key, suggestion
 from gumbel.estimators.derivatives import first_derivative_only
 from gumbel.estimators.options import Option, Range, options_of
 from gumbel.expressions import evaluated
+from gumbel.families import family as family_of
 from gumbel.independence import require_independent, require_local
 from gumbel.sites import Families, FamilyLike, as_families
 from gumbel.smoothness import one_line, require_smooth, undifferentiable
@@ -71,10 +72,15 @@ class Estimator(NamedTuple):
     """A gradient estimator: a pair of pure functions, like Optax's `init` and `update`.
 
     `jax.grad(surrogate, argnums=1, has_aux=True)` estimates the gradient of the expected cost,
-    averaged over the batch. The temperature is a scalar, or a mapping from sites to scalars. The
-    gradient in the temperature (argnums=4) is that of the cost at relaxed samples and should not be
-    used to choose a temperature (see `gumbel.adaptation`); for `rebar` and `relax`, it is that of
-    the squared estimate, and lowers the variance. It is zero for estimators that do not relax.
+    averaged over the batch. The temperature is a scalar, or a mapping from sites to scalars; where
+    the estimator takes a single pass, also an array that broadcasts against the logits, with one
+    temperature for each variable.
+
+    The gradient in the temperature (argnums=4) is that of the cost of relaxed samples for
+    `gumbel_softmax`; for straight-through estimators, it is the derivative of the cost at the
+    discrete sample times that of the relaxed one. Do not choose a temperature by either (see
+    `gumbel.adaptation`). For `rebar` and `relax`, it is the gradient of the squared estimate;
+    following it lowers the variance. For estimators that do not read the temperature, it is 0.
 
     Attributes:
       init: makes the initial state, a pytree. It may run the objective as often as a step does.
@@ -82,6 +88,9 @@ class Estimator(NamedTuple):
         with a derivative in the samples, for which it may run the objective some 100 times.
       surrogate: returns a scalar, the mean cost, whose gradient is the estimate; and the next state
         with diagnostics.
+
+    Both raise TypeError for a key that is not one PRNG key, and ValueError for an objective that
+    does not meet the estimator's requirements; `surrogate` also for the state of another estimator.
     """
 
     init: Init
@@ -190,9 +199,11 @@ def register(
       kinds: types of options whose default is None, to make them config keys.
 
     Raises:
-      ValueError: another factory has the name or an alias; `passes` cannot be read; `ranges`,
-        `kinds`, `passes_if` or `biased_if` name no option; or it enumerates and has no option
-        `max_values`.
+      TypeError: `name` is not a string, or `families` is one.
+      ValueError: another factory has the name or an alias; `passes` cannot be read; `derivatives`
+        or a family is unknown; `ranges`, `kinds`, `passes_if` or `biased_if` name no option; a
+        parameter of the factory besides the family can be passed by position; or it enumerates and
+        has no option `max_values`.
 
     Example:
       >>> from gumbel import estimators
@@ -203,6 +214,15 @@ def register(
       ['scale']
       >>> estimators.unregister("my_st")
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an estimator must be a string, got {name!r}: pass it first")
+    if isinstance(families, str):
+        raise TypeError(f"families of estimator {name!r}: give a tuple, such as ({families!r},)")
+    for one in families:
+        family_of(one)
+    if derivatives not in (kinds_of := get_args(Derivatives)):
+        near = suggestion(derivatives, list(map(repr, kinds_of)))
+        raise ValueError(f"derivatives={derivatives!r} of estimator {name!r}: {near}")
 
     def add(factory: Factory) -> Factory:
         if taken := [each for each in (name, *aliases) if _is_taken(each, name, factory)]:
@@ -291,7 +311,13 @@ def _checked(spec: Spec) -> Factory:
             known[option].check(name, value)
         options = {option: known[option].plain(value) for option, value in options.items()}
         restricted = as_families(family).restricted(spec.families, name)
-        init, surrogate = spec.factory(restricted, **options)
+        made: Any = spec.factory(restricted, **options)
+        if not (isinstance(made, tuple) and len(made) == 2 and all(map(callable, made))):
+            raise TypeError(
+                f"estimator {name!r}: its factory returns a {type(made).__name__}: return "
+                "estimators.Estimator(init, surrogate)"
+            )
+        init, surrogate = made
         return Estimator(
             _checked_init(spec, init, restricted),
             _checked_surrogate(spec, init, surrogate, restricted),

@@ -1,10 +1,10 @@
 """Paths whose binary variables are drawn negatively dependent: ARM, DisARM, ARMS.
 
 Where all paths share a variable's logit `l` (the first layer of a stack, say), their values come
-from dependent uniform numbers, so that the costs of few paths cover more than independent ones
-would. Where logits depend on earlier samples each path draws for itself. There the other paths'
-costs are baselines, as in `rloo`, which holds given all that was drawn before; so the estimates
-are unbiased for stacks of layers, in loops, and with masks.
+from dependent uniform numbers, so a few of them cover the possible costs better than independent
+draws would. Where logits depend on earlier samples each path draws for itself. There the other
+paths' costs are baselines, as in `rloo`, which holds given all that was drawn before; so the
+estimates are unbiased for stacks of layers, in loops, and with masks.
 
 A categorical variable with K values is a chain of K - 1 binary ones: `is it value c, given that it
 is none before c?`. A path is active in the chain up to its own value. Where two paths are both

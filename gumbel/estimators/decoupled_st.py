@@ -31,10 +31,10 @@ def decoupled_st(family: Families, *, draw_temperature: float = 1.0) -> Estimato
         z ~ softmax(logits / draw_temperature)
         dz/dlogits := d softmax(logits / temperature)/dlogits
 
-    With `draw_temperature` 1 the samples are those of the model; with `temperature` 1 as well, it
-    is `st`. If both are equal, it is `st` with the logits divided by them. With a draw temperature
-    other than 1, it trains with samples that the model does not see at test time. It is biased, and
-    has no second derivative.
+    with sigmoids for Bernoulli variables. With `draw_temperature` 1 the samples are those of the
+    model; with `temperature` 1 as well, it is `st`. If both are equal, it is `st` with the logits
+    divided by them. With a draw temperature other than 1, it trains with samples that the model
+    does not see at test time. It is biased, and has no second derivative.
 
     Args:
       family: family of the sites.

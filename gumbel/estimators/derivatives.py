@@ -1,4 +1,4 @@
-"""Surrogates whose derivatives of any order are estimates, and the refusal of those that are not.
+"""Derivatives of surrogates: of any order for score functions, refused beyond the first for others.
 
 The score-function surrogates multiply what depends on samples by the magic box of their log
 probability (Foerster et al. 2018). Where a baseline `b` does not depend on the sample `z_l`,

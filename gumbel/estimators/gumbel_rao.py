@@ -25,13 +25,13 @@ def gumbel_rao(family: Families, *, num_noises: int = 10) -> Estimator:
 
         dz/dlogits := (1/R) sum_r d softmax((logits + g_r) / temperature)/dlogits
 
-    `g_1..g_R` are samples of the Gumbel noise given the discrete sample `z`, and are constants.
-    (The relaxed sample given `z` tends to `z` as the temperature falls, so a derivative that also
-    followed the noise's dependence on the logits would tend to 0 in the mean.) The
-    estimate has the expectation of `st_gumbel_softmax`, including its bias, and never a higher
-    variance. With R = 1 it is that estimator, and for large R it tends to its expectation given
-    `z`. It needs R times the memory of the relaxed samples, but no further pass through the
-    objective. It has no second derivative.
+    with sigmoids for Bernoulli variables. `g_1..g_R` are samples of the Gumbel noise given the
+    discrete sample `z`, and are constants. (The relaxed sample given `z` tends to `z` as the
+    temperature falls, so a derivative that also followed the noise's dependence on the logits would
+    tend to 0 in the mean.) The estimate has the expectation of `st_gumbel_softmax`, including its
+    bias, and never a higher variance. With R = 1 it is that estimator, and for large R it tends to
+    its expectation given `z`. It needs R times the memory of the relaxed samples, but no further
+    pass through the objective. It has no second derivative.
 
     Args:
       family: family of the sites.

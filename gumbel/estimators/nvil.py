@@ -88,16 +88,17 @@ def nvil(
         (f(z) - c - C_l(x, z_<l)) / max(1, sigma)
 
     with the division only if `variance_normalization` is on. `c` is a moving average of `f`. `C_l`
-    is a network with one hidden layer, fitted to `f - c` by least squares. It sees the samples of
-    earlier layers but not those of its own layer, so the estimate stays unbiased. Coupled examples
-    share the mean of their `C_l`. The sites of one loop count as one layer.
+    is a network with one hidden layer, fitted to `f - c` (to `f` without `centering`) by least
+    squares. It sees the samples of earlier layers but not those of its own layer, so the estimate
+    stays unbiased. Coupled examples share the mean of their `C_l`. The sites of one loop count as
+    one layer.
 
     Args:
       family: family of the sites.
       centering: subtract `c`.
       variance_normalization: divide by `max(1, sigma)`, where sigma^2 is a moving average of the
-        variance of the signal above. This scales the score-function part of the estimate, which is
-        then biased where `f` depends on the parameters, too.
+        variance of the numerator, over layers and examples. This scales the score-function part of
+        the estimate, which is then biased where `f` depends on the parameters, too.
       decay: decay of the moving averages, in [0, 1).
       baseline_hidden: hidden units of each baseline, at least 1.
       baseline_learning_rate: learning rate of their Adam optimizer, whose state is part of the

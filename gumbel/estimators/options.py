@@ -18,7 +18,7 @@ class Range(NamedTuple):
     Attributes:
       minimum: the smallest value, included.
       maximum: the largest value, included.
-      below: a bound that is not included.
+      below: an upper bound, not included.
       choices: the only values.
     """
 
@@ -120,9 +120,17 @@ def options_of(
       factory: factory of an estimator.
       ranges: ranges by option, where it has one.
       kinds: types of options whose default is None.
+
+    Raises:
+      ValueError: a parameter other than the first, the family, can be passed by position.
     """
     options = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
+    for position, (name, parameter) in enumerate(inspect.signature(factory).parameters.items()):
+        if position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            raise ValueError(
+                f"parameter {name!r} of the factory can be passed by position: put a * before it, "
+                "to make it an option"
+            )
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = parameter.default
             kind = type(default) if type(default) in (bool, int, float, str, tuple) else None

@@ -24,8 +24,9 @@ def rebar(
 ) -> Estimator:
     """REBAR: the score function, with the cost of the relaxed sample as control variate.
 
-    With the discrete sample `b`, the relaxed sample `y = softmax((l + u) / temperature)`, and the
-    noise given `b`, `u~ = u`, as a function of the logits, the estimate is
+    With the discrete sample `b`, the relaxed sample `y = softmax((l + u) / temperature)` (`sigmoid`
+    for Bernoulli variables), and `u~`, which equals `u` but is differentiated in the logits as the
+    noise given `b`, the estimate is
 
         [f(b) - eta f(y)] grad log q(b) - eta df(y)/du . grad u~ + grad f(b)
 

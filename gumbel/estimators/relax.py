@@ -38,11 +38,11 @@ def relax(
 
         c = eta f(y) + r(y, p),    y = softmax((l + u) / temperature),    p = softmax(l)
 
-    replaces `eta f(y)` in `rebar`. Each site has a network `r` with one hidden layer. Its inputs
-    are the relaxed sample and the mean of one example (and one step, in a loop), so it needs no
-    pass through the model. It starts at 0 and is learned by the gradient of the squared estimate,
-    like `eta` and the temperature. The estimate has no second derivative. As for `rebar`, the cost
-    must be continuous in the relaxed samples.
+    replaces `eta f(y)` in `rebar`, with sigmoids for Bernoulli variables. Each site has a network
+    `r` with one hidden layer. Its inputs are the relaxed sample and the mean of one example (and
+    one step, in a loop), so it needs no pass through the model. It starts at 0 and is learned by
+    the gradient of the squared estimate, like `eta` and the temperature. The estimate has no second
+    derivative. As for `rebar`, the cost must be continuous in the relaxed samples.
 
     Args:
       family: family of the sites.

@@ -39,9 +39,10 @@ def rodeo(
         (A phi)(z) = sum_d [ sum_c p_d(c) phi(z_1, .., z_d = c, .., z_D) - phi(z) ]
 
     `f_k + (A phi_k)(z_k)` replaces `f_k` in `rloo`, and what this adds to the expectation is
-    subtracted. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, of costs in units of their standard
-    deviation, learns to make the squared estimate small. With `v = 0` it is `double_cv`; with
-    `a = 0` as well, where it starts, `rloo`. It takes as many passes as `double_cv`.
+    subtracted. `H(f, s) = -a s + v . tanh(W (f, s) + b)`, of costs less their moving mean and in
+    units of their moving standard deviation, learns to make the squared estimate small. With
+    `v = 0` it is `double_cv`; with `a = 0` as well, where it starts, `rloo`. It takes as many
+    passes as `double_cv`.
 
     Args:
       family: family of the sites.

@@ -31,7 +31,8 @@ def reinmax(family: Families, *, mean_temperature: float = 1.0) -> Estimator:
 
         dz/dlogits := 2 J((p_tau + z) / 2) - J(p) / 2,    p_tau = softmax(logits / tau)
 
-    With `tau = mean_temperature = 1` it is `zgr`: unbiased for one layer and a cost that is at most
+    For a Bernoulli variable, `J(q) = q (1 - q)`, with sigmoids for softmaxes. With
+    `tau = mean_temperature = 1` it is `zgr`: unbiased for one layer and a cost that is at most
     quadratic in each variable given the others, and biased otherwise. It does not read the
     temperature, and has no second derivative.
 
@@ -58,9 +59,9 @@ def zgr(family: Families) -> Estimator:
 
         dz/dlogits := [J(p) + (z - p)(z - p)^T] / 2,    J(p) = diag(p) - p p^T
 
-    It is unbiased for one layer and a cost that is at most quadratic in each variable given the
-    others, and biased otherwise. It is `reinmax` with `mean_temperature` 1. It does not read the
-    temperature, and has no second derivative.
+    For a Bernoulli variable, `J(p) = p (1 - p)`. It is unbiased for one layer and a cost that is at
+    most quadratic in each variable given the others, and biased otherwise. It is `reinmax` with
+    `mean_temperature` 1. It does not read the temperature, and has no second derivative.
 
     Args:
       family: family of the sites.

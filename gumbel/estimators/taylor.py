@@ -38,7 +38,8 @@ def darn(
     It is unbiased for one layer of Bernoulli variables and a quadratic `f`, and biased otherwise,
     because `b_i` depends on the sample and there is no correction. In a stack, `f'` passes through
     later layers by the derivative of their means. The tangent has to be taken at the sample: with
-    the tangent at `zbar`, the signal of a linear `f` would be zero. It has no second derivative.
+    the tangent at `zbar`, as some accounts state it, the signal of a linear `f` would be zero. It
+    has no second derivative.
 
     Args:
       family: family of the sites.
@@ -164,8 +165,8 @@ def muprop(
       expansion: `local`, which takes L + 1 passes with L layers; or `mean_field`, 2 passes.
       centering: subtract a moving average of `f - h_l`; the estimate stays unbiased.
       variance_normalization: divide `f - h_l` and the correction by `max(1, sigma)`, where sigma^2
-        is a moving average of the variance of `f - h_l` over layers. This scales all of the
-        estimate but `grad f(z)`, so it is biased where `f` depends on the parameters, too.
+        is a moving average of the variance of `f - h_l` over layers and examples. This scales all
+        of the estimate but `grad f(z)`, so it is biased where `f` depends on the parameters, too.
       scale_correction: if False, variance normalization divides only `f - h_l`. The estimate is
         then biased toward the gradient of the mean field, the more so the larger sigma is.
       decay: decay of the moving averages, in [0, 1).

@@ -101,7 +101,7 @@ class Family(abc.ABC):
         """Turns the numbers of D values `[D]` into a `z` of shape `event_shape`."""
 
     def num_variables(self, event_shape: tuple[int, ...]) -> int:
-        """How many variables a site has whose logits per example have shape `event_shape`.
+        """The number of variables in a site whose logits have shape `event_shape` for each example.
 
         Example:
           >>> from gumbel import BERNOULLI, CATEGORICAL

@@ -143,8 +143,9 @@ class Comparison:
     def budgets(self, group: str = "all") -> tuple[float, float]:
         """Two time budgets for a gradient, in milliseconds.
 
-        They are the median time of an estimate whose error is finite, the lower of the two in the
-        middle where their number is even, so that half of them fit; and a hundred times that.
+        The first is the median time of an estimate with a finite error (of an even number, the
+        lower of the two in the middle, so that half of them fit). The second is a hundred times as
+        long.
 
         Raises:
           ValueError: there is none in this group.

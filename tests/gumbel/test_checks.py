@@ -133,6 +133,44 @@ def test_a_cost_that_is_not_finite_at_rare_samples(coupled):
     assert report.problems == ("the cost is not finite at samples that are rare under the model",)
 
 
+def test_a_cost_that_is_not_finite_at_relaxed_samples():
+    def check_cost(cost_of):
+        def objective(params, batch, key, sample):
+            return cost_of(sample("z", params + batch)).sum(axis=-1)
+
+        report = check(objective)
+        assert report.finite
+        assert report.ok
+        return report
+
+    fine = check_cost(lambda z: jnp.sqrt(1 + z))
+    assert (fine.finite_if_relaxed, fine.notes) == (True, ())
+    hole = check_cost(lambda z: z + jnp.sqrt((z - 0.5) ** 2 - 0.2))
+    assert not hole.finite_if_relaxed
+    assert "not finite at relaxed samples" in hole.notes[0]
+    # Of an estimator that needs a derivative, the samples are said to have none; that is enough.
+    flat = check_cost(lambda z: jnp.floor(z) + 1 / (z * (1 - z) == 0))
+    assert not flat.finite_if_relaxed
+    assert len(flat.notes) == 1
+    assert "no derivative" in flat.notes[0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_draws_without_replacement_rule_out_every_value_of_a_relaxed_sample(masked):
+    def objective(params, batch, key, sample):
+        def body(chosen, _):
+            logits = jnp.where(chosen > 0, -jnp.inf, params + batch)
+            where = jnp.array([[not masked]])
+            return chosen + sample("next", logits[:, None], where=where)[:, 0], None
+
+        chosen, _ = sample.scan(body, jnp.zeros((len(batch), 3)), length=2)
+        return chosen @ jnp.arange(3.0)
+
+    arguments = jnp.zeros(3), jnp.zeros((4, 1)), jax.random.key(0)
+    report = gumbel.check_objective(objective, *arguments, gumbel.CATEGORICAL)
+    assert report.finite_if_relaxed == masked
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_cost_that_is_not_finite_at_impossible_samples_only(masked):
     """The second pick is another one than the first, or its cost would be infinite."""

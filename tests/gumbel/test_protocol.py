@@ -1,6 +1,7 @@
 """One walk over all registered estimators: what holds for every one of them."""
 
 import ast
+import contextlib
 import inspect
 from collections.abc import Callable
 from functools import cache, partial
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from gumbel import BERNOULLI, CATEGORICAL, estimators, exact, family, samplers
 from gumbel.estimators import Estimator, Info
@@ -414,6 +416,63 @@ def test_an_estimator_that_is_defined_again_replaces_the_earlier_one():
     finally:
         estimators.unregister("mine")
     assert not {"mine", "other"} & set(estimators.names())
+
+
+@pytest.mark.parametrize(
+    ("declared", "error", "said"),
+    [
+        ({"derivatives": "frist"}, ValueError, "derivatives='frist' .* did you mean 'first'"),
+        ({"families": "bernoulli"}, TypeError, r"give a tuple, such as \('bernoulli',\)"),
+        ({"families": ("bernouli",)}, ValueError, "did you mean 'bernoulli'"),
+    ],
+)
+def test_what_is_declared_of_an_estimator_is_checked(declared, error, said):
+    with pytest.raises(error, match=said):
+        estimators.register("mine", unbiased=False, **declared)
+    assert "mine" not in estimators.names()
+
+
+def test_factories_that_are_none_are_told_so():
+    with pytest.raises(TypeError, match="the name of an estimator must be a string"):
+        estimators.register(estimators.st, unbiased=False)
+
+    def by_position(family, scale=1.0):
+        return estimators.st(family)
+
+    with pytest.raises(ValueError, match=r"parameter 'scale' .* put a \* before it"):
+        estimators.register("mine", unbiased=False)(by_position)
+
+    def half(family):
+        return estimators.st(family).surrogate
+
+    try:
+        estimators.register("mine", unbiased=False)(half)
+        with pytest.raises(TypeError, match="'mine': its factory returns a function: return est"):
+            estimators.make("mine", BERNOULLI)
+    finally:
+        estimators.unregister("mine")
+
+
+class _Noisy(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(2, 2, rngs=rngs)
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+
+    def cost(self, x, sample):
+        return sample("z", self.linear(self.drop(x))).sum(axis=-1)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_objective_that_changes_a_module_of_flax_is_told_so(merged):
+    """Under `vmap` or `scan`, in which Flax notices."""
+    graph, params, rest = nnx.split(_Noisy(nnx.Rngs(0)), nnx.Param, ...)
+
+    def objective(params, batch, key, sample):
+        return nnx.merge(graph, params, rest, copy=merged).cost(batch, sample)
+
+    arguments = objective, params, jnp.ones((3, 2)), jax.random.key(0)
+    with contextlib.nullcontext() if merged else pytest.raises(ValueError, match="copy=True"):
+        estimators.make("rloo", BERNOULLI).surrogate(*arguments, 1.0, ())
 
 
 def test_an_alias_unregisters_its_estimator_and_an_unknown_name_is_told_so():

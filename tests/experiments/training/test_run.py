@@ -534,6 +534,35 @@ def test_a_kill_while_a_run_is_made_longer(place, long, launch, tmp_path, monkey
 # What stands in the way
 
 
+REFUSED_AT_OPENING = {
+    "numerics": "was written with",
+    "origins": "origins.json is damaged",
+    "metrics": "is damaged",
+    "checkpoints": "every checkpoint in",
+}
+
+
+@pytest.mark.parametrize("cause", REFUSED_AT_OPENING)
+def test_a_refused_lengthening_leaves_the_finished_run(cause, launch, tmp_path, monkeypatch):
+    """It ended between the steps at which a longer one saves, and nothing of it is changed."""
+    assert launch(tmp_path, "--config.num_steps=55").status == 0
+    if cause == "numerics":
+        ours = {**provenance.numerics(), "jax_default_matmul_precision": "highest"}
+        monkeypatch.setattr(provenance, "numerics", lambda: ours)
+    elif cause == "origins":
+        (tmp_path / "origins.json").write_text('[{"from_step": "a"}]')
+    elif cause == "metrics":
+        metrics = tmp_path / "metrics.jsonl"
+        metrics.write_text("torn\n" + metrics.read_text())
+    else:
+        for step in checkpoints(tmp_path):
+            spoil(tmp_path / "checkpoints" / step)
+    before = snapshot(tmp_path)
+    assert REFUSED_AT_OPENING[cause] in refused(launch(tmp_path, "--config.num_steps=80"))
+    assert snapshot(tmp_path) == before
+    assert "holds a finished run" in launch(tmp_path, "--config.num_steps=55").out
+
+
 def spoil(checkpoint: Path) -> None:
     """Changes one byte of the data."""
     file = max((f for f in checkpoint.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
