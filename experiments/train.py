@@ -73,7 +73,9 @@ def main(
     if finished:
         print(f"{workdir} holds a finished run: choose another --workdir to train again")
     print(summary(settings, result))
-    print(f"numbers: {workdir / rundir.RESULT}\npicture: {workdir / rundir.PICTURE}")
+    print(f"numbers: {workdir / rundir.RESULT}")
+    if (workdir / rundir.PICTURE).exists():
+        print(f"picture: {workdir / rundir.PICTURE}")
     return 0
 
 

@@ -99,8 +99,8 @@ def parse_flags(
     except flags.UnrecognizedFlagError as error:
         near = nearest(error.flagname, [name for name in values if len(name) > 1])
         fix = f"did you mean --{near[0]}?" if near else "try --help"
-        if "config" in values:
-            fix += " (a key of the config is overridden with --config.KEY=VALUE)"
+        if "config" in values and not near:
+            fix = f"try --help, or --config.{error.flagname}=VALUE for a key of the config"
         raise UserError(f"unknown flag --{error.flagname}: {fix}") from error
     except flags.Error as error:
         said = one_line(error)
@@ -147,15 +147,16 @@ def _check_arguments(arguments: Sequence[str], takes: str, choices: Iterable[str
         refuse_argument(arguments[allowed], takes)
 
 
-def refuse_argument(extra: str, takes: str = "") -> NoReturn:
+def refuse_argument(extra: str, takes: str = "", meant: str = "") -> NoReturn:
     """Raises UserError about an argument that a command does not take.
 
     Args:
       extra: the argument.
       takes: what the command takes besides flags, if anything.
+      meant: the flag that `extra` may stand for, if it looks like one; by default, itself.
     """
     if re.match(r"[a-zA-Z_][\w.]*=", extra):
-        fix = f"did you mean --{extra}?"
+        fix = f"did you mean --{meant or extra}?"
     elif takes:
         fix = f"give one {takes} at a time; a flag begins with --"
     else:

@@ -84,7 +84,9 @@ def _read(
     tokens, rest = overrides.split(argv)
     parsed, extra = command.parse_flags(rest, _define(define_flags))
     if extra:
-        command.refuse_argument(extra[0])
+        key = extra[0].partition("=")[0]
+        flag = key in parsed or key.startswith("config.")
+        command.refuse_argument(extra[0], meant=extra[0] if flag else f"config.{extra[0]}")
     values = parsed.flag_values_dict()
     file = command.required(
         values["config"], "config=FILE.py", "name a config file, such as configs/quickstart.py"
@@ -124,7 +126,7 @@ def _help(main: Main, argv: Sequence[str], define_flags: DefineFlags | None) -> 
     if not path:
         return [*lines, "", "with --config=FILE.py, --help also lists the keys of that file"]
     try:
-        described = overrides.describe(files.load(path))
+        described = overrides.described(files.load(path))
     except UserError as error:
         return [*lines, "", f"--config={path} cannot be loaded: {error}"]
     lines += ["", f"keys of {path}, with their values:", ""]

@@ -173,6 +173,13 @@ def get(config: Any, dotted: str) -> Any:
     return config
 
 
+def type_of(config: ConfigDict, dotted: str) -> type:
+    """The type of the values that a dotted key takes."""
+    group, _, last = dotted.rpartition(".")
+    holder: ConfigDict = get(config, group) if group else config
+    return holder.get_type(last)
+
+
 def optional(config: ConfigDict) -> set[str]:
     """The dotted keys of a config that may be None; none of a config without a task.
 

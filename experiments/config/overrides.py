@@ -8,7 +8,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError, placeholder
 
-from experiments.config.conversion import base, flatten, get, keys, optional
+from experiments.config import describing
+from experiments.config.conversion import base, flatten, get, keys, optional, type_of
 from experiments.errors import TYPE_NAMES, UserError, nearest
 
 Overrides = dict[str, Any]
@@ -16,7 +17,7 @@ Swept = Callable[[], Set[str]]
 
 # What a key takes, by its type; keys of other types cannot be set from the command line.
 _EXPECTED: Mapping[type, str] = {kind: TYPE_NAMES[kind] for kind in (bool, int, float, str)} | {
-    tuple: "a tuple of the same types"
+    tuple: "a tuple"
 }
 
 
@@ -103,21 +104,16 @@ def _override(
         values(argv)
         _check_items(default, get(config, key))
     except (flags.Error, TypeError, ValueError, SyntaxError, RecursionError) as error:
-        expected = _EXPECTED[_type(config, key)] + (" or None" if key in may_be_none else "")
+        expected = _EXPECTED[type_of(config, key)] + (" or None" if key in may_be_none else "")
         example = "" if default is None else f", such as {default}"
         raise UserError(f"{text[:200]}: {key} takes {expected}{example}") from error
     overridden: Overrides = config_flags.get_override_values(values["config"])
     return overridden
 
 
-def describe(config: ConfigDict) -> list[str]:
-    """One line for each key: `key=value (type)`."""
-    needed = _unset_required(config)
-    return [
-        f"{key}={'...' if key in needed else get(config, key)} ({_type(config, key).__name__}"
-        f"{', required' if key in needed else ''})"
-        for key in keys(config)
-    ]
+def described(config: ConfigDict) -> list[str]:
+    """One line for each key; see `describing.describe`."""
+    return describing.describe(config, _unset_required(config))
 
 
 def _unset_required(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -139,34 +135,34 @@ def _unset_required(config: ConfigDict, prefix: str = "") -> list[str]:
     return found
 
 
-def _type(config: ConfigDict, key: str) -> type:
-    group, _, last = key.rpartition(".")
-    holder: ConfigDict = get(config, group) if group else config
-    return holder.get_type(last)
-
-
 def _check_key(config: ConfigDict, token: Token) -> None:
     """Raises UserError if the key is unknown, is a group of keys, or cannot be a flag."""
     known = list(keys(config))
     if token.key == "task":
         raise UserError("--config.task: a config is of one task: give another --config instead")
     if token.key in known:
-        if _type(config, token.key) not in _EXPECTED:
+        if type_of(config, token.key) not in _EXPECTED:
             raise UserError(
                 f"{token.text}: {token.key} cannot be set here, being a"
-                f" {_type(config, token.key).__name__}: change it in the config file"
+                f" {type_of(config, token.key).__name__}: change it in the config file"
             )
         return
     inside = [key for key in known if key.startswith(token.key + ".")]
     if inside:
         given = token.text.partition("=")[2]
-        named = f"{token.key}.name"
+        number = re.fullmatch(r"[-+.\deE]+", given) is not None
+        named = f"{token.key}.{'value' if number else 'name'}"
         example = f"--config.{named}={given}" if named in inside else f"--config.{inside[0]}=..."
         raise UserError(
             f"{token.text}: {token.key} is a group of keys: give one of them, as in {example}"
         )
     near = nearest(token.key, known)
-    fix = f"did you mean {' or '.join(near)}?" if near else f"the keys are {', '.join(known)}"
+    if near:
+        fix = f"did you mean {' or '.join(near)}?"
+    elif (other := describing.owner(config, token.key)) is not None:
+        fix = f"it is a key of task {other}, and this config is of {config.get('task')}"
+    else:
+        fix = "--help together with --config lists the keys"
     raise UserError(f"unknown config key {token.key} ({token.text}): {fix}")
 
 

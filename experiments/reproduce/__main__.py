@@ -33,6 +33,7 @@ from experiments.reproduce.waves import Slice
 from experiments.sweeps import engines
 from experiments.training import out_of_memory
 from experiments.training.compilations import keep_compilations
+from gumbel import estimators
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -143,6 +144,12 @@ def _part(target: str, given: Mapping[str, Any]) -> Part:
         return Part()
     preset = targets.preset_of(target, given["preset"])
     rows = _these("rows", given, preset.rows)
+    for name in given["estimators"] or ():
+        if name in estimators.names() and name not in preset.all_columns:
+            raise UserError(
+                f"--estimators={name}: --preset={preset.name} trains "
+                f"{', '.join(preset.all_columns)} alone: take another preset"
+            )
     these = _these("estimators", given, preset.all_columns)
     if given["seeds"] is not None and given["seeds"] > preset.seeds:
         raise UserError(

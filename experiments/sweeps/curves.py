@@ -16,7 +16,7 @@ from experiments.errors import UserError
 from experiments.files import replacing
 from experiments.sweeps import grids
 from experiments.sweeps.plot import labels_of, list_settings
-from experiments.sweeps.report import Row
+from experiments.sweeps.report import Row, samples
 from experiments.sweeps.window import window
 from experiments.training import records
 from experiments.training.job import Job
@@ -65,9 +65,12 @@ def figure_of(jobs: Sequence[Job], rows: Sequence[Row], keys: Sequence[str], lab
     temperatures.yaxis.set_major_formatter("{x:g}")
     temperatures.yaxis.set_minor_formatter("{x:g}")
     _zoom(bounds)
-    bounds.set(xlabel="step", ylabel="validation bound, nats")
+    counts = samples(job.settings.monitor_num_samples for job in jobs)
+    bounds.set(xlabel="step", ylabel=f"validation bound, nats, {counts}")
     final = figure.add_subplot(parts[1, :])
     list_settings(final, shown, labels, label, colors)
+    if len(keys) == 1:
+        final.set_ylabel(keys[0])
     if len(shown) < len(rows):
         final.set_title(f"the best {len(shown)} of {len(rows)} settings")
     return figure

@@ -64,6 +64,8 @@ def figure_of(rows: Sequence[Row], keys: Sequence[str], label: str) -> Figure:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         list_settings(axes, listed, labels, label)
+        if len(keys) == 1:
+            axes.set_ylabel(keys[0])
         if len(listed) < len(rows):
             axes.set_title(f"the best {len(listed)} of {len(rows)} settings")
     return figure
@@ -209,10 +211,13 @@ def labels_of(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     short = {key: key.rpartition(".")[2] for key in keys}
     if len(set(short.values())) < len(keys):
         short = {key: key for key in keys}
-    labels = [
-        grids.label({short[key]: row.setting[key] for key in keys if key in row.setting})
-        for row in rows
-    ]
+    if len(keys) == 1:  # the values say enough
+        labels = [str(row.setting.get(keys[0])) for row in rows]
+    else:
+        labels = [
+            grids.label({short[key]: row.setting[key] for key in keys if key in row.setting})
+            for row in rows
+        ]
     return [textwrap.fill(text, _LABEL_WIDTH, break_on_hyphens=False) for text in labels]
 
 
@@ -236,6 +241,11 @@ def list_settings(
     for place, row in enumerate(rows):
         color = colors[place] if colors else "C0"
         _interval(axes, place, row, seen, upwards=False, color=color)
+        if not row.losses:
+            at = (0.01, place)
+            axes.text(
+                *at, "no result", transform=axes.get_yaxis_transform(), va="center", color="C3"
+            )
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", alpha=0.3)

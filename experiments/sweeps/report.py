@@ -6,7 +6,7 @@ are picked on the validation set alone.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,11 +90,12 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
     ranking = tasks.load(jobs[0].settings.task).ranking
     from experiments.sweeps import curves, plot  # matplotlib takes a second to import
 
-    text = markdown(rows, keys, ranking.label)
+    label = _loss(ranking, jobs)
+    text = markdown(rows, keys, label)
     records.write_json(
         directory / TABLE,
         {
-            "loss": _loss(ranking, jobs),
+            "loss": label,
             "keys": keys,
             "rows": [
                 {
@@ -108,9 +109,9 @@ def write(directory: Path, jobs: Sequence[Job], failures: Mapping[Path, str]) ->
         },
     )
     write_text(directory / TEXT, text)
-    plot.draw(directory / PLOT, rows, keys, ranking.label)
+    plot.draw(directory / PLOT, rows, keys, label)
     if any(key.startswith("temperature.") for key in keys):
-        curves.draw(directory / CURVES, jobs, rows, keys, ranking.label)
+        curves.draw(directory / CURVES, jobs, rows, keys, label)
     return text
 
 
@@ -118,9 +119,21 @@ def _loss(ranking: Ranking, jobs: Sequence[Job]) -> str:
     """What the settings are ranked by, and of a bound, by how many samples."""
     if ranking is not BOUND:
         return ranking.label
-    counts = sorted({job.settings.final_num_samples["validation"] for job in jobs})
-    plural = "" if counts == [1] else "s"
-    return f"{ranking.label}, {' or '.join(map(str, counts))} discrete sample{plural}"
+    return (
+        f"{ranking.label}, {samples(job.settings.final_num_samples['validation'] for job in jobs)}"
+    )
+
+
+def samples(counts: Iterable[int]) -> str:
+    """The numbers of samples of bounds, in words.
+
+    Example:
+      >>> samples([1, 1]), samples([100, 20])
+      ('1 discrete sample', '20 or 100 discrete samples')
+    """
+    known = sorted(set(counts))
+    plural = "" if known == [1] else "s"
+    return f"{' or '.join(map(str, known))} discrete sample{plural}"
 
 
 def shown(text: str, path: Path) -> str:

@@ -71,7 +71,7 @@ def mark(axes: Axes, place: float, loss: float, seen: Window, *, upwards: bool) 
       upwards: whether losses grow up the page, rather than to the right.
     """
     edge = seen.limits()[1] if seen.cut else seen.high
-    text = f"{loss:.4g}" if math.isfinite(loss) else "not finite"
+    text = f"{loss:.2f}" if math.isfinite(loss) else "not finite"
     at = (place, edge) if upwards else (edge, place)
     marker = "^" if upwards else ">"
     axes.plot(*at, marker, color="C3", clip_on=False, zorder=5)

@@ -111,7 +111,8 @@ def draw_curves(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         right.set_ylabel("temperature")
         right.set_ylim(bottom=0)
         right.legend(loc="lower left", frameon=False)
-    axes.legend(loc="upper right", frameon=False)
+    if axes.lines:
+        axes.legend(loc="upper right", frameon=False)
 
 
 def _points(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -170,7 +170,7 @@ def test_a_config_file_may_take_an_argument():
         ("lr=1", "did you mean learning_rate?"),
         ("estimator.nam=sf", "did you mean estimator.name"),
         ("seed.x=1", "unknown config key seed.x (--config.seed.x=1): did you mean seed?"),
-        ("zzz=1", "the keys are augment, dataset, estimator.decay, estimator.name, learning_rate"),
+        ("zzz=1", "unknown config key zzz (--config.zzz=1): --help together with --config lists"),
         ("estimator=sf", "a group of keys: give one of them, as in --config.estimator.name=sf"),
         ("temperature=1", "as in --config.temperature.rate=..."),
         ("seed=abc", "--config.seed=abc: seed takes an integer, such as 1"),
@@ -179,7 +179,7 @@ def test_a_config_file_may_take_an_argument():
         ("limit=few", "--config.limit=few: limit takes an integer"),
         ("learning_rate=fast", "learning_rate takes a number, such as 1.0"),
         ("augment=perhaps", "augment takes true or false, such as False"),
-        ("widths=wide", "widths takes a tuple of the same types, such as (200, 200)"),
+        ("widths=wide", "widths takes a tuple, such as (200, 200)"),
         ("nothing=1", "nothing cannot be set here, being a NoneType: change it in the config file"),
     ],
 )
@@ -240,6 +240,9 @@ def test_a_required_key_is_named_in_python_too():
             ["--config=config.py", "--workdir=w", "config.seed=1"],
             "unexpected argument 'config.seed=1': did you mean --config.seed=1?",
         ),
+        (["--config=config.py", "--workdir=w", "seed=1"], "did you mean --config.seed=1?"),
+        (["--config=config.py", "workdir=w"], "did you mean --workdir=w?"),
+        (["--config=config.py", "--seed=1"], "try --help, or --config.seed=VALUE for a key of"),
         (["--config=config.py", "--workdir=w\0x"], "a path has no NUL character"),
         (["--config=config.py", "--workdir=w\ud800"], "give a path that is valid UTF-8"),
         (["--config=config.py", "--workdir=~nosuchuser/w"], "there is no user 'nosuchuser'"),
@@ -430,6 +433,32 @@ def test_help(capsys):
     assert "did you mean --workdir" in failure(capsys, "--help", "--wrkdir=w")
 
 
+def test_help_says_what_a_key_may_be_and_what_reads_it(capsys):
+    file = "configs/semi_supervised.py"
+    Path(file).parent.mkdir()
+    Path(file).write_text(
+        "from experiments.config import base\ndef get_config():\n    return base('semi_supervised')"
+    )
+    assert cli.run(lambda *_: 0, ["--help", f"--config={file}"]) == 0
+    out = capsys.readouterr().out
+    assert "--config.latent=bernoulli (str; one of bernoulli, categorical)\n" in out
+    assert "--config.labels=true (str; one of true, random)\n" in out
+    assert "--config.temperature.share=1.0 (float; for linear, cosine)\n" in out
+    assert "--config.estimator.residual_hidden=None (int; for relax)\n" in out
+    assert "--config.seed=0 (int)\n" in out
+
+
+def test_a_key_of_another_task_is_told_so(capsys):
+    Path("config.py").write_text(
+        "from experiments.config import base\ndef get_config():\n    return base('generative')"
+    )
+    said = failure(capsys, "--config=config.py", "--workdir=w", "--config.alpha=1")
+    assert "it is a key of task semi_supervised, and this config is of generative" in said
+    for given, fix in (("0.5", "temperature.value=0.5"), ("linear", "temperature.name=linear")):
+        flags = ("--config=config.py", "--workdir=w", f"--config.temperature={given}")
+        assert f"as in --config.{fix}" in failure(capsys, *flags)
+
+
 SCRIPT = """
 import logging, sys
 from experiments.config import cli
@@ -476,7 +505,7 @@ def test_a_key_that_may_be_unset_takes_none(key, value):
         overridden = config.apply(made, [config.Token(key, f"--config.{key}={text}")])
     assert overridden == {key: None}
     assert config.read(made).flat()[key] is None
-    with pytest.raises(UserError, match=r"decoder takes a tuple of the same types or None$"):
+    with pytest.raises(UserError, match=r"decoder takes a tuple or None$"):
         config.apply(config.base("generative"), [config.Token("decoder", "--config.decoder=(1,")])
     with pytest.raises(UserError, match=r"num_steps takes an integer, such as"):
         config.apply(made, [config.Token("num_steps", "--config.num_steps=None")])

@@ -241,7 +241,7 @@ def leave_checkpoints(job: Job) -> None:
         (("table1", "--engine=vmap", "--ray_address=a"), "--ray_address is for --engine=ray, and"),
         (("table1", "--rows=sbn"), "--rows=sbn: no 'sbn': did you mean sbn_bernoulli"),
         (("survey", "--estimators=sf,reinmx"), "--estimators=sf,reinmx: no 'reinmx': did you mean"),
-        (("table1", "--estimators=reinmax"), "--estimators=reinmax: no 'reinmax': choose one of"),
+        (("table1", "--estimators=reinmax"), "--estimators=reinmax: --preset=smoke trains"),
         (("table1", "--rows="), "--rows= is empty: name some of sbn_bernoulli, "),
         (("survey", "--estimators="), "--estimators= is empty: name some of"),
         (("table1", "--seeds=9"), "--seeds=9: --preset=smoke has "),

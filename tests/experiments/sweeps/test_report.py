@@ -57,7 +57,10 @@ def test_the_report_averages_seeds_and_ranks_settings(tmp_path):
     assert [row["overrides"]["learning_rate"] for row in rows] == [0.2, 0.1, 0.3, 0.4]
     assert [row["mean"] for row in rows] == [60.0, 71.0, None, None]
     lines = text.splitlines()
-    assert lines[0] == "| learning_rate | validation bound, nats | seeds | missing |"
+    assert (
+        lines[0]
+        == "| learning_rate | validation bound, nats, 5 discrete samples | seeds | missing |"
+    )
     missing = grids.name({"learning_rate": 0.2, "seed": 1})
     assert lines[2] == f"| 0.2 | 60.00 | 1 | {missing}: not started |"
     assert lines[3] == "| 0.1 | 71.00 (70.00 to 72.00) | 2 |  |"
@@ -131,6 +134,16 @@ def test_a_sweep_of_many_settings_is_still_readable(tmp_path):
     assert report_of.shown("a\nb\nc\n", tmp_path) == "a\nb\nc\n"
 
 
+def test_the_settings_of_one_key_are_its_values_and_failures_say_so():
+    rows = [Row({"estimator.name": name}, {0: 20.0}, {}) for name in ("gumbel_softmax", "st")]
+    rows.append(Row({"estimator.name": "marginalization"}, {}, {"a": "too many values"}))
+    [axes] = plot.figure_of(rows, ["estimator.name"], "nats").axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["gumbel_softmax", "st", "marginalization"]
+    assert axes.get_ylabel() == "estimator.name"
+    assert texts(axes) == ["no result"]
+
+
 def test_a_whole_grid_of_many_values_is_a_list():
     """A heat map of a hundred rows has its numbers on top of each other."""
     settings = [{"learning_rate": a, "momentum": b} for a in range(100) for b in (0.5, 0.9)]
@@ -156,11 +169,11 @@ def test_outliers_are_marked_and_squeeze_nobody():
     low, high = axes.get_xlim()
     assert low < 19.7 - half_width([19.68, 19.7, 19.72])
     assert high < 20.2
-    assert texts(axes) == ["66"]
+    assert texts(axes) == ["66.00"]
     lines = axes.get_yticklabels()[0].get_text().split("\n")
     assert max(map(len, lines)) <= 48
     curve = plot.figure_of([Row({"floor": m}, {0: m}, {}) for m in means], ["floor"], "nats")
-    assert texts(curve.axes[0]) == ["66", "70"]
+    assert texts(curve.axes[0]) == ["66.00", "70.00"]
     assert curve.axes[0].get_ylim()[1] < 20.2
 
 
@@ -192,7 +205,9 @@ def test_the_picture_of_schedules_has_each_over_the_steps(tmp_path):
     assert [list(line.get_ydata()) for line in temperatures.lines] == [[0.5] * 3, [1.0] * 3]
     assert [list(line.get_ydata()) for line in bounds.lines] == [[90, 12.5, 11.5], [90, 14.5, 13.5]]
     assert bounds.get_ylim()[1] < 20
-    assert [label.get_text() for label in final.get_yticklabels()] == ["value=0.5", "value=1.0"]
+    assert [label.get_text() for label in final.get_yticklabels()] == ["0.5", "1.0"]
+    assert final.get_ylabel() == "temperature.value"
+    assert bounds.get_ylabel() == "validation bound, nats, 1 discrete sample"
     report_of.write(tmp_path, ours, {})
     assert [path.name for path in report_of.plots_in(tmp_path)] == ["sweep.png", "schedules.png"]
 
