@@ -877,8 +877,8 @@ def test_the_seconds_of_all_processes_of_a_run_are_added_up(halfway, launch, mon
     """Each that resumes here finds a thousand more than there were."""
     restore = run_state.Checkpoints.restore
 
-    def later(self, like):
-        step, (state, seconds) = restore(self, like)
+    def later(self, like, **options):
+        step, (state, seconds) = restore(self, like, **options)
         return step, run_state.Saved(state, seconds + 1000)
 
     monkeypatch.setattr(run_state.Checkpoints, "restore", later)
